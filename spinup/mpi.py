@@ -1,0 +1,144 @@
+"""Data-parallel training over MPI: a few averages and a launcher. With one process every function is a no-op.
+
+mpi4py is imported only when a launcher has started more than one process, so nobody needs it to train on one.
+"""
+
+import functools
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from spinup.errors import UserError
+
+# The variables in which launchers tell a process the size of its world: mpich, Open MPI, Slurm.
+WORLD_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
+INSTALL_HINT = 'pip install "spinup[mpi]"'
+
+
+def launched() -> bool:
+    """Whether an MPI launcher has started this process as one of several."""
+    return any(os.environ.get(name, "1") not in ("", "1") for name in WORLD_SIZE_VARIABLES) and (
+        # Slurm sets its variable for a batch script too; only a process started by srun has a rank.
+        any(name in os.environ for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_STEP_ID"))
+    )
+
+
+@functools.cache
+def world():
+    """mpi4py's COMM_WORLD, or None with one process."""
+    if not launched():
+        return None
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise UserError(f"started as one of several MPI processes, but mpi4py cannot load ({error}): {INSTALL_HINT}")
+    return MPI.COMM_WORLD if MPI.COMM_WORLD.Get_size() > 1 else None
+
+
+def proc_id() -> int:
+    """The rank of this process; 0 with one process."""
+    return world().Get_rank() if world() else 0
+
+
+def num_procs() -> int:
+    """The number of processes that train together."""
+    return world().Get_size() if world() else 1
+
+
+def mpi_fork(n: int) -> None:
+    """Run this same command again as `n` MPI processes and exit with their status; return at once where n <= 1
+    or where a launcher has started this process already.
+
+    Raises UserError where mpi4py or the launcher is missing.
+    """
+    if n <= 1 or launched():
+        return
+    beside_python = Path(sys.executable).parent / "mpiexec"  # the mpich wheel puts it there
+    launcher = str(beside_python) if beside_python.exists() else shutil.which("mpiexec")
+    if launcher is None or importlib.util.find_spec("mpi4py") is None:
+        missing = "mpi4py" if launcher else "mpiexec"
+        raise UserError(f"{n} processes need {missing}, which is not installed: {INSTALL_HINT}")
+    main = sys.modules["__main__"]
+    program = ["-m", main.__spec__.name] if getattr(main, "__spec__", None) else [sys.argv[0]]
+    command = [launcher, "-n", str(n), sys.executable, "-u", *program, *sys.argv[1:]]
+    sys.exit(subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode)
+
+
+def msg(text: str, string: str = "") -> None:
+    """Print `text` with the rank in front; for debugging."""
+    print(f"Message from {proc_id()}: {text} {string}")
+
+
+def _reduce(x, operation: str):
+    if world() is None:
+        return x
+    from mpi4py import MPI
+
+    values = np.asarray(x, dtype=np.float64)
+    total = np.empty_like(values)
+    world().Allreduce(values, total, op=getattr(MPI, operation))
+    return total if total.ndim else float(total)
+
+
+def mpi_sum(x):
+    """The sum of `x` (a number or an array of any shape) over all processes, in float64."""
+    return _reduce(x, "SUM")
+
+
+def mpi_min(x):
+    """The elementwise minimum of `x` over all processes."""
+    return _reduce(x, "MIN")
+
+
+def mpi_max(x):
+    """The elementwise maximum of `x` over all processes."""
+    return _reduce(x, "MAX")
+
+
+def mpi_avg(x):
+    """The mean of `x` over all processes."""
+    return mpi_sum(x) / num_procs()
+
+
+def broadcast(x: np.ndarray, root: int = 0) -> None:
+    """Overwrite the array `x` on every process with that of process `root`."""
+    if world():
+        world().Bcast(x, root=root)
+
+
+def mpi_statistics_scalar(x, with_min_and_max: bool = False):
+    """Mean and standard deviation (and minimum, maximum) of all numbers in `x`, shape (n,), over all processes."""
+    x = np.asarray(x, dtype=np.float64)
+    total, count = mpi_sum(np.array([x.sum(), x.size]))
+    mean = total / count
+    std = np.sqrt(mpi_sum(np.square(x - mean).sum()) / count)
+    if not with_min_and_max:
+        return mean, std
+    return mean, std, mpi_min(x.min() if x.size else np.inf), mpi_max(x.max() if x.size else -np.inf)
+
+
+def average_tensor(x) -> None:
+    """Replace the tensor `x` (any shape) by its mean over all processes, in place."""
+    if world():
+        x.copy_(x.new_tensor(mpi_avg(x.detach().cpu().numpy())))
+
+
+def mpi_avg_grads(module) -> None:
+    """Replace the gradients of a module's parameters by their means over all processes."""
+    for p in module.parameters():
+        if p.grad is not None:
+            average_tensor(p.grad)
+
+
+def sync_params(module) -> None:
+    """Give every process the parameters and buffers of process 0."""
+    if world():
+        for tensor in module.state_dict().values():
+            values = tensor.cpu().numpy().copy()
+            broadcast(values)
+            tensor.copy_(tensor.new_tensor(values))
