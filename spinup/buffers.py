@@ -1,0 +1,109 @@
+"""Where transitions are kept, and advantages from them. Rollouts have shape (T, N, ...): T steps of N environments."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from spinup import mpi
+
+
+def discount(x: Tensor, c: Tensor) -> Tensor:
+    """y[t] = x[t] + c[t] * y[t + 1], and y[T] = 0; x, c and y have shape (T, ...).
+
+    By doubling: after each pass y[t] sums twice as many terms, so log2(T) passes over whole tensors do.
+    """
+    y, c, span = x.clone(), c.clone(), 1
+    while span < len(x):
+        y[:-span] += c[:-span] * y[span:]
+        c[:-span] = c[:-span] * c[span:]
+        span *= 2
+    return y
+
+
+def gae(
+    r: Tensor, v: Tensor, v2: Tensor, terminated: Tensor, done: Tensor, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Generalized advantage estimates (arXiv:1506.02438) and the lambda-returns they imply, each (T, N).
+
+    r: rewards; v: values of the states they were earned in; v2: values of the true next states (before any reset);
+    terminated: the episode ended in a terminal state, whose value is 0; done: it ended for whatever reason;
+    all (T, N). A truncated episode and the last row are continued by v2. lam = 1 gives discounted rewards-to-go.
+    """
+    terminated, done = terminated.to(r.dtype), done.to(r.dtype)
+    delta = r + gamma * (1 - terminated) * v2 - v
+    adv = discount(delta, gamma * lam * (1 - done))
+    return adv, adv + v
+
+
+def normalize(x: Tensor) -> Tensor:
+    """x shifted and scaled to mean 0 and standard deviation 1 over all MPI processes."""
+    mean, std = mpi.mpi_statistics_scalar(x.cpu().numpy().ravel())
+    return (x - mean) / (std + 1e-8)
+
+
+def minibatches(size: int | None, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """All rows of `tensors`, (B, ...) each, in a new random order, `size` at a time; None: everything at once."""
+    if size is None or size >= len(tensors[0]):
+        yield tensors
+    else:
+        order = torch.randperm(len(tensors[0])).to(tensors[0].device)
+        yield from zip(*(x[order].split(size) for x in tensors), strict=True)
+
+
+class Rollout(NamedTuple):
+    """What N environments did in T steps."""
+
+    o: Tensor  # (T, N, *obs_shape)
+    a: Tensor  # (T, N, *act_shape)
+    r: Tensor  # (T, N)
+    o2: Tensor  # (T, N, *obs_shape), the true next observation, also where an episode ended
+    terminated: Tensor  # (T, N), bool
+    done: Tensor  # (T, N), bool: terminated or truncated
+
+
+class RolloutBuffer:
+    """T steps of N environments, written row by row and read as a whole.
+
+    steps: T; num_envs: N; observation_space, action_space: those of VecEnv
+    """
+
+    def __init__(self, steps: int, num_envs: int, observation_space: spaces.Box, action_space: spaces.Space):
+        def rows(shape: tuple[int, ...] = (), dtype=np.float32) -> np.ndarray:
+            return np.zeros((steps, num_envs, *shape), dtype)
+
+        self.o, self.o2 = (rows(observation_space.shape, observation_space.dtype) for _ in range(2))
+        self.a = rows(action_space.shape, action_space.dtype)
+        self.r, self.terminated, self.done = rows(), rows(dtype=bool), rows(dtype=bool)
+        self.t = 0
+        self.running_return = torch.zeros(num_envs)
+
+    def store(self, o, a, r, o2, terminated, truncated) -> None:
+        """One step of all environments; each argument is (N, ...)."""
+        t = self.t
+        self.o[t], self.a[t], self.r[t], self.o2[t] = o, a, r, o2
+        self.terminated[t], self.done[t] = terminated, terminated | truncated
+        self.t += 1
+
+    def get(self, device: torch.device = "cpu") -> Rollout:
+        """The full buffer as tensors; on the CPU they share its memory, so use them before the next `store`."""
+        assert self.t == len(self.r), f"{self.t} of {len(self.r)} steps stored"
+        self.t = 0
+        arrays = (self.o, self.a, self.r, self.o2, self.terminated, self.done)
+        return Rollout(*(torch.from_numpy(x).to(device) for x in arrays))
+
+    def discounted_returns(self, gamma: float) -> Tensor:
+        """R[t] = r[t] + gamma * R[t - 1] within each episode, (T, N): what reward scaling takes its scale from.
+
+        Call it once for each filling of the buffer: episodes run on from one to the next.
+        """
+        r, done = torch.from_numpy(self.r), torch.from_numpy(self.done).float()
+        began = torch.cat([torch.zeros_like(done[:1]), done[:-1]])  # 1 where the step before ended an episode
+        x = r.clone()
+        x[0] += gamma * self.running_return
+        returns = discount(x.flip(0), (gamma * (1 - began)).flip(0)).flip(0)
+        self.running_return = returns[-1] * (1 - done[-1])
+        return returns

@@ -1,0 +1,70 @@
+"""Adam on one flat tensor: every network is stepped, clipped and averaged over processes in single calls."""
+
+import torch
+from torch import nn
+
+from spinup import mpi
+
+
+def flatten(module: nn.Module) -> nn.Parameter:
+    """Lay all parameters of `module` in one tensor and their gradients in another, and return it, shape (P,).
+
+    The module's own parameters become views of it, and so do their gradients, so a change to either shows in both.
+    Do it after the module has been moved to its device.
+    """
+    params = list(module.parameters())
+    flat = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in params]))
+    flat.grad = torch.zeros_like(flat)
+    sizes = [p.numel() for p in params]
+    for p, data, grad in zip(params, flat.detach().split(sizes), flat.grad.split(sizes), strict=True):
+        p.data, p.grad = data.view_as(p), grad.view_as(p)
+    return flat
+
+
+class Adam:
+    """Adam (arXiv:1412.6980) for a whole module, with optional clipping of the gradient's norm.
+
+    Written out, because on one flat tensor these few lines take a tenth of the time of torch.optim's bookkeeping.
+
+    lr: learning rate; may be changed between steps
+    max_grad_norm: gradients longer than this (2-norm over all parameters) are scaled down to it; None: never
+    betas: decay of the running mean and mean square of the gradient; eps: keeps the division finite
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        lr: float,
+        max_grad_norm: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ):
+        self.params = list(module.parameters())
+        self.flat = flatten(module)
+        self.lr, self.max_grad_norm, self.betas, self.eps = lr, max_grad_norm, betas, eps
+        self.m, self.v = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
+        self.t = 0
+
+    @property
+    def grad(self) -> torch.Tensor:
+        """The gradient of all parameters, shape (P,)."""
+        return self.flat.grad
+
+    def minimize(self, loss: torch.Tensor) -> None:
+        """One step down the gradient of `loss` (a scalar), averaged over all MPI processes."""
+        self.grad.zero_()
+        loss.backward(inputs=self.params)
+        mpi.average_tensor(self.grad)
+        if self.max_grad_norm is not None:
+            self.grad.mul_((self.max_grad_norm / (self.grad.norm() + 1e-6)).clamp(max=1.0))
+        self.step()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the parameters by the gradient that is there."""
+        self.t += 1
+        beta1, beta2 = self.betas
+        self.m.lerp_(self.grad, 1 - beta1)
+        self.v.mul_(beta2).addcmul_(self.grad, self.grad, value=1 - beta2)
+        denominator = (self.v / (1 - beta2**self.t)).sqrt_().add_(self.eps)
+        self.flat.addcdiv_(self.m, denominator, value=-self.lr / (1 - beta1**self.t))
