@@ -1,0 +1,30 @@
+"""The algorithms, one to a file. Arguments that they share:
+
+env_fn: an environment's id, as "CartPole-v1" or "module:Env-v0", or a function that makes one environment
+actor_critic: class of the networks; the protocol is at the top of spinup.nets
+ac_kwargs: arguments of actor_critic, as hidden_sizes, activation, log_std_init, orthogonal, linear
+seed: of networks, environments and sampling; the same seed gives the same run on the same machine
+num_envs: environments stepped side by side, on each MPI process
+steps_per_epoch: environment steps between two updates, over all environments and processes; rounded up to a
+    multiple of both
+epochs: how often to collect steps_per_epoch steps and update; one row of progress.txt each
+gamma: discount factor, 0 to 1
+lam: lambda of the generalized advantage estimates, 0 to 1
+pi_lr: learning rate of the policy (Adam)
+vf_lr: learning rate of the value function (Adam)
+train_v_iters: passes over the data of an epoch for the value function
+anneal_lr: lower the learning rates linearly to 0 over the run
+normalize_obs: centre and scale observations by running statistics, saved with the policy (not images)
+normalize_rew: scale rewards by the running standard deviation of the discounted return, saved with the policy
+value_target: what the value function is fitted to: 'gae' (lambda-returns) or 'rtg' (discounted rewards-to-go)
+max_grad_norm: longer gradients are scaled down to this 2-norm; None: never
+max_ep_len: an episode is truncated after so many steps
+env_kwargs: arguments for the environment's maker
+vectorization: 'sync' steps the environments in turn; 'async' each in its own process, for slow simulators
+device: 'cpu', 'cuda', 'cuda:1', 'mps'
+threads: CPU threads of torch; 1 is fastest for small networks
+eval_freq: epochs between evaluations (columns TestEpRet, TestEpLen); 0: none
+eval_episodes: episodes of the mode of the policy in one evaluation, in environments with other seeds
+save_freq: epochs between two saves of the policy; the last update is always saved
+logger_kwargs: arguments of EpochLogger, as output_dir, exp_name, quiet, tensorboard
+"""

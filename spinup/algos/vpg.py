@@ -1,0 +1,167 @@
+"""VPG: vanilla policy gradient with a value baseline, doi:10.1007/BF00992696. Equations: docs/algorithms/vpg.md.
+
+Departures from the textbook: advantages are averaged over lambda (GAE) and normalised, observations and rewards are
+scaled by running statistics, and learning rates fall linearly to 0. Each has a switch; `PRESETS["spinningup"]` keeps
+only GAE and the normalised advantages.
+"""
+
+import time
+
+import torch
+from torch import Tensor
+
+from spinup import accel, mpi
+from spinup.buffers import RolloutBuffer, gae, normalize
+from spinup.envs import evaluate, make_envs
+from spinup.logger import EpochLogger
+from spinup.nets import ActorCritic, RunningNorm, check_actor_critic
+from spinup.optim import Adam
+
+
+def policy_loss(logp: Tensor, adv: Tensor) -> Tensor:
+    """Its gradient is minus the policy gradient, for log-probabilities and advantages of shape (...)."""
+    return -(logp * adv).mean()  # vpg-1
+
+
+def value_loss(v: Tensor, ret: Tensor) -> Tensor:
+    """Mean squared error of the values against the returns."""
+    return (v - ret).square().mean()  # vpg-3
+
+
+def vpg(
+    env_fn,
+    actor_critic=ActorCritic,
+    ac_kwargs: dict | None = None,
+    seed: int = 0,
+    *,
+    num_envs: int = 8,
+    steps_per_epoch: int = 512,
+    epochs: int = 2000,
+    gamma: float = 0.99,
+    lam: float = 0.95,
+    pi_lr: float = 3e-3,
+    vf_lr: float = 1e-3,
+    train_v_iters: int = 20,
+    max_grad_norm: float | None = None,
+    anneal_lr: bool = True,
+    normalize_obs: bool = True,
+    normalize_rew: bool = True,
+    normalize_adv: bool = True,
+    value_target: str = "gae",
+    max_ep_len: int = 1000,
+    env_kwargs: dict | None = None,
+    vectorization: str = "sync",
+    device: str = "cpu",
+    threads: int = 1,
+    eval_freq: int = 0,
+    eval_episodes: int = 10,
+    save_freq: int = 10,
+    logger_kwargs: dict | None = None,
+) -> torch.nn.Module:
+    """Train a policy by vanilla policy gradient, one step an epoch, and return its actor-critic."""
+    config = locals()
+
+    # ---- setup
+    device = accel.setup(seed + mpi.proc_id(), device, threads)
+    envs = make_envs(env_fn, num_envs, seed + num_envs * mpi.proc_id(), max_ep_len, env_kwargs, vectorization)
+    ac = actor_critic(envs.observation_space, envs.action_space, normalize_obs=normalize_obs, **(ac_kwargs or {}))
+    check_actor_critic(ac, envs.observation_space, envs.action_space)
+    ac.rew_norm = RunningNorm(())
+    ac.to(device)
+    mpi.sync_params(ac)
+    pi_optimizer = Adam(ac.actor, pi_lr, max_grad_norm)
+    vf_optimizer = Adam(ac.critic, vf_lr, max_grad_norm)
+
+    steps = -(-steps_per_epoch // (num_envs * mpi.num_procs()))  # of each environment; rounded up
+    buffer = RolloutBuffer(steps, num_envs, envs.observation_space, envs.action_space)
+    logger = EpochLogger(**(logger_kwargs or {"exp_name": "vpg"}))
+    logger.save_config(config)
+    logger.setup_pytorch_saver(ac)
+
+    # ---- act
+    start_time = time.time()
+    obs = envs.reset()
+    for epoch in range(1, epochs + 1):
+        for _ in range(steps):
+            action = ac.act(obs)
+            next_obs, reward, terminated, truncated = envs.step(action)
+            buffer.store(obs, action, reward, next_obs, terminated, truncated)
+            obs = envs.reset_done()
+
+        # ---- learn
+        o, a, r, o2, terminated, done = buffer.get(device)  # (T, N, ...)
+        if normalize_rew:
+            ac.rew_norm.update(buffer.discounted_returns(gamma))
+            r = r / ac.rew_norm.std
+        with torch.no_grad():
+            v_old, v2 = ac.v(o), ac.v(o2)  # (T, N)
+        adv, ret = gae(r, v_old, v2, terminated, done, gamma, lam)  # vpg-2
+        if value_target == "rtg":
+            _, ret = gae(r, v_old, v2, terminated, done, gamma, lam=1.0)
+        adv = normalize(adv) if normalize_adv else adv
+        if anneal_lr:
+            pi_optimizer.lr = pi_lr * (1 - (epoch - 1) / epochs)
+            vf_optimizer.lr = vf_lr * (1 - (epoch - 1) / epochs)
+
+        pi = ac.pi(o)
+        loss_pi_old = policy_loss(pi.log_prob(a), adv)
+        pi_optimizer.minimize(loss_pi_old)
+        pi_old = pi.detach()
+        for _ in range(train_v_iters):
+            vf_optimizer.minimize(value_loss(ac.v(o), ret))
+
+        # ---- log: the change that the epoch made
+        with torch.no_grad():
+            pi = ac.pi(o)
+            loss_pi = policy_loss(pi.log_prob(a), adv)
+            loss_v_old, loss_v = value_loss(v_old, ret), value_loss(ac.v(o), ret)
+        logger.store(VVals=v_old, LossPi=loss_pi_old, LossV=loss_v_old, Entropy=pi.entropy(), KL=pi_old.kl(pi))
+        logger.store(DeltaLossPi=loss_pi - loss_pi_old, DeltaLossV=loss_v - loss_v_old)
+        logger.store(**envs.pop_episodes())
+        ac.obs_norm.update(o)  # after the update, so that acting and learning see the same observations
+        if eval_freq and epoch % eval_freq == 0:
+            test = evaluate(ac, env_fn, eval_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
+            logger.store(TestEpRet=test["EpRet"], TestEpLen=test["EpLen"])
+        if epoch % save_freq == 0 or epoch == epochs:
+            logger.save_state()
+
+        logger.log_tabular("Epoch", epoch)
+        logger.log_tabular("EpRet", with_min_and_max=True)
+        logger.log_tabular("EpLen", average_only=True)
+        if eval_freq:
+            logger.log_tabular("TestEpRet", with_min_and_max=True)
+            logger.log_tabular("TestEpLen", average_only=True)
+        logger.log_tabular("VVals", with_min_and_max=True)
+        logger.log_tabular("TotalEnvInteracts", epoch * steps * num_envs * mpi.num_procs())
+        for key in ("LossPi", "LossV", "DeltaLossPi", "DeltaLossV", "Entropy", "KL"):
+            logger.log_tabular(key, average_only=True)
+        logger.log_tabular("Time", time.time() - start_time)
+        logger.dump_tabular()
+
+    envs.close()
+    logger.close()
+    return ac
+
+
+PRESETS = {
+    "spinningup": dict(
+        num_envs=1,
+        steps_per_epoch=4000,
+        epochs=50,
+        lam=0.97,
+        pi_lr=3e-4,
+        train_v_iters=80,
+        anneal_lr=False,
+        normalize_obs=False,
+        normalize_rew=False,
+        value_target="rtg",
+        ac_kwargs=dict(orthogonal=False),
+    )
+}
+
+if __name__ == "__main__":
+    import sys
+
+    from spinup.run import main
+
+    main(["vpg", *sys.argv[1:]])
