@@ -1,0 +1,50 @@
+# Needs python3 >= 3.10 and make; everything else is installed into .venv, with the versions in constraints.txt.
+# PYTHON makes .venv; EPOCHS is how long `make demo` trains.
+PYTHON ?= python3
+EPOCHS ?= 20
+
+PY := .venv/bin/python
+
+.PHONY: help demo test test-slow clean
+
+help:
+	@echo "make demo       train PPO on CartPole-v1, save the policy and draw its learning curve"
+	@echo "make test       what CI runs: ruff and the tests"
+	@echo "make test-slow  the long tests as well"
+	@echo "make clean      remove .venv and caches; runs in data/ stay"
+
+# Every demo has a folder of its own, so that its picture shows its run alone.
+demo: .venv/demo.stamp
+	@out="$${SPINUP_DATA_DIR:-data}/demo-$$(date +%Y%m%d-%H%M%S)" && run="$$out/demo/demo_s0" && \
+	$(PY) -m spinup.run ppo --env CartPole-v1 --exp_name demo --epochs $(EPOCHS) --data_dir "$$out" && \
+	$(PY) -m spinup.run plot "$$out" --out "$$out/curve.png" && \
+	ls "$$run/model.pt" "$$run/progress.txt" "$$out/curve.png" >/dev/null && \
+	printf '%s\n' "" "policy  $$run/model.pt" "table   $$run/progress.txt" "curve   $$out/curve.png" \
+	"(for the commands above, first: source .venv/bin/activate)"
+
+test: .venv/test.stamp
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pytest
+
+test-slow: test
+	$(PY) -m pytest -m slow
+
+clean:
+	rm -rf .venv build spinup.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- set-up: done once, and again when what it depends on changes
+
+.venv/demo.stamp: EXTRAS =
+.venv/test.stamp: EXTRAS = [dev,mujoco]
+.venv/demo.stamp .venv/test.stamp: pyproject.toml setup.py constraints.txt | $(PY)
+	@echo "installing into .venv: the first time takes minutes (torch is large)"
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS)"
+	@touch $@
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	echo "spinup needs Python 3.10 or newer, and $(PYTHON) is not; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+	exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }

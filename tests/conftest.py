@@ -1,0 +1,19 @@
+"""What every test runs under: one thread, no display, and a folder of its own for runs."""
+
+import os
+
+# Before numpy, torch and matplotlib are imported, and for the processes that tests start.
+os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def data_dir(tmp_path, monkeypatch):
+    """Runs go below the test's own temporary folder, so that no test writes into data/."""
+    path = tmp_path / "data"
+    monkeypatch.setenv("SPINUP_DATA_DIR", str(path))
+    return path

@@ -1,0 +1,396 @@
+"""The project's own rules, read from the source: imports, equation labels, forbidden calls, lengths, docstrings.
+
+Each rule is a function from a source tree to a list of complaints. It must find nothing in this repository, and find
+the fault in a small bad example.
+"""
+
+import ast
+import io
+import re
+import shutil
+import subprocess
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A module imports from lower layers only. "" is spinup/__init__.py, the lazy public face.
+LAYERS = {
+    "errors": 0,
+    **dict.fromkeys(("mpi", "accel", "sparse"), 1),
+    **dict.fromkeys(("nets", "buffers", "envs", "logger", "checkpoint", "optim"), 2),
+    "algos": 3,
+    **dict.fromkeys(("grid", "watch", "plot", "cli"), 4),
+    "run": 5,
+    "": 6,
+}
+MAX_FILE, MAX_FUNCTION, MAX_DOCSTRING = 240, 60, 15
+
+
+# ---- reading
+
+
+def sources(root: Path) -> dict[str, ast.Module]:
+    """Module name -> syntax tree, for all of root/spinup."""
+    modules = {}
+    for path in sorted((root / "spinup").rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        modules[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return modules
+
+
+def algorithms(root: Path) -> list[Path]:
+    return sorted(p for p in (root / "spinup" / "algos").glob("*.py") if p.stem != "__init__")
+
+
+def layer_name(module: str) -> str:
+    """spinup.algos.ppo -> algos, spinup -> ""."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def is_main_block(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+
+
+def imported(name: str, tree: ast.Module, modules: dict, skip_main: bool = False) -> list[str]:
+    """Full names of what a module imports, anywhere in it; "*" for an import by a name that is computed."""
+    body = [node for node in tree.body if not (skip_main and is_main_block(node))]
+    is_package = any(other.startswith(f"{name}.") for other in modules)
+    found = []
+    for node in ast.walk(ast.Module(body, [])):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = name.split(".")[: None if is_package else -1]
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            found += [f"{base}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            constant = node.args and isinstance(node.args[0], ast.Constant)
+            found.append(node.args[0].value if constant else "*")
+    return found
+
+
+def our_module(target: str, modules: dict) -> str | None:
+    """The module of ours that holds an imported name: itself, or the longest prefix; None for others' names."""
+    while target and target not in modules:
+        target = target.rpartition(".")[0]
+    return target or None
+
+
+# ---- the rules
+
+
+def import_rule(root: Path) -> list[str]:
+    """Imports go to lower layers; algorithms never import each other; nobody imports run."""
+    modules, faults = sources(root), []
+    for name, tree in modules.items():
+        layer = layer_name(name)
+        if layer not in LAYERS:
+            faults.append(f"{name}: has no layer; give it one in {Path(__file__).name}")
+            continue
+        for target in imported(name, tree, modules, skip_main=layer == "algos"):
+            if target == "*" and LAYERS[layer] < LAYERS["grid"] and layer != "envs":
+                faults.append(f"{name}: imports a module by a computed name")
+            ours = our_module(target, modules)
+            if ours is None or target == "spinup.__version__":
+                continue
+            inside = layer == layer_name(ours) == "sparse"
+            if LAYERS.get(layer_name(ours), 0) >= LAYERS[layer] and not inside:
+                faults.append(f"{name} (layer {LAYERS[layer]}) imports {target} (layer {LAYERS[layer_name(ours)]})")
+    return faults
+
+
+def plot_is_light(root: Path) -> list[str]:
+    """Nothing that plot imports, directly or through our modules, imports torch or an algorithm."""
+    modules, faults = sources(root), []
+    assert "spinup.plot" in modules
+    todo, seen = ["spinup.plot"], set()
+    while todo:
+        name = todo.pop()
+        if name in seen or name not in modules:
+            continue
+        seen.add(name)
+        for target in imported(name, modules[name], modules):
+            ours = our_module(target, modules)
+            if target.split(".")[0] == "torch" or layer_name(ours or "") == "algos":
+                faults.append(f"spinup.plot needs {target}, by way of {name}")
+            elif ours != "spinup":
+                todo.append(ours)
+    return faults
+
+
+def equation_labels(root: Path) -> list[str]:
+    """The labels in an algorithm's comments are those of its page, and a page's labels count from 1."""
+    faults, all_labels = [], set()
+    pages = {p.stem: p.read_text(encoding="utf-8") for p in sorted((root / "docs" / "algorithms").glob("*.md"))}
+    for path in algorithms(root):
+        labels = re.findall(r"^:label: *(\S+)$", pages.get(path.stem, ""), re.MULTILINE)
+        tokens = tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
+        comments = " ".join(token.string for token in tokens if token.type == tokenize.COMMENT)
+        used = set(re.findall(r"\b(?:vpg|trpo|ppo|ddpg|td3|sac)-\d+\b", comments))
+        faults += [f"{path.name}: {label} is not on its page" for label in sorted(used - set(labels))]
+        faults += [f"{path.stem}.md: {label} is not in the code" for label in sorted(set(labels) - used)]
+        if labels != [f"{path.stem}-{i + 1}" for i in range(len(labels))] or not labels:
+            faults.append(f"{path.stem}.md: labels are {labels}")
+        all_labels.update(labels)
+    for stem, page in pages.items():
+        references = re.findall(r"\{eq\}`([^`]+)`", page)
+        faults += [f"{stem}.md: refers to {label}" for label in references if label not in all_labels]
+    return faults
+
+
+def forbidden_calls(root: Path) -> list[str]:
+    """Nothing that runs code from a file or a string, and no bare except."""
+    forbidden = {"eval", "exec", "builtins.eval", "builtins.exec"}
+    unpicklers = {"load", "loads", "Unpickler"}
+    faults = []
+    for name, tree in sources(root).items():
+        for node in ast.walk(tree):
+            what = None
+            if isinstance(node, ast.Call):
+                function = ast.unparse(node.func)
+                keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                module, _, attribute = function.rpartition(".")
+                if function in forbidden or (module.endswith("pickle") and attribute in unpicklers):
+                    what = function
+                elif function == "torch.load" and keywords.get("weights_only") != "True":
+                    what = "torch.load without weights_only=True"
+                elif keywords.get("weights_only") == "False" or keywords.get("allow_pickle") == "True":
+                    what = f"{function} that unpickles"
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").endswith("pickle"):
+                what = f"from {node.module} import"
+            elif isinstance(node, ast.ExceptHandler) and node.type is None:
+                what = "bare except"
+            if what:
+                faults.append(f"{name}:{node.lineno}: {what}")
+    return faults
+
+
+def lengths(root: Path) -> list[str]:
+    """An algorithm's file fits few screens, and every function but the algorithm's own one screen."""
+    faults = []
+    for path in algorithms(root):
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > MAX_FILE:
+            faults.append(f"{path.name}: {lines} lines, at most {MAX_FILE}")
+    for name, tree in sources(root).items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and f"spinup.algos.{node.name}" != name:
+                lines = node.end_lineno - node.lineno + 1
+                if lines > MAX_FUNCTION:
+                    faults.append(f"{name}.{node.name}: {lines} lines, at most {MAX_FUNCTION}")
+    return faults
+
+
+def knob_lines(docstring: str) -> tuple[list[str], list[str]]:
+    """(documented arguments, all other lines) of a docstring with `name: text` lines and deeper continuations."""
+    knobs, other = [], []
+    for line in docstring.splitlines():
+        match = re.match(r"(\w+): \S", line)
+        if match:
+            knobs.append(match[1])
+        elif not (knobs and line.startswith(" ")):
+            other.append(line)
+    return knobs, other
+
+
+def docstrings(root: Path) -> list[str]:
+    """Every module says what it is; every argument of an algorithm is explained once, by it or in algos/__init__."""
+    modules = sources(root)
+    faults = [f"{name}: no docstring" for name, tree in modules.items() if not ast.get_docstring(tree)]
+    shared, _ = knob_lines(ast.get_docstring(modules.get("spinup.algos", ast.Module([], []))) or "")
+    for path in algorithms(root):
+        functions = [n for n in ast.walk(modules[f"spinup.algos.{path.stem}"]) if isinstance(n, ast.FunctionDef)]
+        function = next((f for f in functions if f.name == path.stem), None)
+        if function is None:
+            faults.append(f"{path.name}: no function {path.stem}")
+            continue
+        own, other = knob_lines(ast.get_docstring(function) or "")
+        if len(other) > MAX_DOCSTRING:
+            faults.append(f"{path.name}: {len(other)} lines of docstring beside its arguments, at most {MAX_DOCSTRING}")
+        arguments = [a.arg for a in function.args.posonlyargs + function.args.args + function.args.kwonlyargs]
+        times = {a: (own + shared).count(a) for a in arguments}
+        faults += [f"{path.name}: {a} is explained {n} times" for a, n in times.items() if n != 1]
+        faults += [f"{path.name}: explains {a}, which is no argument" for a in own if a not in arguments]
+    return faults
+
+
+def machine_paths(root: Path, files: list[str]) -> list[str]:
+    """No text names a folder of the machine that it was written on."""
+    pattern = re.compile(r"(?<![\w.-])/(?:home|root|tmp|work|Users)/\w")
+    faults = []
+    for file in files:
+        try:
+            text = (root / file).read_text(encoding="utf-8")
+        except (UnicodeDecodeError, FileNotFoundError):  # a picture; a file removed and not yet committed
+            continue
+        lines = enumerate(text.splitlines(), 1)
+        faults += [f"{file}:{i}: {line.strip()[:80]}" for i, line in lines if pattern.search(line)]
+    return faults
+
+
+# ---- the repository keeps them
+
+
+RULES = (import_rule, plot_is_light, equation_labels, forbidden_calls, lengths, docstrings)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_repository_keeps(rule):
+    assert algorithms(ROOT), "no algorithms found"
+    assert rule(ROOT) == []
+
+
+def test_repository_names_no_machine_paths():
+    git = shutil.which("git")
+    listing = git and subprocess.run([git, "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if not listing or listing.returncode or not listing.stdout:
+        pytest.skip("not a git checkout")
+    assert machine_paths(ROOT, listing.stdout.rstrip("\0").split("\0")) == []
+
+
+# ---- each rule can fail
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    """A small source tree: every file named by its path, modules with a docstring put first."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'"""Doc."""\n{text}' if name.endswith(".py") else text, encoding="utf-8")
+    return root
+
+
+MODULES = {f"spinup/{name}.py": "" for name in ("__init__", "errors", "mpi", "nets", "envs", "plot", "watch", "run")}
+MODULES |= {"spinup/algos/__init__.py": "", "spinup/algos/vpg.py": "", "spinup/algos/ppo.py": ""}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "fault"),
+    [
+        ("mpi", "from spinup import nets", "spinup.mpi (layer 1) imports spinup.nets (layer 2)"),
+        ("nets", "from spinup.envs import f", "spinup.nets (layer 2) imports spinup.envs.f (layer 2)"),
+        ("nets", "def f():\n    from .algos import ppo", "spinup.nets (layer 2) imports spinup.algos.ppo (layer 3)"),
+        ("nets", "import importlib\nimportlib.import_module('spinup.run')", "spinup.nets (layer 2) imports spinup.run"),
+        ("nets", "from importlib import import_module\nimport_module(name)", "spinup.nets: imports a module by a comp"),
+        ("nets", "from spinup import ppo", "spinup.nets (layer 2) imports spinup.ppo (layer 6)"),
+        ("algos/ppo", "from spinup.algos.vpg import f", "spinup.algos.ppo (layer 3) imports spinup.algos.vpg.f"),
+        ("algos/ppo", "from . import vpg", "spinup.algos.ppo (layer 3) imports spinup.algos.vpg (layer 3)"),
+        ("algos/ppo", "from ..run import main", "spinup.algos.ppo (layer 3) imports spinup.run.main (layer 5)"),
+        ("algos/ppo", "import spinup.run", "spinup.algos.ppo (layer 3) imports spinup.run (layer 5)"),
+        ("watch", "from spinup.run import main", "spinup.watch (layer 4) imports spinup.run.main (layer 5)"),
+        ("nets", "if __name__ == '__main__':\n    import spinup.run", "spinup.nets (layer 2) imports spinup.run (la"),
+        ("helpers", "", "spinup.helpers: has no layer"),
+    ],
+)
+def test_import_rule_finds(tmp_path, file, text, fault):
+    faults = import_rule(write(tmp_path, MODULES | {f"spinup/{file}.py": text}))
+    assert len(faults) == 1
+    assert faults[0].startswith(fault)
+
+
+def test_import_rule_allows(tmp_path):
+    allowed = {
+        "nets": "from spinup import __version__, mpi\nfrom .errors import UserError\nimport torch",
+        "algos/ppo": "from spinup.nets import mlp\nif __name__ == '__main__':\n    from spinup.run import main",
+        "run": "from spinup import plot, watch\nfrom spinup.algos import ppo",
+        "__init__": "def __getattr__(name):\n    from spinup.run import main",
+        "sparse/__init__": "from spinup.sparse.linear import Linear",
+        "sparse/linear": "from . import layout",
+        "sparse/layout": "",
+    }
+    assert import_rule(write(tmp_path, MODULES | {f"spinup/{k}.py": v for k, v in allowed.items()})) == []
+
+
+def test_plot_is_light_finds_torch_and_algorithms(tmp_path):
+    assert plot_is_light(write(tmp_path, MODULES | {"spinup/plot.py": "import matplotlib"})) == []
+    write(tmp_path, {"spinup/plot.py": "from spinup import mpi", "spinup/mpi.py": "import torch.nn"})
+    assert plot_is_light(tmp_path) == ["spinup.plot needs torch.nn, by way of spinup.mpi"]
+    write(tmp_path, {"spinup/plot.py": "def f():\n    from spinup.algos import ppo"})
+    assert plot_is_light(tmp_path) == ["spinup.plot needs spinup.algos.ppo, by way of spinup.plot"]
+
+
+@pytest.mark.parametrize(
+    ("code", "page", "faults"),
+    [
+        ("x = 1  # ppo-1: r\n# ppo-2", ":label: ppo-1\n:label: ppo-2\n{eq}`ppo-2`", []),
+        ("x = 1  # ppo-1, ppo-2", ":label: ppo-1", ["ppo.py: ppo-2 is not on its page"]),
+        ("x = 1  # ppo-1", ":label: ppo-1\n:label: ppo-2", ["ppo.md: ppo-2 is not in the code"]),
+        ("x = 1  # ppo-1, vpg-1", ":label: ppo-1", ["ppo.py: vpg-1 is not on its page"]),
+        ("x = '# ppo-1'", ":label: ppo-1", ["ppo.md: ppo-1 is not in the code"]),
+        ("x = 1  # ppo-2", ":label: ppo-2", ["ppo.md: labels are ['ppo-2']"]),
+        ("x = 1  # ppo-1", ":label: ppo-1\n:label: ppo-1", ["ppo.md: labels are ['ppo-1', 'ppo-1']"]),
+        ("x = 1  # ppo-1", ":label: ppo-1\n{eq}`ppo-9`", ["ppo.md: refers to ppo-9"]),
+        ("", "no equations", ["ppo.md: labels are []"]),
+    ],
+)
+def test_equation_labels_finds(tmp_path, code, page, faults):
+    assert equation_labels(write(tmp_path, {"spinup/algos/ppo.py": code, "docs/algorithms/ppo.md": page})) == faults
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "eval('1')",
+        "exec('1')",
+        "import builtins\nbuiltins.eval('1')",
+        "import pickle\npickle.load(f)",
+        "import cloudpickle\ncloudpickle.loads(f)",
+        "from pickle import load",
+        "torch.load(f)",
+        "torch.load(f, weights_only=False)",
+        "load(f, weights_only=False)",
+        "np.load(f, allow_pickle=True)",
+        "try:\n    pass\nexcept:\n    pass",
+    ],
+)
+def test_forbidden_calls_finds(tmp_path, code):
+    assert len(forbidden_calls(write(tmp_path, {"spinup/nets.py": code}))) == 1
+
+
+def test_forbidden_calls_allows(tmp_path):
+    code = "ac.eval()\nre.compile('x')\njson.load(f)\ntorch.load(f, weights_only=True)\nast.literal_eval('1')"
+    code += "\ntry:\n    pass\nexcept Exception:\n    raise\n"
+    assert forbidden_calls(write(tmp_path, {"spinup/nets.py": code})) == []
+
+
+def test_lengths_finds_long_files_and_functions(tmp_path):
+    function = "def {}():\n" + "    x = 1\n" * MAX_FUNCTION
+    write(tmp_path, {"spinup/algos/ppo.py": function.format("ppo") + "\n" * (MAX_FILE - MAX_FUNCTION - 2)})
+    assert lengths(tmp_path) == []
+    write(tmp_path, {"spinup/algos/ppo.py": function.format("loss") + "\n" * MAX_FILE})
+    assert [x.split(",")[0] for x in lengths(tmp_path)] == ["ppo.py: 302 lines", "spinup.algos.ppo.loss: 61 lines"]
+
+
+@pytest.mark.parametrize(
+    ("own", "arguments", "faults"),
+    [
+        ("Train.\n\n    lr: step\n        size", "seed, *, lr", []),
+        ("Train.", "seed, *, lr", ["ppo.py: lr is explained 0 times"]),
+        ("Train.\n\n    lr: a\n    seed: b", "seed, *, lr", ["ppo.py: seed is explained 2 times"]),
+        ("Train.\n\n    lr: a\n    mu: b", "lr", ["ppo.py: explains mu, which is no argument"]),
+        ("Train.\n" + "\n    Text." * 15, "", ["ppo.py: 17 lines of docstring beside its arguments, at most 15"]),
+    ],
+)
+def test_docstrings_finds(tmp_path, own, arguments, faults):
+    write(tmp_path, {"spinup/algos/ppo.py": f'def ppo({arguments}):\n    """{own}"""\n'})
+    (tmp_path / "spinup/algos/__init__.py").write_text('"""Shared.\n\nseed: of all\n    things\n"""')
+    assert docstrings(tmp_path) == faults
+
+
+def test_docstrings_finds_modules_without(tmp_path):
+    write(tmp_path, {"spinup/algos/ppo.py": "x = 1"})
+    (tmp_path / "spinup/nets.py").write_text("x = 1\n")
+    assert docstrings(tmp_path) == ["spinup.nets: no docstring", "ppo.py: no function ppo"]
+
+
+def test_machine_paths_finds(tmp_path):
+    text = "\n".join(f"see /{folder}" for folder in ("home/me", "root/x", "tmp/x", "work/x", "Users/me"))
+    write(tmp_path, {"a.md": text, "b.md": "https://x.org/home/x data/tmp/x"})
+    (tmp_path / "c.png").write_bytes(b"\x89PNG\xff\xfe")
+    faults = machine_paths(tmp_path, ["a.md", "b.md", "c.png", "gone.md"])
+    assert [fault.split(" ")[0] for fault in faults] == [f"a.md:{i}:" for i in range(1, 6)]
