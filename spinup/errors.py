@@ -1,7 +1,19 @@
 """The one exception for a mistake of the user's: the command line prints its message as one line and exits with 2."""
 
 import difflib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
+from numbers import Real
+
+# What the algorithms' numbers may be, both ends included.
+RANGES = {
+    **dict.fromkeys(("gamma", "lam", "backtrack_coeff"), (0, 1)),
+    **dict.fromkeys(("num_envs", "steps_per_epoch", "epochs", "max_ep_len", "save_freq"), (1, math.inf)),
+    **dict.fromkeys(("minibatch_size", "cg_iters", "eval_episodes"), (1, math.inf)),
+    **dict.fromkeys(("train_pi_iters", "train_v_iters", "backtrack_iters", "eval_freq"), (0, math.inf)),
+    **dict.fromkeys(("pi_lr", "vf_lr", "max_grad_norm", "clip_ratio", "vf_clip", "target_kl"), (0, math.inf)),
+    **dict.fromkeys(("delta", "damping_coeff"), (0, math.inf)),
+}
 
 
 class UserError(ValueError):
@@ -12,3 +24,13 @@ def closest(word: str, choices: Iterable[str]) -> str:
     """The hint "; did you mean 'x'?" for the choice most like `word`, or "" where none is near."""
     match = difflib.get_close_matches(str(word), list(choices), n=1)
     return f"; did you mean '{match[0]}'?" if match else ""
+
+
+def check_ranges(arguments: Mapping) -> None:
+    """Raise UserError for the first of an algorithm's arguments that lies outside of its range; None is always right."""
+    for name, value in arguments.items():
+        if name in RANGES and value is not None:
+            low, high = RANGES[name]
+            right = f"at least {low}" if high == math.inf else f"in {low} to {high}"
+            if not isinstance(value, Real) or not low <= value <= high or value == math.inf:
+                raise UserError(f"{name} is {value!r}; it must be a number {right}")

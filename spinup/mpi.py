@@ -36,7 +36,9 @@ def world():
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise UserError(f"started as one of several MPI processes, but mpi4py cannot load ({error}): {INSTALL_HINT}")
+        raise UserError(
+            f"started as one of several MPI processes, but mpi4py cannot load ({error}): {INSTALL_HINT}"
+        ) from error
     return MPI.COMM_WORLD if MPI.COMM_WORLD.Get_size() > 1 else None
 
 

@@ -7,8 +7,8 @@ An actor-critic of your own takes the place of `ActorCritic` through the argumen
 actor_critic(observation_space, action_space, normalize_obs=..., **ac_kwargs) and must be an nn.Module with
 
     actor, critic   modules without common parameters; each has its own optimizer
-    pi(o)           the policy at o, (..., *obs_shape): an object with log_prob(a), sample(), mode(), entropy(), kl(other)
-                    and detach(), as Gaussian below
+    pi(o)           the policy at o, (..., *obs_shape): an object with log_prob(a), sample(), mode(), entropy(),
+                    kl(other) and detach(), as Gaussian below
     v(o)            the value of o, shape (...)
     act(o, deterministic=False)     actions for numpy observations, as numpy, for the environment
     obs_norm        a RunningNorm, or a NoNorm; pi and v pass their observations through it
@@ -16,6 +16,7 @@ actor_critic(observation_space, action_space, normalize_obs=..., **ac_kwargs) an
 `check_actor_critic` tries all of it on a batch of observations and says what is missing.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -133,7 +134,7 @@ def mlp(sizes: Sequence[int], activation: str | type = "Tanh", linear: Callable 
     """Linear layers of the given sizes, input and output included, with an activation between each two."""
     activation = activation_class(activation)
     layers = [linear(sizes[0], sizes[1])]
-    for n_in, n_out in zip(sizes[1:-1], sizes[2:], strict=True):
+    for n_in, n_out in itertools.pairwise(sizes[1:]):
         layers += [activation(), linear(n_in, n_out)]
     return nn.Sequential(*layers)
 

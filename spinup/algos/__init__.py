@@ -16,6 +16,7 @@ train_v_iters: passes over the data of an epoch for the value function
 anneal_lr: lower the learning rates linearly to 0 over the run
 normalize_obs: centre and scale observations by running statistics, saved with the policy (not images)
 normalize_rew: scale rewards by the running standard deviation of the discounted return, saved with the policy
+normalize_adv: shift and scale the advantages of an epoch to mean 0 and standard deviation 1
 value_target: what the value function is fitted to: 'gae' (lambda-returns) or 'rtg' (discounted rewards-to-go)
 max_grad_norm: longer gradients are scaled down to this 2-norm; None: never
 max_ep_len: an episode is truncated after so many steps

@@ -14,6 +14,7 @@ from torch import Tensor
 from spinup import accel, mpi
 from spinup.buffers import RolloutBuffer, gae, minibatches, normalize
 from spinup.envs import evaluate, make_envs
+from spinup.errors import check_ranges
 from spinup.logger import EpochLogger
 from spinup.nets import ActorCritic, RunningNorm, check_actor_critic
 from spinup.optim import Adam
@@ -86,10 +87,10 @@ def ppo(
     target_kl: the policy's steps end for this epoch when the KL from the old policy exceeds 1.5 times this
     ent_coef: weight of the entropy bonus
     vf_clip: how far a value may usefully move from its old one in an epoch; None: any distance
-    normalize_adv: shift and scale the advantages of an epoch to mean 0 and standard deviation 1
     recompute_adv: compute the advantages anew before each pass, with the current value function
     """
     config = locals()
+    check_ranges(config)
 
     # ---- setup
     device = accel.setup(seed + mpi.proc_id(), device, threads)

@@ -2,12 +2,12 @@
 
 Departures from the paper: advantages are averaged over lambda (GAE) and normalised, the Fisher matrix is damped,
 observations and rewards are scaled by running statistics, and the value function's learning rate falls linearly to 0.
-Each has a switch; `PRESETS["spinningup"]` keeps only GAE, the normalised advantages and the damping. With algo="npg" it
-is the natural policy gradient, doi:10.5555/2980539.2980738, which takes the full step without looking.
+Each has a switch; `PRESETS["spinningup"]` keeps GAE, normalised advantages and damping. algo="npg" is the natural
+policy gradient, doi:10.5555/2980539.2980738.
 """
 
-from collections.abc import Callable
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from spinup import accel, mpi
 from spinup.buffers import RolloutBuffer, gae, normalize
 from spinup.envs import evaluate, make_envs
-from spinup.errors import UserError
+from spinup.errors import UserError, check_ranges
 from spinup.logger import EpochLogger
 from spinup.nets import ActorCritic, RunningNorm, check_actor_critic
 from spinup.optim import Adam, flatten
@@ -37,7 +37,7 @@ def flat_grad(y: Tensor, params: list[Tensor], **kwargs) -> Tensor:
 
 
 def fisher_vector_product(kl: Tensor, params: list[Tensor], damping: float) -> Callable[[Tensor], Tensor]:
-    """x -> (H + damping) x, where H is the Hessian of the mean KL(pi_old || pi) at pi = pi_old, the Fisher matrix."""
+    """x -> (H + damping) x, where H, the Fisher matrix, is the Hessian of the mean KL(pi_old || pi) at pi_old."""
     grad_kl = flat_grad(kl, params, create_graph=True)
 
     def hx(x: Tensor) -> Tensor:
@@ -107,6 +107,7 @@ def trpo(
     algo: 'trpo', or 'npg' for the natural policy gradient: the full step, without a line search
     """
     config = locals()
+    check_ranges(config)
     if algo not in ("trpo", "npg"):
         raise UserError(f"algo is '{algo}'; it must be 'trpo' or 'npg'")
 
@@ -128,9 +129,8 @@ def trpo(
     logger.setup_pytorch_saver(ac)
 
     # ---- learn
-    def update_pi(o: Tensor, a: Tensor, adv: Tensor) -> int:
-        """One natural gradient step of the policy; the number of times that it was cut back."""
-        pi = ac.pi(o)
+    def update_pi(pi, a: Tensor, adv: Tensor) -> int:
+        """One natural gradient step from the policy pi(.|o) for all o; the number of times that it was cut back."""
         pi_old, logp = pi.detach(), pi.log_prob(a)
         logp_old = logp.detach()
         g = flat_grad(surrogate(logp, logp_old, adv), params, retain_graph=True)
@@ -138,10 +138,10 @@ def trpo(
         hx = fisher_vector_product(pi_old.kl(pi).mean(), params, damping_coeff)
         x = conjugate_gradient(hx, g, cg_iters)
         step = torch.sqrt(2 * delta / (x @ hx(x) + 1e-8)) * x  # trpo-4
-        theta_old = theta.clone()
         if algo == "npg":
             theta.add_(step)
             return 0
+        theta_old = theta.clone()
         old = mpi.mpi_avg(surrogate(logp_old, logp_old, adv).item())
         for i in range(backtrack_iters):
             theta.copy_(theta_old + backtrack_coeff**i * step)  # trpo-5
@@ -178,9 +178,8 @@ def trpo(
         if anneal_lr:
             vf_optimizer.lr = vf_lr * (1 - (epoch - 1) / epochs)
 
-        with torch.no_grad():
-            pi_old = ac.pi(o)
-        backtracks = update_pi(o, a, adv)
+        pi = ac.pi(o)
+        pi_old, backtracks = pi.detach(), update_pi(pi, a, adv)
         for _ in range(train_v_iters):
             vf_optimizer.minimize(value_loss(ac.v(o), ret))
 
