@@ -1,0 +1,405 @@
+"""Trains algorithm x environment x seed, evaluates every final policy, and puts the results beside published ones.
+
+    python benchmarks/learning.py --suite classic --dir data/classic --jobs 2
+    python benchmarks/learning.py --suite mujoco --algos ppo --dir data/mujoco --jobs 2 -- --preset spinningup
+    python benchmarks/learning.py --algos ppo --envs Hopper-v5 --seeds 0 1 --steps 300000 --dir data/try
+    python benchmarks/learning.py --report data/classic data/mujoco
+
+Each job is `python -m spinup.run ALGO --env ENV --seed S` in a process of its own, with everything after `--` passed
+on. Its output goes to DIR/<job>.log, its line to DIR/results.jsonl. Started again, the command leaves out the jobs
+that are done and repeats those that failed. Closing the terminal does not stop it (progress: DIR/learning.log);
+Ctrl-C does. The protocol: benchmarks/README.md.
+"""
+
+import argparse
+import csv
+import importlib
+import inspect
+import json
+import math
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # this checkout, not an installed copy
+
+from spinup.cli import split_flags  # noqa: E402
+from spinup.errors import UserError  # noqa: E402
+from spinup.run import ALIASES  # noqa: E402
+
+ALGOS = ("vpg", "trpo", "ppo")
+MARKS = (100_000, 300_000, 1_000_000)  # steps at which the learning curve is read
+EVAL_EPISODES = 20
+EVAL_SEED = 1_000_000  # the same 20 starts for every policy, far from the seeds of training
+
+# name: [(algo, env, steps)], seeds
+SUITES = {
+    "classic": (
+        [
+            ("ppo", "CartPole-v1", 100_000),
+            ("trpo", "CartPole-v1", 100_000),
+            ("vpg", "CartPole-v1", 300_000),
+            ("ppo", "Acrobot-v1", 300_000),
+            ("ppo", "Pendulum-v1", 300_000),
+        ],
+        range(5),
+    ),
+    "mujoco": (
+        [
+            (algo, env, 1_000_000)
+            for algo in ("ppo", "trpo", "vpg")
+            for env in ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
+        ],
+        range(3),
+    ),
+}
+
+# Published returns at 100k / 300k / 1M steps, +- one standard deviation over seeds. Sources: benchmarks/README.md.
+PUBLISHED = {
+    ("ppo", "HalfCheetah"): {"S": "-60/559/1733+-533", "T": "910/3927/5650+-1230", "CleanRL": "-/-/1443+-46"},
+    ("ppo", "Hopper"): {"S": "249/517/1770+-535", "T": "369/884/2483+-852", "CleanRL": "-/-/2383+-272"},
+    ("ppo", "Walker2d"): {"S": "291/343/1211+-327", "T": "363/1986/3410+-686", "CleanRL": "-/-/2288+-572"},
+    ("trpo", "HalfCheetah"): {"S": "-576/-330/720+-278", "T": "365/2601/4527+-603"},
+    ("trpo", "Hopper"): {"S": "248/458/1161+-321", "T": "326/508/2006+-928"},
+    ("trpo", "Walker2d"): {"S": "45/220/556+-298", "T": "391/1696/3507+-714"},
+    ("vpg", "HalfCheetah"): {"S": "-269/-209/-49+-103"},
+    ("vpg", "Hopper"): {"S": "99/202/391+-40"},
+    ("vpg", "Walker2d"): {"S": "42/190/293+-14"},
+}
+PUBLISHED_SEEDS = {"S": "10", "T": "10", "CleanRL": "3"}
+
+
+# ---- reading a run
+
+
+def read_progress(file):
+    """progress.txt as one dict of floats per row; what is not a number is NaN."""
+
+    def number(text):
+        try:
+            return float(text)
+        except (TypeError, ValueError):
+            return math.nan
+
+    with open(file, newline="") as lines:
+        return [{key: number(text) for key, text in row.items()} for row in csv.DictReader(lines, delimiter="\t")]
+
+
+def return_at(rows, mark):
+    """Mean return over the last tenth of the steps before `mark`; None where the run ends short of it.
+
+    A run of whole epochs may end a little early: 95% of the mark counts as reached. Deterministic test episodes are
+    taken where the run has them, else the training episodes.
+    """
+    if rows[-1]["TotalEnvInteracts"] < 0.95 * mark:
+        return None
+    column = "AverageTestEpRet" if "AverageTestEpRet" in rows[0] else "AverageEpRet"
+    window = [row[column] for row in rows if 0.9 * mark < row["TotalEnvInteracts"] <= mark]
+    window = [value for value in window if not math.isnan(value)]
+    return statistics.fmean(window) if window else None
+
+
+def last_episodes_return(rows, episodes=100):
+    """Mean training return over about the last 100 episodes: a row holds (its steps / its EpLen) of them."""
+    total, count = 0.0, 0.0
+    for i in range(len(rows) - 1, -1, -1):
+        before = rows[i - 1]["TotalEnvInteracts"] if i else 0.0
+        finished = (rows[i]["TotalEnvInteracts"] - before) / rows[i]["EpLen"]
+        if math.isnan(finished) or math.isnan(rows[i]["AverageEpRet"]):
+            continue  # no episode ended in this row
+        finished = min(finished, episodes - count)
+        total += finished * rows[i]["AverageEpRet"]
+        count += finished
+        if count >= episodes:
+            break
+    return total / count if count else None
+
+
+def curve_summary(rows):
+    last = rows[-1]
+    return {
+        "steps": int(last["TotalEnvInteracts"]),
+        "wall": last["Time"],
+        "steps_per_second": last["TotalEnvInteracts"] / last["Time"],
+        "last_100_episodes": last_episodes_return(rows),
+        "return_at": {str(mark): return_at(rows, mark) for mark in MARKS},
+    }
+
+
+# ---- jobs
+
+
+def read_flags(words):
+    """{name: text} of the flags for `spinup.run`, aliases replaced: ["--steps", "4000"] is {"steps_per_epoch": "4000"}.
+
+    Raises UserError for a malformed flag, one with several values (a job is one run) and one that this script sets.
+    """
+    flags = {}
+    for name, _, values in split_flags(words):
+        key = ALIASES.get(name, name)
+        if len(values) > 1:
+            raise UserError(f"--{name} has {len(values)} values; a job is one run and takes one")
+        if key in ("env_name", "seed", "epochs", "data_dir", "exp_name"):
+            raise UserError(f"--{name} is set by this script; use its own --envs, --seeds, --steps or --dir")
+        flags[key] = values[0] if values else None
+    return flags
+
+
+def setting(algo, flags, name):
+    """The value of an integer argument in the run: the flag's, else the preset's, else the algorithm's default."""
+    if name in flags:
+        return int(float(flags[name]))
+    module = importlib.import_module(f"spinup.algos.{algo}")
+    preset = module.PRESETS.get(flags.get("preset"), {})
+    return preset.get(name, inspect.signature(getattr(module, algo)).parameters[name].default)
+
+
+def epochs_within(steps, steps_per_epoch, num_envs):
+    """The most whole epochs that do not go over `steps`, at least one: '100k steps' is never more than 100k.
+
+    An epoch's steps are rounded up to a multiple of the number of environments.
+    """
+    return max(1, steps // (math.ceil(steps_per_epoch / num_envs) * num_envs))
+
+
+def job_name(job):
+    """Names the job's files: ppo_Hopper-v5_1000000_preset-spinningup_s0."""
+    flags = "-".join(word.removeprefix("--") for word in job["flags"])
+    parts = [job["algo"], job["env"], str(job["budget"]), flags, f"s{job['seed']}"]
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in "_".join(filter(None, parts)))
+
+
+def job_key(job):
+    return job["algo"], job["env"], job["seed"], job["budget"], tuple(job["flags"])
+
+
+def make_jobs(args):
+    """The suite's jobs, narrowed or changed by --algos, --envs, --seeds, --steps; without a suite, their product."""
+    if args.suite:
+        tasks, seeds = SUITES[args.suite]
+        tasks = [t for t in tasks if t[0] in (args.algos or ALGOS) and (not args.envs or t[1] in args.envs)]
+    else:
+        tasks, seeds = [(algo, env, args.steps) for algo in args.algos for env in args.envs], range(3)
+    return [
+        {"algo": algo, "env": env, "seed": seed, "budget": args.steps or steps, "flags": args.flags}
+        for seed in (seeds if args.seeds is None else args.seeds)  # seed by seed: an early look sees every task
+        for algo, env, steps in tasks
+    ]
+
+
+def read_results(folder):
+    """Every job's last record in DIR/results.jsonl, by job_key."""
+    file = Path(folder) / "results.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return {job_key(record): record for record in records}
+
+
+def child(args, log):
+    env = {**dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"), **os.environ}
+    env["PYTHONPATH"] = str(ROOT)  # this checkout, not an installed copy
+    return subprocess.run([sys.executable, *args], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log).returncode
+
+
+class JobFailed(Exception):
+    pass
+
+
+def finished_run(data_dir, epochs):
+    """The newest folder below data_dir whose run came to its last epoch, or None."""
+    for file in sorted(data_dir.rglob("progress.txt"), key=lambda file: file.stat().st_mtime, reverse=True):
+        rows = read_progress(file)
+        if rows and rows[-1]["Epoch"] == epochs:
+            return file.parent
+    return None
+
+
+def train_and_evaluate(job, folder):
+    """Runs one job to its end; the rest of its record. Raises JobFailed with one line.
+
+    A run that an earlier call finished and could not evaluate is not trained again.
+    """
+    name, flags = job_name(job), read_flags(job["flags"])
+    data_dir = folder / "runs" / name
+    sizes = [setting(job["algo"], flags, argument) for argument in ("steps_per_epoch", "num_envs")]
+    epochs = epochs_within(job["budget"], *sizes)
+    command = ["-m", "spinup.run", job["algo"], "--env", job["env"], "--seed", str(job["seed"])]
+    command += ["--epochs", str(epochs), "--data_dir", str(data_dir), "--exp_name", job["algo"], *job["flags"]]
+    with open(folder / f"{name}.log", "a") as log:
+        run = finished_run(data_dir, epochs)
+        if run is None:
+            if status := child(command, log):
+                raise JobFailed(f"training ended with status {status}; see {name}.log")
+            run = finished_run(data_dir, epochs)
+        if run is None:
+            raise JobFailed(f"training left no run of {epochs} epochs; see {name}.log")
+        evaluation = run / "evaluation.json"
+        if status := child([__file__, "--evaluate", str(run), "--out", str(evaluation)], log):
+            raise JobFailed(f"evaluation ended with status {status}; see {name}.log")
+    summary = {"run": str(run.relative_to(folder)), "command": " ".join(["python", *command])}
+    return {**summary, **curve_summary(read_progress(run / "progress.txt")), **json.loads(evaluation.read_text())}
+
+
+def evaluate_run(run, out):
+    """The child's side: deterministic episodes of the saved policy on seeds the training did not see."""
+    import torch
+
+    import spinup
+
+    torch.set_num_threads(1)
+    config = json.loads((run / "config.json").read_text())
+    ac = spinup.load(run, env_fn=config["env_fn"])
+    options = {key: config[key] for key in ("max_ep_len", "env_kwargs") if config.get(key) is not None}
+    returns = spinup.evaluate(
+        ac, config["env_fn"], episodes=EVAL_EPISODES, deterministic=True, seed=EVAL_SEED, **options
+    )["EpRet"]
+    returns = [float(value) for value in returns]
+    result = {"eval_mean": statistics.fmean(returns), "eval_std": statistics.pstdev(returns), "eval_returns": returns}
+    out.write_text(json.dumps(result))
+
+
+def run_all(jobs, folder, workers):
+    """Runs the jobs, `workers` at a time; the number that failed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = threading.Lock()
+    failed = []
+
+    def say(text):
+        with lock:
+            with open(folder / "learning.log", "a") as log:
+                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            with suppress(OSError):  # the terminal may be gone
+                print(text, flush=True)
+
+    def work(job):
+        say(f"start {job_name(job)}")
+        try:
+            record = {**job, "status": "ok", **train_and_evaluate(job, folder)}
+        except Exception as error:  # whatever it was, it is this job's: record it and go on with the others
+            text = str(error) if isinstance(error, JobFailed) else f"{type(error).__name__}: {error}"
+            record = {**job, "status": "failed", "error": text}
+            failed.append(job)
+        with lock, open(folder / "results.jsonl", "a") as results:
+            results.write(json.dumps(record) + "\n")
+        outcome = f"evaluation {record['eval_mean']:.1f}" if record["status"] == "ok" else record["error"]
+        say(f"{record['status']} {job_name(job)}: {outcome}")
+
+    done = {key for key, record in read_results(folder).items() if record["status"] == "ok"}
+    todo = [job for job in jobs if job_key(job) not in done]
+    say(f"{len(todo)} jobs to run, {len(jobs) - len(todo)} already done, {workers} at a time")
+    pool = ThreadPoolExecutor(workers)
+    try:
+        list(pool.map(work, todo))
+    except KeyboardInterrupt:  # the children got it as well
+        pool.shutdown(cancel_futures=True)
+        sys.exit("learning.py: stopped; the same command goes on from here")
+    return len(failed)
+
+
+# ---- the report
+
+
+def mean_std(values):
+    """'mean ± std' (of the sample), '-' where a seed has no value."""
+    if not values or any(value is None or math.isnan(value) for value in values):
+        return "-"
+    mean = f"{statistics.fmean(values):.0f}"
+    return f"{mean} ± {statistics.stdev(values):.0f}" if len(values) > 1 else mean
+
+
+def published_rows(algo, env):
+    rows = []
+    for source, text in PUBLISHED.get((algo, env.rpartition("-v")[0]), {}).items():
+        at_marks = text.replace("+-", " ± ").split("/")
+        rows.append([algo, env, f"published: {source}", PUBLISHED_SEEDS[source], *at_marks, "", "", "", ""])
+    return rows
+
+
+def report(records):
+    """A Markdown table with one row per algorithm, environment and flags, published rows below each environment."""
+    ok = [record for record in records if record["status"] == "ok"]
+    groups = {}
+    for record in ok:
+        key = record["algo"], record["env"], record["budget"], " ".join(record["flags"])
+        groups.setdefault(key, []).append(record)
+    marks = [f"{mark // 1000}k" if mark < 1_000_000 else f"{mark // 1_000_000}M" for mark in MARKS]
+    header = ["algo", "env", "run", "seeds", *(f"return at {mark}" for mark in marks)]
+    header += ["last 100 episodes", "evaluation", "worst seed", "steps/s"]
+    rows, keys = [], sorted(groups)
+    for i, key in enumerate(keys):
+        algo, env, budget, flags = key
+        runs = groups[key]
+        row = [algo, env, f"{budget:,} steps {flags}".strip(), str(len(runs))]
+        row += [mean_std([run["return_at"][str(mark)] for run in runs]) for mark in MARKS]
+        evaluations = [run["eval_mean"] for run in runs]
+        row += [mean_std([run["last_100_episodes"] for run in runs]), mean_std(evaluations), f"{min(evaluations):.0f}"]
+        rows.append([*row, f"{statistics.median(run['steps_per_second'] for run in runs):.0f}"])
+        if i + 1 == len(keys) or keys[i + 1][:2] != (algo, env):
+            rows += published_rows(algo, env)
+    lines = [header, ["---"] * len(header), *rows]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    failures = [f"failed: {job_name(record)}: {record['error']}" for record in records if record["status"] != "ok"]
+    return "\n\n".join([text, *failures])
+
+
+# ---- command line
+
+
+def parse(argv):
+    split = argv.index("--") if "--" in argv else len(argv)
+    own, flags = argv[:split], argv[split + 1 :]
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], epilog="Everything after -- goes to python -m spinup.run."
+    )
+    parser.add_argument("--suite", choices=SUITES, help="a named set of jobs; the next four narrow or change it")
+    parser.add_argument("--algos", nargs="+", choices=ALGOS)
+    parser.add_argument("--envs", nargs="+", metavar="ENV")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="S")
+    parser.add_argument("--steps", type=lambda text: int(float(text)), help="environment steps per run, at most")
+    parser.add_argument("--dir", type=Path, help="where runs, logs and results.jsonl go")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--report", nargs="+", type=Path, metavar="DIR", help="print the table of these folders")
+    parser.add_argument("--evaluate", type=Path, help=argparse.SUPPRESS)  # the child's side
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(own)
+    args.flags = flags
+    if args.report or args.evaluate:
+        return args
+    if not args.dir:
+        parser.error("say where the results go: --dir DIR")
+    if not args.suite and not (args.algos and args.envs and args.steps):
+        parser.error("give --suite, or all of --algos, --envs and --steps")
+    try:
+        read_flags(flags)
+    except UserError as error:
+        parser.error(str(error))
+    if not make_jobs(args):
+        parser.error(f"suite '{args.suite}' has no job for these --algos and --envs")
+    return args
+
+
+def main():
+    args = parse(sys.argv[1:])
+    if args.evaluate:
+        evaluate_run(args.evaluate, args.out)
+        return 0
+    if args.report:
+        missing = [str(folder) for folder in args.report if not (folder / "results.jsonl").exists()]
+        if missing:
+            sys.exit(f"learning.py: no results.jsonl in {', '.join(missing)}")
+        print(report([record for folder in args.report for record in read_results(folder).values()]))
+        return 0
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal; the children inherit it
+    return 1 if run_all(make_jobs(args), args.dir.resolve(), args.jobs) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

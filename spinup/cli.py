@@ -1,0 +1,243 @@
+"""From words on the command line to values that a function's signature allows. No word is ever run as code."""
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from spinup.errors import UserError
+
+# ---- literals
+
+WORDS = {"True": True, "true": True, "False": False, "false": False, "None": None, "none": None}
+INT = re.compile(r"[+-]?\d+(_\d+)*")
+FLOAT = re.compile(r"[+-]?((\d+(_\d+)*)?\.?\d+|\d+(_\d+)*\.)(e[+-]?\d+)?|[+-]?inf", re.IGNORECASE)
+TOKEN = re.compile(r"""'[^']*'|"[^"]*"|[\[\](),]|[^\[\](),'"]+""")
+LONGEST, LONGEST_NUMBER, DEEPEST = 10_000, 50, 20  # bounds on hostile input, far above any use
+
+
+def literal(text: str) -> Any:
+    """An int, float, bool, None, quoted string, or a list or tuple of these, nested; any other text stays as it is.
+
+    `64,64` is the list [64, 64], and words inside brackets are strings: `[relu,tanh]`.
+    """
+    if len(text) > LONGEST:
+        return text
+    items = _items(text)
+    if items is None:
+        return text
+    if len(items) == 1 and not text.rstrip().endswith(","):
+        return items[0]
+    return text if any(isinstance(item, str) for item in items) else items
+
+
+def _scalar(text: str) -> Any:
+    text = text.strip()
+    if text in WORDS:
+        return WORDS[text]
+    if len(text) <= LONGEST_NUMBER:
+        if INT.fullmatch(text):
+            return int(text)
+        if FLOAT.fullmatch(text):
+            return float(text)
+    return text[1:-1] if re.fullmatch(r"'[^']*'|\"[^\"]*\"", text) else text
+
+
+def _items(text: str) -> list | None:
+    """The values between a text's top-level commas, or None where its brackets, commas or quotes are out of order."""
+    if "".join(TOKEN.findall(text)) != text:
+        return None
+    levels: list[list] = [[]]  # the items of each open bracket, the innermost last
+    closing: list[str] = []
+    item_next = True
+    for token in TOKEN.findall(text):
+        if token in "[(":
+            if not item_next or len(levels) > DEEPEST:
+                return None
+            levels.append([])
+            closing.append("]" if token == "[" else ")")
+        elif token in "])":
+            if not closing or closing.pop() != token:
+                return None
+            items = levels.pop()
+            levels[-1].append(items if token == "]" else tuple(items))
+            item_next = False
+        elif token == ",":
+            if item_next:
+                return None
+            item_next = True
+        elif token.strip():
+            if not item_next:
+                return None
+            levels[-1].append(_scalar(token))
+            item_next = False
+    return levels[0] if not closing and levels[0] else None
+
+
+# ---- what a function takes
+
+
+class Parameter(NamedTuple):
+    """One flag: its name, the types that it takes (none: any literal), its default and its line of help."""
+
+    name: str
+    types: frozenset = frozenset()
+    default: Any = None
+    help: str = ""
+    item: type | None = None  # type of a list's items, where that is known
+    sample: str = ""  # stands in error messages where the default does not do
+
+    def describe(self) -> str:
+        """As "an int or None"."""
+        names = {bool: "True or False", int: "an int", float: "a number", str: "a string", dict: "key by key"}
+        items = {int: "ints", float: "numbers", str: "strings"}
+        names[list] = f"a list of {items[self.item]}" if self.item in items else "a list"
+        names[types.NoneType] = "None"
+        hidden = {int} if float in self.types else set()
+        return " or ".join(names[t] for t in names if t in self.types - hidden) or "a value"
+
+    def example(self) -> str:
+        """A value that the flag would take."""
+        if self.sample or self.default not in (None, "", ()):
+            return self.sample or show(self.default)
+        examples = {bool: "True", int: "10", float: "0.5", list: "[64,64]", str: "name"}
+        return next((text for t, text in examples.items() if t in self.types), "1")
+
+
+def show(value: Any) -> str:
+    """A value as one would type it: [64,64] without spaces, strings without quotes."""
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(show(v) for v in value) + "]"
+    return value if isinstance(value, str) else str(value)
+
+
+def parameters(function: Callable, *docs: str | None) -> dict[str, Parameter]:
+    """What the command line can give to `function`: its parameters without those that only Python can set.
+
+    docs: texts with lines `name: help`, the first that has the name wins.
+    """
+    lines: dict[str, str] = {}
+    for doc in reversed(docs):
+        lines |= help_lines(doc)
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        default = None if parameter.default is parameter.empty else parameter.default
+        known, item = _types(parameter.annotation, default)
+        if known is not None:
+            found[name] = Parameter(name, known, default, lines.get(name, ""), item)
+    return found
+
+
+def help_lines(doc: str | None) -> dict[str, str]:
+    """The lines `name: text` of a docstring; deeper indented lines continue a text."""
+    found: dict[str, str] = {}
+    name = None
+    for line in inspect.cleandoc(doc or "").splitlines():
+        if match := re.match(r"(\w+): (.+)", line):
+            name = match[1]
+            found[name] = match[2].strip()
+        elif name and line.startswith(" ") and line.strip():
+            found[name] += " " + line.strip()
+        else:
+            name = None
+    return found
+
+
+def _types(annotation: Any, default: Any) -> tuple[frozenset | None, type | None]:
+    """The types that a parameter takes and that of a list's items; (None, None) where only Python can make them."""
+    if annotation in (inspect.Parameter.empty, Any) or isinstance(annotation, str):
+        parts = [] if default is None else [type(default)]
+    else:
+        union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        parts = typing.get_args(annotation) if union else [annotation]
+    known, item = set(), None
+    for part in parts:
+        origin = typing.get_origin(part) or part
+        if origin in (list, tuple, Sequence):
+            known.add(list)
+            inside = [*typing.get_args(part), *(type(v) for v in default or ())]
+            item = inside[0] if inside else None
+        elif origin in (bool, int, float, str, dict, types.NoneType):
+            known.add(origin)
+    return (None, None) if parts and not known - {types.NoneType} else (frozenset(known), item)
+
+
+def convert(text: str | None, parameter: Parameter, flag: str) -> Any:
+    """The value that `text` means for a parameter; None stands for a flag without a value, which means True.
+
+    Raises UserError where the parameter takes no such value.
+    """
+    wanted = parameter.types
+    value = True if text is None else literal(text)
+    if not wanted:
+        if isinstance(value, str) and text.lstrip()[:1] in tuple("[("):
+            raise UserError(f"{flag}: {shorten(text)} is no list; write it as [64,64], without spaces")
+        return value
+    if value is None and types.NoneType in wanted:
+        return None
+    if isinstance(value, bool):
+        if bool in wanted:
+            return value
+    elif isinstance(value, int | float):
+        if int in wanted and float(value).is_integer():
+            return int(value)
+        if float in wanted:
+            return float(value)
+    elif isinstance(value, list | tuple) and list in wanted and _fits(value, parameter.item):
+        return list(value)
+    if str in wanted and text is not None:
+        return text
+    got = "" if text is None else f"; got {shorten(text)}"
+    raise UserError(f"{flag} takes {parameter.describe()}, for example --{flag} {parameter.example()}{got}")
+
+
+def _fits(values: Sequence, item: type | None) -> bool:
+    accepted = {int: (int,), float: (int, float), str: (str,)}.get(item)
+    return accepted is None or all(isinstance(v, accepted) and not isinstance(v, bool) for v in values)
+
+
+def shorten(text: str, length: int = 40) -> str:
+    """The text in quotes, on one line, cut where it is long."""
+    return repr(text if len(text) <= length else text[:length] + "...")
+
+
+# ---- flags
+
+
+class Flag(NamedTuple):
+    """A flag as typed: `--hid[h] [32] [64,64]` is Flag("hid", "h", ["[32]", "[64,64]"])."""
+
+    name: str
+    short: str | None
+    values: list[str]
+
+
+FLAG = re.compile(r"--?([^\W\d][\w:.-]*)(?:\[([^\[\]]*)\])?(?:=(.*))?", re.DOTALL)
+
+
+def is_flag(word: str) -> bool:
+    """Whether a word starts a flag; -1e-3, -.5, -inf and -1,2 are values."""
+    return word.startswith("--") or (re.match(r"-[^\W\d]", word) is not None and word.lower() != "-inf")
+
+
+def split_flags(words: Sequence[str]) -> list[Flag]:
+    """Group words into flags with their values. Raises UserError for a value without a flag and a malformed flag."""
+    flags: list[Flag] = []
+    for word in words:
+        if any("\ud800" <= c <= "\udfff" for c in word):  # stands for a byte that is not UTF-8, and cannot be printed
+            raise UserError(f"{shorten(word)} is not valid UTF-8")
+        if not is_flag(word):
+            if not flags:
+                raise UserError(f"{shorten(word)} stands where a flag was expected, for example --env CartPole-v1")
+            flags[-1].values.append(word)
+            continue
+        match = FLAG.fullmatch(word)
+        if match is None:
+            raise UserError(f"{shorten(word)} is not a flag; flags look like --gamma, --hid[h], --env_kwargs:key")
+        name, short, value = match.groups()
+        flags.append(Flag(name, short, [] if value is None else [value]))
+    return flags

@@ -1,0 +1,228 @@
+"""ExperimentGrid: one function, many settings; every combination is a run with a name and a folder of its own."""
+
+import itertools
+import os
+import string
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from spinup import mpi
+from spinup.errors import UserError
+from spinup.logger import setup_logger_kwargs
+
+
+class Setting(NamedTuple):
+    """The values of one key of the grid, and how they show in the names of the runs."""
+
+    vals: list
+    shorthand: str | None
+    in_name: bool
+
+
+class Run(NamedTuple):
+    """What became of one run in `folder`: "done", "wrong input" (a UserError) or "failed"."""
+
+    name: str
+    seed: int
+    folder: str
+    seconds: float
+    outcome: str
+
+
+class ExperimentGrid:
+    """The Cartesian product of settings.
+
+    grid = ExperimentGrid("ppo-bench")
+    grid.add("env_name", "CartPole-v1", "", in_name=True)
+    grid.add("seed", [0, 10, 20])
+    grid.add("ac_kwargs:hidden_sizes", [(32,), (64, 64)], "hid")
+    grid.run(spinup.ppo)            # 6 runs, named ppo-bench_cartpole-v1_hid32 and ..._hid64-64
+    """
+
+    def __init__(self, name: str = ""):
+        self.name = name
+        self.settings: dict[str, Setting] = {}
+
+    def add(self, key: str, vals: Any, shorthand: str | None = None, in_name: bool = False) -> None:
+        """Give `key` a list of values; anything but a list is a single value. "a:b" sets b in the dict a.
+
+        shorthand: stands for the key in names; default: see `shorthands`
+        in_name: show the key in names also where it has just one value
+        """
+        for other in self.settings:
+            if key == other or key.startswith(f"{other}:") or other.startswith(f"{key}:"):
+                raise UserError(f"'{key}' and '{other}' set the same argument; give it once")
+        vals = vals if isinstance(vals, list) else [vals]
+        if not vals or not all(key.split(":")):
+            raise UserError(f"'{key}' has no values" if not vals else f"'{key}' is not a name, as in key or key:sub")
+        self.settings[key] = Setting(vals, shorthand, in_name)
+
+    def variants(self) -> list[dict]:
+        """The arguments of every run; the last key added varies fastest."""
+        products = itertools.product(*(setting.vals for setting in self.settings.values()))
+        return [nest(dict(zip(self.settings, vals, strict=True))) for vals in products]
+
+    def shorthands(self) -> dict[str, str]:
+        """What stands in names for each key that shows there: those with several values or in_name, never the seed.
+
+        A key without a shorthand of its own takes the first three letters of each part, `ac-hid`. Where that is
+        taken, the keys that collide take more letters until they differ: `trainp` and `trainv`.
+        """
+        named = [k for k, s in self.settings.items() if k != "seed" and (len(s.vals) > 1 or s.in_name)]
+        short = {k: valid_str(self.settings[k].shorthand) for k in named if self.settings[k].shorthand is not None}
+        for letters in range(3, max(map(len, named), default=0) + 1):
+            trial = {k: default_shorthand(k, letters) for k in named if k not in short}
+            count = Counter([*trial.values(), *short.values()])
+            short |= {k: name for k, name in trial.items() if count[name] == 1}
+        return {k: short.get(k, valid_str(k)) for k in named}
+
+    def variant_name(self, variant: dict) -> str:
+        """The grid's name, then `_`, shorthand and value of each key in `shorthands`.
+
+        Runs that differ in the seed alone share it. A key with only True and False shows where it is True.
+        """
+        name = self.name
+        for key, short in self.shorthands().items():
+            value = lookup(variant, key)
+            if not all(isinstance(v, bool) for v in self.settings[key].vals):
+                name += f"_{short}{valid_str(value)}"
+            elif value:
+                name += f"_{short}"
+        return name.lstrip("_")
+
+    def print(self) -> None:
+        """What the grid sets, and the names of its runs."""
+        variants = self.variants()
+        short = self.shorthands()
+        print(f"Grid '{self.name}': {len(variants)} runs")
+        for key, setting in self.settings.items():
+            values = ", ".join(valid_str(v) if callable(v) else str(v) for v in setting.vals)
+            print(f"  {key}{f' [{short[key]}]' if short.get(key) else ''}: {values}")
+        seeds = Counter(self.variant_name(v) for v in variants)
+        print("\n".join(f"  -> {name}" + (f" x {n} seeds" if n > 1 else "") for name, n in seeds.items()))
+
+    def run(
+        self,
+        thunk: Callable | str,
+        num_cpu: int | str = 1,
+        data_dir: str | None = None,
+        datestamp: bool = False,
+        logger_kwargs: dict | None = None,
+    ) -> list[Run]:
+        """Call `thunk(**variant, logger_kwargs=...)` for each variant, one after another, each with its own folder.
+
+        thunk: an algorithm, or the name of a key whose values are algorithms
+        num_cpu: MPI processes of each run, or "auto": as many as the machine has physical cores
+        logger_kwargs: further arguments of the logger, as quiet
+
+        A run that raises is reported and the others go on; a grid of one run raises, and so does a grid under MPI,
+        where the other processes would wait for ever for the one that failed.
+        """
+        variants = self.variants()
+        names = [self.variant_name(v) or "experiment" for v in variants]
+        seeds = [variant.get("seed", 0) for variant in variants]
+        (name, seed), count = Counter(zip(names, seeds, strict=True)).most_common(1)[0]
+        if count > 1:
+            raise UserError(
+                f"{count} runs of the grid would be named '{name}' with seed {seed}; give each value once, and "
+                "shorthands that tell the runs apart"
+            )
+        mpi.mpi_fork(physical_cores() if num_cpu == "auto" else num_cpu)
+        alone = len(variants) == 1 or mpi.num_procs() > 1
+        talk = len(variants) > 1 and mpi.proc_id() == 0 and not (logger_kwargs or {}).get("quiet")
+        if talk:
+            self.print()
+        runs = []
+        for name, seed, variant in zip(names, seeds, variants, strict=True):
+            start, outcome = time.time(), "done"
+            kwargs = {**(logger_kwargs or {}), **setup_logger_kwargs(name, seed, data_dir, datestamp)}
+            try:
+                call(thunk, {"seed": seed, **variant, "logger_kwargs": kwargs})
+            except Exception as error:
+                if alone:
+                    raise
+                outcome = "wrong input" if isinstance(error, UserError) else "failed"
+                report(name, seed, error)
+            runs.append(Run(name, seed, kwargs["output_dir"], time.time() - start, outcome))
+        if talk:
+            print(table(runs))
+        return runs
+
+
+def call(thunk: Callable | str, arguments: dict) -> Any:
+    """One run; `env_name` is passed on as env_fn."""
+    if "env_name" in arguments:
+        arguments["env_fn"] = arguments.pop("env_name")
+    function = arguments.pop(thunk) if isinstance(thunk, str) else thunk
+    return function(**arguments)
+
+
+def report(name: str, seed: int, error: Exception) -> None:
+    """One line for a mistake of the user's, the traceback before it for a bug."""
+    if not isinstance(error, UserError):
+        traceback.print_exception(error)
+    print(f"spinup: error: {name}, seed {seed}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+
+def table(runs: list[Run]) -> str:
+    """A line for each run and a last one with the numbers."""
+    width = max(len(run.name) for run in runs)
+    lines = [f"{run.name:<{width}}  seed {run.seed:<4} {run.seconds:8.1f} s  {run.outcome}" for run in runs]
+    done = sum(run.outcome == "done" for run in runs)
+    return "\n".join(
+        [*lines, f"{done} of {len(runs)} runs done" + (f", {len(runs) - done} not" if done < len(runs) else "")]
+    )
+
+
+# ---- names
+
+
+def valid_str(value: Any) -> str:
+    """A value as part of a file name: lower case; what is no letter, digit, - or _ becomes -."""
+    if hasattr(value, "__name__"):
+        return valid_str(value.__name__)
+    if isinstance(value, list | tuple):
+        return "-".join(valid_str(v) for v in value)
+    allowed = string.ascii_lowercase + string.digits + "-_"
+    return "".join(c if c in allowed else "-" for c in str(value).lower())
+
+
+def default_shorthand(key: str, letters: int = 3) -> str:
+    """The first letters of each part of a key, without what is no letter or digit: ac_kwargs:activation -> ac-act."""
+    return "-".join("".join(c for c in part[:letters] if c.isascii() and c.isalnum()) for part in key.split(":"))
+
+
+def nest(flat: dict[str, Any]) -> dict:
+    """{"a:b": 1, "a:c": 2} -> {"a": {"b": 1, "c": 2}}."""
+    nested: dict = {}
+    for key, value in flat.items():
+        *parents, last = key.split(":")
+        inner = nested
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = value
+    return nested
+
+
+def lookup(nested: dict, key: str) -> Any:
+    """The value at "a:b"."""
+    for part in key.split(":"):
+        nested = nested[part]
+    return nested
+
+
+def physical_cores() -> int:
+    """Cores without their second hardware threads, where the system tells; else the logical ones."""
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    siblings = [Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in cpus]
+    if all(path.exists() for path in siblings):
+        return len({path.read_text() for path in siblings})
+    if sys.platform == "darwin":
+        return int(subprocess.run(["sysctl", "-n", "hw.physicalcpu"], capture_output=True, text=True).stdout)
+    return len(cpus)

@@ -1,0 +1,345 @@
+"""The command line: python -m spinup.run COMMAND [flags], or spinup COMMAND [flags].
+
+Everything that imports torch is imported when it is needed, so that --help answers at once.
+"""
+
+import ast
+import functools
+import importlib
+import inspect
+import re
+import shlex
+import shutil
+import sys
+import textwrap
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spinup import __version__, cli
+from spinup.cli import Parameter
+from spinup.errors import UserError, closest
+
+TOOLS = {"plot": "learning curves of runs", "test_policy": "play episodes with a trained policy"}
+USAGE = """\
+spinup: deep RL you can read. Usage: python -m spinup.run COMMAND [flags]
+
+{commands}
+
+Every argument of an algorithm is a flag; `COMMAND --help` lists them.
+  --env CartPole-v1 --seed 3        values: numbers, True, False, None, names, lists as 64,64 or [64,64]
+  --quiet                           a flag without a value is True
+  --seed 0 10 20 --lam 0.9 0.97     several values: a run for each combination, here six
+  --hid[h] [32] [64,64]             [h] names the flag in the runs' folders; zsh wants quotes around brackets
+  --env_kwargs:gravity -9.8         an entry of a dictionary
+  --env my_module:MyEnv-v0          an environment that my_module registers when imported
+
+Examples
+  python -m spinup.run ppo --env CartPole-v1
+  python -m spinup.run ppo --env HalfCheetah-v5 --exp_name cheetah --seed 0 10 20
+  python -m spinup.run plot data/cheetah
+  python -m spinup.run test_policy data/cheetah/cheetah_s0"""
+
+ALIASES = {
+    "env": "env_name",
+    "env_fn": "env_name",
+    "hid": "ac_kwargs:hidden_sizes",
+    "act": "ac_kwargs:activation",
+    "steps": "steps_per_epoch",
+    "s": "seed",
+    "cpu": "num_cpu",
+    "dt": "datestamp",
+}
+INT, BOOL, STR = frozenset({int}), frozenset({bool}), frozenset({str})
+SPECIAL = {  # of the command, not of the algorithm; one value each
+    "exp_name": Parameter(
+        "exp_name", STR, None, "the experiment's name and folder; else cmd_ALGORITHM", sample="walker"
+    ),
+    "data_dir": Parameter("data_dir", STR, None, "where runs go; else $SPINUP_DATA_DIR, else data", sample="data"),
+    "datestamp": Parameter("datestamp", BOOL, False, "put date and time into the folders' names"),
+    "num_cpu": Parameter("num_cpu", INT | STR, 1, "MPI processes that train together; auto: one per physical core"),
+    "preset": Parameter("preset", STR, None, "a set of other defaults", sample="spinningup"),
+    "tensorboard": Parameter("tensorboard", BOOL, False, "write TensorBoard files too"),
+    "quiet": Parameter("quiet", BOOL, False, "print only warnings and errors"),
+    "l": Parameter("l", INT, 2, "number of hidden layers, where --hid is a width"),
+}
+ENV = Parameter("env_name", STR, None, "id of the environment; module:Env-v0 imports module", sample="CartPole-v1")
+HIDDEN_SIZES, ACTIVATION = "ac_kwargs:hidden_sizes", "ac_kwargs:activation"
+WIDEST, DEEPEST = 2**20, 100
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command; exits with 2 for a mistake of the user's, told in one line, and with 1 where runs failed."""
+    try:
+        status = dispatch(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        status = 2
+        fail(status, f"spinup: error: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        status = 130
+        print("spinup: stopped; what was logged and saved stays", file=sys.stderr)
+    except Exception:
+        fail(1, traceback.format_exc())
+        status = 1
+    if status:
+        sys.exit(status)
+
+
+def fail(status: int, message: str) -> None:
+    """Print to stderr; under MPI also end the other processes, which might wait for this one for ever."""
+    from spinup import mpi
+
+    try:
+        others = mpi.num_procs() > 1
+    except UserError:  # a launcher, but no mpi4py
+        others = False
+    if others:
+        time.sleep(mpi.proc_id() and 1)  # where all fail alike, the first tells it and ends the rest
+    print(message.rstrip(), file=sys.stderr, flush=True)
+    if others:
+        mpi.world().Abort(status)
+
+
+def dispatch(words: list[str]) -> int:
+    """Do what the words say; returns the exit status."""
+    command, rest = (words[0], words[1:]) if words else ("--help", [])
+    algo = command.removesuffix("_pytorch")
+    if command in ("-h", "--help", "help"):
+        print(USAGE.format(commands="\n".join(f"  {name:<12} {line}" for name, line in commands().items())))
+    elif command == "--version":
+        print(__version__)
+    elif command == "plot":
+        importlib.import_module("spinup.plot").main(rest)
+    elif command == "test_policy":
+        importlib.import_module("spinup.watch").main(rest)
+    elif algo in algorithms():
+        function, presets = load_algorithm(algo)
+        if {"-h", "--help"} & set(rest):
+            print(algorithm_help(function, presets))
+        else:
+            return train(function, presets, rest)
+    else:
+        hint = closest(command, commands()) or f"; the commands are {', '.join(commands())}"
+        raise UserError(f"unknown command {cli.shorten(command)}{hint}")
+    return 0
+
+
+# ---- what there is
+
+
+def algorithms() -> dict[str, Path]:
+    """The algorithms' files by name, found without importing them."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "algos").glob("[!_]*.py"))}
+
+
+def commands() -> dict[str, str]:
+    """Every command with one line about it; an algorithm's is the first of its file."""
+    docs = {name: ast.get_docstring(ast.parse(path.read_text("utf-8"))) for name, path in algorithms().items()}
+    return {name: (doc or "").partition("\n")[0].partition(". ")[0] for name, doc in docs.items()} | TOOLS
+
+
+def load_algorithm(algo: str) -> tuple[Callable, dict[str, dict]]:
+    """An algorithm's function and its presets."""
+    module = importlib.import_module(f"spinup.algos.{algo}")
+    return getattr(module, algo), getattr(module, "PRESETS", {})
+
+
+def flags_of(function: Callable) -> dict[str, Parameter]:
+    """Every flag that sets an argument of an algorithm, by its full name; those of its networks are ac_kwargs:name."""
+    shared = importlib.import_module("spinup.algos").__doc__
+    found = cli.parameters(function, function.__doc__, shared)
+    networks = inspect.signature(function).parameters["actor_critic"].default
+    for name, parameter in cli.parameters(networks, networks.__doc__).items():
+        if name not in found:
+            found[f"ac_kwargs:{name}"] = parameter
+    if HIDDEN_SIZES in found:
+        found[HIDDEN_SIZES] = found[HIDDEN_SIZES]._replace(types=frozenset({int, list}))
+    taken = ("env_fn", "ac_kwargs", "env_kwargs", "logger_kwargs")
+    return {"env_name": ENV} | {name: parameter for name, parameter in found.items() if name not in taken}
+
+
+# ---- help
+
+
+def algorithm_help(function: Callable, presets: dict[str, dict]) -> str:
+    """Every flag of an algorithm: its name, what it takes, its default and its line."""
+    flags = flags_of(function)
+    own = cli.help_lines(function.__doc__)
+    sections = {
+        "The run": {"env_name": flags.pop("env_name"), **SPECIAL},
+        f"{function.__name__}'s own arguments": {k: p for k, p in flags.items() if k in own},
+        "Arguments of all algorithms": {k: p for k, p in flags.items() if k not in own and ":" not in k},
+        "Networks": {k: p for k, p in flags.items() if ":" in k},
+    }
+    lines = [f"Usage: python -m spinup.run {function.__name__} --env ENV [flags]", inspect.getdoc(function) or ""]
+    lines[1:] = [lines[1].partition(". ")[0] + "."]
+    for title, section in sections.items():
+        lines += ["", title, *(line for key, parameter in section.items() for line in flag_help(key, parameter))]
+    lines += ["", "  --env_kwargs:NAME VALUE  an argument of the environment's maker"]
+    if presets:
+        lines.append(f"  presets: {', '.join(presets)}")
+    return "\n".join(lines)
+
+
+def flag_help(key: str, parameter: Parameter) -> list[str]:
+    """`--flag  type = default  text`, the text in a column of its own."""
+    aliases = [alias for alias, name in ALIASES.items() if name == key and alias != "env_fn"]
+    names = ", ".join(f"{'-' if len(name) == 1 else '--'}{name}" for name in [*aliases, key])
+    default = "required" if key == "env_name" else "" if parameter.default is None else cli.show(parameter.default)
+    left = f"  {names}  {parameter.describe()}" + (f" [{default}]" if default else "")
+    width = max(40, min(shutil.get_terminal_size().columns, 120) - 44)
+    text = textwrap.wrap(parameter.help, width)
+    if len(left) > 42:
+        return [left, *(" " * 44 + line for line in text)]
+    return [f"{left:<44}{text[0] if text else ''}".rstrip(), *(" " * 44 + line for line in text[1:])]
+
+
+# ---- training
+
+
+def train(function: Callable, presets: dict[str, dict], words: list[str]) -> int:
+    """Run an algorithm with what the flags say, once for each combination of their values."""
+    algo, flags = function.__name__, flags_of(function)
+    settings, shorthands = read_flags(words, flags | SPECIAL, algo)
+    given = {name: settings.pop(name)[0] for name in SPECIAL if name in settings}
+    if "preset" in given:
+        settings = {**from_preset(given["preset"], presets, algo), **settings}
+    if "l" in given or HIDDEN_SIZES in settings:
+        widths = settings.get(HIDDEN_SIZES, [flags[HIDDEN_SIZES].default[0]])
+        settings[HIDDEN_SIZES] = [hidden_sizes(value, given.get("l")) for value in widths]
+    check(settings, given, algo)
+
+    from spinup.grid import ExperimentGrid
+
+    grid = ExperimentGrid(given.get("exp_name", f"cmd_{algo}"))
+    for key, values in settings.items():
+        grid.add(key, values, shorthands.get(key))
+    runs = grid.run(
+        functools.partial(train_one, function, flags, given.get("quiet", False)),
+        num_cpu=given.get("num_cpu", 1),
+        data_dir=given.get("data_dir"),
+        datestamp=given.get("datestamp", False),
+        logger_kwargs={name: given[name] for name in ("quiet", "tensorboard") if name in given},
+    )
+    if not given.get("quiet"):
+        print_next_steps(runs)
+    outcomes = {run.outcome for run in runs} - {"done"}
+    return 0 if not outcomes else 2 if outcomes == {"wrong input"} else 1
+
+
+def read_flags(words: list[str], flags: dict[str, Parameter], algo: str) -> tuple[dict[str, list], dict[str, str]]:
+    """The values of every flag that was given, by its full name, and the shorthands in brackets."""
+    settings, shorthands = {}, {}
+    for name, short, texts in cli.split_flags(words):
+        key = ALIASES.get(name, name)
+        if key.startswith("env_kwargs:"):
+            parameter = Parameter(key)
+        elif key in ("env_kwargs", "ac_kwargs"):
+            raise UserError(f"--{name} is set entry by entry, for example --{name}:key value")
+        elif key not in flags:
+            hint = closest(name, [*flags, *ALIASES]) or f"; `python -m spinup.run {algo} --help` lists the flags"
+            raise UserError(f"unknown flag --{name}{hint}")
+        else:
+            parameter = flags[key]
+        if key in settings:
+            raise UserError(f"--{name} is given twice; several values go after one flag: --{name} A B")
+        if key in SPECIAL and len(texts) > 1:
+            raise UserError(f"--{name} takes one value; got {len(texts)}")
+        settings[key] = [cli.convert(text, parameter, name) for text in texts or [None]]
+        if short is not None:
+            shorthands[key] = short
+    return settings, shorthands
+
+
+def from_preset(name: str, presets: dict[str, dict], algo: str) -> dict[str, list]:
+    """A preset's values by the full names of the flags, one each."""
+    if name not in presets:
+        hint = closest(name, presets) or f"; it has {', '.join(presets) or 'none'}"
+        raise UserError(f"{algo} has no preset {cli.shorten(name)}{hint}")
+    return {key: [value] for key, value in flatten(presets[name]).items()}
+
+
+def flatten(arguments: dict[str, Any]) -> dict[str, Any]:
+    """{"lam": 1, "ac_kwargs": {"a": 2}} -> {"lam": 1, "ac_kwargs:a": 2}."""
+    flat = {}
+    for key, value in arguments.items():
+        flat |= {f"{key}:{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def hidden_sizes(value: int | Sequence[int], layers: int | None) -> list[int]:
+    """Sizes of the hidden layers from a list, or from the width of `layers` equal ones."""
+    if isinstance(value, int):
+        layers = SPECIAL["l"].default if layers is None else layers
+        if not 0 <= layers <= DEEPEST:
+            raise UserError(f"l is {layers}; it must lie in 0 to {DEEPEST}")
+        value = [value] * layers
+    elif layers is not None:
+        raise UserError(f"--l goes with a width, as in --hid 64 --l 2; {cli.show(value)} says all sizes by itself")
+    if not all(1 <= size <= WIDEST for size in value):
+        raise UserError(f"hidden_sizes is {cli.show(value)}; every size must lie in 1 to {WIDEST}")
+    return list(value)
+
+
+def check(settings: dict[str, list], given: dict[str, Any], algo: str) -> None:
+    """Raise UserError, before any folder is made, for what the types of the flags do not show."""
+    from spinup import envs, nets
+
+    if "env_name" not in settings:
+        raise UserError(f"no environment; give one, for example: python -m spinup.run {algo} --env CartPole-v1")
+    num_cpu = given.get("num_cpu", 1)
+    if num_cpu != "auto" and not (isinstance(num_cpu, int) and num_cpu >= 1):
+        raise UserError(f"num_cpu is '{num_cpu}'; it must be auto or an int from 1, for example --num_cpu 4")
+    exp_name = given.get("exp_name", algo)
+    if re.search(r'[/\\:*?"<>|]', exp_name) or not exp_name.isprintable() or not exp_name.strip(". "):
+        raise UserError(f"exp_name is {cli.shorten(exp_name)}; it must do as a folder's name, for example walker")
+    if ACTIVATION in settings:
+        settings[ACTIVATION] = [nets.activation_class(name).__name__ for name in settings[ACTIVATION]]
+    for env in settings["env_name"]:
+        envs.check_env_id(env)
+
+
+def train_one(function: Callable, flags: dict[str, Parameter], quiet: bool, /, **arguments: Any) -> None:
+    """One run, after a line that says what it does."""
+    from spinup import mpi
+
+    if not quiet and mpi.proc_id() == 0:
+        print(summary(function.__name__, flags, arguments), flush=True)
+    function(**arguments)
+
+
+def summary(algo: str, flags: dict[str, Parameter], arguments: dict[str, Any]) -> str:
+    """As "ppo on CartPole-v1: epochs 10, gamma 0.9"; what the defaults say is left out."""
+    rest = {key: value for key, value in arguments.items() if key not in ("env_fn", "logger_kwargs")}
+    changed = [
+        f"{key.removeprefix('ac_kwargs:')} {cli.show(value)}"
+        for key, value in flatten(rest).items()
+        if key not in flags or cli.show(flags[key].default) != cli.show(value)
+    ]
+    return f"{algo} on {arguments['env_fn']}: {', '.join(changed) or 'all defaults'}"
+
+
+def print_next_steps(runs: list) -> None:
+    """The commands that plot the runs that are done and, where it is just one, play its policy."""
+    from spinup import mpi
+
+    folders = list(dict.fromkeys(str(Path(run.folder).parent) for run in runs if run.outcome == "done"))
+    if len(runs) == 1:
+        folders = [str(newest(Path(runs[0].folder)))]
+    if folders and mpi.proc_id() == 0:
+        print("plot it:   python -m spinup.run plot", shlex.join(folders))
+        if len(runs) == 1:
+            print("watch it:  python -m spinup.run test_policy", shlex.join(folders))
+
+
+def newest(folder: Path) -> Path:
+    """The folder that a run asked for, or the one it got instead (folder-2, ...) because that held a run already."""
+    pattern = re.compile(re.escape(folder.name) + r"(-\d+)?")
+    runs = [path for path in folder.parent.glob("*/config.json") if pattern.fullmatch(path.parent.name)]
+    return max(runs, key=lambda path: path.stat().st_mtime_ns, default=folder / "config.json").parent
+
+
+if __name__ == "__main__":
+    main()
