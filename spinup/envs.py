@@ -31,7 +31,7 @@ def check_env_id(env_id: str) -> None:
         try:
             gym.register_envs(importlib.import_module(namespace))
         except ModuleNotFoundError:
-            raise UserError(f'environment \'{env_id}\' needs: pip install "spinup[{extra}]"') from None
+            raise UserError(f"environment '{env_id}' needs: pip install \"spinup[{extra}]\"") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "... is out of date": told once, when it is made
@@ -57,7 +57,7 @@ def make_env(env_fn: str | Callable[[], gym.Env], env_kwargs: dict | None = None
             extra = next((extra for part, extra in EXTRAS.items() if part in entry_point), None)
             if extra is None:
                 raise
-            raise UserError(f'environment \'{env_fn}\' needs: pip install "spinup[{extra}]" ({error})') from None
+            raise UserError(f"environment '{env_fn}' needs: pip install \"spinup[{extra}]\" ({error})") from None
         except TypeError as error:
             if "unexpected keyword argument" not in str(error):
                 raise

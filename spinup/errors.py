@@ -5,15 +5,17 @@ import math
 from collections.abc import Iterable, Mapping
 from numbers import Real
 
-# What the algorithms' numbers may be, both ends included.
+# What the algorithms' own numbers may be, both ends included; make_envs and accel.setup check theirs.
 RANGES = {
     **dict.fromkeys(("gamma", "lam", "backtrack_coeff"), (0, 1)),
-    **dict.fromkeys(("num_envs", "steps_per_epoch", "epochs", "max_ep_len", "save_freq"), (1, math.inf)),
-    **dict.fromkeys(("minibatch_size", "cg_iters", "eval_episodes"), (1, math.inf)),
+    **dict.fromkeys(("steps_per_epoch", "epochs", "minibatch_size", "cg_iters"), (1, math.inf)),
+    **dict.fromkeys(("save_freq", "eval_episodes"), (1, math.inf)),
     **dict.fromkeys(("train_pi_iters", "train_v_iters", "backtrack_iters", "eval_freq"), (0, math.inf)),
     **dict.fromkeys(("pi_lr", "vf_lr", "max_grad_norm", "clip_ratio", "vf_clip", "target_kl"), (0, math.inf)),
     **dict.fromkeys(("delta", "damping_coeff"), (0, math.inf)),
 }
+# What those that are words may be.
+CHOICES = {"value_target": ("gae", "rtg"), "algo": ("trpo", "npg")}
 
 
 class UserError(ValueError):
@@ -26,9 +28,11 @@ def closest(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean '{match[0]}'?" if match else ""
 
 
-def check_ranges(arguments: Mapping) -> None:
-    """Raise UserError for the first of an algorithm's arguments that lies outside of its range; None is always right."""
+def check_arguments(arguments: Mapping) -> None:
+    """Raise UserError for the first of an algorithm's arguments that is not what it may be; None is always right."""
     for name, value in arguments.items():
+        if name in CHOICES and value not in CHOICES[name]:
+            raise UserError(f"{name} is {value!r}; it must be one of {', '.join(CHOICES[name])}")
         if name in RANGES and value is not None:
             low, high = RANGES[name]
             right = f"at least {low}" if high == math.inf else f"in {low} to {high}"

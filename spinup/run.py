@@ -173,8 +173,8 @@ def algorithm_help(function: Callable, presets: dict[str, dict]) -> str:
         "Arguments of all algorithms": {k: p for k, p in flags.items() if k not in own and ":" not in k},
         "Networks": {k: p for k, p in flags.items() if ":" in k},
     }
-    lines = [f"Usage: python -m spinup.run {function.__name__} --env ENV [flags]", inspect.getdoc(function) or ""]
-    lines[1:] = [lines[1].partition(". ")[0] + "."]
+    first = (inspect.getdoc(function) or "").partition(". ")[0]
+    lines = [f"Usage: python -m spinup.run {function.__name__} --env ENV [flags]", f"{first}."]
     for title, section in sections.items():
         lines += ["", title, *(line for key, parameter in section.items() for line in flag_help(key, parameter))]
     lines += ["", "  --env_kwargs:NAME VALUE  an argument of the environment's maker"]
@@ -184,7 +184,7 @@ def algorithm_help(function: Callable, presets: dict[str, dict]) -> str:
 
 
 def flag_help(key: str, parameter: Parameter) -> list[str]:
-    """`--flag  type = default  text`, the text in a column of its own."""
+    """`--flag  type [default]  text`, the text in a column of its own."""
     aliases = [alias for alias, name in ALIASES.items() if name == key and alias != "env_fn"]
     names = ", ".join(f"{'-' if len(name) == 1 else '--'}{name}" for name in [*aliases, key])
     default = "required" if key == "env_name" else "" if parameter.default is None else cli.show(parameter.default)

@@ -14,7 +14,7 @@ from torch import Tensor
 from spinup import accel, mpi
 from spinup.buffers import RolloutBuffer, gae, minibatches, normalize
 from spinup.envs import evaluate, make_envs
-from spinup.errors import check_ranges
+from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
 from spinup.nets import ActorCritic, RunningNorm, check_actor_critic
 from spinup.optim import Adam
@@ -90,7 +90,7 @@ def ppo(
     recompute_adv: compute the advantages anew before each pass, with the current value function
     """
     config = locals()
-    check_ranges(config)
+    check_arguments(config)
 
     # ---- setup
     device = accel.setup(seed + mpi.proc_id(), device, threads)

@@ -15,7 +15,7 @@ from torch import Tensor
 from spinup import accel, mpi
 from spinup.buffers import RolloutBuffer, gae, normalize
 from spinup.envs import evaluate, make_envs
-from spinup.errors import UserError, check_ranges
+from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
 from spinup.nets import ActorCritic, RunningNorm, check_actor_critic
 from spinup.optim import Adam, flatten
@@ -107,9 +107,7 @@ def trpo(
     algo: 'trpo', or 'npg' for the natural policy gradient: the full step, without a line search
     """
     config = locals()
-    check_ranges(config)
-    if algo not in ("trpo", "npg"):
-        raise UserError(f"algo is '{algo}'; it must be 'trpo' or 'npg'")
+    check_arguments(config)
 
     # ---- setup
     device = accel.setup(seed + mpi.proc_id(), device, threads)

@@ -13,7 +13,7 @@ from torch import Tensor
 from spinup import accel, mpi
 from spinup.buffers import RolloutBuffer, gae, normalize
 from spinup.envs import evaluate, make_envs
-from spinup.errors import check_ranges
+from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
 from spinup.nets import ActorCritic, RunningNorm, check_actor_critic
 from spinup.optim import Adam
@@ -61,7 +61,7 @@ def vpg(
 ) -> torch.nn.Module:
     """Train a policy by vanilla policy gradient, one step an epoch, and return its actor-critic."""
     config = locals()
-    check_ranges(config)
+    check_arguments(config)
 
     # ---- setup
     device = accel.setup(seed + mpi.proc_id(), device, threads)

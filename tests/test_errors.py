@@ -1,0 +1,40 @@
+"""What may be wrong with an algorithm's arguments, and how it is told."""
+
+import math
+
+import pytest
+
+from spinup.errors import UserError, check_arguments, closest
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "right"),
+    [
+        ("gamma", 2.0, "in 0 to 1"),
+        ("gamma", -0.1, "in 0 to 1"),
+        ("lam", math.nan, "in 0 to 1"),
+        ("epochs", 0, "at least 1"),
+        ("minibatch_size", 0, "at least 1"),
+        ("train_pi_iters", -1, "at least 0"),
+        ("pi_lr", math.inf, "at least 0"),
+        ("pi_lr", "fast", "at least 0"),
+    ],
+)
+def test_a_number_out_of_range_is_named_with_the_range(name, value, right):
+    with pytest.raises(UserError) as error:
+        check_arguments({"seed": 0, name: value})
+    assert str(error.value) == f"{name} is {value!r}; it must be a number {right}"
+
+
+def test_both_ends_and_none_are_right():
+    check_arguments({"gamma": 0, "lam": 1, "epochs": 1, "train_v_iters": 0, "target_kl": None, "unknown": "anything"})
+
+
+def test_a_word_that_is_no_choice_is_named_with_the_choices():
+    with pytest.raises(UserError, match=r"^value_target is 'mc'; it must be one of gae, rtg$"):
+        check_arguments({"value_target": "mc"})
+
+
+def test_closest():
+    assert closest("epoch", ["epochs", "gamma"]) == "; did you mean 'epochs'?"
+    assert closest("zzz", ["epochs", "gamma"]) == ""
