@@ -18,7 +18,9 @@ EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale": "atari"}
 
 def check_env_id(env_id: str) -> None:
     """Raise UserError, with the closest match, where Gymnasium knows no environment `env_id` ("module:Env-v0" too)."""
-    module, _, name = env_id.rpartition(":")
+    module, colon, name = env_id.rpartition(":")
+    if colon and not all(part.isidentifier() for part in module.split(".")):
+        raise UserError(f"environment '{env_id}': '{module}' is not a module's name, as in my_module:MyEnv-v0")
     if module:
         try:
             importlib.import_module(module)

@@ -7,6 +7,7 @@ import ast
 import functools
 import importlib
 import inspect
+import os
 import re
 import shlex
 import shutil
@@ -74,12 +75,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; exits with 2 for a mistake of the user's, told in one line, and with 1 where runs failed."""
     try:
         status = dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
     except UserError as error:
         status = 2
         fail(status, f"spinup: error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         status = 130
         print("spinup: stopped; what was logged and saved stays", file=sys.stderr)
+    except BrokenPipeError:  # who read our output has seen enough, as in `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
     except Exception:
         fail(1, traceback.format_exc())
         status = 1

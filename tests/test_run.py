@@ -1,0 +1,457 @@
+"""The command line: flags to arguments, grids, help, exit statuses, and one line for every mistake."""
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from spinup import cli, mpi, nets, run
+from spinup.errors import UserError
+from spinup.logger import Logger
+
+ROOT = Path(__file__).parents[1]
+
+
+def fake(
+    env_fn,
+    actor_critic=nets.ActorCritic,
+    ac_kwargs: dict | None = None,
+    seed: int = 0,
+    *,
+    steps_per_epoch: int = 4000,
+    epochs: int = 500,
+    gamma: float = 0.99,
+    clip_ratio: float = 0.2,
+    minibatch_size: int | None = 64,
+    anneal_lr: bool = True,
+    algo: str = "a",
+    optimizer=print,
+    env_kwargs: dict | None = None,
+    device: str = "cpu",
+    logger_kwargs: dict | None = None,
+):
+    """Pretend to train. Its own arguments:
+
+    clip_ratio: how far it may move
+    minibatch_size: samples in a step; None: the whole epoch
+    anneal_lr: whether to lower it
+    algo: which kind
+    optimizer: no flag, only Python can set it
+    """
+    arguments = locals()
+    fake.calls.append(arguments)
+    if fake.effect:
+        fake.effect(**arguments)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Adds a command `fake`, which records what it is called with and then calls fake.effect with the same."""
+    fake.calls, fake.effect = [], None
+    presets = {"old": {"epochs": 50, "gamma": 0.9, "ac_kwargs": {"orthogonal": False, "hidden_sizes": (32,)}}}
+    module = types.ModuleType("spinup.algos.fake")
+    module.fake, module.PRESETS = fake, presets
+    monkeypatch.setitem(sys.modules, "spinup.algos.fake", module)
+    real = run.algorithms()
+    monkeypatch.setattr(run, "algorithms", lambda: {**real, "fake": Path(__file__)})
+    monkeypatch.setattr(mpi, "mpi_fork", lambda n: None)
+    return fake.calls
+
+
+def changed(call):
+    """What a call of `fake` sets beside the environment and the folder, without its defaults."""
+    defaults = {name: p.default for name, p in inspect.signature(fake).parameters.items()} | {"env_fn": "CartPole-v1"}
+    del defaults["logger_kwargs"]
+    return {k: call[k] for k, v in defaults.items() if call[k] != v or type(call[k]) is not type(v)}
+
+
+# ---- flags to arguments
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        ("", {}),
+        ("--gamma .9 -s 3 --steps 1e3", {"gamma": 0.9, "seed": 3, "steps_per_epoch": 1000}),
+        ("--gamma=1", {"gamma": 1.0}),
+        ("--minibatch_size None --anneal_lr False", {"minibatch_size": None, "anneal_lr": False}),
+        ("--anneal_lr", {}),
+        ("--algo 1 --device cuda:1", {"algo": "1", "device": "cuda:1"}),
+        ("--hid 32,16 --act torch.nn.ReLU", {"ac_kwargs": {"hidden_sizes": [32, 16], "activation": "ReLU"}}),
+        ("--hid [32] --act relu", {"ac_kwargs": {"hidden_sizes": [32], "activation": "ReLU"}}),
+        ("--ac_kwargs:hidden_sizes (8,)", {"ac_kwargs": {"hidden_sizes": [8]}}),
+        ("--hid []", {"ac_kwargs": {"hidden_sizes": []}}),
+        ("--hid 32", {"ac_kwargs": {"hidden_sizes": [32, 32]}}),
+        ("--hid 32 --l 3", {"ac_kwargs": {"hidden_sizes": [32, 32, 32]}}),
+        ("--l 1", {"ac_kwargs": {"hidden_sizes": [64]}}),
+        ("--hid 32 --l 0", {"ac_kwargs": {"hidden_sizes": []}}),
+        ("--ac_kwargs:log_std_init -1e-1", {"ac_kwargs": {"log_std_init": -0.1}}),
+        (
+            "--env_kwargs:a -9.8 --env_kwargs:b:c x --env_kwargs:d",
+            {"env_kwargs": {"a": -9.8, "b": {"c": "x"}, "d": True}},
+        ),
+        (
+            "--preset old --epochs 7",
+            {"epochs": 7, "gamma": 0.9, "ac_kwargs": {"orthogonal": False, "hidden_sizes": [32]}},
+        ),
+        (
+            "--preset old --hid 4,4",
+            {"epochs": 50, "gamma": 0.9, "ac_kwargs": {"hidden_sizes": [4, 4], "orthogonal": False}},
+        ),
+        ("--exp_name json --data_dir x --dt --quiet --cpu 1", {}),
+    ],
+)
+def test_flags_become_arguments(calls, words, arguments):
+    run.main(["fake", "--env", "CartPole-v1", *words.split()])
+    (call,) = calls
+    assert changed(call) == arguments
+    assert call["env_fn"] == "CartPole-v1"
+
+
+@pytest.mark.parametrize("name", ["--env", "--env_name", "--env_fn"])
+def test_names_of_the_environment_flag(calls, name):
+    run.main(["fake_pytorch", name, "gymnasium:Acrobot-v1"])
+    assert changed(calls[0]) == {"env_fn": "gymnasium:Acrobot-v1"}
+
+
+def test_flags_of_the_logger(calls, data_dir, tmp_path):
+    run.main(["fake", "--env", "CartPole-v1", "-s", "5"])
+    run.main(
+        ["fake", "--env", "CartPole-v1", "--exp_name", "1", "--data_dir", str(tmp_path), "--quiet", "--tensorboard"]
+    )
+    assert calls[0]["logger_kwargs"] == {"output_dir": str(data_dir / "cmd_fake/cmd_fake_s5"), "exp_name": "cmd_fake"}
+    assert calls[1]["logger_kwargs"] == {
+        "output_dir": str(tmp_path / "1" / "1_s0"), "exp_name": "1", "quiet": True, "tensorboard": True
+    }  # fmt: skip
+
+
+def test_several_values_make_a_grid(calls):
+    words = "--env CartPole-v1 Acrobot-v1 --seed 0 10 20 --hid[h] [32] [64,64] --act nn.Tanh relu --exp_name g --quiet"
+    run.main(["fake", *words.split()])
+    made = {(c["env_fn"], c["seed"], *map(str, c["ac_kwargs"].values()), c["logger_kwargs"]["exp_name"]) for c in calls}
+    assert made == {
+        (env, seed, hid, act, f"g_env{env.lower()}_h{h}_ac-act{act.lower()}")
+        for env in ("CartPole-v1", "Acrobot-v1")
+        for seed in (0, 10, 20)
+        for hid, h in (("[32]", "32"), ("[64, 64]", "64-64"))
+        for act in ("Tanh", "ReLU")
+    }
+    assert len(calls) == 24
+
+
+def test_cpu_starts_processes_after_the_checks(calls, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(mpi, "mpi_fork", asked.append)
+    run.main(["fake", "--env", "CartPole-v1", "--cpu", "4"])
+    assert_refused(["fake", "--env", "CartPol-v1", "--cpu", "4"], "no environment 'CartPol-v1'", capsys)
+    assert asked == [4]
+
+
+# ---- mistakes
+
+
+def assert_refused(words, message, capsys):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run.main(words)
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2
+    assert err.startswith("spinup: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert out == ""
+
+
+MISTAKES = [
+    ("--env CartPol-v1", "there is no environment 'CartPol-v1'; did you mean 'CartPole-v1'?"),
+    ("--env no_such_module:CartPole-v1", "there is no module 'no_such_module'"),
+    ("--env .:CartPole-v1", "'.' is not a module's name, as in my_module:MyEnv-v0"),
+    ("--env :CartPole-v1", "'' is not a module's name"),
+    ("--env", "env takes a string, for example --env CartPole-v1"),
+    ("", "no environment; give one, for example: python -m spinup.run fake --env CartPole-v1"),
+    ("--env CartPole-v1 --epoch 3", "unknown flag --epoch; did you mean 'epochs'?"),
+    ("--env CartPole-v1 --zzz 3", "unknown flag --zzz; `python -m spinup.run fake --help` lists the flags"),
+    ("--env CartPole-v1 --optimizer x", "unknown flag --optimizer"),
+    ("--env CartPole-v1 --actor_critic x", "unknown flag --actor_critic"),
+    ("--env CartPole-v1 --logger_kwargs:output_dir x", "unknown flag --logger_kwargs:output_dir"),
+    ("--env CartPole-v1 --ac_kwargs:hiden_sizes 3", "did you mean 'ac_kwargs:hidden_sizes'?"),
+    ("--env CartPole-v1 --gamma:x 3", "unknown flag --gamma:x; did you mean 'gamma'?"),
+    ("--env CartPole-v1 --env_kwargs x", "--env_kwargs is set entry by entry, for example --env_kwargs:key value"),
+    ("--env CartPole-v1 --ac_kwargs", "--ac_kwargs is set entry by entry, for example --ac_kwargs:key value"),
+    ("--env CartPole-v1 --env_kwargs: x", "'env_kwargs:' is not a name"),
+    ("--env CartPole-v1 --env_kwargs:a 1 --env_kwargs:a:b 2", "set the same argument"),
+    ("--env CartPole-v1 --epochs abc", "epochs takes an int, for example --epochs 500; got 'abc'"),
+    ("--env CartPole-v1 --hid 64 x", "hid takes an int or a list of ints, for example --hid [64,64]; got 'x'"),
+    ("--env CartPole-v1 --hid [64,0]", "hidden_sizes is [64,0]; every size must lie in 1 to"),
+    ("--env CartPole-v1 --hid 1e300", "every size must lie in 1 to"),
+    ("--env CartPole-v1 --l -1", "l is -1; it must lie in 0 to 100"),
+    ("--env CartPole-v1 --l 1e9", "l is 1000000000; it must lie in 0 to 100"),
+    ("--env CartPole-v1 --l 2 --hid [64]", "--l goes with a width, as in --hid 64 --l 2"),
+    ("--env CartPole-v1 --act Tan", "there is no activation torch.nn.Tan; did you mean 'tanh'?"),
+    ("--env CartPole-v1 --act os.system", "there is no activation torch.nn.os.system"),
+    ("--env CartPole-v1 -s 0 --seed 1", "--seed is given twice; several values go after one flag: --seed A B"),
+    ("--env CartPole-v1 --hid 1 --ac_kwargs:hidden_sizes 2", "is given twice"),
+    ("--env CartPole-v1 --seed 0 0", "2 runs of the grid would be named 'cmd_fake' with seed 0"),
+    ("--env CartPole-v1 --preset od", "fake has no preset 'od'; did you mean 'old'?"),
+    ("--env CartPole-v1 --preset zzz", "fake has no preset 'zzz'; it has old"),
+    ("--env CartPole-v1 --exp_name a b", "--exp_name takes one value; got 2"),
+    ("--env CartPole-v1 --exp_name ../x", "exp_name is '../x'; it must do as a folder's name, for example walker"),
+    ("--env CartPole-v1 --exp_name ..", "it must do as a folder's name"),
+    ("--env CartPole-v1 --exp_name=", "it must do as a folder's name"),
+    ("--env CartPole-v1 --cpu 0", "num_cpu is '0'; it must be auto or an int from 1, for example --num_cpu 4"),
+    ("--env CartPole-v1 --cpu many", "num_cpu is 'many'"),
+    ("--env CartPole-v1 --dt 3", "dt takes True or False, for example --dt False; got '3'"),
+    ("CartPole-v1", "'CartPole-v1' stands where a flag was expected"),
+    ("--env CartPole-v1 --hid[h 3", "'--hid[h' is not a flag"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES)
+def test_a_mistake_is_told_in_one_line_before_anything_is_done(calls, words, message, capsys, data_dir):
+    assert_refused(["fake", *words.split()], message, capsys)
+    assert calls == []
+    assert not data_dir.exists()
+
+
+def test_unknown_command(capsys):
+    assert_refused(["ppoo"], "unknown command 'ppoo'; did you mean 'ppo'?", capsys)
+    assert_refused(["--env", "x"], "unknown command '--env'; the commands are ppo, ", capsys)
+
+
+def test_a_folder_that_cannot_be_written(calls, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    fake.effect = lambda logger_kwargs, **_: Logger(**logger_kwargs)
+    words = ["fake", "--env", "CartPole-v1", "--quiet", "--data_dir", str(tmp_path / "file" / "data")]
+    assert_refused(words, "cannot write", capsys)
+
+
+VOCABULARY = """--env CartPole-v1 --seed -s --hid[h] --hid --l --act tanh --gamma --epochs=3 --env_kwargs:a --exp_name
+    --ac_kwargs:orthogonal --cpu 1 0 2 -1 1e3 [64,64] 64,64 [ ] None True x --preset old --quiet --dt --device --help"""
+WORDS = st.sampled_from(VOCABULARY.split()) | st.text(max_size=8) | st.text("-[]:=,'(1a\u00e9\n", max_size=12)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@given(st.lists(WORDS, max_size=8))
+def test_no_words_give_a_traceback(calls, capsys, words):
+    try:
+        run.main(["fake", "--env", "CartPole-v1", *words])
+        status = 0
+    except SystemExit as stop:
+        status = stop.code
+    err = capsys.readouterr().err
+    assert (status, err[:15], err.count("\n")) in ((0, "", 0), (2, "spinup: error: ", 1))
+
+
+# ---- failures
+
+
+def test_exit_status_of_a_grid_with_failures(calls, capsys):
+    def effect(seed, **_):
+        if seed > 0:
+            raise UserError("a mistake") if seed == 1 else ZeroDivisionError("a bug")
+
+    fake.effect = effect
+    for seeds, status, outcome in (("0 1", 2, "wrong input"), ("0 2", 1, "failed"), ("0 1 2", 1, "failed")):
+        with pytest.raises(SystemExit) as stop:
+            run.main(["fake", "--env", "CartPole-v1", "--seed", *seeds.split()])
+        out, err = capsys.readouterr()
+        assert stop.value.code == status
+        assert outcome in out
+        assert ("Traceback" in err) == ("2" in seeds)
+
+
+def test_a_bug_shows_its_traceback(calls, capsys):
+    fake.effect = lambda **_: 1 / 0
+    with pytest.raises(SystemExit) as stop:
+        run.main(["fake", "--env", "CartPole-v1"])
+    assert stop.value.code == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last):")
+    assert err.endswith("ZeroDivisionError: division by zero\n")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_failure_under_mpi_ends_all_processes(calls, capsys, monkeypatch, rank):
+    ended, waited = [], []
+    monkeypatch.setattr(run.time, "sleep", waited.append)
+    monkeypatch.setattr(mpi, "num_procs", lambda: 2)
+    monkeypatch.setattr(mpi, "proc_id", lambda: rank)
+    monkeypatch.setattr(mpi, "world", lambda: types.SimpleNamespace(Abort=ended.append))
+    fake.effect = lambda **_: 1 / 0
+    for words in (["--epochs", "x"], []):
+        with pytest.raises(SystemExit):
+            run.main(["fake", "--env", "CartPole-v1", *words])
+    assert ended == [2, 1]
+    assert waited == [rank, rank]
+    out, err = capsys.readouterr()
+    assert "got 'x'" in err
+    assert "ZeroDivisionError" in err
+    assert ("fake on CartPole-v1" in out) == (rank == 0)
+
+
+def test_interrupt(calls, capsys):
+    def effect(**_):
+        raise KeyboardInterrupt
+
+    fake.effect = effect
+    with pytest.raises(SystemExit) as stop:
+        run.main(["fake", "--env", "CartPole-v1", "--seed", "0", "1"])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "spinup: stopped; what was logged and saved stays\n"
+
+
+# ---- what is shown
+
+
+def test_summary_and_next_steps(calls, capsys, data_dir):
+    fake.effect = lambda logger_kwargs, **_: Logger(**logger_kwargs, quiet=True).save_config({})
+    words = ["fake", "--env", "CartPole-v1", "--hid", "64,64", "--gamma", "0.99", "--env_kwargs:x", "--epochs", "3"]
+    for folder in ("cmd_fake_s0", "cmd_fake_s0-2"):  # the first holds a run by then
+        run.main(words)
+        path = data_dir / "cmd_fake" / folder
+        assert capsys.readouterr().out.splitlines() == [
+            "fake on CartPole-v1: env_kwargs:x True, epochs 3",
+            f"plot it:   python -m spinup.run plot {path}",
+            f"watch it:  python -m spinup.run test_policy {path}",
+        ]
+    run.main(["fake", "--env", "CartPole-v1"])
+    assert capsys.readouterr().out.startswith("fake on CartPole-v1: all defaults\n")
+
+
+def test_next_steps_of_a_grid(calls, capsys, data_dir):
+    run.main(["fake", "--env", "CartPole-v1", "--seed", "0", "1", "--gamma", ".8", ".9"])
+    folders = f"{data_dir}/cmd_fake_gam0-8 {data_dir}/cmd_fake_gam0-9"
+    assert capsys.readouterr().out.splitlines()[-1] == f"plot it:   python -m spinup.run plot {folders}"
+
+
+def test_quiet(calls, capsys):
+    run.main(["fake", "--env", "CartPole-v1", "--seed", "0", "1", "--quiet"])
+    run.main(["fake", "--env", "CartPole-v1", "--quiet"])
+    assert capsys.readouterr() == ("", "")
+
+
+def test_help_of_a_command(calls, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    run.main(["fake", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["Usage: python -m spinup.run fake --env ENV [flags]", "Pretend to train."]
+    for line in (
+        "  --env, --env_name  a string [required]    id of the environment; module:Env-v0 imports module",
+        "  --clip_ratio  a number [0.2]              how far it may move",
+        "  --minibatch_size  an int or None [64]     samples in a step; None: the whole epoch",
+        "  --hid, --ac_kwargs:hidden_sizes  an int or a list of ints [[64,64]]",
+        "  presets: old",
+    ):
+        assert line in lines
+    assert not any("optimizer" in line or "logger_kwargs" in line for line in lines)
+
+
+def test_help_and_version(capsys):
+    run.main([])
+    first = capsys.readouterr().out
+    run.main(["--help"])
+    assert capsys.readouterr().out == first
+    for name in (*run.algorithms(), "plot", "test_policy"):
+        assert any(line.startswith(f"  {name} ") and len(line.split()) > 2 for line in first.splitlines())
+    run.main(["--version"])
+    assert capsys.readouterr().out == "1.0.0.dev0\n"
+
+
+def test_other_commands_get_their_words(monkeypatch):
+    got = []
+    for name, module in (("plot", "plot"), ("test_policy", "watch")):
+        fake = types.ModuleType(module)
+        fake.main = lambda words, name=name: got.append((name, words))
+        monkeypatch.setitem(sys.modules, f"spinup.{module}", fake)
+    run.main(["plot", "a", "-s", "3"])
+    run.main(["test_policy", "b", "-nr"])
+    assert got == [("plot", ["a", "-s", "3"]), ("test_policy", ["b", "-nr"])]
+
+
+# ---- the real algorithms
+
+
+@pytest.mark.parametrize("algo", run.algorithms())
+def test_every_flag_has_help_and_takes_its_own_default(algo):
+    function, presets = run.load_algorithm(algo)
+    flags = run.flags_of(function) | run.SPECIAL
+    assert "gamma" in flags
+    assert "ac_kwargs:hidden_sizes" in flags
+    assert [name for name, parameter in flags.items() if not parameter.help] == []
+    for name, parameter in flags.items():
+        if parameter.default is not None:
+            assert cli.show(cli.convert(cli.show(parameter.default), parameter, name)) == cli.show(parameter.default)
+    for preset in presets.values():
+        assert set(run.flatten(preset)) <= set(flags)
+    assert all(alias == "s" or name in flags for alias, name in run.ALIASES.items())
+
+
+@pytest.mark.parametrize("algo", run.algorithms())
+def test_a_short_run(algo, data_dir, capsys):
+    words = "--env Pendulum-v1 --epochs 1 --steps 32 --num_envs 2 --hid 8 --act relu --max_ep_len 10 -s 3"
+    run.main([algo, *words.split(), "--preset", "spinningup"])
+    folder = data_dir / f"cmd_{algo}" / f"cmd_{algo}_s3"
+    config = json.loads((folder / "config.json").read_text())
+    expected = {"env_fn": "Pendulum-v1", "seed": 3, "epochs": 1, "steps_per_epoch": 32, "num_envs": 2}
+    assert {key: config[key] for key in expected} == expected
+    assert {"hidden_sizes": [8, 8], "activation": "ReLU"}.items() <= config["ac_kwargs"].items()
+    assert len((folder / "progress.txt").read_text().splitlines()) == 2
+    assert (folder / "model.pt").exists()
+    assert f"test_policy {folder}" in capsys.readouterr().out
+
+
+# ---- processes
+
+
+def python(*words, **kwargs):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, *words], env=env, stdout=-1, stderr=-1, text=True, **kwargs)
+
+
+def test_help_imports_nothing_slow():
+    code = (
+        "import sys; from spinup.run import main; main(['--help']); "
+        "sys.exit(str(sorted({'torch', 'gymnasium', 'matplotlib', 'numpy', 'rich'} & set(sys.modules))))"
+    )
+    process = python("-c", code)
+    out, err = process.communicate(timeout=60)
+    assert "ppo" in out
+    assert err == "[]\n"
+
+
+def test_exit_status_of_a_process():
+    process = python("-m", "spinup.run", "plott")
+    out, err = process.communicate(timeout=60)
+    line = "spinup: error: unknown command 'plott'; did you mean 'plot'?\n"
+    assert (process.returncode, out, err) == (2, "", line)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to another process")
+def test_ctrl_c_loses_nothing(data_dir):
+    words = "spinup.algos.ppo --env CartPole-v1 --steps 64 --num_envs 2 --epochs 100000 --save_freq 1"
+    process = python("-m", *words.split())
+    folder = data_dir / "cmd_ppo" / "cmd_ppo_s0"
+    try:
+        deadline = time.monotonic() + 150
+        while not (folder / "model.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err == "spinup: stopped; what was logged and saved stays\n"
+    assert json.loads((folder / "config.json").read_text())["epochs"] == 100000
+    header, *rows = (folder / "progress.txt").read_text().splitlines()
+    assert rows
+    assert {len(row.split("\t")) for row in rows} == {len(header.split("\t"))}

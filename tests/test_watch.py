@@ -1,0 +1,366 @@
+"""Loading and playing saved policies: the same policy comes back, and nothing in a run's folder is ever executed."""
+
+import json
+import os
+import pickle
+import shutil
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+import spinup
+from spinup import nets, watch
+from spinup.envs import evaluate
+from spinup.errors import UserError
+
+
+class Wide(nets.ActorCritic):
+    """Somebody's own networks."""
+
+
+class Corridor(gym.Env):
+    """Three steps of reward 1; counts the frames that it shows, and can fail to show any."""
+
+    metadata = {"render_modes": ["human"], "render_fps": 10}  # noqa: RUF012
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+    frames, broken = 0, False
+
+    def __init__(self, render_mode=None, reward=1.0):
+        self.render_mode, self.reward = render_mode, reward
+
+    def show(self):
+        if self.render_mode == "human" and Corridor.broken:
+            raise OSError("no graphics card")
+        Corridor.frames += self.render_mode == "human"
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        self.show()
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        self.show()
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), self.reward, self.t == 3, False, {}
+
+    def render(self):
+        self.show()
+
+
+@pytest.fixture(autouse=True)
+def corridor():
+    Corridor.frames, Corridor.broken = 0, False
+    gym.register("Corridor-v0", entry_point=Corridor)
+    yield
+    gym.registry.pop("Corridor-v0")
+
+
+def train(folder, env="CartPole-v1", **kwargs):
+    settings = {
+        "epochs": 1,
+        "steps_per_epoch": 64,
+        "num_envs": 2,
+        "logger_kwargs": {"output_dir": folder, "quiet": True},
+    }
+    return spinup.ppo(env, **{**settings, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a short run of PPO on CartPole, and its policy."""
+    folder = tmp_path_factory.mktemp("watch") / "run"
+    return folder, train(folder, ac_kwargs={"hidden_sizes": (8, 4), "activation": "ReLU"}, train_pi_iters=1)
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of that folder, to spoil."""
+    return shutil.copytree(trained[0], tmp_path / "run")
+
+
+def set_config(run, **changes):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def error_of(function, *args, **kwargs):
+    with pytest.raises(UserError) as error:
+        function(*args, **kwargs)
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
+# ---- load
+
+
+def same_policy(one, other, size):
+    o = np.random.default_rng(0).normal(size=(50, size)).astype(np.float32)
+    return np.array_equal(one.act(o, deterministic=True), other.act(o, deterministic=True)) and all(
+        torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items()
+    )
+
+
+def test_load_gives_the_policy_back(trained):
+    folder, ac = trained
+    policy = spinup.load(folder)
+    assert same_policy(policy, ac, 4)
+    assert not policy.training
+    assert policy.obs_norm.count == 64  # statistics of observations come along
+    other = spinup.load(str(folder))
+    other.actor.net[1][0].weight.data[0] += 1
+    assert not same_policy(other, ac, 4)
+
+
+def test_load_of_continuous_actions_and_environment_arguments(tmp_path):
+    ac = train(tmp_path, "Pendulum-v1", env_kwargs={"g": 5.0}, normalize_obs=False)
+    policy = spinup.load(tmp_path)
+    assert same_policy(policy, ac, 3)
+    assert isinstance(policy.obs_norm, torch.nn.Identity)
+
+
+def test_load_of_one_of_several_saves(run):
+    state = torch.load(run / "model.pt", weights_only=True)
+    torch.save({k: v + 1 for k, v in state.items()}, run / "model7.pt")
+    key = "critic.1.0.bias"
+    assert torch.equal(spinup.load(run, itr=7).state_dict()[key], spinup.load(run).state_dict()[key] + 1)
+
+
+def test_load_with_networks_and_an_environment_of_ones_own(tmp_path):
+    ac = train(tmp_path, Corridor, actor_critic=Wide)
+    assert "spinup.load(..., actor_critic=" in error_of(spinup.load, tmp_path, env_fn=Corridor)
+    assert "(env_fn=)" in error_of(spinup.load, tmp_path, actor_critic=Wide)
+    policy = spinup.load(tmp_path, actor_critic=Wide, env_fn="Corridor-v0")
+    assert isinstance(policy, Wide)
+    assert same_policy(policy, ac, 2)
+
+
+def test_errors_of_ones_own_networks_keep_their_traceback(trained):
+    def broken(*args, **kwargs):
+        raise TypeError("a bug")
+
+    with pytest.raises(TypeError, match="a bug"):
+        spinup.load(trained[0], actor_critic=broken)
+
+
+# ---- what a folder can get wrong
+
+
+def test_no_run(trained, tmp_path):
+    folder = trained[0]
+    assert f"there is no folder '{folder.parent / 'rum'}'; did you mean 'run'?" == error_of(
+        spinup.load, folder.parent / "rum"
+    )
+    assert error_of(spinup.load, tmp_path / "a" / "b").startswith("there is no folder")
+    assert (
+        error_of(spinup.load, folder.parent)
+        == f"'{folder.parent}' holds no run (no config.json); runs below it: {folder}"
+    )
+    assert error_of(spinup.load, tmp_path).endswith("runs below it: none")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "null", '{"ac_kwargs": 3}', '{"env_kwargs": "x"}', "[" * 100_000, "\x00"]
+)
+def test_config_that_is_none(run, text):
+    (run / "config.json").write_text(text)
+    assert f"{run / 'config.json'} is not a config.json that spinup wrote" in error_of(spinup.load, run)
+
+
+def test_missing_model(run):
+    assert error_of(spinup.load, run, itr=3) == f"there is no {run / 'model3.pt'}; saved there: model.pt"
+    (run / "model.pt").unlink()
+    assert error_of(spinup.load, run) == f"there is no {run / 'model.pt'}; saved there: nothing; did the run save yet?"
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_pickled_code_is_not_run(run, tmp_path, legacy):
+    harm = tmp_path / "harm"
+    torch.save({"x": Evil(str(harm))}, run / "model.pt", _use_new_zipfile_serialization=not legacy)
+    assert "holds more than tensors and is not loaded" in error_of(spinup.load, run)
+    (run / "model.pt").write_bytes(pickle.dumps(Evil(str(harm))))
+    assert f"{run / 'model.pt'} is damaged" in error_of(spinup.load, run)
+    assert not harm.exists()
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 2000, -1])
+def test_cut_model(run, size):
+    (run / "model.pt").write_bytes((run / "model.pt").read_bytes()[:size])
+    assert f"{run / 'model.pt'} is damaged" in error_of(spinup.load, run)
+
+
+def test_noise_instead_of_a_model(run):
+    (run / "model.pt").write_bytes(np.random.default_rng(0).bytes(5000))
+    assert f"{run / 'model.pt'} is damaged" in error_of(spinup.load, run)
+
+
+@pytest.mark.parametrize("content", [3, [torch.zeros(1)], {"a": 3}, torch.zeros(2)])
+def test_model_that_is_no_state_dict(run, content):
+    torch.save(content, run / "model.pt")
+    assert error_of(spinup.load, run) == f"{run / 'model.pt'} holds no state_dict"
+
+
+def test_model_of_another_shape(run):
+    set_config(run, ac_kwargs={"hidden_sizes": [8, 5]})
+    assert f"{run}: the saved parameters do not fit the networks" in error_of(spinup.load, run)
+
+
+def test_networks_that_cannot_be_built(run):
+    for ac_kwargs in (
+        {"linear": "functools.partial"},
+        {"no_such": 1},
+        {"activation": "os.system"},
+        {"hidden_sizes": ["x"]},
+    ):
+        set_config(run, ac_kwargs=ac_kwargs)
+        assert f"{run / 'config.json'}: cannot build the networks from ac_kwargs" in error_of(spinup.load, run)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "spinup.nets.mlp",
+        "spinup.nets.torch",
+        "spinup.nets.Missing",
+        "spinup.nets.Gaussian",
+        "evil.ActorCritic",
+        None,
+    ],
+)
+def test_networks_that_are_not_ours(run, name):
+    set_config(run, actor_critic=name)
+    assert (
+        error_of(spinup.load, run) == f"the networks are {name}; in Python: spinup.load(..., actor_critic=that class)"
+    )
+
+
+def test_config_imports_no_module(run, tmp_path, monkeypatch):
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('executed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    set_config(run, env_fn="evil_module:CartPole-v1")
+    assert "allow it with --env evil_module:CartPole-v1 (env_fn=)" in error_of(spinup.load, run)
+    assert "evil_module" not in sys.modules
+    (tmp_path / "good_module.py").write_text("")
+    set_config(run, env_fn="good_module:CartPole-v1")
+    spinup.load(run, env_fn="good_module:CartPole-v1")
+    spinup.load(run)  # imported by now
+
+
+def test_environment_that_is_not_there(run):
+    set_config(run, env_fn="Gone-v0")
+    assert error_of(spinup.load, run).startswith(f"{run}: there is no environment 'Gone-v0'")
+    assert error_of(spinup.load, run).endswith("; --env ID (env_fn=) names another environment")
+
+
+# ---- test_policy
+
+
+def play(capsys, *words):
+    watch.main([str(word) for word in words])
+    return capsys.readouterr().out.splitlines()
+
+
+def row(values):
+    return f"mean {np.mean(values):.2f}  std {np.std(values):.2f}  min {min(values):g}  max {max(values):g}"
+
+
+def test_main_prints_the_statistics_of_evaluate(trained, capsys):
+    folder, ac = trained
+    lines = play(capsys, folder, "-nr", "-n", 5, "-d", "-s", 3)
+    expected = evaluate(ac, "CartPole-v1", 5, deterministic=True, seed=3)
+    assert lines == [
+        "5 episodes of CartPole-v1, seed 3, the mode of the policy",
+        f"EpRet  {row(expected['EpRet'])}",
+        f"EpLen  {row(expected['EpLen'])}",
+    ]
+    assert len(set(expected["EpRet"])) > 1
+
+
+def test_main_samples_from_a_seed(trained, capsys):
+    one, same, other, mode = (play(capsys, trained[0], "-nr", "-n", 8, *words) for words in ([], [], ["-s", 1], ["-d"]))
+    assert one == same
+    assert len({tuple(one[1:]), tuple(other[1:]), tuple(mode[1:])}) == 3
+    assert one[0].endswith("actions sampled")
+
+
+def test_main_plays_a_hundred_episodes_of_limited_length(trained, capsys):
+    assert watch.parse(["x"]).len == sys.maxsize
+    lines = play(capsys, trained[0], "--norender", "--len", 5)
+    assert lines[0].startswith("100 episodes")
+    assert lines[2] == "EpLen  mean 5.00  std 0.00  min 5  max 5"
+
+
+def test_main_plays_in_another_environment_and_of_another_save(run, capsys):
+    (run / "model.pt").rename(run / "model2.pt")
+    lines = play(capsys, run, "-nr", "-n", 1, "-i", 2, "--env", "gymnasium:CartPole-v1")
+    assert lines[0].startswith("1 episodes of gymnasium:CartPole-v1")
+
+
+@pytest.fixture
+def walk(tmp_path):
+    train(tmp_path / "walk", "Corridor-v0", env_kwargs={"reward": 2.0})
+    return tmp_path / "walk"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is always a display")
+def test_main_without_a_display(walk, capsys, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    lines = play(capsys, walk, "-n", 2)
+    assert lines[0] == "no display: playing without a window (--norender leaves out this line)"
+    assert lines[2] == "EpRet  mean 6.00  std 0.00  min 6  max 6"
+    assert Corridor.frames == 0
+
+
+def test_main_with_a_display(walk, capsys, monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":0")
+    lines = play(capsys, walk, "-n", 2)
+    assert lines[:2] == ["episode 1: return 6.00, length 3", "episode 2: return 6.00, length 3"]
+    assert lines[3:] == ["EpRet  mean 6.00  std 0.00  min 6  max 6", "EpLen  mean 3.00  std 0.00  min 3  max 3"]
+    assert Corridor.frames == 1 + 2 * 4  # the try, and twice a start and three steps
+
+
+def test_main_plays_the_same_with_and_without_a_window(trained):
+    _, ac = trained
+    window = watch.make_envs("CartPole-v1")
+    assert watch.play(ac, window, 4, True, 7) == evaluate(ac, "CartPole-v1", 4, deterministic=True, seed=7)
+
+
+def test_main_with_a_window_that_cannot_open(walk, capsys, monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":0")
+    Corridor.broken = True
+    lines = play(capsys, walk, "-n", 2)
+    assert lines[0] == "cannot open a window (OSError: no graphics card): playing without"
+    assert lines[2] == "EpRet  mean 6.00  std 0.00  min 6  max 6"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "test_policy: the following arguments are required: path"),
+        (["x", "--nrender"], "test_policy: unknown argument '--nrender'; did you mean '--norender'?"),
+        (["x", "y"], "test_policy: unknown argument 'y'"),
+        (["x", "-n", "many"], "test_policy: argument -n/--episodes: invalid int value: 'many'"),
+        (["x", "-n", "0"], "test_policy: episodes must be at least 1, len at least 0, itr at least -1"),
+        (["x", "-l", "-1"], "test_policy: episodes must be at least 1, len at least 0"),
+        (["x", "-i", "-2"], "test_policy: episodes must be at least 1, len at least 0, itr at least -1"),
+        (["x", "-s", "-2"], "and seed in 0 to 2147483647"),
+        (["no_such_folder"], "there is no folder 'no_such_folder'"),
+    ],
+)
+def test_main_refuses(words, message):
+    assert message in error_of(watch.main, words)
