@@ -1,7 +1,7 @@
 # Needs python3 >= 3.10 and make; everything else is installed into .venv, with the versions in constraints.txt.
 # PYTHON makes .venv; EPOCHS is how long `make demo` trains.
 PYTHON ?= python3
-EPOCHS ?= 20
+EPOCHS ?= 40
 
 PY := .venv/bin/python
 
@@ -37,7 +37,7 @@ clean:
 # ---- set-up: done once, and again when what it depends on changes
 
 .venv/demo.stamp: EXTRAS =
-.venv/test.stamp: EXTRAS = [dev,mujoco]
+.venv/test.stamp: EXTRAS = [dev,mpi,mujoco]
 .venv/demo.stamp .venv/test.stamp: pyproject.toml setup.py constraints.txt | $(PY)
 	@echo "installing into .venv: the first time takes minutes (torch is large)"
 	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS)"
