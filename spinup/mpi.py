@@ -114,11 +114,12 @@ def broadcast(x: np.ndarray, root: int = 0) -> None:
 
 
 def mpi_statistics_scalar(x, with_min_and_max: bool = False):
-    """Mean and standard deviation (and minimum, maximum) of all numbers in `x`, shape (n,), over all processes."""
+    """Mean and standard deviation (and minimum, maximum) of the numbers in `x`, (n,), of all processes; NaN of none."""
     x = np.asarray(x, dtype=np.float64)
     total, count = mpi_sum(np.array([x.sum(), x.size]))
-    mean = total / count
-    std = np.sqrt(mpi_sum(np.square(x - mean).sum()) / count)
+    mean = total / count if count else np.nan
+    squares = mpi_sum(np.square(x - mean).sum())
+    std = np.sqrt(squares / count) if count else np.nan
     if not with_min_and_max:
         return mean, std
     return mean, std, mpi_min(x.min() if x.size else np.inf), mpi_max(x.max() if x.size else -np.inf)

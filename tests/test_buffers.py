@@ -1,0 +1,361 @@
+"""Buffers and advantages: values worked out by hand, then sums written out term by term, then properties."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from spinup.buffers import Rollout, RolloutBuffer, discount, gae, minibatches, normalize
+
+BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+
+def column(*values):
+    """The T values of one environment, (T, 1)."""
+    return torch.tensor(values, dtype=torch.float64).unsqueeze(1)
+
+
+def flags(*values):
+    return torch.tensor(values, dtype=torch.bool).unsqueeze(1)
+
+
+def close(x, y, tol=1e-12):
+    torch.testing.assert_close(x, y, rtol=tol, atol=tol, check_dtype=False)
+
+
+# ---- discount
+
+
+def test_discount_by_hand():
+    # y3 = 4, y2 = 3 + 0.5 * 4 = 5, y1 = 2 + 0 * 5 = 2, y0 = 1 + 2 * 2 = 5; the last c multiplies nothing
+    close(discount(column(1, 2, 3, 4), column(2, 0, 0.5, 9)), column(5, 2, 5, 4))
+
+
+@pytest.mark.parametrize("steps", [*range(1, 18), 100])
+def test_discount_is_the_recursion(steps):
+    rng = torch.Generator().manual_seed(steps)
+    x = torch.randn(steps, 3, 2, generator=rng, dtype=torch.float64)
+    c = torch.rand(steps, 3, 2, generator=rng, dtype=torch.float64)
+    c *= torch.rand(steps, 3, 2, generator=rng) > 0.2  # some exact zeros, as at the ends of episodes
+    expected, y = torch.empty_like(x), torch.zeros(3, 2, dtype=torch.float64)
+    for t in reversed(range(steps)):
+        y = expected[t] = x[t] + c[t] * y
+    x_before, c_before = x.clone(), c.clone()
+    close(discount(x, c), expected)
+    assert torch.equal(x, x_before), "discount changed its first argument"
+    assert torch.equal(c, c_before), "discount changed its second argument"
+
+
+# ---- gae by hand: gamma = 0.5, lam = 0.5, so that gamma * lam = 0.25
+
+
+R, V, V2 = column(1, 2, 3), column(10, 20, 40), column(20, 40, 80)
+NO, YES = flags(0, 0, 0), flags(0, 0, 1)
+
+
+def test_gae_cut_at_the_epochs_end_by_hand():
+    # delta = 1 + 10 - 10, 2 + 20 - 20, 3 + 40 - 40 = 1, 2, 3; the last row goes on with v2 = 80
+    # adv2 = 3, adv1 = 2 + 3 / 4, adv0 = 1 + 2.75 / 4
+    adv, ret = gae(R, V, V2, NO, NO, 0.5, 0.5)
+    close(adv, column(1.6875, 2.75, 3))
+    close(ret, column(11.6875, 22.75, 43))
+
+
+def test_gae_terminated_by_hand():
+    # the last state is worth nothing: delta2 = 3 - 40 = -37, adv1 = 2 - 37 / 4 = -7.25, adv0 = 1 - 7.25 / 4
+    adv, ret = gae(R, V, V2, YES, YES, 0.5, 0.5)
+    close(adv, column(-0.8125, -7.25, -37))
+    close(ret, column(9.1875, 12.75, 3))
+
+
+def test_gae_truncated_and_terminated_inside_by_hand():
+    # two environments: one is truncated after its first step, the other reaches a terminal state there
+    r, v, v2 = (x.repeat(1, 2) for x in (R, V, column(8, 40, 80)))
+    done = flags(1, 0, 0).repeat(1, 2)
+    terminated = done & torch.tensor([False, True])
+    adv, ret = gae(r, v, v2, terminated, done, 0.5, 0.5)
+    # truncated: delta0 = 1 + 0.5 * 8 - 10 = -5; terminated: delta0 = 1 - 10 = -9; nothing comes from later steps
+    close(adv, torch.tensor([[-5, -9], [2.75, 2.75], [3, 3]]))
+    close(ret, torch.tensor([[5, 1], [22.75, 22.75], [43, 43]]))
+
+
+def test_gae_of_one_step_by_hand():
+    r, v, v2 = column(1), column(10), column(20)
+    for terminated, done, expected in [(0, 0, 1.0), (0, 1, 1.0), (1, 1, -9.0)]:
+        adv, ret = gae(r, v, v2, flags(terminated), flags(done), 0.5, 0.9)
+        close(adv, column(expected))
+        close(ret, column(expected + 10))
+
+
+# ---- gae against sums that are written out
+
+
+def random_rollout(seed, steps, num_envs, p_terminated=0.15, p_truncated=0.15):
+    rng = torch.Generator().manual_seed(seed)
+    r, v, v2 = torch.randn(3, steps, num_envs, generator=rng, dtype=torch.float64)
+    terminated = torch.rand(steps, num_envs, generator=rng) < p_terminated
+    done = terminated | (torch.rand(steps, num_envs, generator=rng) < p_truncated)
+    return r, v, v2, terminated, done
+
+
+def written_out_gae(r, v, v2, terminated, done, gamma, lam):
+    """A_t = sum over l of (gamma lam)^l delta_{t+l}, to the end of the episode or of the rollout; O(T^2)."""
+    steps, num_envs = r.shape
+    adv = torch.zeros_like(r)
+    for n in range(num_envs):
+        for t in range(steps):
+            for k in range(t, steps):
+                target = r[k, n] if terminated[k, n] else r[k, n] + gamma * v2[k, n]
+                adv[t, n] += (gamma * lam) ** (k - t) * (target - v[k, n])
+                if done[k, n]:
+                    break
+    return adv
+
+
+def written_out_rewards_to_go(r, v2, terminated, done, gamma):
+    """Discounted rewards to the end of the episode or of the rollout, and V(next) there unless it is terminal."""
+    steps, num_envs = r.shape
+    ret = torch.zeros_like(r)
+    for n in range(num_envs):
+        for t in range(steps):
+            for k in range(t, steps):
+                ret[t, n] += gamma ** (k - t) * r[k, n]
+                if done[k, n] or k == steps - 1:
+                    if not terminated[k, n]:
+                        ret[t, n] += gamma ** (k - t + 1) * v2[k, n]
+                    break
+    return ret
+
+
+def chain(v, v2, done):
+    """v2 made the value of the next row, v[t + 1], inside episodes, as when both are one network's."""
+    return torch.where(done, v2, torch.cat([v[1:], v2[-1:]]))
+
+
+SHAPES = [(1, 1), (1, 4), (2, 3), (7, 1), (16, 3), (33, 2)]
+
+
+@pytest.mark.parametrize(("steps", "num_envs"), SHAPES)
+@pytest.mark.parametrize(("gamma", "lam"), [(0.99, 0.95), (0.9, 0.5), (1.0, 1.0), (0.0, 0.7), (0.99, 0.0)])
+def test_gae_is_the_written_out_sum(steps, num_envs, gamma, lam):
+    rollout = random_rollout(100 * steps + num_envs, steps, num_envs)
+    adv, ret = gae(*rollout, gamma, lam)
+    expected = written_out_gae(*rollout, gamma, lam)
+    close(adv, expected)
+    close(ret, expected + rollout[1])
+
+
+@pytest.mark.parametrize(("p_terminated", "p_truncated"), [(0, 0), (1, 0), (0, 1), (0.5, 0), (0, 0.5)])
+def test_gae_with_episodes_of_one_kind(p_terminated, p_truncated):
+    rollout = random_rollout(5, 12, 2, p_terminated, p_truncated)
+    close(gae(*rollout, 0.97, 0.9)[0], written_out_gae(*rollout, 0.97, 0.9))
+
+
+@pytest.mark.parametrize(("steps", "num_envs"), SHAPES)
+def test_lam_1_gives_rewards_to_go_and_lam_0_one_step_targets(steps, num_envs):
+    r, v, v2, terminated, done = random_rollout(7 + steps, steps, num_envs)
+    v2 = chain(v, v2, done)
+    close(gae(r, v, v2, terminated, done, 0.9, 1.0)[1], written_out_rewards_to_go(r, v2, terminated, done, 0.9))
+    close(gae(r, v, v2, terminated, done, 0.9, 0.0)[1], torch.where(terminated, r, r + 0.9 * v2))
+
+
+def test_gae_of_the_true_values_is_zero():
+    """With V = the discounted rewards-to-go every delta is 0, whatever lam is."""
+    r, _, v2, terminated, done = random_rollout(3, 20, 3)
+    v = written_out_rewards_to_go(r, v2, terminated, done, 0.95)
+    close(gae(r, v, chain(v, v2, done), terminated, done, 0.95, 0.8)[0], torch.zeros(20, 3))
+
+
+def test_gae_ignores_the_value_behind_a_terminal_state_and_nothing_crosses_a_done():
+    r, v, v2, terminated, done = random_rollout(11, 30, 2)
+    before = gae(r, v, v2, terminated, done, 0.99, 0.95)[0]
+    close(gae(r, v, torch.where(terminated, 1e6, v2), terminated, done, 0.99, 0.95)[0], before)
+    last = int(done[:-1, 0].nonzero().max())  # the last end of an episode that more steps follow
+    r[last + 1 :, 0] += 100
+    after = gae(r, v, v2, terminated, done, 0.99, 0.95)[0]
+    assert torch.equal(after[: last + 1], before[: last + 1])
+    assert (after[last + 1 :, 0] > before[last + 1 :, 0] + 50).all()
+
+
+def test_gae_keeps_float32():
+    rollout = [x.float() if x.dtype == torch.float64 else x for x in random_rollout(1, 50, 3)]
+    adv, ret = gae(*rollout, 0.99, 0.95)
+    assert adv.dtype == ret.dtype == torch.float32
+    close(adv, gae(*random_rollout(1, 50, 3), 0.99, 0.95)[0], 1e-5)
+
+
+# ---- normalize
+
+
+def test_normalize_by_hand():
+    # mean 5, and the mean square deviation of (-3, -1, 1, 3) is 5
+    x = torch.tensor([[2.0, 4.0], [6.0, 8.0]])
+    close(normalize(x), torch.tensor([[-3.0, -1.0], [1.0, 3.0]]) / 5**0.5, 1e-6)
+
+
+def test_normalize_has_mean_0_and_standard_deviation_1():
+    x = normalize(1000 + 3 * torch.randn(50, 8, generator=torch.Generator().manual_seed(0)))
+    assert x.shape == (50, 8)
+    assert x.dtype == torch.float32
+    assert abs(x.mean()) < 1e-4
+    assert abs(x.std(correction=0) - 1) < 1e-4
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -7.0, 1e-30, 123456.7, 1e10])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2048, 1), (256, 8)])
+def test_normalize_of_equal_numbers_is_zero(value, shape):
+    x = normalize(torch.full(shape, value))
+    assert torch.equal(x, torch.zeros(shape))
+
+
+# ---- minibatches
+
+
+def rows(n):
+    return torch.arange(n), torch.arange(n).float().unsqueeze(1) * torch.tensor([1.0, -1.0])
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "sizes"),
+    [(10, 3, [3, 3, 3, 1]), (9, 3, [3, 3, 3]), (10, 9, [9, 1]), (3, 1, [1, 1, 1]), (10, 10, [10]), (10, 64, [10])],
+)
+def test_minibatches_cover_each_row_once_and_keep_rows_together(n, size, sizes):
+    batches = list(minibatches(size, *rows(n)))
+    assert [len(i) for i, _ in batches] == sizes
+    seen = torch.cat([i for i, _ in batches])
+    assert seen.sort().values.tolist() == list(range(n))
+    for i, x in batches:
+        assert torch.equal(x, i.float().unsqueeze(1) * torch.tensor([1.0, -1.0]))
+
+
+def test_minibatches_of_none_are_everything_at_once():
+    (batch,) = minibatches(None, *rows(10))
+    for x, expected in zip(batch, rows(10), strict=True):
+        assert torch.equal(x, expected)
+
+
+def test_minibatches_are_in_a_new_seeded_order_each_time():
+    torch.manual_seed(3)
+    first, second = (torch.cat([i for i, _ in minibatches(7, *rows(50))]).tolist() for _ in range(2))
+    torch.manual_seed(3)
+    again = torch.cat([i for i, _ in minibatches(7, *rows(50))]).tolist()
+    assert first == again
+    assert first != second
+    assert list(range(50)) not in (first, second)
+
+
+def test_minibatches_give_every_row_every_place():
+    """Over many shuffles each of 4 rows comes first equally often: 4000 draws, 5 standard deviations."""
+    torch.manual_seed(0)
+    first = [int(next(minibatches(1, torch.arange(4)))[0]) for _ in range(4000)]
+    counts = np.bincount(first, minlength=4)
+    assert (abs(counts - 1000) < 5 * (4000 * 0.25 * 0.75) ** 0.5).all()
+
+
+# ---- RolloutBuffer
+
+
+def fill(buffer, rng, episode_end=0.3, steps=None):
+    """Write `steps` random rows and return what was written, one array (T, N, ...) for each field."""
+    written = []
+    for _ in range(steps or len(buffer.r)):
+        n = buffer.r.shape[1]
+        o, o2 = (rng.normal(size=(n, *buffer.o.shape[2:])).astype(buffer.o.dtype) for _ in range(2))
+        a = rng.integers(0, 5, size=buffer.a.shape[1:]).astype(buffer.a.dtype)
+        ends = rng.random((2, n)) < episode_end
+        written.append((o, a, rng.normal(size=n), o2, ends[0], ends[1]))
+        buffer.store(*written[-1])
+    return [np.stack(x) for x in zip(*written, strict=True)]
+
+
+def test_buffer_by_hand():
+    buffer = RolloutBuffer(2, 1, BOX, spaces.Discrete(3))
+    # the first step ends an episode at [5, 5], and the second starts at the reset's [0, 1]
+    buffer.store(np.array([[1, 2]]), np.array([2]), np.array([0.5]), np.array([[5, 5]]), *np.array([[False], [True]]))
+    buffer.store(np.array([[0, 1]]), np.array([1]), np.array([1.5]), np.array([[3, 4]]), *np.array([[True], [False]]))
+    rollout = buffer.get()
+    assert rollout.o.tolist() == [[[1, 2]], [[0, 1]]]
+    assert rollout.a.tolist() == [[2], [1]]
+    assert rollout.r.tolist() == [[0.5], [1.5]]
+    assert rollout.o2.tolist() == [[[5, 5]], [[3, 4]]]
+    assert rollout.terminated.tolist() == [[False], [True]]
+    assert rollout.done.tolist() == [[True], [True]]
+    assert [x.dtype for x in rollout] == [torch.float32, torch.int64, *[torch.float32] * 2, torch.bool, torch.bool]
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize(
+    ("observation_space", "action_space", "o_dtype", "a_dtype"),
+    [
+        (BOX, spaces.Box(-1, 1, (3,)), torch.float32, torch.float32),
+        (BOX, spaces.Discrete(5), torch.float32, torch.int64),
+        (BOX, spaces.MultiDiscrete([5, 5]), torch.float32, torch.int64),
+        (spaces.Box(0, 255, (4, 5, 3), np.uint8), spaces.Discrete(5), torch.uint8, torch.int64),
+    ],
+)
+def test_buffer_returns_what_was_stored_filling_after_filling(
+    observation_space, action_space, o_dtype, a_dtype, num_envs
+):
+    rng = np.random.default_rng(0)
+    buffer = RolloutBuffer(6, num_envs, observation_space, action_space)
+    for _ in range(3):
+        o, a, r, o2, terminated, truncated = fill(buffer, rng)
+        rollout = buffer.get()
+        assert isinstance(rollout, Rollout)
+        assert (rollout.o.dtype, rollout.o2.dtype, rollout.a.dtype) == (o_dtype, o_dtype, a_dtype)
+        stored = (o, a, r.astype(np.float32), o2, terminated, terminated | truncated)
+        for name, x, y in zip(Rollout._fields, rollout, stored, strict=True):
+            assert x.shape[:2] == (6, num_envs), name
+            np.testing.assert_array_equal(x.numpy(), y, err_msg=name)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_buffer_refuses_to_be_read_half_full_or_written_too_far(steps):
+    buffer = RolloutBuffer(6, 2, BOX, spaces.Discrete(5))
+    rng = np.random.default_rng(0)
+    with pytest.raises(AssertionError, match="0 of 6"):
+        buffer.get()
+    fill(buffer, rng, steps=steps)
+    with pytest.raises(AssertionError, match=f"{steps} of 6"):
+        buffer.get()
+    fill(buffer, rng, steps=6 - steps)
+    with pytest.raises(IndexError):
+        fill(buffer, rng, steps=1)
+    buffer.get()
+    with pytest.raises(AssertionError):
+        buffer.get()
+
+
+def test_discounted_returns_by_hand():
+    buffer = RolloutBuffer(3, 1, BOX, spaces.Discrete(2))
+    o, a, no, yes = np.zeros((1, 2)), np.zeros(1), np.array([False]), np.array([True])
+    for reward, truncated in [(1, no), (2, yes), (4, no)]:
+        buffer.store(o, a, np.array([reward]), o, no, truncated)
+    buffer.get()
+    close(buffer.discounted_returns(0.5), column(1, 2.5, 4))  # 2 + 0.5 * 1, and a new episode
+    for reward, terminated in [(8, no), (0, no), (2, yes)]:
+        buffer.store(o, a, np.array([reward]), o, terminated, no)
+    buffer.get()
+    close(buffer.discounted_returns(0.5), column(10, 5, 4.5))  # 8 + 0.5 * 4: the episode ran on
+    for reward in (1, 1, 1):
+        buffer.store(o, a, np.array([reward]), o, no, no)
+    buffer.get()
+    close(buffer.discounted_returns(0.5), column(1, 1.5, 1.75))  # the last filling ended with an episode
+
+
+@pytest.mark.parametrize(("steps", "num_envs"), [(1, 1), (1, 3), (5, 1), (8, 3), (33, 2)])
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
+def test_discounted_returns_are_the_running_sums(steps, num_envs, gamma):
+    rng = np.random.default_rng(steps)
+    buffer = RolloutBuffer(steps, num_envs, BOX, spaces.Discrete(5))
+    running = np.zeros(num_envs)
+    for _ in range(6):
+        _, _, r, _, terminated, truncated = fill(buffer, rng, episode_end=0.15)
+        expected = np.zeros((steps, num_envs))
+        for t in range(steps):
+            for n in range(num_envs):
+                running[n] = expected[t, n] = r[t, n] + gamma * running[n]
+                if terminated[t, n] or truncated[t, n]:
+                    running[n] = 0
+        buffer.get()
+        np.testing.assert_allclose(buffer.discounted_returns(gamma).numpy(), expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,771 @@
+"""Environments: tiny ones whose every number is known, then Gymnasium's own."""
+
+import copy
+import sys
+import textwrap
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env
+
+from spinup.envs import evaluate, make_env, make_envs
+from spinup.errors import UserError
+from spinup.nets import ActorCritic
+
+# Python's own warning for fork in a process with threads, which torch has; from AsyncVectorEnv
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
+
+class Count(gym.Env):
+    """Observation (episode, step) and reward 10 * episode + step, so that every number says where it is from.
+
+    An episode ends after `length` steps (`lengths[i]` in the environment with seed i), or after a random number of 1 to
+    `length` with `random_length`, in a terminal state or by truncation. `log` records what reaches the environment.
+    """
+
+    def __init__(
+        self, length=3, ending="terminated", random_length=False, lengths=None, action_space=None, dtype=np.float64
+    ):
+        self.observation_space = spaces.Box(-np.inf, np.inf, (2,), dtype)
+        self.action_space = spaces.Discrete(2) if action_space is None else action_space
+        self.length, self.ending, self.random_length, self.lengths = length, ending, random_length, lengths
+        self.o = np.zeros(2, dtype)
+        self.log = []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.log.append(("reset", seed))
+        if seed is not None and self.lengths:
+            self.length = self.lengths[seed]
+        self.o += [1, 0]
+        self.o[1] = 0
+        self.end = int(self.np_random.integers(1, self.length + 1)) if self.random_length else self.length
+        return self.o, {}
+
+    def step(self, action):
+        self.log.append(("step", action))
+        self.o[1] += 1  # in place, and returned without a copy, as careless environments do
+        ended = self.o[1] >= self.end
+        reward = float(10 * self.o[0] + self.o[1])
+        return (
+            self.o,
+            reward,
+            bool(ended and self.ending == "terminated"),
+            bool(ended and self.ending == "truncated"),
+            {},
+        )
+
+
+class Noise(gym.Env):
+    """Random observations of any space, which is what the seed decides."""
+
+    def __init__(self, observation_space, action_space=None, length=4):
+        self.observation_space = copy.deepcopy(observation_space)  # a space has a random stream of its own
+        self.action_space = spaces.Discrete(2) if action_space is None else action_space
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.t = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self.observation_space.sample(), float(self.np_random.normal()), self.t == self.length, False, {}
+
+
+def inner(envs):
+    """The environments inside a VecEnv, bare."""
+    return [env.unwrapped for env in envs.envs.envs]
+
+
+def noop(envs):
+    return np.zeros((envs.num_envs, *envs.action_space.shape), envs.action_space.dtype)
+
+
+# ---- terminated, truncated, and what the next observation is
+
+
+@pytest.mark.parametrize("ending", ["terminated", "truncated"])
+def test_ends_are_told_apart_and_the_next_observation_is_the_true_one(ending):
+    envs = make_envs(lambda: Count(3, ending), num_envs=2)
+    assert envs.reset().tolist() == [[1, 0]] * 2
+    for episode in (1, 2, 3):
+        for t in (1, 2, 3):
+            o2, r, terminated, truncated = envs.step(noop(envs))
+            assert o2.tolist() == [[episode, t]] * 2
+            assert r.tolist() == [10 * episode + t] * 2
+            assert terminated.tolist() == [t == 3 and ending == "terminated"] * 2
+            assert truncated.tolist() == [t == 3 and ending == "truncated"] * 2
+            o = envs.reset_done()
+            assert o.tolist() == ([[episode + 1, 0]] * 2 if t == 3 else [[episode, t]] * 2)
+
+
+def test_only_environments_whose_episode_ended_are_reset():
+    envs = make_envs(lambda: Count(lengths=(2, 3, 4)), num_envs=3)
+    o, expected = envs.reset(), [[1, 0], [1, 0], [1, 0]]
+    for _ in range(12):
+        assert o.tolist() == expected
+        o2, _, terminated, _ = envs.step(noop(envs))
+        after = [[episode, t + 1] for episode, t in expected]
+        assert o2.tolist() == after
+        ends = [t == length for (_, t), length in zip(after, (2, 3, 4), strict=True)]
+        assert terminated.tolist() == ends
+        expected = [[episode + 1, 0] if end else [episode, t] for (episode, t), end in zip(after, ends, strict=True)]
+        o = envs.reset_done()
+    assert [sum(call[0] == "reset" for call in env.log) for env in inner(envs)] == [7, 5, 4]
+
+
+def test_reset_done_without_an_end_does_nothing():
+    envs = make_envs(lambda: Count(2), num_envs=2)
+    assert envs.reset().tolist() == envs.reset_done().tolist()
+    envs.step(noop(envs))
+    envs.reset_done()
+    assert envs.pop_episodes() == {"EpRet": [], "EpLen": []}
+    assert [sum(call[0] == "reset" for call in env.log) for env in inner(envs)] == [1, 1]
+
+
+def test_reset_done_a_second_time_does_nothing():
+    envs = make_envs(lambda: Count(2), num_envs=2)
+    envs.reset()
+    for _ in range(2):
+        envs.step(noop(envs))
+    first, second = envs.reset_done(), envs.reset_done()
+    assert first.tolist() == second.tolist()
+    assert envs.pop_episodes()["EpLen"] == [2, 2]
+
+
+def test_max_ep_len_truncates():
+    envs = make_envs(lambda: Count(100), num_envs=2, max_ep_len=3)
+    envs.reset()
+    for t in range(1, 8):
+        o2, _, terminated, truncated = envs.step(noop(envs))
+        assert o2[0, 1] == (t - 1) % 3 + 1
+        assert not terminated.any()
+        assert truncated.tolist() == [t % 3 == 0] * 2
+        envs.reset_done()
+    assert envs.pop_episodes() == {"EpRet": [36, 36, 66, 66], "EpLen": [3, 3, 3, 3]}
+
+
+@pytest.mark.parametrize("max_ep_len", [3, 4])
+def test_a_terminal_state_at_max_ep_len_stays_terminal(max_ep_len):
+    envs = make_envs(lambda: Count(3), max_ep_len=max_ep_len)
+    envs.reset()
+    for _ in range(2):
+        envs.step(noop(envs))
+        envs.reset_done()
+    assert envs.step(noop(envs))[2].tolist() == [True]
+    envs.reset_done()
+    assert envs.pop_episodes()["EpLen"] == [3]
+
+
+def test_a_time_limit_below_max_ep_len_is_a_truncation():
+    envs = make_envs("Pendulum-v1", env_kwargs={"max_episode_steps": 5})
+    envs.reset()
+    ends = []
+    for _ in range(10):
+        _, _, terminated, truncated = envs.step(noop(envs))
+        ends.append((bool(terminated[0]), bool(truncated[0])))
+        envs.reset_done()
+    assert ends == ([(False, False)] * 4 + [(False, True)]) * 2
+
+
+# ---- statistics of episodes
+
+
+def test_episode_statistics_by_hand():
+    envs = make_envs(lambda: Count(lengths=(2, 3)), num_envs=2)
+    envs.reset()
+    seen = []
+    for _ in range(6):
+        envs.step(noop(envs))
+        envs.reset_done()
+        seen.append(envs.pop_episodes())
+    # rewards are 11, 12 | 21, 22 | 31, 32 in the first, 11, 12, 13 | 21, 22, 23 in the second
+    none = {"EpRet": [], "EpLen": []}
+    assert seen == [
+        none,
+        {"EpRet": [23.0], "EpLen": [2]},
+        {"EpRet": [36.0], "EpLen": [3]},
+        {"EpRet": [43.0], "EpLen": [2]},
+        none,
+        {"EpRet": [63.0, 66.0], "EpLen": [2, 3]},
+    ]
+
+
+@pytest.mark.parametrize("max_ep_len", [1000, 3])
+def test_episode_statistics_are_the_sums_of_what_was_returned(max_ep_len):
+    envs = make_envs(lambda: Count(6, random_length=True), num_envs=3, seed=1, max_ep_len=max_ep_len)
+    envs.reset()
+    running, expected, popped = [(0.0, 0)] * 3, [], []
+    for t in range(60):
+        _, r, terminated, truncated = envs.step(noop(envs))
+        for n in range(3):
+            running[n] = (running[n][0] + r[n], running[n][1] + 1)
+            if terminated[n] or truncated[n]:
+                expected.append(running[n])
+                running[n] = (0.0, 0)
+        envs.reset_done()
+        if t % 7 == 6:  # as at the end of an epoch: episodes run on over it
+            episodes = envs.pop_episodes()
+            popped += zip(episodes["EpRet"], episodes["EpLen"], strict=True)
+    episodes = envs.pop_episodes()
+    assert popped + list(zip(episodes["EpRet"], episodes["EpLen"], strict=True)) == expected
+    assert max(length for _, length in expected) <= max_ep_len
+    assert len({length for _, length in expected}) > 1
+
+
+def test_reset_starts_the_statistics_and_the_stream_anew():
+    envs = make_envs(lambda: Noise(spaces.Box(-1, 1, (2,)), length=5), num_envs=2, seed=4)
+    first = envs.reset().copy()
+    envs.step(noop(envs))
+    np.testing.assert_array_equal(envs.reset(), first)
+    for _ in range(5):
+        envs.step(noop(envs))
+    envs.reset_done()
+    assert envs.pop_episodes()["EpLen"] == [5, 5]
+
+
+# ---- seeds
+
+
+def stream(envs, steps=12):
+    """Everything that an agent sees of `envs`, with fixed actions."""
+    rng = np.random.default_rng(0)
+    seen = [envs.reset()]
+    for _ in range(steps):
+        space = envs.action_space
+        shape = (envs.num_envs, *space.shape)
+        if isinstance(space, spaces.Box):
+            a = rng.normal(size=shape).astype(np.float32)
+        else:
+            a = rng.integers(0, space.n if isinstance(space, spaces.Discrete) else space.nvec, size=shape)
+        seen += [*envs.step(a), envs.reset_done()]
+    envs.close()
+    return seen
+
+
+def same(x, y):
+    return all(np.array_equal(a, b) for a, b in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_the_same_seed_gives_the_same_stream(env):
+    first = stream(make_envs(env, 3, seed=5, max_ep_len=6))
+    assert same(first, stream(make_envs(env, 3, seed=5, max_ep_len=6)))
+    assert not same(first, stream(make_envs(env, 3, seed=6, max_ep_len=6)))
+
+
+def test_numpys_integers_are_seeds():
+    np.testing.assert_array_equal(*(make_envs("CartPole-v1", 2, seed).reset() for seed in (3, np.int64(3))))
+
+
+def test_environments_have_streams_of_their_own():
+    envs = make_envs("CartPole-v1", 4, seed=0, max_ep_len=3)
+    first = envs.reset()
+    assert len({row.tobytes() for row in first}) == 4
+    for _ in range(3):
+        envs.step(noop(envs))
+        again = envs.reset_done()
+    assert len({row.tobytes() for row in np.concatenate([first, again])}) == 8  # later episodes differ too
+    np.testing.assert_array_equal(make_envs("CartPole-v1", 1, seed=2).reset()[0], first[2])
+
+
+def test_only_the_first_reset_is_seeded():
+    envs = make_envs(lambda: Count(1), 2, seed=7)
+    envs.reset()
+    envs.step(noop(envs))
+    envs.reset_done()
+    assert [[call for call in env.log if call[0] == "reset"] for env in inner(envs)] == [
+        [("reset", 7), ("reset", None)],
+        [("reset", 8), ("reset", None)],
+    ]
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_async_gives_the_stream_of_sync(num_envs):
+    make = [make_envs("CartPole-v1", num_envs, 3, 6, vectorization=kind) for kind in ("sync", "async")]
+    assert same(*(stream(envs, 30) for envs in make))
+    a, b = (envs.pop_episodes() for envs in make)
+    assert a == b
+    assert len(a["EpRet"]) >= 5 * num_envs
+
+
+def test_async_with_dict_observations():
+    space = spaces.Dict(x=spaces.Box(-1, 1, (2,)), y=spaces.Discrete(3))
+    assert same(*(stream(make_envs(lambda: Noise(space), 2, 3, vectorization=kind), 9) for kind in ("sync", "async")))
+
+
+# ---- actions
+
+
+def acted(action_space, actions):
+    """What one environment receives for each of the policy's actions."""
+    envs = make_envs(lambda: Count(100, action_space=action_space))
+    envs.reset()
+    for a in actions:
+        envs.step(np.asarray(a)[None])
+    return envs, [call[1] for call in inner(envs)[0].log if call[0] == "step"]
+
+
+def test_actions_are_clipped_per_dimension():
+    low, high = np.array([-1, 0, -np.inf, 2], np.float32), np.array([1, 10, np.inf, np.inf], np.float32)
+    envs, seen = acted(spaces.Box(low, high), np.array([[-9, -9, -9, -9], [9, 9, 9, 9], [0.5, 20, 0, 3]], np.float32))
+    assert [a.tolist() for a in seen] == [[-1, 0, -9, 2], [1, 9, 9, 9], [0.5, 10, 0, 3]]
+    assert envs.action_space == spaces.Box(low, high)
+    assert all(envs.raw_action_space.contains(a) for a in seen)
+
+
+def test_actions_given_are_not_changed():
+    envs = make_envs(lambda: Count(100, action_space=spaces.Box(-1, 1, (2,))), 2)
+    envs.reset()
+    a = np.array([[5.0, -5.0], [0.5, 0.5]], np.float32)
+    envs.step(a)
+    assert a.tolist() == [[5, -5], [0.5, 0.5]]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_box_actions_of_several_dimensions(dtype):
+    space = spaces.Box(np.arange(-6, 0).reshape(2, 3).astype(dtype), np.full((2, 3), 1, dtype), dtype=dtype)
+    envs, seen = acted(space, np.array([[-9, -8, -7, 0.25, 8, 9], [0.5] * 6], np.float32))
+    assert envs.action_space.shape == (6,)
+    assert envs.action_space.low.tolist() == [-6, -5, -4, -3, -2, -1]
+    assert envs.action_space.dtype == np.float32
+    assert seen[0].tolist() == [[-6, -5, -4], [0.25, 1, 1]]
+    assert seen[0].dtype == dtype
+    assert space.contains(seen[0])
+
+
+def test_a_box_action_without_dimensions():
+    envs, seen = acted(spaces.Box(-2, 3, ()), [[-5.0], [1.5]])
+    assert envs.action_space.shape == (1,)
+    assert [float(a) for a in seen] == [-2, 1.5]
+    assert np.shape(seen[0]) == ()
+
+
+def test_discrete_actions_start_where_the_environments_do():
+    envs, seen = acted(spaces.Discrete(4, start=3), np.arange(4))
+    assert envs.action_space == spaces.Discrete(4)
+    assert [int(a) for a in seen] == [3, 4, 5, 6]
+    assert all(envs.raw_action_space.contains(a) for a in seen)
+    assert [int(a) for a in acted(spaces.Discrete(3, start=-1), np.arange(3))[1]] == [-1, 0, 1]
+
+
+def test_multidiscrete_actions():
+    space = spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 10], [0, -1]])
+    envs, seen = acted(space, [[1, 2, 3, 4], [0, 0, 0, 0]])
+    assert envs.action_space.nvec.tolist() == [2, 3, 4, 5]
+    assert envs.action_space.start.tolist() == [0, 0, 0, 0]
+    assert [a.tolist() for a in seen] == [[[1, 12], [3, 3]], [[0, 10], [0, -1]]]
+    assert all(space.contains(a) for a in seen)
+
+
+@pytest.mark.parametrize(("n", "shape"), [(3, (3,)), ((2, 2), (2, 2))])
+def test_multibinary_actions(n, shape):
+    space = spaces.MultiBinary(n)
+    size = int(np.prod(shape))
+    actions = [[1, 0, 1, 1][:size], [0] * size]
+    envs, seen = acted(space, actions)
+    assert envs.action_space.nvec.tolist() == [2] * size
+    assert [a.flatten().tolist() for a in seen] == actions
+    assert all(a.shape == shape for a in seen)
+    assert all(space.contains(a) for a in seen)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(np.array([-1, 0], np.float32), np.array([3, 10], np.float32)),
+        spaces.Discrete(3, start=5),
+        spaces.MultiDiscrete([2, 4]),
+        spaces.MultiBinary((2, 2)),
+    ],
+    ids=lambda space: type(space).__name__,
+)
+def test_the_policys_actions_are_the_environments(space):
+    torch.manual_seed(0)
+    envs = make_envs(lambda: Count(50, action_space=space), 3)
+    ac = ActorCritic(envs.observation_space, envs.action_space, log_std_init=1.0)
+    o = envs.reset()
+    for _ in range(20):
+        envs.step(ac.act(o))
+        o = envs.reset_done()
+    seen = [call[1] for env in inner(envs) for call in env.log if call[0] == "step"]
+    assert len(seen) == 60
+    assert all(space.contains(a) for a in seen)
+    assert len({np.asarray(a).tobytes() for a in seen}) > 1
+
+
+# ---- observations
+
+
+OBSERVATIONS = {
+    "box": (spaces.Box(-1, 1, (3,)), (3,)),
+    "box64": (spaces.Box(-1, 1, (3,), np.float64), (3,)),
+    "matrix": (spaces.Box(-1, 1, (2, 3)), (6,)),
+    "scalar": (spaces.Box(-1, 1, ()), (1,)),
+    "integers": (spaces.Box(-5, 5, (3,), np.int32), (3,)),
+    "bytes": (spaces.Box(0, 255, (3,), np.uint8), (3,)),
+    "discrete": (spaces.Discrete(4, start=2), (4,)),
+    "multidiscrete": (spaces.MultiDiscrete([2, 3]), (5,)),
+    "multibinary": (spaces.MultiBinary(4), (4,)),
+    "tuple": (spaces.Tuple([spaces.Discrete(2), spaces.Box(-1, 1, (2, 2))]), (6,)),
+    "dict": (spaces.Dict(b=spaces.Discrete(3), a=spaces.Dict(c=spaces.Box(-1, 1, (2,)))), (5,)),
+}
+
+
+@pytest.mark.parametrize("kind", OBSERVATIONS)
+def test_observations_become_flat_float32(kind):
+    space, shape = OBSERVATIONS[kind]
+    envs = make_envs(lambda: Noise(space), 2, seed=3)
+    o = envs.reset()
+    assert envs.observation_space.shape == shape
+    assert envs.observation_space.dtype == np.float32
+    for _ in range(2):
+        assert o.shape == (2, *shape)
+        assert o.dtype == np.float32
+        o = envs.step(noop(envs))[0]
+    envs.reset()
+    for n in range(2):  # by Gymnasium's own flattening of the same samples
+        twin = Noise(space)
+        raw, _ = twin.reset(seed=3 + n)
+        np.testing.assert_allclose(envs.o[n], spaces.flatten(space, raw).astype(np.float32), rtol=0)
+        raw = twin.step(0)[0]
+    np.testing.assert_allclose(envs.step(noop(envs))[0][1], spaces.flatten(space, raw).astype(np.float32), rtol=0)
+
+
+def test_discrete_and_dict_observations_by_hand():
+    class Fixed(Noise):
+        def reset(self, *, seed=None, options=None):
+            return {"b": 1, "a": np.array([0.25, 0.5], np.float32)}, {}
+
+    space = spaces.Dict(a=spaces.Box(-1, 1, (2,)), b=spaces.Discrete(3))
+    assert make_envs(lambda: Fixed(space)).reset().tolist() == [[0.25, 0.5, 0, 1, 0]]
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 9), (8, 9, 3), (8, 9)])
+def test_images_stay_bytes(shape):
+    space = spaces.Box(0, 255, shape, np.uint8)
+    envs = make_envs(lambda: Noise(space), 2, seed=3)
+    o = envs.reset()
+    assert envs.observation_space == space
+    assert o.shape == (2, *shape)
+    assert o.dtype == np.uint8
+    twin = Noise(space)
+    np.testing.assert_array_equal(o[1], twin.reset(seed=4)[0])
+    assert ActorCritic(envs.observation_space, envs.action_space).act(o).shape == (2,)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_what_was_returned_does_not_change_later(dtype, vectorization):
+    envs = make_envs(lambda: Count(3, dtype=dtype), 2, vectorization=vectorization)
+    kept = [(x := envs.reset(), x.copy())]
+    for _ in range(7):
+        kept += [(x, x.copy()) for x in envs.step(noop(envs))]
+        kept += [(x := envs.reset_done(), x.copy())]
+    envs.close()
+    assert all(np.array_equal(x, y) for x, y in kept)
+
+
+def test_images_returned_do_not_change_later():
+    envs = make_envs(lambda: Noise(spaces.Box(0, 255, (3, 8, 9), np.uint8)), 2)
+    first = envs.reset()
+    copy = first.copy()
+    envs.step(noop(envs))
+    assert np.array_equal(first, copy)
+
+
+class Careful(Noise):
+    """Noise that passes Gymnasium's checker: what is random comes from the seed alone."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+    render_mode = None
+
+    def reset(self, *, seed=None, options=None):
+        gym.Env.reset(self, seed=seed)
+        self.t = 0
+        return self.observation(), {}
+
+    def observation(self):
+        x = self.np_random.uniform(-1, 1, size=2).astype(np.float32)
+        return {"a": x, "b": self.np_random.integers(3)}
+
+    def step(self, action):
+        self.t += 1
+        return self.observation(), 0.0, self.t == self.length, False, {}
+
+
+@pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")  # it is: that is what is checked
+def test_gymnasiums_checker_accepts_the_flattened_environment():
+    space = spaces.Dict(a=spaces.Box(-1, 1, (2,)), b=spaces.Discrete(3))
+    env = make_env(lambda: Careful(space))
+    assert isinstance(env.observation_space, spaces.Box)
+    assert env.observation_space.shape == (5,)
+    check_env(env, skip_render_check=True)
+
+
+# ---- evaluate
+
+
+class Sign:
+    """Stands for an actor-critic: 1 where the first number of the observation is positive. Records its calls."""
+
+    def __init__(self, action=None):
+        self.calls, self.action = [], action
+
+    def act(self, o, deterministic=False):
+        self.calls.append((o.copy(), deterministic))
+        return (o[:, 0] > 0).astype(int) if self.action is None else np.full(len(o), self.action)
+
+
+def test_evaluate_plays_one_episode_in_each_environment():
+    episodes = evaluate(Sign(), lambda: Count(lengths=(1, 5, 2)), episodes=3, seed=0)
+    # the environment with episodes of 1 step plays five in that time, and only its first counts
+    assert episodes == {"EpRet": [11.0, 11.0 + 12 + 13 + 14 + 15, 23.0], "EpLen": [1, 5, 2]}
+
+
+def test_evaluate_is_in_the_order_of_the_seeds_and_seeded():
+    def single(seed):
+        env, ac = make_env("CartPole-v1"), Sign()
+        o, _ = env.reset(seed=seed)
+        ret, done = 0.0, False
+        while not done:
+            o, r, terminated, truncated, _ = env.step(int(ac.act(o[None].astype(np.float32))[0]))
+            ret, done = ret + r, terminated or truncated
+        return ret
+
+    expected = [single(20 + i) for i in range(6)]
+    assert len(set(expected)) > 2
+    for _ in range(2):
+        assert evaluate(Sign(), "CartPole-v1", 6, seed=20) == {"EpRet": expected, "EpLen": [int(x) for x in expected]}
+    assert evaluate(Sign(), "CartPole-v1", 2, seed=24)["EpRet"] == expected[4:]
+    assert evaluate(Sign(), "CartPole-v1", 6, seed=21)["EpRet"] != expected
+
+
+def test_evaluate_has_seeds_of_its_own_by_default():
+    ac = Sign()
+    evaluate(ac, "CartPole-v1", 3, max_ep_len=1)
+    first = ac.calls[0][0]
+    assert not any(np.array_equal(first, make_envs("CartPole-v1", 3, seed).reset()) for seed in range(10))
+    evaluate(ac, "CartPole-v1", 3, max_ep_len=1)
+    np.testing.assert_array_equal(ac.calls[1][0], first)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_evaluate_passes_deterministic_on(deterministic):
+    ac = Sign(action=0)
+    evaluate(ac, lambda: Count(2), 2, deterministic=deterministic)
+    assert [flag for _, flag in ac.calls] == [deterministic] * 2
+
+
+def test_evaluate_deterministically_leaves_torchs_stream_and_the_policy_alone():
+    envs = make_envs("CartPole-v1", 2)
+    ac = ActorCritic(envs.observation_space, envs.action_space, normalize_obs=True)
+    ac.obs_norm.update(torch.randn(10, 4))
+    before = {k: v.clone() for k, v in ac.state_dict().items()}
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first = evaluate(ac, "CartPole-v1", 3)
+    assert first == evaluate(ac, "CartPole-v1", 3)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    assert all(torch.equal(v, before[k]) for k, v in ac.state_dict().items())
+
+
+def test_evaluate_obeys_max_ep_len_and_env_kwargs():
+    assert evaluate(Sign(), lambda: Count(100), 2, max_ep_len=4)["EpLen"] == [4, 4]
+    assert evaluate(Sign(), Count, 2, env_kwargs={"length": 6})["EpLen"] == [6, 6]
+    assert evaluate(Sign(), Count, 2, env_kwargs={"length": 6}, max_ep_len=6)["EpRet"] == [81, 81]
+
+
+# ---- what the user can get wrong
+
+
+def error_of(fn, *args, **kwargs):
+    with pytest.raises(UserError) as error:
+        fn(*args, **kwargs)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "closest"),
+    [
+        ("CartPol-v1", "CartPole-v1"),
+        ("CartPole", "CartPole-v1"),
+        ("cartpole-v1", "CartPole-v1"),
+        ("CartPole-v99", "CartPole-v1"),
+        ("Pendulm-v1", "Pendulum-v1"),
+        ("gymnasium:CartPol-v1", "CartPole-v1"),
+    ],
+)
+def test_an_unknown_environment_is_named_with_the_closest(env_id, closest):
+    for fn in (make_env, make_envs):
+        assert error_of(fn, env_id) == f"there is no environment '{env_id}'; did you mean '{closest}'?"
+
+
+@pytest.mark.parametrize(
+    "env_id", ["", "no such thing", "a/b/c", "Quite-Unlike-Anything-v0", ":CartPole-v1", ".a:X-v0"]
+)
+def test_an_unknown_environment_without_a_close_one(env_id):
+    assert f"environment '{env_id}'" in error_of(make_env, env_id)
+
+
+MODULE = """
+import gymnasium as gym
+from gymnasium import spaces
+
+
+class Mine(gym.Env):
+    def __init__(self, size=2):
+        self.observation_space, self.action_space = spaces.Box(-1, 1, (size,)), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 1.0, True, False, {}
+
+
+gym.register("Mine-v3", entry_point=Mine, max_episode_steps=5)
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A package my_envs with a module that registers Mine-v3, and one that cannot be imported."""
+    package = tmp_path / "my_envs"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "good.py").write_text(textwrap.dedent(MODULE))
+    (package / "bad.py").write_text("import a_package_that_is_not_there")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "my_envs"
+    gym.registry.pop("Mine-v3", None)
+    for name in [name for name in sys.modules if name.split(".")[0] == "my_envs"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_an_environment_of_a_module(module, vectorization):
+    envs = make_envs("my_envs.good:Mine-v3", 2, env_kwargs={"size": 4}, vectorization=vectorization)
+    assert envs.reset().shape == (2, 4)
+    assert envs.step(noop(envs))[2].all()
+    envs.close()
+
+
+def test_mistakes_in_the_environment_of_a_module(module):
+    assert error_of(make_env, "my_envs.good:Mine-v4").startswith("there is no environment 'my_envs.good:Mine-v4'")
+    assert "did you mean 'Mine-v3'?" in error_of(make_env, "my_envs.good:Min-v3")
+    assert "no module 'my_envs.better'" in error_of(make_env, "my_envs.better:Mine-v3")
+    assert "no module 'other_envs'" in error_of(make_env, "other_envs:Mine-v3")
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
+        make_env("my_envs.bad:Mine-v3")  # a fault in the module, not in the command: its author needs the traceback
+
+
+def test_wrong_env_kwargs_are_named():
+    message = error_of(make_envs, "CartPole-v1", env_kwargs={"gravity": 1})
+    assert "'CartPole-v1'" in message
+    assert "'gravity'" in message
+    assert "env_kwargs" in message
+
+
+def test_wrong_env_kwargs_for_a_function_are_named():
+    message = error_of(make_envs, Count, env_kwargs={"gravity": 1})
+    assert "'gravity'" in message
+    assert "env_kwargs" in message
+
+
+def test_env_kwargs_and_render_mode_reach_the_environment():
+    env = make_env("CartPole-v1", {"sutton_barto_reward": True}, render_mode="rgb_array")
+    assert env.unwrapped.render_mode == "rgb_array"
+    assert env.unwrapped._sutton_barto_reward is True
+    assert make_env(Count, {"length": 8}).length == 8
+
+
+def test_a_fault_inside_an_environment_keeps_its_traceback():
+    def broken():
+        raise TypeError("the author's own mistake")
+
+    with pytest.raises(TypeError, match="the author's own mistake"):
+        make_env(broken)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Gymnasium's own: out of date
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v2", "Hopper-v3"])
+def test_the_mujoco_environments_of_the_original_are_a_user_error_that_names_the_new_ones(env_id):
+    assert f"{env_id[:-1]}5" in error_of(make_env, env_id)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "module", "extra"), [("ALE/Pong-v5", "ale_py", "atari"), ("LunarLander-v3", "Box2D", "box2d")]
+)
+def test_a_missing_extra_gives_the_pip_command(env_id, module, extra, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("gymnasium.envs.box2d")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)  # makes its import fail
+    assert f'pip install "spinup[{extra}]"' in error_of(make_env, env_id)
+
+
+UNSUPPORTED = {
+    "graph": spaces.Graph(spaces.Box(-1, 1, (2,)), None),
+    "sequence": spaces.Sequence(spaces.Discrete(2)),
+    "text": spaces.Text(4),
+    "oneof": spaces.OneOf([spaces.Discrete(2), spaces.Box(-1, 1, (2,))]),
+    "dict of a sequence": spaces.Dict(a=spaces.Discrete(2), b=spaces.Sequence(spaces.Discrete(2))),
+    "tuple of a text": spaces.Tuple([spaces.Discrete(2), spaces.Text(4)]),
+}
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_unsupported_observations_are_named(kind):
+    space = UNSUPPORTED[kind]
+    message = error_of(make_envs, lambda: Noise(space))
+    assert f"observation space {space}" in message
+    assert "Box, Discrete" in message
+
+
+@pytest.mark.parametrize("kind", [*UNSUPPORTED, "dict", "tuple"])
+def test_unsupported_actions_are_named(kind):
+    space = UNSUPPORTED[kind] if kind in UNSUPPORTED else OBSERVATIONS[kind][0]
+    message = error_of(make_envs, lambda: Noise(spaces.Discrete(2), space))
+    assert f"action space {space} is not supported" in message
+    assert "Box, Discrete" in message
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_envs", 0), ("num_envs", -1), ("max_ep_len", 0)])
+def test_counts_below_one_are_named(name, value):
+    message = error_of(make_envs, "CartPole-v1", **{name: value})
+    assert name in message
+    assert f"is {value}" in message or f"{name} {value}" in message
+
+
+def test_no_episodes_to_evaluate_is_an_error_about_episodes():
+    assert "episodes" in error_of(evaluate, Sign(), "CartPole-v1", 0)
+
+
+def test_a_wrong_vectorization_is_named():
+    assert error_of(make_envs, "CartPole-v1", vectorization="asinc") == (
+        "vectorization is 'asinc'; it must be 'sync' or 'async'"
+    )
+
+
+def test_a_vector_environment_is_refused():
+    message = error_of(make_envs, lambda: gym.make_vec("CartPole-v1", num_envs=2))
+    assert "vector environment" in message
+    assert "num_envs" in message
+
+
+def test_an_environment_in_place_of_a_function_is_refused():
+    assert "env_fn" in error_of(make_envs, Count())
+
+
+def test_a_mistake_shows_at_once_and_not_in_a_worker():
+    message = error_of(make_envs, lambda: Noise(UNSUPPORTED["text"], UNSUPPORTED["graph"]), 2, vectorization="async")
+    assert "space" in message

@@ -1,0 +1,279 @@
+"""No-ops in one process, and the same calls in two processes started by mpiexec."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from spinup import mpi
+from spinup.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def not_launched(monkeypatch):
+    """Without the variables of a launcher, should the tests themselves run under one."""
+    for name in (*mpi.WORLD_SIZE_VARIABLES, "PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    mpi.world.cache_clear()
+    yield
+    mpi.world.cache_clear()
+
+
+pytestmark = pytest.mark.usefixtures("not_launched")
+
+
+# ---- one process
+
+
+def test_one_process_is_rank_0_of_1():
+    assert (mpi.proc_id(), mpi.num_procs()) == (0, 1)
+
+
+@pytest.mark.parametrize("x", [3.5, 2, np.array([1.0, -2.0]), np.ones((2, 3))])
+def test_reductions_change_nothing(x):
+    for reduce in (mpi.mpi_sum, mpi.mpi_avg, mpi.mpi_min, mpi.mpi_max):
+        np.testing.assert_array_equal(reduce(x), x)
+
+
+def test_everything_in_place_changes_nothing():
+    x, t, module = np.arange(3.0), torch.arange(3.0), nn.Linear(2, 2)
+    module(torch.ones(1, 2)).sum().backward()
+    before = [p.clone() for p in [*module.parameters(), *(p.grad for p in module.parameters())]]
+    mpi.broadcast(x)
+    mpi.average_tensor(t)
+    mpi.sync_params(module)
+    mpi.mpi_avg_grads(module)
+    assert x.tolist() == t.tolist() == [0, 1, 2]
+    after = [*module.parameters(), *(p.grad for p in module.parameters())]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_mpi_fork_of_one_returns():
+    for n in (1, 0):
+        mpi.mpi_fork(n)
+
+
+def test_statistics_by_hand():
+    assert mpi.mpi_statistics_scalar([1, 2, 3, 4]) == pytest.approx((2.5, 1.25**0.5), rel=1e-15)
+    assert mpi.mpi_statistics_scalar([1, 2, 3, 4], with_min_and_max=True)[2:] == (1, 4)
+    assert mpi.mpi_statistics_scalar([7.0], with_min_and_max=True) == (7, 0, 7, 7)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+def test_statistics_are_numpys(dtype):
+    x = (1e4 + 100 * np.random.default_rng(0).normal(size=1000)).astype(dtype)
+    wide = x.astype(np.float64)
+    expected = (wide.mean(), wide.std(), wide.min(), wide.max())
+    assert mpi.mpi_statistics_scalar(x, with_min_and_max=True) == pytest.approx(expected, rel=1e-12)
+    assert mpi.mpi_statistics_scalar(x.tolist()) == pytest.approx(expected[:2], rel=1e-12)
+
+
+def test_statistics_of_nothing_are_nan_without_a_warning():
+    mean, std, low, high = mpi.mpi_statistics_scalar([], with_min_and_max=True)
+    assert np.isnan([mean, std]).all()
+    assert (low, high) == (np.inf, -np.inf)
+
+
+def test_msg_says_its_rank(capsys):
+    mpi.msg("hello", "there")
+    assert capsys.readouterr().out == "Message from 0: hello there\n"
+
+
+def test_one_process_never_imports_mpi4py():
+    code = """
+        import sys
+        import numpy as np
+        import torch
+        from spinup import mpi
+        from spinup.buffers import normalize
+        from spinup.nets import RunningNorm
+        mpi.proc_id(), mpi.num_procs(), mpi.mpi_sum(1.0), mpi.mpi_avg(np.ones(2)), mpi.mpi_statistics_scalar([1, 2])
+        mpi.broadcast(np.ones(2)), mpi.sync_params(torch.nn.Linear(1, 1)), mpi.mpi_fork(1)
+        mpi.average_tensor(torch.ones(2)), normalize(torch.ones(2, 2)), RunningNorm((2,)).update(torch.ones(3, 2))
+        assert not any(name.split(".")[0] == "mpi4py" for name in sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, cwd=ROOT, timeout=60)
+
+
+# ---- launchers
+
+
+@pytest.mark.parametrize(
+    ("variables", "launched"),
+    [
+        ({}, False),
+        ({"PMI_SIZE": "2", "PMI_RANK": "0"}, True),
+        ({"PMI_SIZE": "1", "PMI_RANK": "0"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}, True),
+        ({"SLURM_NTASKS": "8"}, False),  # a batch script of Slurm's, not started by srun
+        ({"SLURM_NTASKS": "8", "SLURM_STEP_ID": "0"}, True),
+        ({"SLURM_NTASKS": "", "SLURM_STEP_ID": "0"}, False),
+    ],
+)
+def test_launchers_are_told_by_their_variables(variables, launched, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert mpi.launched() is launched
+
+
+def test_a_launched_process_does_not_fork_again(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setenv("PMI_RANK", "1")
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("started processes"))
+    mpi.mpi_fork(2)
+
+
+def test_a_launched_process_without_mpi4py_says_what_to_install(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setenv("PMI_RANK", "1")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)  # makes its import fail
+    with pytest.raises(UserError, match=r'mpi4py.*pip install "spinup\[mpi\]"'):
+        mpi.num_procs()
+
+
+@pytest.mark.parametrize("missing", ["mpi4py", "mpiexec"])
+def test_mpi_fork_says_what_is_missing(missing, monkeypatch, tmp_path):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))  # no mpiexec beside it
+    monkeypatch.setattr(shutil, "which", lambda name: None if missing == "mpiexec" else f"/usr/bin/{name}")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == missing == "mpi4py" else find_spec(name)
+    )
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("started processes"))
+    with pytest.raises(UserError, match=rf'2 processes need {missing}.*pip install "spinup\[mpi\]"$'):
+        mpi.mpi_fork(2)
+
+
+def test_mpi_fork_runs_the_same_command_and_exits_with_its_status(monkeypatch, tmp_path):
+    seen = {}
+
+    def run(command, env):
+        seen.update(command=command, env=env)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--env", "CartPole-v1"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(SystemExit) as exit_:
+        mpi.mpi_fork(4)
+    assert exit_.value.code == 3
+    assert seen["command"] == [
+        *("/usr/bin/mpiexec", "-n", "4", str(tmp_path / "python"), "-u", "train.py", "--env", "CartPole-v1")
+    ]
+    assert seen["env"]["OMP_NUM_THREADS"] == "1"
+    assert seen["env"]["PATH"] == os.environ["PATH"]
+
+
+# ---- two processes
+
+TWO = """
+import sys
+
+from spinup import mpi
+
+mpi.mpi_fork(2)
+
+import numpy as np
+import torch
+
+from spinup.buffers import normalize
+from spinup.nets import RunningNorm
+from spinup.optim import Adam
+
+rank = mpi.proc_id()
+assert mpi.num_procs() == 2 and rank in (0, 1)
+
+# numbers and arrays of several kinds
+assert mpi.mpi_sum(rank + 1) == 3 and isinstance(mpi.mpi_sum(1.5), float)
+assert mpi.mpi_avg(rank) == 0.5
+assert mpi.mpi_avg(np.float32([rank, 4])).tolist() == [0.5, 4]
+assert mpi.mpi_sum(np.array([[1, rank]])).tolist() == [[2, 1]]
+assert (mpi.mpi_min(rank), mpi.mpi_max(rank)) == (0, 1)
+
+# statistics of the union, of unequal and of empty parts
+x = np.random.default_rng(0).normal(50, 3, size=10)
+part = x[:7] if rank == 0 else x[7:]
+expected = (x.mean(), x.std(), x.min(), x.max())
+np.testing.assert_allclose(mpi.mpi_statistics_scalar(part, with_min_and_max=True), expected, rtol=1e-12)
+np.testing.assert_allclose(mpi.mpi_statistics_scalar(x if rank else [], with_min_and_max=True), expected, rtol=1e-12)
+z = normalize(torch.as_tensor(x[5 * rank :][:5]).float().reshape(5, 1)).double()
+np.testing.assert_allclose(mpi.mpi_statistics_scalar(z.flatten()), (0, 1), atol=1e-6)
+
+# tensors and modules
+array = np.full(3, float(rank))
+mpi.broadcast(array, root=1)
+assert array.tolist() == [1, 1, 1]
+for dtype in (torch.float32, torch.float64):
+    t, scalar = torch.tensor([[1.0, 2.0 * rank]], dtype=dtype), torch.tensor(float(rank), dtype=dtype)
+    mpi.average_tensor(t), mpi.average_tensor(scalar)
+    assert t.tolist() == [[1, 1]] and scalar.item() == 0.5 and t.dtype == scalar.dtype == dtype
+torch.manual_seed(rank)
+net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).double()
+net[1].num_batches_tracked += 5 - rank
+mpi.sync_params(net)
+assert net[1].num_batches_tracked == 5
+values = torch.cat([v.double().flatten() for v in net.state_dict().values()]).numpy()
+assert (mpi.mpi_min(values) == mpi.mpi_max(values)).all()
+net[0](torch.full((1, 2), float(rank)).double()).sum().backward()
+mpi.mpi_avg_grads(net)
+assert net[0].weight.grad.tolist() == [[0.5, 0.5]] * 3 and net[1].weight.grad is None
+
+# one step on half of the batch each is one step on the whole batch
+twin = torch.nn.Linear(2, 1).double()
+mpi.sync_params(twin)
+before = torch.nn.utils.parameters_to_vector(twin.parameters()).detach().clone()
+data = torch.randn(8, 2, generator=torch.Generator().manual_seed(0)).double()
+Adam(twin, 0.1, max_grad_norm=0.01).minimize(twin(data[4 * rank :][:4]).square().mean())
+after = torch.nn.utils.parameters_to_vector(twin.parameters()).detach()
+torch.nn.utils.vector_to_parameters(before, twin.parameters())
+whole = torch.optim.Adam(twin.parameters(), 0.1)
+twin.zero_grad()
+twin(data).square().mean().backward()
+torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.01)
+whole.step()
+torch.testing.assert_close(torch.nn.utils.parameters_to_vector(twin.parameters()).detach(), after)
+
+# running statistics of unequal parts
+norm, seen = RunningNorm((3,)), []
+rng = np.random.default_rng(1)
+for n in (5, 1, 40):
+    parts = [rng.normal(7, 2, size=(n, 3)), rng.normal(-1, 1, size=(2 * n, 3))]
+    norm.update(torch.as_tensor(parts[rank]).float())
+    seen += parts
+    union = np.concatenate(seen)
+    assert int(norm.count) == len(union)
+    np.testing.assert_allclose(norm.mean, union.mean(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(norm.std, union.std(0), rtol=1e-5)
+
+sys.stdout.write(" ".join(["done", str(rank), *sys.argv[1:]]) + "\\n")
+sys.stdout.flush()
+sys.exit(int(sys.argv[1]))
+"""
+
+
+def test_two_processes(tmp_path):
+    pytest.importorskip("mpi4py")
+    beside = Path(sys.executable).parent / "mpiexec"
+    if not beside.exists() and shutil.which("mpiexec") is None:
+        pytest.skip("no mpiexec")
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, script, "7", "a b"], env=env, capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    assert sorted(result.stdout.split("\n")) == ["", "done 0 7 a b", "done 1 7 a b"], result.stderr
+    assert result.returncode == 7

@@ -1,0 +1,773 @@
+"""Policies against torch.distributions, statistics against numpy, then what every network must do."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import distributions as td
+from torch import nn
+
+from spinup.errors import UserError
+from spinup.nets import (
+    CNN,
+    ActorCritic,
+    Categorical,
+    Gaussian,
+    MultiCategorical,
+    NoNorm,
+    RunningNorm,
+    activation_class,
+    as_input,
+    check_actor_critic,
+    mlp,
+    orthogonal_,
+)
+
+BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+IMAGE = spaces.Box(0, 255, (3, 12, 10), np.uint8)
+ACTIONS = {
+    "box": spaces.Box(np.array([-1, 0], np.float32), np.array([1, 10], np.float32)),
+    "discrete": spaces.Discrete(4),
+    "multidiscrete": spaces.MultiDiscrete([2, 5, 3]),
+}
+LEADS = [(), (5,), (4, 2)]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def close(x, y, tol=1e-12):
+    torch.testing.assert_close(x, y, rtol=tol, atol=tol, check_dtype=False)
+
+
+# ---- policies by hand
+
+
+def test_gaussian_by_hand():
+    pi = Gaussian(torch.tensor([[1.0, -2.0]]), torch.tensor([0.0, math.log(2)]))
+    # z = (1, 0.5): -z^2 / 2 = -0.5 - 0.125, less log 2, less 2 * log sqrt(2 pi)
+    close(pi.log_prob(torch.tensor([[2.0, -1.0]])), torch.tensor([-0.625 - math.log(2) - math.log(2 * math.pi)]), 1e-6)
+    close(pi.entropy(), torch.tensor([1 + math.log(2 * math.pi) + math.log(2)]), 1e-6)
+    other = Gaussian(torch.tensor([[1.0, 0.0]]), torch.tensor([math.log(2), 0.0]))
+    # log 2 + 1/8 - 1/2 for the first dimension; -log 2 + (4 + 4) / 2 - 1/2 for the second
+    close(pi.kl(other), torch.tensor([1 / 8 - 1 / 2 + 4 - 1 / 2]), 1e-6)
+
+
+def test_categorical_by_hand():
+    pi = Categorical(torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).log())
+    close(pi.log_prob(torch.tensor([0, 2])), torch.tensor([-math.log(2), -math.log(4)]), 1e-6)
+    close(pi.entropy(), torch.full((2,), 1.5 * math.log(2)), 1e-6)
+    # 1/2 log(1/2 / 1/4) + 1/4 log(1/4 / 1/2) = 1/4 log 2
+    close(pi.kl(Categorical(pi.logp.flip(0))), torch.full((2,), 0.25 * math.log(2)), 1e-6)
+
+
+# ---- policies against torch.distributions
+
+
+def gaussian_pair(lead, free_log_std):
+    std_shape = (3,) if free_log_std else (*lead, 3)
+    mu, log_std = torch.randn(*lead, 3, dtype=torch.float64), torch.randn(std_shape, dtype=torch.float64)
+    return Gaussian(mu, log_std), td.Independent(td.Normal(mu, log_std.exp().expand_as(mu)), 1)
+
+
+def categorical_pair(lead, k):
+    logits = 2 * torch.randn(*lead, k, dtype=torch.float64)
+    return Categorical(logits.log_softmax(-1)), td.Categorical(logits=logits)
+
+
+@pytest.mark.parametrize("lead", LEADS)
+@pytest.mark.parametrize("free_log_std", [True, False])
+def test_gaussian_is_torchs(lead, free_log_std):
+    (p, p_twin), (q, q_twin) = (gaussian_pair(lead, free_log_std) for _ in range(2))
+    a = torch.randn(*lead, 3, dtype=torch.float64)
+    for ours, twin in [(p.log_prob(a), p_twin.log_prob(a)), (p.entropy(), p_twin.entropy())]:
+        assert ours.shape == lead
+        close(ours, twin)
+    assert p.kl(q).shape == lead
+    close(p.kl(q), td.kl_divergence(p_twin, q_twin))
+    close(p.kl(p), torch.zeros(lead))
+    assert torch.equal(p.mode(), p.mu)
+
+
+@pytest.mark.parametrize("lead", LEADS)
+@pytest.mark.parametrize("k", [1, 2, 7])
+def test_categorical_is_torchs(lead, k):
+    (p, p_twin), (q, q_twin) = (categorical_pair(lead, k) for _ in range(2))
+    a = torch.randint(k, lead)
+    for ours, twin in [(p.log_prob(a), p_twin.log_prob(a)), (p.entropy(), p_twin.entropy())]:
+        assert ours.shape == lead
+        close(ours, twin)
+    assert p.kl(q).shape == lead
+    close(p.kl(q), td.kl_divergence(p_twin, q_twin))
+    close(p.kl(p), torch.zeros(lead))
+    assert torch.equal(p.mode(), p_twin.probs.argmax(-1))
+
+
+@pytest.mark.parametrize("lead", LEADS)
+def test_multi_categorical_is_the_sum_of_torchs(lead):
+    sizes = [2, 5, 3]
+    pairs, other_pairs = ([categorical_pair(lead, k) for k in sizes] for _ in range(2))
+    p, q = (MultiCategorical(tuple(ours for ours, _ in x)) for x in (pairs, other_pairs))
+    a = torch.stack([torch.randint(k, lead) for k in sizes], -1)
+    log_prob = sum(twin.log_prob(a[..., i]) for i, (_, twin) in enumerate(pairs))
+    kl = sum(td.kl_divergence(x, y) for (_, x), (_, y) in zip(pairs, other_pairs, strict=True))
+    for ours, twin in [
+        (p.log_prob(a), log_prob),
+        (p.entropy(), sum(twin.entropy() for _, twin in pairs)),
+        (p.kl(q), kl),
+    ]:
+        assert ours.shape == lead
+        close(ours, twin)
+    assert p.mode().tolist() == torch.stack([twin.probs.argmax(-1) for _, twin in pairs], -1).tolist()
+    assert p.sample().shape == (*lead, 3)
+
+
+@pytest.mark.parametrize("logits", [[0.0, 1000.0, -1000.0], [0.0, -200.0, 5.0]])
+def test_categorical_stays_finite_where_a_probability_underflows(logits):
+    logits = torch.tensor(logits, requires_grad=True)
+    p, q = Categorical(logits.log_softmax(-1)), Categorical(torch.zeros(3).log_softmax(-1))
+    loss = p.entropy() + p.kl(q) + p.log_prob(torch.tensor(0))
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+def test_gradients_are_torchs():
+    """Policy gradients and Fisher-vector products differentiate these; the values alone do not show a detached part."""
+    a, mu, log_std = torch.randn(3, 6, 2, dtype=torch.float64)
+    log_std = log_std[0]
+    logits, choice = torch.randn(6, 4, dtype=torch.float64), torch.randint(4, (6,))
+
+    def gradient(loss, *inputs):
+        inputs = [x.clone().requires_grad_() for x in inputs]
+        return torch.autograd.grad(loss(*inputs), inputs)
+
+    twins = [
+        (
+            lambda mu, log_std: (Gaussian(mu, log_std).log_prob(a) + Gaussian(mu, log_std).entropy()).sum(),
+            lambda mu, log_std: (
+                td.Normal(mu, log_std.exp()).log_prob(a) + td.Normal(mu, log_std.exp()).entropy()
+            ).sum(),
+            (mu, log_std),
+        ),
+        (
+            lambda mu, log_std: Gaussian(a, log_std / 2).kl(Gaussian(mu, log_std)).sum(),
+            lambda mu, log_std: td.kl_divergence(td.Normal(a, (log_std / 2).exp()), td.Normal(mu, log_std.exp())).sum(),
+            (mu, log_std),
+        ),
+        (
+            lambda x: sum(
+                (p.log_prob(choice) + p.entropy() + p.kl(p.detach())).sum() for p in [Categorical(x.log_softmax(-1))]
+            ),
+            lambda x: (td.Categorical(logits=x).log_prob(choice) + td.Categorical(logits=x).entropy()).sum(),
+            (logits,),
+        ),
+    ]
+    for ours, twin, inputs in twins:
+        for x, y in zip(gradient(ours, *inputs), gradient(twin, *inputs), strict=True):
+            close(x, y)
+
+
+# ---- samples
+
+
+def test_gaussian_samples():
+    mu, log_std = torch.tensor([3.0, -50.0]), torch.tensor([-1.0, 2.0])
+    x = Gaussian(mu.expand(100_000, 2), log_std).sample()
+    std = log_std.exp()
+    assert ((x.mean(0) - mu).abs() < 5 * std / 100_000**0.5).all()
+    assert ((x.std(0) / std - 1).abs() < 5 / (2 * 100_000) ** 0.5).all()
+    z = (x - mu) / std
+    assert abs((z[:, 0] * z[:, 1]).mean()) < 5 / 100_000**0.5  # dimensions are independent
+    assert abs((z.abs() < 1).float().mean() - 0.6827) < 0.005
+
+
+def test_samples_are_constants_to_the_gradient():
+    """As torch.distributions' sample: else the gradient of log pi(a|s) at a sample a would be 0 in mu."""
+    mu = torch.zeros(4, 2, requires_grad=True)
+    pi = Gaussian(mu, torch.zeros(2))
+    a = pi.sample()
+    (gradient,) = torch.autograd.grad(pi.log_prob(a).sum(), mu)
+    close(gradient, a.detach())
+
+
+def chi_square(samples, p):
+    expected = len(samples) * p
+    return float(((torch.bincount(samples, minlength=len(p)) - expected).square() / expected).sum())
+
+
+def test_categorical_samples():
+    p = torch.tensor([0.4, 0.3, 0.2, 0.09, 0.01])
+    x = Categorical(p.log().expand(100_000, 5)).sample()
+    assert x.dtype == torch.int64
+    assert chi_square(x, p) < 18.5  # the 99.9 % point with 4 degrees of freedom
+    x = Categorical(torch.tensor([0.5, 0.0, 0.5]).log().expand(10_000, 3)).sample()
+    assert not (x == 1).any(), "an action of probability 0 was drawn"
+
+
+def test_multi_categorical_samples_are_independent():
+    p, q = torch.tensor([0.7, 0.3]), torch.tensor([0.2, 0.5, 0.3])
+    pi = MultiCategorical((Categorical(p.log().expand(100_000, 2)), Categorical(q.log().expand(100_000, 3))))
+    x = pi.sample()
+    assert x.shape == (100_000, 2)
+    joint = (p.unsqueeze(1) * q).flatten()
+    assert chi_square(3 * x[:, 0] + x[:, 1], joint) < 20.5  # the 99.9 % point with 5 degrees of freedom
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_samples_are_seeded_and_detach_cuts_the_graph(action):
+    ac = ActorCritic(BOX, ACTIONS[action])
+    pi = ac.pi(torch.randn(6, 3))
+    torch.manual_seed(1)
+    first, second = pi.sample().detach(), pi.sample()
+    torch.manual_seed(1)
+    assert torch.equal(pi.sample(), first)
+    assert not torch.equal(first, second)
+    assert pi.entropy().requires_grad
+    detached = pi.detach()
+    assert type(detached) is type(pi)
+    assert not detached.entropy().requires_grad
+    assert not detached.log_prob(first).requires_grad
+    close(detached.log_prob(first), pi.log_prob(first), 0)
+    assert pi.kl(detached).requires_grad
+
+
+# ---- layers
+
+
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [
+        ("Tanh", nn.Tanh),
+        ("tanh", nn.Tanh),
+        ("torch.nn.Tanh", nn.Tanh),
+        ("nn.ReLU", nn.ReLU),
+        ("relu", nn.ReLU),
+        ("torch.nn.relu", nn.ReLU),
+        ("RELU", nn.ReLU),
+        ("LeakyReLU", nn.LeakyReLU),
+        ("SiLU", nn.SiLU),
+        ("elu", nn.ELU),
+        (nn.GELU, nn.GELU),
+    ],
+)
+def test_activation_names(name, cls):
+    assert activation_class(name) is cls
+    assert [type(m) for m in mlp([2, 3, 4, 1], name)] == [nn.Linear, cls, nn.Linear, cls, nn.Linear]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("Tahn", r"no activation torch\.nn\.Tahn; did you mean '(?i:tanh)'\?$"),
+        ("torch.nn.Tahn", r"no activation torch\.nn\.Tahn; did you mean '(?i:tanh)'\?$"),
+        ("nn.rellu", r"no activation torch\.nn\.rellu; did you mean '(?i:relu)'\?$"),
+        ("Linear", "no activation torch.nn.Linear"),
+        (None, "no activation"),
+        (torch.tanh, "no activation"),
+    ],
+)
+def test_a_wrong_activation_is_named_once_with_the_closest(name, pattern):
+    with pytest.raises(UserError, match=pattern) as error:
+        ActorCritic(BOX, spaces.Discrete(2), activation=name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["Threshold", "MultiheadAttention"])
+def test_an_activation_that_needs_arguments_is_a_user_error(name):
+    with pytest.raises(UserError, match=name):
+        ActorCritic(BOX, spaces.Discrete(2), activation=name)
+
+
+@pytest.mark.parametrize(
+    ("hidden_sizes", "shapes"),
+    [
+        ((64, 64), [(64, 3), (64, 64), (1, 64)]),
+        ([5], [(5, 3), (1, 5)]),
+        (7, [(7, 3), (1, 7)]),
+        ((), [(1, 3)]),
+        ((8, 4, 2), [(8, 3), (4, 8), (2, 4), (1, 2)]),
+    ],
+)
+def test_hidden_sizes(hidden_sizes, shapes):
+    ac = ActorCritic(BOX, spaces.Discrete(2), hidden_sizes=hidden_sizes)
+    assert [tuple(p.shape) for p in ac.critic.parameters() if p.dim() == 2] == shapes
+    assert [tuple(p.shape) for p in ac.actor.parameters() if p.dim() == 2] == [*shapes[:-1], (2, *shapes[-1][1:])]
+
+
+class OtherLinear(nn.Module):
+    """A linear layer that is not an nn.Linear."""
+
+    made: list
+
+    def __init__(self, n_in, n_out):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(n_out, n_in) / n_in**0.5)
+        self.made.append((n_in, n_out))
+
+    def forward(self, x):
+        return x @ self.w.T
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("space", [BOX, IMAGE], ids=["box", "image"])
+def test_every_linear_layer_is_the_factorys(space, action, monkeypatch):
+    monkeypatch.setattr(OtherLinear, "made", [], raising=False)
+    ac = ActorCritic(space, ACTIONS[action], hidden_sizes=(16, 8), linear=OtherLinear)
+    assert not any(isinstance(m, nn.Linear) for m in ac.modules())
+    features = 3 if space is BOX else ac.critic[0].features
+    n_out = {"box": 2, "discrete": 4, "multidiscrete": 10}[action]
+    assert OtherLinear.made == [(features, 16), (16, 8), (8, n_out), (features, 16), (16, 8), (8, 1)]
+    check_actor_critic(ac, space, ACTIONS[action])
+
+
+def test_linear_layers_without_bias():
+    linear = functools.partial(nn.Linear, bias=False)
+    ac = ActorCritic(BOX, spaces.Discrete(2), linear=linear)
+    check_actor_critic(ac, BOX, spaces.Discrete(2))
+
+
+def gain(layer):
+    """g where the rows (or columns) of the weight are orthogonal with length g."""
+    w = layer.weight.detach().double().flatten(1)
+    gram = w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w
+    close(gram, gram[0, 0] * torch.eye(len(gram)), 1e-5)
+    return math.sqrt(gram[0, 0])
+
+
+@pytest.mark.parametrize("space", [BOX, IMAGE], ids=["box", "image"])
+@pytest.mark.parametrize("action", ACTIONS)
+def test_orthogonal_gains(space, action):
+    ac = ActorCritic(space, ACTIONS[action], hidden_sizes=(32, 16))
+    for net, last in [(ac.actor.net, 0.01), (ac.critic, 1.0)]:
+        layers = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        assert len(layers) == (3 if space is BOX else 5)
+        assert [gain(m) for m in layers] == pytest.approx([math.sqrt(2)] * (len(layers) - 1) + [last], rel=1e-4)
+        assert all((m.bias == 0).all() for m in layers)
+
+
+def test_hidden_convolutions_keep_their_gain_with_other_linear_layers(monkeypatch):
+    monkeypatch.setattr(OtherLinear, "made", [], raising=False)
+    ac = ActorCritic(IMAGE, spaces.Discrete(2), linear=OtherLinear)
+    convs = [m for m in ac.actor.modules() if isinstance(m, nn.Conv2d)]
+    assert [gain(m) for m in convs] == pytest.approx([math.sqrt(2)] * 2, rel=1e-4)
+
+
+def test_orthogonal_false_keeps_torchs_own_weights():
+    ac = ActorCritic(BOX, spaces.Discrete(2), orthogonal=False)
+    first = ac.actor.net[1][0]
+    assert first.weight.abs().max() <= 1 / 3**0.5
+    assert (first.bias != 0).any()
+
+
+def test_orthogonal_of_a_single_layer_has_the_last_gain():
+    assert gain(orthogonal_(nn.Linear(4, 4), 0.3)) == pytest.approx(0.3, rel=1e-4)
+
+
+# ---- images
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (3, 84, 84),
+        (84, 84, 3),
+        (4, 84, 84),
+        (84, 84),
+        (10, 10, 4),
+        (4, 10, 10),
+        (8, 8),
+        (36, 40, 3),
+        (35, 40),
+        (5, 5, 1),
+    ],
+)
+def test_cnn_reads_images_of_any_layout(shape):
+    net = CNN(shape)
+    for lead in [(), (2,), (2, 1)]:
+        o = torch.randint(256, (*lead, *shape), dtype=torch.uint8)
+        features = net(o)
+        assert features.shape == (*lead, net.features)
+        assert features.isfinite().all()
+    assert isinstance(net.net[0], nn.Conv2d)
+    assert net.net[0].kernel_size == ((3, 3) if min(s for s in shape if s > 4) < 36 else (8, 8))
+
+
+def test_cnn_channels_last_is_channels_first_with_the_axes_moved():
+    first, last = CNN((3, 12, 10)), CNN((12, 10, 3))
+    last.load_state_dict(first.state_dict())
+    o = torch.randint(256, (4, 3, 12, 10), dtype=torch.uint8)
+    close(first(o), last(o.permute(0, 2, 3, 1)), 0)
+    flat, one = CNN((12, 10)), CNN((1, 12, 10))
+    one.load_state_dict(flat.state_dict())
+    close(flat(o[:, 0]), one(o[:, :1]), 0)
+
+
+def test_cnn_scales_bytes_to_one():
+    net = CNN((2, 8, 8))
+    o = torch.randint(256, (3, 2, 8, 8), dtype=torch.uint8)
+    close(net(o), net.net(o.float() / 255), 0)
+    assert not torch.equal(net(o), net(255 - o))
+
+
+# ---- running statistics
+
+
+def batches(shape, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(5, 3, size=(*lead, *shape)) for lead in [(7,), (1,), (4, 3), (2, 1, 5), (1,), (100,)]]
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2)])
+def test_running_norm_is_numpys_mean_and_standard_deviation(shape):
+    norm, seen = RunningNorm(shape), np.zeros((0, *shape))
+    for x in batches(shape):
+        norm.update(torch.as_tensor(x, dtype=torch.float32))
+        seen = np.concatenate([seen, x.reshape(-1, *shape)])
+        assert int(norm.count) == len(seen)
+        np.testing.assert_allclose(norm.mean, seen.mean(0), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(norm.std, seen.std(0), rtol=1e-5, atol=1e-3 if len(seen) == 1 else 1e-5)
+    x = batches(shape, 1)[-1]
+    expected = ((x - seen.mean(0)) / seen.std(0)).clip(-10, 10)
+    np.testing.assert_allclose(norm(torch.as_tensor(x, dtype=torch.float32)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_running_norm_by_hand():
+    norm = RunningNorm((1,))
+    close(norm(torch.tensor([3.0])), torch.tensor([3.0]), 0)  # nothing seen yet: unchanged
+    norm.update(torch.tensor([[1.0], [3.0]]))
+    assert (norm.mean.item(), norm.std.item()) == pytest.approx((2, 1), rel=1e-6)
+    norm.update(torch.tensor([[8.0]]))  # 1, 3, 8: mean 4, mean square deviation 26/3
+    assert (norm.mean.item(), norm.std.item()) == pytest.approx((4, (26 / 3) ** 0.5), rel=1e-6)
+    close(
+        norm(torch.tensor([[4.0], [4.0 + (26 / 3) ** 0.5], [1e9], [-1e9]])), torch.tensor([[0], [1], [10], [-10]]), 1e-6
+    )
+
+
+def test_running_norm_of_a_constant_is_zero():
+    norm = RunningNorm((2,))
+    x = torch.stack([torch.full((50,), 123.4), torch.arange(50.0)], 1)
+    for _ in range(5):
+        norm.update(x)
+        out = norm(x)
+        assert torch.equal(out[:, 0], torch.zeros(50))
+        assert out[:, 1].std(correction=0).item() == pytest.approx(1, rel=1e-5)
+    assert (norm.std > 0).all()
+
+
+def test_running_norm_keeps_the_scale_of_a_small_feature_over_many_updates():
+    """1000 epochs of the same data leave the statistics where the first put them."""
+    norm = RunningNorm(())
+    x = torch.tensor([-1e-3, 1e-3])
+    for _ in range(1000):
+        norm.update(x)
+    assert norm.std.item() == pytest.approx(1e-3, rel=0.02)
+
+
+def test_running_norm_far_from_zero_and_in_many_batches():
+    norm, rng = RunningNorm(()), np.random.default_rng(0)
+    x = (1000 + rng.normal(size=(200, 64))).astype(np.float32)
+    for row in x:
+        norm.update(torch.as_tensor(row))
+    assert norm.mean.item() == pytest.approx(x.mean(dtype=np.float64), abs=1e-2)
+    assert norm.std.item() == pytest.approx(x.std(dtype=np.float64), rel=1e-2)
+
+
+def test_running_norm_changes_only_in_update_and_is_saved():
+    ac = ActorCritic(BOX, spaces.Discrete(2), normalize_obs=True)
+    ac.obs_norm.update(5 + 2 * torch.randn(100, 3))
+    state = {k: v.clone() for k, v in ac.state_dict().items()}
+    o = torch.randn(20, 3)
+    ac.pi(o), ac.v(o), ac.act(o.numpy())
+    assert all(torch.equal(v, state[k]) for k, v in ac.state_dict().items())
+    assert {"obs_norm.mean", "obs_norm.std", "obs_norm.count"} <= set(state)
+    other = ActorCritic(BOX, spaces.Discrete(2), normalize_obs=True)
+    other.load_state_dict(state)
+    close(other.v(o), ac.v(o), 0)
+    close(other.pi(o).logp, ac.pi(o).logp, 0)
+    ac.obs_norm.update(torch.zeros(50, 3))
+    other.obs_norm.update(torch.zeros(50, 3))
+    assert torch.equal(ac.obs_norm.mean, other.obs_norm.mean)
+    assert int(other.obs_norm.count) == 150
+
+
+def test_normalize_obs_is_what_the_networks_see():
+    ac = ActorCritic(BOX, spaces.Discrete(2), normalize_obs=True)
+    ac.obs_norm.update(100 + 7 * torch.randn(500, 3))
+    o = 100 + 7 * torch.randn(4, 5, 3)
+    z = (o - ac.obs_norm.mean) / ac.obs_norm.std
+    close(ac.v(o), ac.critic(z).squeeze(-1), 0)
+    close(ac.pi(o).logp, ac.actor(z).logp, 0)
+    assert isinstance(ActorCritic(BOX, spaces.Discrete(2)).obs_norm, NoNorm)
+    assert isinstance(ActorCritic(IMAGE, spaces.Discrete(2), normalize_obs=True).obs_norm, NoNorm)
+
+
+# ---- the actor-critic
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("space", [BOX, IMAGE], ids=["box", "image"])
+@pytest.mark.parametrize("normalize_obs", [False, True])
+def test_pi_v_and_act_take_any_leading_shape(space, action, normalize_obs):
+    action_space = ACTIONS[action]
+    ac = ActorCritic(space, action_space, normalize_obs=normalize_obs)
+    o = np.stack([space.sample() for _ in range(6)])
+    v, mode = ac.v(as_input(o, ac)), ac.act(o, deterministic=True)
+    logp = ac.pi(as_input(o, ac)).log_prob(torch.as_tensor(mode))
+    assert v.shape == logp.shape == (6,)
+    for lead in [(), (1,), (6,), (3, 2), (2, 3, 1)]:
+        part = o[: math.prod(lead)].reshape(*lead, *space.shape)
+        part_v, part_a = ac.v(as_input(part, ac)), ac.act(part, deterministic=True)
+        assert part_v.shape == lead
+        assert part_a.shape == (*lead, *action_space.shape)
+        close(part_v.flatten(), v[: math.prod(lead)], 1e-5)
+        np.testing.assert_allclose(part_a.reshape(-1, *action_space.shape), mode[: math.prod(lead)], rtol=1e-4)
+        part_logp = ac.pi(as_input(part, ac)).log_prob(torch.as_tensor(part_a))
+        close(part_logp.flatten(), logp[: math.prod(lead)], 1e-4)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_act_samples_or_takes_the_mode(action):
+    ac = ActorCritic(BOX, ACTIONS[action], orthogonal=False)
+    o = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    mode = ac.pi(torch.as_tensor(o)).mode()
+    for _ in range(2):
+        np.testing.assert_array_equal(ac.act(o, deterministic=True), mode.detach().numpy())
+    torch.manual_seed(4)
+    first, second = ac.act(o), ac.act(o)
+    assert (first != second).any()
+    torch.manual_seed(4)
+    np.testing.assert_array_equal(ac.act(o), first)
+    assert isinstance(first, np.ndarray)
+    assert first.dtype == ACTIONS[action].dtype
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64, np.bool_])
+def test_other_numbers_are_read_as_float32(dtype):
+    ac = ActorCritic(BOX, spaces.Discrete(2), normalize_obs=True)
+    o = np.array([[0, 1, 1], [1, 0, 1]], dtype=dtype)
+    np.testing.assert_array_equal(ac.act(o, True), ac.act(o.astype(np.float32), True))
+    assert as_input(o, ac).dtype == torch.float32
+    image = np.zeros((2, 3, 12, 10), np.uint8)
+    assert as_input(image, ActorCritic(IMAGE, spaces.Discrete(2))).dtype == torch.uint8
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_act_leaves_no_graph_and_no_gradient(action):
+    ac = ActorCritic(BOX, ACTIONS[action])
+    ac.act(np.zeros((2, 3), np.float32))
+    assert all(p.grad is None for p in ac.parameters())
+    ac.pi(torch.zeros(2, 3)).entropy().sum().backward()  # and the parameters are still ordinary ones
+
+
+def test_gaussian_covers_the_bounds_of_each_dimension():
+    low, high = np.array([-1, 0, -np.inf, 2, -4], np.float32), np.array([1, 10, np.inf, np.inf, -2], np.float32)
+    ac = ActorCritic(BOX, spaces.Box(low, high), log_std_init=-0.5)
+    for p in ac.actor.net.parameters():
+        nn.init.zeros_(p)
+    pi = ac.pi(torch.randn(4, 3))
+    # the middle of the bounds and half their width; a dimension that lacks one keeps its own unit
+    close(pi.mu, torch.tensor([0.0, 5, 0, 0, -3]).expand(4, 5), 1e-6)
+    close(pi.log_std.exp(), math.exp(-0.5) * torch.tensor([1.0, 5, 1, 1, 1]), 1e-6)
+    nn.init.ones_(ac.actor.net[1][-1].bias)
+    close(ac.pi(torch.zeros(3)).mu, torch.tensor([1.0, 10, 1, 1, -2]), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        ([0, -1], [0, 1]),  # a dimension without freedom
+        ([-np.finfo(np.float32).max] * 2, [np.finfo(np.float32).max] * 2),  # finite, but too wide for a float32
+    ],
+)
+def test_gaussian_is_finite_for_extreme_bounds(low, high):
+    space = spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
+    pi = ActorCritic(BOX, space).pi(torch.randn(4, 3))
+    assert pi.mu.isfinite().all()
+    assert pi.entropy().isfinite().all()
+    assert pi.log_prob(pi.sample()).isfinite().all()
+
+
+def test_standard_deviation_is_a_parameter_and_the_bounds_are_not_saved():
+    ac = ActorCritic(BOX, ACTIONS["box"], log_std_init=0.25)
+    state = ac.state_dict()
+    assert state["actor.log_std"].tolist() == [0.25, 0.25]
+    assert not any("middle" in k or "half_range" in k for k in state)
+    ac.pi(torch.zeros(2, 3)).log_prob(torch.zeros(2, 2)).sum().backward()
+    assert (ac.actor.log_std.grad != 0).all()
+
+
+def test_actor_and_critic_are_separate():
+    ac = ActorCritic(IMAGE, ACTIONS["box"])
+    actor, critic = ({id(p) for p in net.parameters()} for net in (ac.actor, ac.critic))
+    assert not actor & critic
+    assert actor | critic == {id(p) for p in ac.parameters()}
+
+
+# ---- an actor-critic of the user's own
+
+
+class Own(nn.Module):
+    """The protocol at the top of spinup/nets.py and no more."""
+
+    def __init__(self, continuous=False):
+        super().__init__()
+        self.continuous = continuous
+        self.actor, self.critic = nn.Linear(3, 2 if continuous else 4), nn.Linear(3, 1)
+        self.obs_norm = NoNorm()
+
+    def pi(self, o):
+        x = self.actor(self.obs_norm(o))
+        return Gaussian(x, torch.zeros(2)) if self.continuous else Categorical(x.log_softmax(-1))
+
+    def v(self, o):
+        return self.critic(self.obs_norm(o)).squeeze(-1)
+
+    def act(self, o, deterministic=False):
+        pi = self.pi(torch.as_tensor(o))
+        return (pi.mode() if deterministic else pi.sample()).detach().numpy()
+
+
+@pytest.mark.parametrize("action", ["box", "discrete"])
+def test_check_accepts_an_actor_critic_of_ones_own(action):
+    check_actor_critic(Own(action == "box"), BOX, ACTIONS[action])
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("space", [BOX, IMAGE, spaces.Box(0, 255, (40, 40), np.uint8)], ids=["box", "image", "grey"])
+def test_check_accepts_ours_and_changes_nothing(space, action):
+    ac = ActorCritic(space, ACTIONS[action], normalize_obs=True)
+    before = {k: v.clone() for k, v in ac.state_dict().items()}
+    check_actor_critic(ac, space, ACTIONS[action])
+    assert all(torch.equal(v, before[k]) for k, v in ac.state_dict().items())
+
+
+def error_of(ac):
+    with pytest.raises(UserError) as error:
+        check_actor_critic(ac, BOX, ACTIONS["discrete"])
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("attribute", ["actor", "critic", "obs_norm"])
+def test_check_names_a_missing_module(attribute):
+    ac = Own()
+    delattr(ac, attribute)
+    assert f"Own has no '{attribute}'" in error_of(ac)
+
+
+@pytest.mark.parametrize("method", ["pi", "v", "act"])
+def test_check_names_a_missing_method(method):
+    own = type("Own", (nn.Module,), {name: vars(Own)[name] for name in {"pi", "v", "act"} - {method}})()
+    own.actor, own.critic, own.obs_norm, own.continuous = nn.Linear(3, 4), nn.Linear(3, 1), NoNorm(), False
+    assert f"Own has no '{method}'" in error_of(own)
+
+
+def test_check_names_common_parameters():
+    ac = Own()
+    ac.critic.weight = ac.actor.weight
+    message = error_of(ac)
+    assert "actor" in message
+    assert "critic" in message
+    assert "in common" in message
+
+
+BROKEN_SHAPES = {
+    "v(o)": {"v": lambda self, o: self.critic(o)},  # the un-squeezed value that broadcasts: exercise 2.2
+    "act(o)": {"act": lambda self, o, deterministic=False: np.zeros((len(o), 1), int)},
+    "pi(o).log_prob(a)": {"log_prob": lambda self, a: torch.zeros(3, 1)},
+    "pi(o).entropy()": {"entropy": lambda self: torch.zeros(())},
+    "pi(o).kl(pi(o))": {"kl": lambda self, other: torch.zeros(3, 4)},
+}
+
+
+class Policy:
+    """A policy with one method changed or missing."""
+
+    def __init__(self, policy, missing=None, **methods):
+        self.policy, self.missing, self.methods = policy, missing, methods
+
+    def __getattr__(self, name):
+        if name == self.missing:
+            raise AttributeError(name)
+        method = self.methods.get(name)
+        return functools.partial(method, self) if method else getattr(self.policy, name)
+
+
+@pytest.mark.parametrize("what", BROKEN_SHAPES)
+def test_check_names_a_wrong_shape(what):
+    class Broken(Own):
+        def pi(self, o):
+            return Policy(super().pi(o), **{k: v for k, v in BROKEN_SHAPES[what].items() if k not in ("v", "act")})
+
+    for name in {"v", "act"} & set(BROKEN_SHAPES[what]):
+        setattr(Broken, name, BROKEN_SHAPES[what][name])
+    message = error_of(Broken())
+    assert what in message
+    assert "must be (3,)" in message
+
+
+@pytest.mark.parametrize("method", ["log_prob", "sample", "mode", "entropy", "kl", "detach"])
+def test_check_names_what_a_policy_lacks(method):
+    class Broken(Own):
+        def pi(self, o):
+            return Policy(super().pi(o), missing=method)
+
+        def act(self, o, deterministic=False):
+            return np.zeros(len(o), int)
+
+    assert method in error_of(Broken())
+
+
+def test_check_names_an_act_without_deterministic():
+    class Broken(Own):
+        def act(self, o):
+            return super().act(o)
+
+    message = error_of(Broken())
+    assert "act" in message
+    assert "deterministic" in message
+
+
+def test_check_refuses_actions_that_are_tensors():
+    class Broken(Own):
+        def act(self, o, deterministic=False):
+            return torch.as_tensor(super().act(o, deterministic))
+
+    message = error_of(Broken())
+    assert "act" in message
+    assert "numpy" in message
+
+
+@pytest.mark.parametrize("attribute", ["actor", "critic"])
+def test_check_refuses_an_actor_or_critic_that_is_no_module(attribute):
+    class Broken(Own):
+        def __init__(self):
+            super().__init__()
+            net = getattr(self, attribute)
+            delattr(self, attribute)
+            object.__setattr__(self, attribute, net.forward)
+
+    assert f"'{attribute}'" in error_of(Broken())
+
+
+def test_check_refuses_an_obs_norm_without_update():
+    ac = Own()
+    ac.obs_norm = nn.Identity()
+    assert "obs_norm" in error_of(ac)
+
+
+def test_check_refuses_what_is_no_module():
+    class NoModule:
+        def __init__(self):
+            self.actor, self.critic, self.obs_norm = nn.Linear(3, 4), nn.Linear(3, 1), NoNorm()
+
+        pi, v, act = Own.pi, Own.v, Own.act
+        continuous = False
+
+    assert "Module" in error_of(NoModule())

@@ -1,0 +1,179 @@
+"""The flat Adam against torch's own optimizer and clipping on separate parameters."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from spinup.optim import Adam, flatten
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(18, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
+
+def losses(steps, scale=1.0):
+    """A loss function of a module for each step, on new data each time."""
+    rng = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        x = torch.randn(8, 1, 5, 5, generator=rng, dtype=torch.float64)
+        y = scale * torch.randn(8, 1, generator=rng, dtype=torch.float64)
+        yield lambda module, x=x, y=y: (module(x) - y).square().mean()
+
+
+def assert_same(module, twin, tol=1e-12):
+    for (name, p), q in zip(module.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=tol, atol=tol, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_first_step_by_hand():
+    """Adam's first step has length lr in each coordinate, against the gradient's sign."""
+    module = nn.Linear(2, 1, bias=False).double()
+    nn.init.zeros_(module.weight)
+    optimizer = Adam(module, lr=0.1, eps=0.0)
+    optimizer.minimize(module(torch.tensor([[3.0, -0.5]], dtype=torch.float64)).sum())
+    assert module.weight.tolist() == [pytest.approx([-0.1, 0.1], rel=1e-12)]
+    # a second gradient of (-3, -0.5): m = (0.9 * 0.3 - 0.3, -0.095) / 0.19, v = 9 and 0.25 after correction
+    optimizer.minimize(module(torch.tensor([[-3.0, -0.5]], dtype=torch.float64)).sum())
+    m = (0.9 * 0.1 * 3 - 0.1 * 3) / (1 - 0.9**2)
+    assert module.weight.tolist() == [pytest.approx([-0.1 - 0.1 * m / 3, 0.2], rel=1e-12)]
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 0.05, 1e9])
+@pytest.mark.parametrize(("betas", "eps"), [((0.9, 0.999), 1e-8), ((0.5, 0.9), 1e-3)])
+def test_every_step_is_torchs(max_grad_norm, betas, eps):
+    module = net()
+    twin = copy.deepcopy(module)
+    ours = Adam(module, 1e-2, max_grad_norm, betas, eps)
+    theirs = torch.optim.Adam(twin.parameters(), 1e-2, betas, eps)
+    for step, loss in enumerate(losses(12)):
+        if step == 6:
+            ours.lr = 3e-3
+            theirs.param_groups[0]["lr"] = 3e-3
+        ours.minimize(loss(module))
+        theirs.zero_grad()
+        loss(twin).backward()
+        if max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(twin.parameters(), max_grad_norm)
+        theirs.step()
+        assert_same(module, twin)
+
+
+@pytest.mark.parametrize(("max_grad_norm", "expected"), [(None, 5), (10, 5), (1, 1), (5 + 1e-5, 5), (0.0, 0)])
+def test_clipping_by_hand(max_grad_norm, expected):
+    """A gradient of (3, 4) over two parameters has length 5."""
+    module = nn.Linear(1, 1).double()
+    optimizer = Adam(module, 0.1, max_grad_norm)
+    optimizer.minimize(3 * module.weight.sum() + 4 * module.bias.sum())
+    length = expected / (5 + 1e-6) if expected == 1 else expected / 5
+    assert optimizer.flat.grad.tolist() == pytest.approx([3 * length, 4 * length], rel=1e-12)
+
+
+def test_clipping_of_a_zero_gradient_is_zero():
+    module = nn.Linear(1, 1).double()
+    optimizer = Adam(module, 0.1, 0.5)
+    before = optimizer.flat.detach().clone()
+    optimizer.minimize(0 * module.weight.sum())
+    assert torch.equal(optimizer.flat.detach(), before)
+
+
+def test_gradients_do_not_add_up_over_steps():
+    module = nn.Linear(1, 1)
+    optimizer = Adam(module, 0.1)
+    for _ in range(3):
+        optimizer.minimize(2 * module.weight.sum())
+        assert optimizer.flat.grad.tolist() == [2, 0]  # the bias has no part in the loss
+
+
+def test_only_the_modules_own_parameters_get_gradients():
+    module, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    optimizer = Adam(module, 0.1)
+    optimizer.minimize(module(other(torch.ones(1, 2))).sum())
+    assert other.weight.grad is None
+    assert (optimizer.flat.grad != 0).any()
+
+
+def test_parameters_stay_views_of_the_flat_tensor():
+    module = net()
+    twin = copy.deepcopy(module)
+    optimizer = Adam(module, 1e-2)
+
+    def joined():
+        return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+    assert_same(module, twin, 0)  # flattening keeps the values, shapes and names
+    assert torch.equal(optimizer.flat, joined())
+    for loss in losses(3):
+        optimizer.minimize(loss(module))
+        assert torch.equal(optimizer.flat, joined())
+        grads = torch.cat([p.grad.flatten() for p in module.parameters()])
+        assert torch.equal(optimizer.flat.grad, grads)
+    module.load_state_dict(net(seed=5).state_dict())
+    assert_same(module, net(seed=5), 0)
+    assert torch.equal(optimizer.flat, joined())
+    with torch.no_grad():
+        optimizer.flat.fill_(0.5)
+    assert all((p == 0.5).all() for p in module.parameters())
+
+
+def test_flatten_lays_parameters_in_order():
+    module = nn.Linear(2, 1)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[1.0, 2.0]]))
+        module.bias.copy_(torch.tensor([3.0]))
+    flat = flatten(module)
+    assert flat.tolist() == [1, 2, 3]
+    assert isinstance(flat, nn.Parameter)
+    assert flat.grad.tolist() == [0, 0, 0]
+
+
+def test_training_after_a_state_is_loaded():
+    """The steps after load_state_dict start from what was loaded."""
+    module, twin = net(), net(seed=7)
+    optimizer = Adam(module, 1e-2)
+    module.load_state_dict(twin.state_dict())
+    theirs = torch.optim.Adam(twin.parameters(), 1e-2)
+    for loss in losses(3):
+        optimizer.minimize(loss(module))
+        theirs.zero_grad()
+        loss(twin).backward()
+        theirs.step()
+    assert_same(module, twin)
+
+
+def test_step_moves_by_the_gradient_that_is_there():
+    module, twin = net(), net()
+    (loss,) = losses(1)
+    Adam(twin, 1e-2).minimize(loss(twin))
+    optimizer = Adam(module, 1e-2)
+    loss(module).backward()
+    assert torch.equal(optimizer.grad, torch.cat([p.grad.flatten() for p in module.parameters()]))
+    optimizer.step()
+    assert_same(module, twin)
+
+
+def test_many_steps_in_float32_stay_near_torchs():
+    module = net().float()
+    twin = copy.deepcopy(module)
+    ours, theirs = Adam(module, 1e-3, 0.5), torch.optim.Adam(twin.parameters(), 1e-3)
+    x, y = torch.randn(16, 1, 5, 5), torch.randn(16, 1)
+    for _ in range(50):
+        ours.minimize((module(x) - y).square().mean())
+        theirs.zero_grad()
+        (twin(x) - y).square().mean().backward()
+        nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
+        theirs.step()
+    assert_same(module, twin, 1e-4)
+
+
+def test_it_minimizes():
+    module = nn.Linear(2, 1, bias=False).double()
+    optimizer = Adam(module, 0.05, max_grad_norm=1.0)
+    target = torch.tensor([[2.0, -1.0]], dtype=torch.float64)
+    for step in range(600):
+        optimizer.lr = 0.05 * (1 - step / 600)
+        optimizer.minimize((module.weight - target).square().sum())
+    assert math.dist(module.weight.flatten().tolist(), [2, -1]) < 1e-3
