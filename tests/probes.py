@@ -1,0 +1,248 @@
+"""Environments so small that the right values and actions are known, networks to watch, and a way to train on them.
+
+Each environment asks one thing of an algorithm, so that a failing one says where to look.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from spinup.algos.ppo import ppo
+from spinup.algos.trpo import trpo
+from spinup.algos.vpg import vpg
+from spinup.nets import ActorCritic
+
+ALGOS = {"vpg": vpg, "ppo": ppo, "trpo": trpo}
+
+# The scale of values is then that of rewards, and learning rates stay what they are.
+PLAIN = dict(normalize_obs=False, normalize_rew=False, anneal_lr=False)
+
+
+# ---- environments
+
+
+class Probe(gym.Env):
+    """An episode of `length` steps with the observation (0,), reward 1 and two actions that do nothing.
+
+    length: steps to the end; truncates: the end is a time limit, not a terminal state
+    """
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, length: int = 1, truncates: bool = False):
+        self.length, self.truncates = length, truncates
+
+    def observe(self):
+        return np.zeros(1, np.float32)
+
+    def reward(self, a) -> float:
+        return 1.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        self.o = self.observe()
+        return self.o, {}
+
+    def step(self, a):
+        r = self.reward(a)
+        self.t += 1
+        self.o = self.observe()
+        end = self.t == self.length
+        return self.o, r, end and not self.truncates, end and self.truncates, {}
+
+
+class ByObservation(Probe):
+    """Reward is the observation, -1 or 1 by chance: V(o) = o."""
+
+    def observe(self):
+        return np.full(1, 2 * self.np_random.integers(2) - 1, np.float32)
+
+    def reward(self, a) -> float:
+        return float(self.o[0])
+
+
+class Discounting(Probe):
+    """Two steps, o = 0 and 1, the second of which earns 1: V(0) = gamma, V(1) = 1."""
+
+    def __init__(self):
+        super().__init__(length=2)
+
+    def observe(self):
+        return np.full(1, min(self.t, 1), np.float32)
+
+    def reward(self, a) -> float:
+        return float(self.t == 1)
+
+
+class ByAction(Probe):
+    """Reward is 1 for action 1 and -1 for action 0."""
+
+    def reward(self, a) -> float:
+        return 2.0 * a - 1
+
+
+class ByBoth(ByObservation):
+    """Reward is 1 for action 1 where o = 1 and for action 0 where o = -1, and -1 otherwise."""
+
+    def reward(self, a) -> float:
+        return float(self.o[0]) * (2.0 * a - 1)
+
+
+class Mixed(ByBoth):
+    """Everything at once: three steps, and a reward that depends on the time, the observation and the action."""
+
+    def __init__(self):
+        super().__init__(length=3)
+
+    def reward(self, a) -> float:
+        return super().reward(a) * (self.t + 1)
+
+
+class Target(Probe):
+    """Reward falls with the distance from one point, in a box of actions without symmetry."""
+
+    action_space = spaces.Box(np.array([0, -3], np.float32), np.array([10, 1], np.float32))
+    target = np.array([8, -2])
+
+    def reward(self, a) -> float:
+        return -float((((a - self.target) / [5, 2]) ** 2).sum())  # in half-ranges
+
+
+class Spaces(Probe):
+    """Any spaces: observations are samples, and the reward is 1."""
+
+    def __init__(self, observation_space=None, action_space=None, length: int = 5):
+        super().__init__(length)
+        self.observation_space = observation_space or self.observation_space
+        self.action_space = action_space or self.action_space
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.observation_space.seed(seed)
+        return super().reset(seed=seed)
+
+    def observe(self):
+        return self.observation_space.sample()
+
+
+class Diary(gym.Wrapper):
+    """Writes what happens to an environment to lists that all copies of it share, as (what, details) pairs."""
+
+    def __init__(self, env: gym.Env, pages: list):
+        super().__init__(env)
+        self.pages = pages
+
+    def reset(self, *, seed=None, options=None):
+        self.pages.append(("reset", seed))
+        return super().reset(seed=seed, options=options)
+
+    def step(self, a):
+        self.pages.append(("step", a))
+        return super().step(a)
+
+
+# ---- networks
+
+
+class Constant(nn.Module):
+    """A value function that says `c` everywhere."""
+
+    def __init__(self, c: float = 0.0):
+        super().__init__()
+        self.c = nn.Parameter(torch.tensor(c))
+
+    def forward(self, o):
+        return self.c + torch.zeros(*o.shape[:-1], 1)
+
+
+def constant_critic(c: float = 0.0) -> Callable:
+    """An actor_critic whose value function begins as the constant c and stays one."""
+
+    def make(*args, **kwargs):
+        ac = ActorCritic(*args, **kwargs)
+        ac.critic = Constant(c)
+        return ac
+
+    return make
+
+
+# ---- training
+
+
+def train(algo: str, env_fn, folder: Path, /, **kwargs):
+    """Train and return the actor-critic; the run is in `folder`."""
+    return ALGOS[algo](env_fn, logger_kwargs=dict(output_dir=folder, quiet=True), **kwargs)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    """progress.txt, a dict a row."""
+    header, *lines = (folder / "progress.txt").read_text().splitlines()
+    return [dict(zip(header.split("\t"), map(float, line.split("\t")), strict=True)) for line in lines]
+
+
+def column(folder: Path, key: str) -> list[float]:
+    return [row[key] for row in rows(folder)]
+
+
+def without_time(folder: Path) -> list[list[str]]:
+    """The cells of progress.txt as written, but for the column Time."""
+    lines = [line.split("\t") for line in (folder / "progress.txt").read_text().splitlines()]
+    time = lines[0].index("Time")
+    return [line[:time] + line[time + 1 :] for line in lines]
+
+
+def config(folder: Path) -> dict:
+    """config.json; NaN and Infinity, which JSON does not have, are an error."""
+
+    def refuse(constant):
+        raise ValueError(f"{constant} is not JSON")
+
+    return json.loads((folder / "config.json").read_text(), parse_constant=refuse)
+
+
+class Epoch:
+    """The first epoch of a run, taken apart: its data, and the networks before and after it.
+
+    Without normalisation of observations, so that nothing but parameters changes.
+    """
+
+    def __init__(self, monkeypatch, algo: str, env_fn, folder: Path, /, **kwargs):
+        import importlib
+
+        module = importlib.import_module(f"spinup.algos.{algo}")
+        make, before, rollouts = kwargs.pop("actor_critic", ActorCritic), [], []
+
+        class Recorder(module.RolloutBuffer):
+            def get(self, device="cpu"):
+                data = super().get(device)
+                rollouts.append(type(data)(*(x.clone() for x in data)))
+                return data
+
+        def actor_critic(*args, **kw):
+            ac = make(*args, **kw)
+            before.extend((ac, {key: x.clone() for key, x in ac.state_dict().items()}))
+            return ac
+
+        monkeypatch.setattr(module, "RolloutBuffer", Recorder)
+        options = {**PLAIN, **kwargs, "epochs": 1, "actor_critic": actor_critic}
+        self.ac = train(algo, env_fn, folder, **options)
+        self.data, self.row, self.before, self.folder = rollouts[0], rows(folder)[0], before[1], folder
+        self.after = {key: x.clone() for key, x in self.ac.state_dict().items() if key in self.before}
+
+    def at(self, when: str) -> nn.Module:
+        """The actor-critic with its parameters "before" or "after" the update."""
+        self.ac.load_state_dict(getattr(self, when), strict=False)
+        return self.ac
+
+    def moved(self, part: str = "actor") -> torch.Tensor:
+        """What the update added to the parameters of `part`, as one vector."""
+        keys = [key for key, _ in self.ac.named_parameters() if key.startswith(part)]
+        return torch.cat([(self.after[key] - self.before[key]).reshape(-1) for key in keys])

@@ -1,0 +1,360 @@
+"""What all algorithms share: determinism, spaces, networks of one's own, epochs, evaluation, and what a run leaves."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from probes import (
+    ALGOS,
+    Diary,
+    Mixed,
+    Probe,
+    Spaces,
+    Target,
+    column,
+    config,
+    rows,
+    train,
+    without_time,
+)
+from torch import nn
+
+from spinup.envs import evaluate
+from spinup.nets import ActorCritic, Categorical, NoNorm, RunningNorm
+
+algos = pytest.mark.parametrize("algo", ALGOS)
+
+SMALL = {
+    "vpg": dict(num_envs=2, steps_per_epoch=40, epochs=3, train_v_iters=3),
+    "ppo": dict(num_envs=2, steps_per_epoch=40, epochs=3, train_pi_iters=2, train_v_iters=2, minibatch_size=16),
+    "trpo": dict(num_envs=2, steps_per_epoch=40, epochs=3, train_v_iters=3),
+}
+
+
+# ---- determinism
+
+
+@algos
+@pytest.mark.parametrize(
+    ("env", "num_envs", "steps_per_epoch"),  # 3 does not divide 50
+    [(Mixed, 1, 50), (Mixed, 3, 50), (Target, 1, 50), (Target, 3, 60), ("CartPole-v1", 3, 50)],
+)
+def test_same_seed_same_run(tmp_path, algo, env, num_envs, steps_per_epoch):
+    options = {**SMALL[algo], "num_envs": num_envs, "steps_per_epoch": steps_per_epoch}
+    acs = [train(algo, env, tmp_path / run, seed=seed, **options) for run, seed in (("a", 3), ("b", 3), ("c", 4))]
+    assert without_time(tmp_path / "a") == without_time(tmp_path / "b")
+    assert without_time(tmp_path / "a") != without_time(tmp_path / "c")
+    for (name, x), y in zip(acs[0].state_dict().items(), acs[1].state_dict().values(), strict=True):
+        assert torch.equal(x, y), name
+
+
+@algos
+def test_what_happened_before_does_not_matter(tmp_path, algo):
+    train(algo, Mixed, tmp_path / "a", **SMALL[algo])
+    torch.rand(7), np.random.rand(3)
+    torch.manual_seed(8)
+    train(algo, Mixed, tmp_path / "b", **SMALL[algo])
+    assert without_time(tmp_path / "a") == without_time(tmp_path / "b")
+
+
+@algos
+def test_evaluation_and_saving_do_not_change_the_run(tmp_path, algo):
+    train(algo, Mixed, tmp_path / "a", **SMALL[algo])
+    train(algo, Mixed, tmp_path / "b", eval_freq=1, eval_episodes=3, save_freq=1, **SMALL[algo])
+    tested = rows(tmp_path / "b")
+    for plain, row in zip(rows(tmp_path / "a"), tested, strict=True):
+        assert {key: x for key, x in plain.items() if key != "Time"}.items() <= row.items()
+
+
+def test_async_environments_give_the_same_run(tmp_path):
+    for kind in ("sync", "async"):
+        train("ppo", "CartPole-v1", tmp_path / kind, vectorization=kind, **SMALL["ppo"])
+    assert without_time(tmp_path / "sync") == without_time(tmp_path / "async")
+
+
+# ---- spaces
+
+OBSERVATIONS = {
+    "image": spaces.Box(0, 255, (10, 12, 3), np.uint8),
+    "large image": spaces.Box(0, 255, (1, 40, 36), np.uint8),
+    "dict": spaces.Dict(a=spaces.Box(-1, 1, (2,)), b=spaces.Discrete(3), c=spaces.Dict(d=spaces.Box(0, 1, (2, 2)))),
+    "tuple": spaces.Tuple((spaces.Box(-1, 1, (2,)), spaces.MultiBinary(3))),
+    "discrete": spaces.Discrete(5),
+    "multi-discrete": spaces.MultiDiscrete([3, 4]),
+    "matrix": spaces.Box(-1, 1, (3, 2)),
+    "float64": spaces.Box(-1, 1, (3,), np.float64),
+}
+SIZES = {"dict": 9, "tuple": 5, "discrete": 5, "multi-discrete": 7, "matrix": 6, "float64": 3}
+
+ACTIONS = {
+    "discrete": spaces.Discrete(3),
+    "discrete from 5": spaces.Discrete(3, start=5),
+    "multi-discrete": spaces.MultiDiscrete([2, 3, 4]),
+    "multi-binary": spaces.MultiBinary(3),
+    "box": spaces.Box(np.array([-1, 0, -7], np.float32), np.array([1, 10, -5], np.float32)),
+    "matrix": spaces.Box(-2, 3, (2, 2), np.float32),
+    "unbounded": spaces.Box(-np.inf, np.inf, (2,), np.float32),
+}
+
+
+@algos
+@pytest.mark.parametrize("space", OBSERVATIONS)
+def test_observations(tmp_path, algo, space):
+    ac = train(algo, lambda: Spaces(OBSERVATIONS[space]), tmp_path, **{**SMALL[algo], "epochs": 2})
+    assert all(math.isfinite(x) for row in rows(tmp_path) for x in row.values())
+    if space in SIZES:
+        assert isinstance(ac.obs_norm, RunningNorm)
+        assert ac.obs_norm.mean.shape == (SIZES[space],)
+    else:
+        assert isinstance(ac.obs_norm, NoNorm)  # images keep their bytes
+    assert len(evaluate(ac, lambda: Spaces(OBSERVATIONS[space]), episodes=2)["EpRet"]) == 2
+
+
+@algos
+@pytest.mark.parametrize("space", ACTIONS)
+def test_actions(tmp_path, algo, space):
+    pages = []
+    train(algo, lambda: Diary(Spaces(action_space=ACTIONS[space]), pages), tmp_path, **{**SMALL[algo], "epochs": 2})
+    assert all(math.isfinite(x) for row in rows(tmp_path) for x in row.values())
+    actions = [a for what, a in pages if what == "step"]
+    assert all(ACTIONS[space].contains(a) for a in actions)
+    if "discrete" in space:  # all of them were tried
+        ours = np.stack(actions).reshape(len(actions), -1)
+        sizes = getattr(ACTIONS[space], "nvec", [3])
+        assert [len(set(x)) for x in ours.T] == list(sizes)
+
+
+def test_image_policy_learns(tmp_path):
+    """Which half of the image is bright says which action is right."""
+
+    class Bright(Probe):
+        observation_space = spaces.Box(0, 255, (8, 8), np.uint8)
+
+        def observe(self):
+            self.right = int(self.np_random.integers(2))
+            o = np.zeros((8, 8), np.uint8)
+            o[:, 4 * self.right : 4 * self.right + 4] = 255
+            return o
+
+        def reward(self, a):
+            return 1.0 if a == self.right else -1.0
+
+    options = dict(num_envs=16, steps_per_epoch=64, epochs=12, minibatch_size=None, pi_lr=3e-3)
+    ac = train("ppo", Bright, tmp_path, **options)
+    test = evaluate(ac, Bright, 20)["EpRet"]
+    assert sum(test) >= 18
+
+
+# ---- networks
+
+
+class OwnActor(nn.Module):
+    def __init__(self, n: int):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(n))
+
+    def forward(self, o):
+        return Categorical(self.logits.log_softmax(-1).expand(*o.shape[:-1], -1))
+
+
+class OwnActorCritic(nn.Module):
+    """Not a subclass of ours: a table for a policy and a linear value function."""
+
+    def __init__(self, observation_space, action_space, normalize_obs=False, scale=1.0):
+        super().__init__()
+        self.actor = OwnActor(action_space.n)
+        self.critic = nn.Linear(observation_space.shape[0], 1)
+        self.obs_norm = NoNorm()
+        self.scale = scale
+
+    def pi(self, o):
+        return self.actor(o)
+
+    def v(self, o):
+        return self.scale * self.critic(o).squeeze(-1)
+
+    @torch.no_grad()
+    def act(self, o, deterministic=False):
+        pi = self.pi(torch.as_tensor(o))
+        return (pi.mode() if deterministic else pi.sample()).numpy()
+
+
+@algos
+def test_own_actor_critic(tmp_path, algo):
+    options = {**SMALL[algo], "epochs": 2, "eval_freq": 1}
+    ac = train(algo, Mixed, tmp_path, actor_critic=OwnActorCritic, ac_kwargs=dict(scale=2.0), **options)
+    assert type(ac) is OwnActorCritic
+    assert ac.scale == 2.0
+    assert ac.actor.logits.abs().max() > 0
+    assert config(tmp_path)["actor_critic"].endswith("OwnActorCritic")
+    saved = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert torch.equal(saved["actor.logits"], ac.actor.logits)
+
+
+@algos
+def test_ac_kwargs(tmp_path, algo):
+    made = []
+
+    def linear(n_in, n_out):
+        made.append((n_in, n_out))
+        return nn.Linear(n_in, n_out, bias=False)
+
+    kwargs = dict(hidden_sizes=[5, 7], activation="ReLU", log_std_init=-1.5, linear=linear)
+    ac = train(algo, Target, tmp_path, ac_kwargs=kwargs, **{**SMALL[algo], "epochs": 1})
+    assert made == [(1, 5), (5, 7), (7, 2), (1, 5), (5, 7), (7, 1)]
+    assert sum(isinstance(x, nn.ReLU) for x in ac.modules()) == 4
+    assert ac.actor.log_std.tolist() == pytest.approx([-1.5, -1.5], abs=0.3)
+
+
+# ---- epochs
+
+
+@algos
+@pytest.mark.parametrize(
+    ("num_envs", "steps_per_epoch", "taken"), [(1, 7, 7), (3, 12, 12), (3, 10, 12), (8, 1, 8), (4, 40, 40)]
+)
+def test_steps_are_rounded_up_and_counted(tmp_path, algo, num_envs, steps_per_epoch, taken):
+    pages = []
+    options = {**SMALL[algo], "num_envs": num_envs, "steps_per_epoch": steps_per_epoch}
+    train(algo, lambda: Diary(Mixed(), pages), tmp_path, **options)
+    assert column(tmp_path, "Epoch") == [1, 2, 3]
+    assert column(tmp_path, "TotalEnvInteracts") == [taken, 2 * taken, 3 * taken]
+    assert sum(what == "step" for what, _ in pages) == 3 * taken
+
+
+@algos
+def test_max_ep_len(tmp_path, algo):
+    train(algo, lambda: Probe(length=50), tmp_path, max_ep_len=7, **SMALL[algo])
+    # 20 steps of each of 2 environments: 2, 3 and 3 episodes of 7 steps end in each
+    assert column(tmp_path, "EpLen") == [7, 7, 7]
+    assert column(tmp_path, "AverageEpRet") == [7, 7, 7]
+
+
+@algos
+def test_env_kwargs(tmp_path, algo):
+    train(algo, Probe, tmp_path, env_kwargs=dict(length=4), **SMALL[algo])
+    assert column(tmp_path, "EpLen") == [4, 4, 4]
+
+
+# ---- evaluation
+
+
+@algos
+def test_eval_columns(tmp_path, algo):
+    train(algo, Probe, tmp_path / "without", **SMALL[algo])
+    assert not any("Test" in key for key in rows(tmp_path / "without")[0])
+    options = {**SMALL[algo], "epochs": 4}
+    train(algo, lambda: Probe(length=3), tmp_path / "with", eval_freq=2, eval_episodes=5, **options)
+    header = list(rows(tmp_path / "with")[0])
+    tests = ["AverageTestEpRet", "StdTestEpRet", "MaxTestEpRet", "MinTestEpRet", "TestEpLen"]
+    assert [key for key in header if "Test" in key] == tests
+    assert [key for key in header if "Test" not in key] == list(rows(tmp_path / "without")[0])
+    for key, value in zip(tests, [3, 0, 3, 3, 3], strict=True):
+        first, second, third, fourth = column(tmp_path / "with", key)
+        assert math.isnan(first)
+        assert math.isnan(third)
+        assert second == fourth == value
+
+
+@algos
+def test_evaluation_is_of_the_mode(tmp_path, algo):
+    """The reward is 1 for the mean of the first policy, exactly the middle of the bounds, and less for any sample."""
+
+    class Middle(Target):
+        target = np.array([5, -1])
+
+    class Still(ActorCritic):
+        """Says 0, which is the middle, and never learns."""
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            for p in self.actor.net.parameters():
+                nn.init.zeros_(p)
+
+    options = {**SMALL[algo], "epochs": 1, "eval_freq": 1}
+    options |= {"vpg": dict(pi_lr=0.0), "ppo": dict(pi_lr=0.0), "trpo": dict(delta=0.0)}[algo]
+    train(algo, Middle, tmp_path, actor_critic=Still, **options)
+    assert column(tmp_path, "MinTestEpRet") == [0]
+    assert column(tmp_path, "MaxEpRet")[0] < 0
+
+
+# ---- what a run leaves
+
+SHARED = (
+    "Epoch AverageEpRet StdEpRet MaxEpRet MinEpRet EpLen AverageVVals StdVVals MaxVVals MinVVals TotalEnvInteracts "
+    "LossPi LossV DeltaLossPi DeltaLossV"
+)
+COLUMNS = {
+    "vpg": f"{SHARED} Entropy KL Time",
+    "ppo": f"{SHARED} Entropy KL ClipFrac StopIter Time",
+    "trpo": f"{SHARED} KL BacktrackIters Time",
+}
+
+
+@algos
+def test_columns(tmp_path, algo):
+    """The documented ones, in the documented order."""
+    train(algo, Mixed, tmp_path, **SMALL[algo])
+    columns = COLUMNS[algo].split()
+    assert [key for key in rows(tmp_path)[0] if key in columns] == columns
+
+
+@algos
+def test_model_is_the_returned_actor_critic(tmp_path, algo):
+    ac = train(algo, Mixed, tmp_path, **SMALL[algo])
+    saved = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert saved.keys() == ac.state_dict().keys()
+    for name, x in ac.state_dict().items():
+        assert torch.equal(saved[name], x), name
+
+
+@algos
+def test_save_freq(tmp_path, algo, monkeypatch):
+    import spinup.logger
+
+    saves, epochs = [], []
+    log_tabular = spinup.logger.EpochLogger.log_tabular
+
+    def counted(self, key, *args, **kwargs):
+        if key == "Epoch":
+            epochs.append(args[0])
+        return log_tabular(self, key, *args, **kwargs)
+
+    monkeypatch.setattr(spinup.logger.EpochLogger, "log_tabular", counted)
+    monkeypatch.setattr(spinup.logger.EpochLogger, "save_state", lambda *_: saves.append(len(epochs) + 1))
+    train(algo, Mixed, tmp_path, **{**SMALL[algo], "epochs": 5, "save_freq": 2})
+    assert saves == [2, 4, 5]
+
+
+@algos
+def test_config(tmp_path, algo):
+    train(algo, "CartPole-v1", tmp_path, seed=5, ac_kwargs=dict(hidden_sizes=(8,)), **SMALL[algo])
+    record = config(tmp_path)
+    assert record["env_fn"] == "CartPole-v1"
+    assert record["seed"] == 5
+    assert record["ac_kwargs"] == {"hidden_sizes": [8]}
+    assert record["actor_critic"] == "spinup.nets.ActorCritic"
+    assert set(ALGOS[algo].__kwdefaults__) <= set(record)
+    assert {key: record[key] for key in SMALL[algo]} == SMALL[algo]
+
+
+@algos
+def test_returned_policy_is_the_trained_one(tmp_path, algo):
+    """With the statistics it normalised by: the value of the last observations is what the critic learned."""
+    ac = train(algo, Mixed, tmp_path, **SMALL[algo])
+    again = ActorCritic(spaces.Box(-1, 1, (1,)), spaces.Discrete(2), normalize_obs=True)
+    again.rew_norm = RunningNorm(())
+    again.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    o = torch.tensor([[-1.0], [1.0]])
+    assert torch.equal(again.v(o), ac.v(o))
+    assert torch.equal(again.pi(o).logp, ac.pi(o).logp)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@algos
+def test_cuda(tmp_path, algo):
+    ac = train(algo, Mixed, tmp_path, device="cuda", eval_freq=1, **SMALL[algo])
+    assert next(ac.parameters()).is_cuda
+    assert all(math.isfinite(x) for row in rows(tmp_path) for x in row.values())
