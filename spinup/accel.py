@@ -22,6 +22,7 @@ def setup(seed: int, device: str = "cpu", threads: int = 1) -> torch.device:
         raise UserError(f"threads is {threads}; it must be at least 1")
     if not 0 <= seed < 2**32:
         raise UserError(f"seed is {seed}; it must lie in 0 to {2**32 - 1}")
+    seed = int(seed)
     keep_freed_memory()
     torch.set_num_threads(threads)
     random.seed(seed)
@@ -30,7 +31,7 @@ def setup(seed: int, device: str = "cpu", threads: int = 1) -> torch.device:
     try:
         device = torch.device("cuda" if device == "gpu" else device)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError, NotImplementedError, ModuleNotFoundError):
         available = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
         available += ["mps"] if torch.backends.mps.is_available() else []
         raise UserError(f"device '{device}' is not available here; available: {', '.join(available)}") from None
@@ -45,5 +46,5 @@ def keep_freed_memory() -> None:
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-        libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest that glibc takes
+        libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # more than any activation of the usual batches
         libc.mallopt(M_TRIM_THRESHOLD, 2**30)

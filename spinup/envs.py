@@ -52,20 +52,25 @@ def make_env(env_fn: str | Callable[[], gym.Env], env_kwargs: dict | None = None
     env_kwargs = {**(env_kwargs or {}), **kwargs}
     if isinstance(env_fn, str):
         check_env_id(env_fn)
-        try:
-            env = gym.make(env_fn, **env_kwargs)
-        except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
-            entry_point = str(gym.spec(env_fn.rpartition(":")[2]).entry_point).lower()
-            extra = next((extra for part, extra in EXTRAS.items() if part in entry_point), None)
-            if extra is None:
-                raise
-            raise UserError(f"environment '{env_fn}' needs: pip install \"spinup[{extra}]\" ({error})") from None
-        except TypeError as error:
-            if "unexpected keyword argument" not in str(error):
-                raise
-            raise UserError(f"environment '{env_fn}' does not take these env_kwargs: {error}") from None
-    else:
-        env = env_fn(**env_kwargs)
+    elif not callable(env_fn):
+        raise UserError(f"env_fn is {env_fn!r:.80}; it must be an id or a function that makes an environment")
+    try:
+        env = gym.make(env_fn, **env_kwargs) if isinstance(env_fn, str) else env_fn(**env_kwargs)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise UserError(f"environment '{env_fn}' does not take these env_kwargs: {error}") from None
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
+        if not isinstance(env_fn, str):
+            raise
+        spec = gym.spec(env_fn.rpartition(":")[2])
+        if spec.namespace is None and "gymnasium-robotics" in str(error):
+            newest = closest(f"{spec.name}-v5", gym.registry)
+            raise UserError(f"environment '{env_fn}' is no longer part of Gymnasium{newest}") from None
+        extra = next((extra for part, extra in EXTRAS.items() if part in str(spec.entry_point).lower()), None)
+        if extra is None:
+            raise
+        raise UserError(f"environment '{env_fn}' needs: pip install \"spinup[{extra}]\" ({error})") from None
     if isinstance(env, gym.vector.VectorEnv):
         raise UserError("env_fn made a vector environment; it must make single ones, num_envs says how many")
     check_spaces(env.observation_space, env.action_space)
@@ -77,11 +82,18 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
     actions = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
     if not isinstance(action_space, actions):
         raise UserError(f"action space {action_space} is not supported; Box, Discrete, MultiDiscrete, MultiBinary are")
-    if not observation_space.is_np_flattenable:
+    if not has_fixed_size(observation_space):
         raise UserError(
             f"observation space {observation_space} has no fixed size; Box, Discrete, MultiDiscrete, MultiBinary, "
             "and Dict or Tuple of these are supported"
         )
+
+
+def has_fixed_size(space: spaces.Space) -> bool:
+    """Whether its observations flatten to an array of numbers."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        return all(map(has_fixed_size, space.values() if isinstance(space, spaces.Dict) else space))
+    return isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
 
 
 class VecEnv:
@@ -132,6 +144,7 @@ class VecEnv:
             self.finished += zip(self.ep_ret[self.done].tolist(), self.ep_len[self.done].tolist(), strict=True)
             self.ep_ret[self.done], self.ep_len[self.done] = 0, 0
             self.o = self._observations(self.envs.reset(options={"reset_mask": self.done})[0])
+            self.done = np.zeros_like(self.done)
         return self.o
 
     def pop_episodes(self) -> dict[str, list]:
@@ -186,7 +199,7 @@ def make_envs(
     make_env(env_fn, env_kwargs).close()  # so that a mistake shows here, not in a worker process
     fns = [lambda: make_env(env_fn, env_kwargs)] * num_envs
     copy = {"copy": False} if vectorization == "sync" else {}
-    return VecEnv(kinds[vectorization](fns, autoreset_mode=AutoresetMode.DISABLED, **copy), seed, max_ep_len)
+    return VecEnv(kinds[vectorization](fns, autoreset_mode=AutoresetMode.DISABLED, **copy), int(seed), max_ep_len)
 
 
 def evaluate(
@@ -203,6 +216,8 @@ def evaluate(
     Each environment gives its first episode, so short episodes count no more than long ones. Returns the lists EpRet
     and EpLen in the order of the seeds.
     """
+    if episodes < 1:
+        raise UserError(f"episodes is {episodes}; it must be at least 1")
     envs = make_envs(env_fn, episodes, seed, max_ep_len, env_kwargs)
     ep_ret, ep_len = np.zeros(episodes), np.zeros(episodes, int)
     running = np.ones(episodes, bool)

@@ -263,8 +263,8 @@ class _Bar:
 
 
 def _short(n: float) -> str:
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if abs(n) >= size:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(n) >= 0.9995 * size:  # 999,999 is 1M, not 1e+03k
             return f"{n / size:.3g}{unit}"
     return f"{n:.3g}"
 

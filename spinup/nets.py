@@ -16,6 +16,7 @@ actor_critic(observation_space, action_space, normalize_obs=..., **ac_kwargs) an
 `check_actor_critic` tries all of it on a batch of observations and says what is missing.
 """
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -46,6 +47,7 @@ class Gaussian(NamedTuple):
         z = (a - self.mu) * (-self.log_std).exp()
         return -0.5 * z.square().sum(-1) - (self.log_std + LOG_SQRT_2PI).sum(-1)
 
+    @torch.no_grad()
     def sample(self) -> Tensor:
         return self.mu + self.log_std.exp() * torch.randn_like(self.mu)
 
@@ -62,7 +64,8 @@ class Gaussian(NamedTuple):
         return (other.log_std - self.log_std + 0.5 * (variance_ratio + shift - 1)).sum(-1)
 
     def detach(self) -> "Gaussian":
-        return Gaussian(self.mu.detach(), self.log_std.detach())
+        """A constant copy: later steps of the network leave it as it is."""
+        return Gaussian(self.mu.detach().clone(), self.log_std.detach().clone())
 
 
 class Categorical(NamedTuple):
@@ -89,7 +92,7 @@ class Categorical(NamedTuple):
         return (self.logp.exp() * (self.logp - other.logp)).sum(-1)
 
     def detach(self) -> "Categorical":
-        return Categorical(self.logp.detach())
+        return Categorical(self.logp.detach().clone())
 
 
 class MultiCategorical(NamedTuple):
@@ -123,10 +126,11 @@ def activation_class(name: str | type) -> type[nn.Module]:
     """The class for a name from torch.nn in any spelling: "torch.nn.Tanh", "nn.ReLU", "tanh"."""
     if isinstance(name, type):
         return name
-    classes = {c.lower(): c for c in nn.modules.activation.__all__}
+    classes = {c.lower(): c for c in nn.modules.activation.__all__ if c not in ("MultiheadAttention", "Threshold")}
     key = str(name).lower().removeprefix("torch.").removeprefix("nn.")
     if key not in classes:
-        raise UserError(f"there is no activation torch.nn.{name}{closest(key, classes)}")
+        word = str(name).removeprefix("torch.").removeprefix("nn.")
+        raise UserError(f"there is no activation torch.nn.{word}{closest(key, classes)}")
     return getattr(nn, classes[key])
 
 
@@ -140,11 +144,12 @@ def mlp(sizes: Sequence[int], activation: str | type = "Tanh", linear: Callable 
 
 
 def orthogonal_(module: nn.Module, gain: float) -> nn.Module:
-    """Orthogonal weights and zero biases: gain sqrt(2) in the hidden layers and `gain` in the last (in place)."""
-    layers = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    for layer in layers:
-        nn.init.orthogonal_(layer.weight, gain if layer is layers[-1] else math.sqrt(2))
-        nn.init.zeros_(layer.bias)
+    """Orthogonal weights of this gain and zero biases for a module's linear and convolutional layers, in place."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.orthogonal_(layer.weight, gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     return module
 
 
@@ -185,7 +190,10 @@ def network(space: spaces.Box, out: int, hidden_sizes, activation, linear, gain:
     encoder = CNN(space.shape) if is_image(space) else nn.Identity()
     features = encoder.features if is_image(space) else space.shape[0]
     net = nn.Sequential(encoder, mlp([features, *hidden_sizes, out], activation, linear))
-    return net if gain is None else orthogonal_(net, gain)
+    if gain is not None:
+        orthogonal_(net, math.sqrt(2))
+        orthogonal_(net[-1][-1], gain)
+    return net
 
 
 class RunningNorm(nn.Module):
@@ -198,8 +206,13 @@ class RunningNorm(nn.Module):
         super().__init__()
         self.clip = clip
         self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("std", torch.ones(shape))
+        self.register_buffer("var", torch.ones(shape))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def std(self) -> Tensor:
+        """The standard deviation; never 0, for a constant feature."""
+        return (self.var + 1e-8).sqrt()
 
     def forward(self, x: Tensor) -> Tensor:
         return ((x - self.mean) / self.std).clamp(-self.clip, self.clip)
@@ -211,11 +224,11 @@ class RunningNorm(nn.Module):
         n, old_n = int(mpi.mpi_sum(len(x))), int(self.count)
         mean = mpi.mpi_sum(x.sum(0)) / n
         m2 = mpi.mpi_sum(np.square(x - mean).sum(0))
-        old_mean, old_std = self.mean.cpu().double().numpy(), self.std.cpu().double().numpy()
+        old_mean, old_var = self.mean.cpu().double().numpy(), self.var.cpu().double().numpy()
         shift = mean - old_mean
-        m2 = m2 + np.square(old_std) * old_n + np.square(shift) * old_n * n / (old_n + n)
+        m2 = m2 + old_var * old_n + np.square(shift) * old_n * n / (old_n + n)
         self.mean.copy_(torch.as_tensor(old_mean + shift * n / (old_n + n)))
-        self.std.copy_(torch.as_tensor(np.sqrt(m2 / (old_n + n) + 1e-8)))  # never 0, for a constant feature
+        self.var.copy_(torch.as_tensor(m2 / (old_n + n)))
         self.count += n
 
 
@@ -240,8 +253,9 @@ class GaussianActor(nn.Module):
         super().__init__()
         self.net = net
         self.log_std = nn.Parameter(torch.full(space.shape, float(log_std_init)))
-        bounded = np.isfinite(space.low) & np.isfinite(space.high)
-        low, high = np.where(bounded, space.low, -1), np.where(bounded, space.high, 1)
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        bounded = (low < high) & (high - low < np.finfo(np.float32).max)
+        low, high = np.where(bounded, low, -1), np.where(bounded, high, 1)
         self.register_buffer("middle", torch.as_tensor((high + low) / 2, dtype=torch.float32), persistent=False)
         self.register_buffer("half_range", torch.as_tensor((high - low) / 2, dtype=torch.float32), persistent=False)
         self.register_buffer("log_half_range", self.half_range.log(), persistent=False)
@@ -338,22 +352,36 @@ def as_input(o: np.ndarray, module: nn.Module) -> Tensor:
 @torch.no_grad()
 def check_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_space: spaces.Space) -> None:
     """Try the protocol at the top of this file on three observations; raises UserError with the first thing amiss."""
-    name = type(ac).__name__
-    for attribute in ("actor", "critic", "pi", "v", "act", "obs_norm"):
+    name = f"actor_critic {type(ac).__name__}"
+    needed = "; spinup.nets says at its top what is needed"
+    for attribute in ("parameters", "actor", "critic", "pi", "v", "act", "obs_norm"):
         if not hasattr(ac, attribute):
-            raise UserError(f"actor_critic {name} has no '{attribute}'; spinup.nets says at its top what is needed")
+            raise UserError(f"{name} has no '{attribute}'{needed}")
+    for attribute in ("actor", "critic"):
+        if not isinstance(getattr(ac, attribute), nn.Module):
+            raise UserError(f"{name}: '{attribute}' is no torch.nn.Module{needed}")
+    if not hasattr(ac.obs_norm, "update"):
+        raise UserError(f"{name}: obs_norm has no 'update'; use a RunningNorm or a NoNorm")
     if {id(p) for p in ac.actor.parameters()} & {id(p) for p in ac.critic.parameters()}:
-        raise UserError(f"actor_critic {name}: actor and critic have parameters in common; each is stepped by itself")
+        raise UserError(f"{name}: actor and critic have parameters in common; each is stepped by itself")
     o = np.stack([observation_space.sample() for _ in range(3)])
     o = np.clip(np.nan_to_num(o), -1, 1) if o.dtype != np.uint8 else o
+    if "deterministic" not in inspect.signature(ac.act).parameters:
+        raise UserError(f"{name}: act takes no 'deterministic'{needed}")
     a, pi, v = ac.act(o), ac.pi(as_input(o, ac)), ac.v(as_input(o, ac))
-    shapes = {
-        "act(o)": (a.shape, (3, *action_space.shape)),
-        "v(o)": (tuple(v.shape), (3,)),
-        "pi(o).log_prob(a)": (tuple(pi.log_prob(torch.as_tensor(a, device=v.device)).shape), (3,)),
-        "pi(o).entropy()": (tuple(pi.entropy().shape), (3,)),
-        "pi(o).kl(pi(o))": (tuple(pi.kl(pi.detach()).shape), (3,)),
+    for method in ("log_prob", "sample", "mode", "entropy", "kl", "detach"):
+        if not hasattr(pi, method):
+            raise UserError(f"{name}: pi(o) has no '{method}'{needed}")
+    if not isinstance(a, np.ndarray):
+        raise UserError(f"{name}: act(o) gives a {type(a).__name__}; it must be a numpy array")
+    shapes = {  # in this order, as each builds on the one before
+        "act(o)": (lambda: a, (3, *action_space.shape)),
+        "v(o)": (lambda: v, (3,)),
+        "pi(o).log_prob(a)": (lambda: pi.log_prob(torch.as_tensor(a, device=v.device)), (3,)),
+        "pi(o).entropy()": (lambda: pi.entropy(), (3,)),
+        "pi(o).kl(pi(o))": (lambda: pi.kl(pi.detach()), (3,)),
     }
-    for what, (shape, wanted) in shapes.items():
+    for what, (compute, wanted) in shapes.items():
+        shape = tuple(compute().shape)
         if shape != wanted:
-            raise UserError(f"actor_critic {name}: {what} has shape {shape} for 3 observations; it must be {wanted}")
+            raise UserError(f"{name}: {what} has shape {shape} for 3 observations; it must be {wanted}")

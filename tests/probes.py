@@ -16,7 +16,7 @@ from torch import nn
 from spinup.algos.ppo import ppo
 from spinup.algos.trpo import trpo
 from spinup.algos.vpg import vpg
-from spinup.nets import ActorCritic
+from spinup.nets import ActorCritic, Gaussian
 
 ALGOS = {"vpg": vpg, "ppo": ppo, "trpo": trpo}
 
@@ -172,6 +172,25 @@ def constant_critic(c: float = 0.0) -> Callable:
         return ac
 
     return make
+
+
+class RawActor(nn.Module):
+    """As a user would write it: the standard deviation is the parameter itself, not a tensor computed from it."""
+
+    def __init__(self, net: nn.Module, size: int):
+        super().__init__()
+        self.net, self.log_std = net, nn.Parameter(torch.zeros(size))
+
+    def forward(self, o):
+        return Gaussian(self.net(o), self.log_std)
+
+
+class RawActorCritic(ActorCritic):
+    """With a RawActor, for a Box of actions."""
+
+    def __init__(self, observation_space, action_space, **kwargs):
+        super().__init__(observation_space, action_space, **kwargs)
+        self.actor = RawActor(self.actor.net, action_space.shape[0])
 
 
 # ---- training

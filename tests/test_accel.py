@@ -77,12 +77,9 @@ def test_a_device_that_is_not_there_is_an_error_that_lists_what_is(device):
 
 
 @pytest.mark.parametrize("device", ["cuda", "gpu"])
-def test_a_gpu_is_used_where_there_is_one(device):
-    if torch.cuda.is_available():
-        assert setup(0, device).type == "cuda"
-    else:
-        with pytest.raises(UserError, match=r"device '(gpu|cuda)' is not available here; available: cpu"):
-            setup(0, device)
+def test_gpu_is_another_name_for_cuda(device, monkeypatch):
+    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: None)  # as on a machine that has one
+    assert setup(0, device) == torch.device("cuda")
 
 
 def test_malloc_takes_its_settings_on_linux_and_is_left_alone_elsewhere(monkeypatch):

@@ -8,13 +8,16 @@ import torch
 from gymnasium import spaces
 from probes import (
     ALGOS,
+    PLAIN,
     Diary,
+    Discounting,
     Mixed,
     Probe,
     Spaces,
     Target,
     column,
     config,
+    constant_critic,
     rows,
     train,
     without_time,
@@ -22,6 +25,7 @@ from probes import (
 from torch import nn
 
 from spinup.envs import evaluate
+from spinup.errors import UserError
 from spinup.nets import ActorCritic, Categorical, NoNorm, RunningNorm
 
 algos = pytest.mark.parametrize("algo", ALGOS)
@@ -208,6 +212,42 @@ def test_ac_kwargs(tmp_path, algo):
     assert ac.actor.log_std.tolist() == pytest.approx([-1.5, -1.5], abs=0.3)
 
 
+# ---- options
+
+
+@algos
+def test_value_target(tmp_path, algo):
+    # Rewards 0 then 1, gamma 0.9, V = 0. Rewards-to-go 0.9 and 1: LossV = (0.81 + 1) / 2. With lam = 0 the
+    # lambda-returns are r + gamma V(s') = 0 and 1: LossV = 1 / 2.
+    options = {**PLAIN, **SMALL[algo], "gamma": 0.9, "lam": 0.0, "actor_critic": constant_critic()}
+    for target, loss_v in (("rtg", 0.905), ("gae", 0.5)):
+        train(algo, Discounting, tmp_path / target, value_target=target, **options)
+        assert column(tmp_path / target, "LossV")[0] == pytest.approx(loss_v)
+
+
+CHANGES = dict(value_target="rtg", lam=0.5, gamma=0.8, vf_lr=0.1, train_v_iters=1)
+OWN_CHANGES = {
+    "vpg": dict(pi_lr=0.1, max_grad_norm=1e-9),
+    "ppo": dict(pi_lr=0.1, train_pi_iters=1, minibatch_size=None, target_kl=1e-7, ent_coef=0.1, vf_clip=0.01)
+    | dict(max_grad_norm=None, clip_ratio=0.001),
+    "trpo": dict(delta=0.1, damping_coeff=1.0, cg_iters=1),
+}
+
+
+@algos
+def test_every_option_changes_the_run(tmp_path, algo):
+    """Switched the other way, each trains on without NaN, and does not leave the run what it was."""
+    base = {**SMALL[algo], "epochs": 2, "ac_kwargs": dict(orthogonal=False)}
+    train(algo, Mixed, tmp_path / "base", **base)
+    reference = without_time(tmp_path / "base")
+    switches = {name: not on for name, on in ALGOS[algo].__kwdefaults__.items() if isinstance(on, bool)}
+    assert {"anneal_lr", "normalize_obs", "normalize_rew", "normalize_adv"} <= set(switches)
+    for name, value in {**switches, **CHANGES, **OWN_CHANGES[algo]}.items():
+        train(algo, Mixed, tmp_path / name, **{**base, name: value})
+        assert without_time(tmp_path / name) != reference, name
+        assert all(math.isfinite(x) for row in rows(tmp_path / name) for x in row.values()), name
+
+
 # ---- epochs
 
 
@@ -278,6 +318,21 @@ def test_evaluation_is_of_the_mode(tmp_path, algo):
     train(algo, Middle, tmp_path, actor_critic=Still, **options)
     assert column(tmp_path, "MinTestEpRet") == [0]
     assert column(tmp_path, "MaxEpRet")[0] < 0
+
+
+# ---- mistakes
+
+
+WRONG = dict(gamma=1.5, lam=-0.1, epochs=0, steps_per_epoch=0, num_envs=0, save_freq=0, threads=0, seed=-1)
+WRONG |= dict(value_target="mc", vectorization="threads", device="abacus")
+
+
+@algos
+@pytest.mark.parametrize(("name", "value"), WRONG.items())
+def test_a_wrong_argument_is_named_before_anything_is_written(tmp_path, algo, name, value):
+    with pytest.raises(UserError, match=f"^{name} .*{value}"):
+        train(algo, Probe, tmp_path / "run", **{**SMALL[algo], name: value})
+    assert not (tmp_path / "run").exists()
 
 
 # ---- what a run leaves

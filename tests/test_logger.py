@@ -516,6 +516,13 @@ def test_numbers_for_the_eye(value, text):
     assert logger_module._show(value) == text
 
 
+@pytest.mark.parametrize(
+    ("n", "text"), [(0, "0"), (999, "999"), (2048, "2.05k"), (999_999, "1M"), (1_024_000, "1.02M"), (3e9, "3G")]
+)
+def test_steps_on_the_bar(n, text):
+    assert logger_module._short(n) == text
+
+
 def test_table_by_hand():
     row = {"Epoch": 3, "AverageEpRet": 12.5, "KL": 0.01}
     wide = "Epoch                3   KL      0.01"

@@ -20,6 +20,7 @@ from probes import (
     Epoch,
     Mixed,
     Probe,
+    RawActorCritic,
     Spaces,
     Target,
     column,
@@ -122,6 +123,20 @@ def test_4_kl_is_that_of_this_epochs_step(monkeypatch, tmp_path, algo):
     kl = torch.distributions.kl_divergence(old, new).mean().item()
     assert kl > 0
     assert epoch.row["KL"] == pytest.approx(kl, rel=0.5 if algo == "ppo" else 1e-2)  # PPO's is an estimate
+
+
+@algos
+def test_4_kl_of_a_policy_that_shares_tensors_with_its_parameters(monkeypatch, tmp_path, algo):
+    """What is kept of the old policy must not change with the parameters."""
+    options = {**SMALL[algo], "steps_per_epoch": 1000, "normalize_adv": True}
+    epoch = Epoch(monkeypatch, algo, Target, tmp_path, actor_critic=RawActorCritic, **options)
+    pis = []
+    for when in ("before", "after"):
+        pi = epoch.at(when).pi(epoch.data.o)
+        pis.append(torch.distributions.Normal(pi.mu, pi.log_std.exp().expand_as(pi.mu).clone()))
+    kl = torch.distributions.kl_divergence(*pis).sum(-1).mean().item()
+    assert kl > 0
+    assert epoch.row["KL"] == pytest.approx(kl, rel=0.5 if algo == "ppo" else 1e-2)
 
 
 @algos

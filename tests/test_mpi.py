@@ -193,6 +193,14 @@ from spinup.buffers import normalize
 from spinup.nets import RunningNorm
 from spinup.optim import Adam
 
+
+
+def abort(*error):  # or the other process would wait for ever
+    sys.__excepthook__(*error)
+    mpi.world().Abort(1)
+
+
+sys.excepthook = abort
 rank = mpi.proc_id()
 assert mpi.num_procs() == 2 and rank in (0, 1)
 

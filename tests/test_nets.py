@@ -485,7 +485,7 @@ def test_running_norm_changes_only_in_update_and_is_saved():
     o = torch.randn(20, 3)
     ac.pi(o), ac.v(o), ac.act(o.numpy())
     assert all(torch.equal(v, state[k]) for k, v in ac.state_dict().items())
-    assert {"obs_norm.mean", "obs_norm.std", "obs_norm.count"} <= set(state)
+    assert {"obs_norm.mean", "obs_norm.var", "obs_norm.count"} <= set(state)
     other = ActorCritic(BOX, spaces.Discrete(2), normalize_obs=True)
     other.load_state_dict(state)
     close(other.v(o), ac.v(o), 0)

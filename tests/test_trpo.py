@@ -1,26 +1,19 @@
-"""TRPO: Fisher-vector products, conjugate gradient and the line search against direct computations, and the probes."""
-
-import math
+"""TRPO: Fisher-vector products, conjugate gradient and the line search against direct computations."""
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from probes import (
-    PLAIN,
-    ByAction,
     ByBoth,
-    ByObservation,
-    Discounting,
     Epoch,
     Mixed,
     Probe,
+    RawActorCritic,
     Target,
     column,
     constant_critic,
-    rows,
     train,
-    without_time,
 )
 from torch import nn
 from torch.func import functional_call
@@ -284,23 +277,6 @@ def test_no_advantage_no_step(monkeypatch, tmp_path):
     assert epoch.row["KL"] == 0
 
 
-class RawActor(nn.Module):
-    """As a user would write it: the standard deviation is the parameter itself, not a tensor computed from it."""
-
-    def __init__(self, net: nn.Module, size: int):
-        super().__init__()
-        self.net, self.log_std = net, nn.Parameter(torch.zeros(size))
-
-    def forward(self, o):
-        return Gaussian(self.net(o), self.log_std)
-
-
-class RawActorCritic(ActorCritic):
-    def __init__(self, observation_space, action_space, **kwargs):
-        super().__init__(observation_space, action_space, **kwargs)
-        self.actor = RawActor(self.actor.net, action_space.shape[0])
-
-
 def test_the_trust_region_holds_for_an_actor_whose_parameters_are_in_its_policy(monkeypatch, tmp_path):
     """The old policy must not change with the parameters."""
     epoch = Epoch(monkeypatch, "trpo", Target, tmp_path, actor_critic=RawActorCritic, delta=0.02, **ONE)
@@ -341,29 +317,6 @@ def test_train_v_iters_0(monkeypatch, tmp_path):
     assert epoch.row["DeltaLossV"] == 0
 
 
-def test_value_target(tmp_path):
-    # Rewards 0 then 1, gamma 0.9, V = 0. Rewards-to-go 0.9 and 1: LossV = (0.81 + 1) / 2. With lam = 0 the
-    # lambda-returns are r + gamma V(s') = 0 and 1: LossV = 1 / 2.
-    options = {**PLAIN, **SMALL, "gamma": 0.9, "lam": 0.0, "actor_critic": constant_critic()}
-    for target, loss_v in (("rtg", 0.905), ("gae", 0.5)):
-        train("trpo", Discounting, tmp_path / target, value_target=target, **options)
-        assert column(tmp_path / target, "LossV")[0] == pytest.approx(loss_v)
-
-
-def test_options_change_the_run(tmp_path):
-    base = {**SMALL, "ac_kwargs": dict(orthogonal=False)}
-    train("trpo", Mixed, tmp_path / "base", **base)
-    reference = without_time(tmp_path / "base")
-    switches = {name: not on for name, on in trpo.__kwdefaults__.items() if isinstance(on, bool)}
-    switches |= dict(value_target="rtg", lam=0.5, gamma=0.8, vf_lr=0.1, train_v_iters=2)
-    switches |= dict(delta=0.1, damping_coeff=1.0, cg_iters=1)
-    assert {"anneal_lr", "normalize_obs", "normalize_rew", "normalize_adv"} <= set(switches)
-    for name, value in switches.items():
-        train("trpo", Mixed, tmp_path / name, **{**base, name: value})
-        assert without_time(tmp_path / name) != reference, name
-        assert all(math.isfinite(x) for row in rows(tmp_path / name) for x in row.values()), name
-
-
 def test_algo_must_be_known(tmp_path):
     with pytest.raises(UserError, match=r"algo is 'ppo'; it must be .*trpo.*npg"):
         train("trpo", Probe, tmp_path, algo="ppo", **SMALL)
@@ -381,47 +334,3 @@ def test_spinningup_preset():
     off |= dict(value_target="rtg", ac_kwargs=dict(orthogonal=False))
     settings = {**trpo.__kwdefaults__, "seed": 0, **PRESETS["spinningup"]}
     assert {key: settings[key] for key in table | off} == table | off
-
-
-# ---- probes
-
-FAST = dict(num_envs=16, steps_per_epoch=64, train_v_iters=20, seed=1, vf_lr=1e-2, ac_kwargs=dict(hidden_sizes=(16,)))
-
-
-def values(ac, *observations) -> list[float]:
-    return ac.v(torch.tensor(observations, dtype=torch.float32)[:, None]).tolist()
-
-
-def test_probe_constant_reward(tmp_path):
-    assert values(train("trpo", Probe, tmp_path, epochs=20, **PLAIN, **FAST), 0) == pytest.approx([1], abs=0.05)
-
-
-def test_probe_reward_by_observation(tmp_path):
-    ac = train("trpo", ByObservation, tmp_path, epochs=20, **PLAIN, **FAST)
-    assert values(ac, -1, 1) == pytest.approx([-1, 1], abs=0.1)
-
-
-def test_probe_discounting(tmp_path):
-    ac = train("trpo", Discounting, tmp_path, epochs=30, gamma=0.7, **PLAIN, **FAST)
-    assert values(ac, 0, 1) == pytest.approx([0.7, 1], abs=0.05)
-
-
-@pytest.mark.parametrize("algo", ["trpo", "npg"])
-@pytest.mark.parametrize("options", [PLAIN, {}], ids=["plain", "defaults"])
-def test_probe_reward_by_action(tmp_path, options, algo):
-    ac = train("trpo", ByAction, tmp_path, epochs=30, algo=algo, **options, **FAST)
-    assert ac.pi(torch.zeros(1)).logp.exp()[1].item() > 0.9
-
-
-@pytest.mark.parametrize("algo", ["trpo", "npg"])
-@pytest.mark.parametrize("options", [PLAIN, {}], ids=["plain", "defaults"])
-def test_probe_action_by_observation(tmp_path, options, algo):
-    ac = train("trpo", ByBoth, tmp_path, epochs=40, algo=algo, **options, **FAST)
-    p = ac.pi(torch.tensor([[-1.0], [1.0]])).logp.exp()
-    assert p[0, 0].item() > 0.9
-    assert p[1, 1].item() > 0.9
-
-
-def test_probe_continuous_action(tmp_path):
-    ac = train("trpo", Target, tmp_path, epochs=60, **PLAIN, **FAST)
-    assert ac.act(np.zeros((1, 1)), deterministic=True)[0].tolist() == pytest.approx([8, -2], abs=0.5)

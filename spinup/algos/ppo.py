@@ -39,7 +39,7 @@ def value_loss(v: Tensor, ret: Tensor, v_old: Tensor, vf_clip: float | None) -> 
 def approx_kl(logp: Tensor, logp_old: Tensor) -> Tensor:
     """KL(pi_old || pi) from samples of pi_old: unbiased, and no sample's term is negative."""
     log_ratio = logp - logp_old
-    return (log_ratio.exp() - 1 - log_ratio).mean()  # ppo-5
+    return (log_ratio.expm1() - log_ratio).mean()  # ppo-5
 
 
 def ppo(

@@ -55,11 +55,11 @@ def conjugate_gradient(hx: Callable[[Tensor], Tensor], g: Tensor, iters: int) ->
     rr = r @ r
     for _ in range(iters):
         hp = hx(p)
-        alpha = rr / (p @ hp + 1e-8)
+        alpha = rr / (p @ hp + 1e-30)
         x = x + alpha * p
         r = r - alpha * hp
         rr, rr_old = r @ r, rr
-        p = r + (rr / (rr_old + 1e-8)) * p
+        p = r + (rr / (rr_old + 1e-30)) * p
     return x
 
 
@@ -135,7 +135,7 @@ def trpo(
         mpi.average_tensor(g)
         hx = fisher_vector_product(pi_old.kl(pi).mean(), params, damping_coeff)
         x = conjugate_gradient(hx, g, cg_iters)
-        step = torch.sqrt(2 * delta / (x @ hx(x) + 1e-8)) * x  # trpo-4
+        step = torch.sqrt(2 * delta / (x @ hx(x) + 1e-30)) * x  # trpo-4
         if algo == "npg":
             theta.add_(step)
             return 0

@@ -106,9 +106,9 @@ def vpg(
             vf_optimizer.lr = vf_lr * (1 - (epoch - 1) / epochs)
 
         pi = ac.pi(o)
+        pi_old = pi.detach()
         loss_pi_old = policy_loss(pi.log_prob(a), adv)
         pi_optimizer.minimize(loss_pi_old)
-        pi_old = pi.detach()
         for _ in range(train_v_iters):
             vf_optimizer.minimize(value_loss(ac.v(o), ret))
 
