@@ -24,7 +24,7 @@ def flatten(module: nn.Module) -> nn.Parameter:
 class Adam:
     """Adam (arXiv:1412.6980) for a whole module, with optional clipping of the gradient's norm.
 
-    Written out, because on one flat tensor these few lines take a tenth of the time of torch.optim's bookkeeping.
+    Written out, because on one flat tensor torch.optim's bookkeeping costs more than these few lines do.
 
     lr: learning rate; may be changed between steps
     max_grad_norm: gradients longer than this (2-norm over all parameters) are scaled down to it; None: never
