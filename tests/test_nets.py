@@ -527,7 +527,9 @@ def test_pi_v_and_act_take_any_leading_shape(space, action, normalize_obs):
         assert part_v.shape == lead
         assert part_a.shape == (*lead, *action_space.shape)
         close(part_v.flatten(), v[: math.prod(lead)], 1e-5)
-        np.testing.assert_allclose(part_a.reshape(-1, *action_space.shape), mode[: math.prod(lead)], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            part_a.reshape(-1, *action_space.shape), mode[: math.prod(lead)], rtol=1e-4, atol=1e-6
+        )
         part_logp = ac.pi(as_input(part, ac)).log_prob(torch.as_tensor(part_a))
         close(part_logp.flatten(), logp[: math.prod(lead)], 1e-4)
 
