@@ -35,7 +35,7 @@ from spinup.cli import split_flags  # noqa: E402
 from spinup.errors import UserError  # noqa: E402
 from spinup.run import ALIASES  # noqa: E402
 
-ALGOS = ("vpg", "trpo", "ppo")
+ALGOS = ("vpg", "trpo", "ppo", "ddpg", "td3", "sac")
 MARKS = (100_000, 300_000, 1_000_000)  # steps at which the learning curve is read
 EVAL_EPISODES = 20
 EVAL_SEED = 1_000_000  # the same 20 starts for every policy, far from the seeds of training

@@ -3,6 +3,8 @@
 import ctypes
 import random
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,8 +12,11 @@ import torch
 from spinup.errors import UserError
 
 
-def setup(seed: int, device: str = "cpu", threads: int = 1) -> torch.device:
-    """Seed Python, numpy and torch, set the number of CPU threads, and return the checked device.
+def setup(seed: int, device: str = "cpu", threads: int = 1, matmul_precision: str = "highest") -> torch.device:
+    """Seed Python, numpy and torch, set CPU threads and precision of products, and return the checked device.
+
+    matmul_precision: of float32 matrix products: "highest" is float32; "high" allows TF32 where the hardware has it,
+    "medium" bfloat16 as well
 
     One thread is the default because the usual networks, (64, 64), are so small that a second one costs more in
     waiting than it computes; image policies and wide layers gain from more.
@@ -25,6 +30,7 @@ def setup(seed: int, device: str = "cpu", threads: int = 1) -> torch.device:
     seed = int(seed)
     keep_freed_memory()
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(matmul_precision)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -36,6 +42,21 @@ def setup(seed: int, device: str = "cpu", threads: int = 1) -> torch.device:
         available += ["mps"] if torch.backends.mps.is_available() else []
         raise UserError(f"device '{device}' is not available here; available: {', '.join(available)}") from None
     return device
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be had on `device`; None where that is not known."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    limits = []
+    with suppress(OSError, StopIteration):  # Linux
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        limits.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+    with suppress(OSError, ValueError):  # a container's own limit, and no number ("max") where it has none
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        limits.append(limit - used)
+    return min(limits, default=None)
 
 
 def keep_freed_memory() -> None:

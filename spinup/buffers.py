@@ -8,7 +8,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from spinup import mpi
+from spinup import accel, mpi
+from spinup.errors import UserError
 
 
 def discount(x: Tensor, c: Tensor) -> Tensor:
@@ -107,3 +108,107 @@ class RolloutBuffer:
         returns = discount(x.flip(0), (gamma * (1 - began)).flip(0)).flip(0)
         self.running_return = returns[-1] * (1 - done[-1])
         return returns
+
+
+class Batch(NamedTuple):
+    """B transitions from a ReplayBuffer; with n-step returns each spans up to n steps of one episode."""
+
+    o: Tensor  # (B, *obs_shape)
+    a: Tensor  # (B, *act_shape)
+    r: Tensor  # (B,): r[0] + gamma r[1] + ..., the rewards on the way to o2
+    o2: Tensor  # (B, *obs_shape), the true observation at their end
+    terminated: Tensor  # (B,), 1.0 where o2 is terminal
+    discount: Tensor  # (B,): gamma to the number of steps
+
+
+class ReplayBuffer:
+    """The last `size` transitions of N environments, on the learner's device; the oldest are overwritten.
+
+    num_envs: N; observation_space, action_space: those of VecEnv; n_step: rewards that a transition may sum; gamma:
+    discount factor. Observations are float32, and uint8 for images. Tensors have shape (rows, N, ...), row by row in
+    time.
+
+    Raises UserError where it would not fit into memory.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        num_envs: int,
+        observation_space: spaces.Box,
+        action_space: spaces.Space,
+        device: torch.device = "cpu",
+        n_step: int = 1,
+        gamma: float = 0.99,
+    ):
+        check_replay_memory(size, observation_space, action_space, device)
+        self.rows, self.num_envs, self.n_step, self.gamma = max(1, size // num_envs), num_envs, n_step, gamma
+
+        def column(shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(self.rows, num_envs, *shape, dtype=dtype, device=device)
+
+        self.o, self.o2 = (column(observation_space.shape, torch_dtype(observation_space)) for _ in range(2))
+        self.a = column(action_space.shape, torch_dtype(action_space))
+        self.r, self.terminated, self.done = column(), column(), column(dtype=torch.bool)
+        self.t = 0  # rows written so far
+
+    def __len__(self) -> int:
+        """Transitions that can be drawn."""
+        return min(self.t, self.rows) * self.num_envs
+
+    def store(self, o, a, r, o2, terminated, truncated) -> None:
+        """One step of all environments; each argument is a numpy array (N, ...)."""
+        row = self.t % self.rows
+        values = (o, a, r, o2, terminated, terminated | truncated)
+        for column, x in zip((self.o, self.a, self.r, self.o2, self.terminated, self.done), values, strict=True):
+            column[row] = torch.as_tensor(x)
+        self.t += 1
+
+    def sample(self, batch_size: int) -> Batch:
+        """Transitions drawn uniformly, with replacement."""
+        i = torch.randint(len(self), (batch_size,)).to(self.r.device)
+        r, last, discount = self.sum_rewards(i)
+        return Batch(pick(self.o, i), pick(self.a, i), r, pick(self.o2, last), pick(self.terminated, last), discount)
+
+    def sum_rewards(self, i: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The n-step return from the transitions i on, without its last value: rewards, last transition, discount.
+
+        It sums fewer rewards where the episode ends or where the newest row is reached, which are continued by the
+        value of the observation there.
+        """
+        r, last, discount = pick(self.r, i), i, torch.full_like(i, self.gamma, dtype=torch.float32)
+        going = torch.ones_like(i, dtype=torch.bool)
+        for _ in range(1, self.n_step):
+            newest = last // self.num_envs == (self.t - 1) % self.rows
+            going = going & ~newest & ~pick(self.done, last)
+            following = (last + self.num_envs) % (self.rows * self.num_envs)
+            r = torch.where(going, r + discount * pick(self.r, following), r)
+            last = torch.where(going, following, last)
+            discount = torch.where(going, discount * self.gamma, discount)
+        return r, last, discount
+
+
+def pick(column: Tensor, i: Tensor) -> Tensor:
+    """The transitions i, (B,), of a replay buffer's tensor (rows, N, ...): a copy, (B, ...)."""
+    return column.flatten(0, 1).index_select(0, i)
+
+
+def torch_dtype(space: spaces.Space) -> torch.dtype:
+    return torch.from_numpy(np.zeros(0, space.dtype)).dtype
+
+
+def replay_bytes(observation_space: spaces.Box, action_space: spaces.Space) -> int:
+    """Bytes that one transition takes in a ReplayBuffer."""
+    o, a = (int(np.prod(space.shape)) * space.dtype.itemsize for space in (observation_space, action_space))
+    return 2 * o + a + 4 + 4 + 1  # o and o2, a, r, terminated, done
+
+
+def check_replay_memory(size: int, observation_space: spaces.Box, action_space: spaces.Space, device) -> str:
+    """What a ReplayBuffer of `size` transitions will take, in words; raises UserError where that is not free."""
+    each, free = replay_bytes(observation_space, action_space), accel.free_memory(device)
+    if free is not None and size * each > free:
+        raise UserError(
+            f"replay_size {size} needs {size * each / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free; "
+            f"{int(0.8 * free / each)} transitions would fit"
+        )
+    return f"replay buffer: {size} transitions, {size * each / 2**20:.3g} MiB when full"

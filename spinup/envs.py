@@ -89,6 +89,22 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
         )
 
 
+def check_actions(algo: str, space: spaces.Space, discrete: bool = False) -> None:
+    """Raise UserError where `algo`, which takes bounded Box actions, and Discrete ones if `discrete`, cannot use these.
+
+    space: VecEnv.action_space
+    """
+    if isinstance(space, spaces.Box) and not np.all(space.high / 2 - space.low / 2 < np.finfo(np.float32).max / 2):
+        raise UserError(
+            f"{algo} needs bounded actions, and these have no bounds: {space}; ppo, trpo and vpg take them, or "
+            "gymnasium.wrappers.RescaleAction gives them bounds"
+        )
+    if not isinstance(space, spaces.Box) and not (discrete and isinstance(space, spaces.Discrete)):
+        others = "ppo, trpo and vpg take these" if discrete else "sac (Discrete alone), ppo, trpo and vpg take these"
+        kinds = "a bounded Box of actions" + " or Discrete ones" * discrete
+        raise UserError(f"{algo} needs {kinds}, not {space}; {others}")
+
+
 def has_fixed_size(space: spaces.Space) -> bool:
     """Whether its observations flatten to an array of numbers."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
@@ -146,6 +162,10 @@ class VecEnv:
             self.o = self._observations(self.envs.reset(options={"reset_mask": self.done})[0])
             self.done = np.zeros_like(self.done)
         return self.o
+
+    def random_actions(self) -> np.ndarray:
+        """One action of the policy's for each environment, drawn uniformly from its space: (N, *act_shape)."""
+        return (self.envs.action_space.sample() - self.start).reshape(self.num_envs, *self.action_space.shape)
 
     def pop_episodes(self) -> dict[str, list]:
         """Returns and lengths of the episodes that have ended since the last call."""

@@ -7,15 +7,22 @@ from numbers import Real
 
 # What the algorithms' own numbers may be, both ends included; make_envs and accel.setup check theirs.
 RANGES = {
-    **dict.fromkeys(("gamma", "lam", "backtrack_coeff"), (0, 1)),
-    **dict.fromkeys(("steps_per_epoch", "epochs", "minibatch_size", "cg_iters"), (1, math.inf)),
-    **dict.fromkeys(("save_freq", "eval_episodes"), (1, math.inf)),
+    **dict.fromkeys(("gamma", "lam", "backtrack_coeff", "polyak"), (0, 1)),
+    **dict.fromkeys(("steps_per_epoch", "epochs", "minibatch_size", "batch_size", "cg_iters"), (1, math.inf)),
+    **dict.fromkeys(("save_freq", "num_test_episodes", "replay_size", "update_every"), (1, math.inf)),
+    **dict.fromkeys(("n_step", "policy_delay"), (1, math.inf)),
+    **dict.fromkeys(("start_steps", "update_after", "replay_ratio"), (0, math.inf)),
+    **dict.fromkeys(("lr", "q_lr", "act_noise", "target_noise", "noise_clip"), (0, math.inf)),
     **dict.fromkeys(("train_pi_iters", "train_v_iters", "backtrack_iters", "eval_freq"), (0, math.inf)),
     **dict.fromkeys(("pi_lr", "vf_lr", "max_grad_norm", "clip_ratio", "vf_clip", "target_kl"), (0, math.inf)),
     **dict.fromkeys(("delta", "damping_coeff"), (0, math.inf)),
 }
 # What those that are words may be.
-CHOICES = {"value_target": ("gae", "rtg"), "algo": ("trpo", "npg")}
+CHOICES = {
+    "value_target": ("gae", "rtg"),
+    "algo": ("trpo", "npg"),
+    "matmul_precision": ("highest", "high", "medium"),
+}
 
 
 class UserError(ValueError):

@@ -1,10 +1,10 @@
-"""Networks: MLPs and a small CNN, the three policy heads, and the actor-critic of the on-policy algorithms.
+"""Networks: MLPs and a small CNN, policies, action-value functions, and the actor-critics made of them.
 
 Every linear layer is made by a `linear=` factory, called as linear(in_features, out_features): the hook for other
 kinds of layers. All modules take observations with any leading shape, (..., *obs_shape).
 
-An actor-critic of your own takes the place of `ActorCritic` through the argument `actor_critic`. It is called as
-actor_critic(observation_space, action_space, normalize_obs=..., **ac_kwargs) and must be an nn.Module with
+An actor-critic of your own takes the place of ours through the argument `actor_critic`. For VPG, TRPO and PPO it is
+called as actor_critic(observation_space, action_space, normalize_obs=..., **ac_kwargs) and must be an nn.Module with
 
     actor, critic   modules without common parameters; each has its own optimizer
     pi(o)           the policy at o, (..., *obs_shape): an object with log_prob(a), sample(), mode(), entropy(),
@@ -13,7 +13,16 @@ actor_critic(observation_space, action_space, normalize_obs=..., **ac_kwargs) an
     act(o, deterministic=False)     actions for numpy observations, as numpy, for the environment
     obs_norm        a RunningNorm, or a NoNorm; pi and v pass their observations through it
 
-`check_actor_critic` tries all of it on a batch of observations and says what is missing.
+For DDPG, TD3 and SAC it is called as actor_critic(observation_space, action_space, **ac_kwargs) and must have
+
+    actor           a module without parameters of the critic's: actor(o) is the action, (..., *act_shape), for DDPG
+                    and TD3, and for SAC the policy, as SquashedGaussian or Categorical below
+    critic          a list of n action-value functions as one module, as QFunctions below: critic(o, a) is all their
+                    values, (n, ...), critic[0](o, a) those of the first, (...); with Discrete actions critic(o) is
+                    also the values of all K actions, (n, ..., K)
+    act(o, deterministic=False)     as above
+
+`check_actor_critic` and `check_q_actor_critic` try all of it on a batch of observations and say what is missing.
 """
 
 import inspect
@@ -66,6 +75,36 @@ class Gaussian(NamedTuple):
     def detach(self) -> "Gaussian":
         """A constant copy: later steps of the network leave it as it is."""
         return Gaussian(self.mu.detach().clone(), self.log_std.detach().clone())
+
+
+class SquashedGaussian(NamedTuple):
+    """The tanh of a diagonal Gaussian, stretched to the bounds of each action.
+
+    Densities are of actions in half-ranges from the middle, in (-1, 1), and so do not depend on the bounds' units.
+    """
+
+    mu: Tensor  # (..., A), before the tanh
+    log_std: Tensor  # (..., A)
+    middle: Tensor  # (A,)
+    half_range: Tensor  # (A,)
+
+    def rsample(self) -> tuple[Tensor, Tensor]:
+        """Actions (..., A) and their log-probabilities (...); gradients flow through both."""
+        noise = torch.randn_like(self.mu)
+        u = self.mu + self.log_std.exp() * noise
+        # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which stays finite where tanh(u) rounds to 1.
+        log_slope = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
+        logp = (-0.5 * noise.square() - self.log_std - log_slope - LOG_SQRT_2PI).sum(-1)
+        return torch.addcmul(self.middle, self.half_range, u.tanh()), logp
+
+    @torch.no_grad()
+    def sample(self) -> Tensor:
+        u = self.mu + self.log_std.exp() * torch.randn_like(self.mu)
+        return torch.addcmul(self.middle, self.half_range, u.tanh())
+
+    def mode(self) -> Tensor:
+        """The action of the Gaussian's mean: the median, and not quite the density's highest point."""
+        return torch.addcmul(self.middle, self.half_range, self.mu.tanh())
 
 
 class Categorical(NamedTuple):
@@ -134,12 +173,21 @@ def activation_class(name: str | type) -> type[nn.Module]:
     return getattr(nn, classes[key])
 
 
-def mlp(sizes: Sequence[int], activation: str | type = "Tanh", linear: Callable = nn.Linear) -> nn.Sequential:
-    """Linear layers of the given sizes, input and output included, with an activation between each two."""
+def mlp(
+    sizes: Sequence[int],
+    activation: str | type = "Tanh",
+    linear: Callable = nn.Linear,
+    layer_norm: bool = False,
+) -> nn.Sequential:
+    """Linear layers of the given sizes, input and output included, with an activation between each two.
+
+    layer_norm: layer normalization (arXiv:1607.06450) before each activation
+    """
     activation = activation_class(activation)
     layers = [linear(sizes[0], sizes[1])]
     for n_in, n_out in itertools.pairwise(sizes[1:]):
-        layers += [activation(), linear(n_in, n_out)]
+        layers += [nn.LayerNorm(n_in)] if layer_norm else []
+        layers += [activation(inplace=True) if activation is nn.ReLU else activation(), linear(n_in, n_out)]
     return nn.Sequential(*layers)
 
 
@@ -184,12 +232,26 @@ class CNN(nn.Module):
         return self.net(x.float() / 255).reshape(*lead, self.features)
 
 
-def network(space: spaces.Box, out: int, hidden_sizes, activation, linear, gain: float | None) -> nn.Sequential:
-    """From observations of `space` to `out` numbers: an MLP, with a CNN before it for images."""
-    hidden_sizes = [hidden_sizes] if isinstance(hidden_sizes, int) else list(hidden_sizes)
+def as_sizes(hidden_sizes: int | Sequence[int]) -> list[int]:
+    """Units of each hidden layer; one number is one layer."""
+    return [hidden_sizes] if isinstance(hidden_sizes, int) else list(hidden_sizes)
+
+
+def make_encoder(space: spaces.Box) -> tuple[nn.Module, int]:
+    """What stands before an MLP for observations of `space`, a CNN for images and else nothing, and its features."""
     encoder = CNN(space.shape) if is_image(space) else nn.Identity()
-    features = encoder.features if is_image(space) else space.shape[0]
-    net = nn.Sequential(encoder, mlp([features, *hidden_sizes, out], activation, linear))
+    return encoder, encoder.features if is_image(space) else space.shape[0]
+
+
+def network(
+    space: spaces.Box, out: int, hidden_sizes, activation, linear, gain: float | None = None, layer_norm: bool = False
+) -> nn.Sequential:
+    """From observations of `space` to `out` numbers: an MLP, with a CNN before it for images.
+
+    gain: of the last layer's orthogonal weights, sqrt(2) in the others; None: PyTorch's own initial weights
+    """
+    encoder, features = make_encoder(space)
+    net = nn.Sequential(encoder, mlp([features, *as_sizes(hidden_sizes), out], activation, linear, layer_norm))
     if gain is not None:
         orthogonal_(net, math.sqrt(2))
         orthogonal_(net[-1][-1], gain)
@@ -343,37 +405,167 @@ class ActorCritic(nn.Module):
         return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
 
 
+# ---- the off-policy actor-critics
+
+
+class Bounds(nn.Module):
+    """Carries actions between a bounded Box and half-ranges from its middle, [-1, 1] in each dimension."""
+
+    def __init__(self, space: spaces.Box):
+        super().__init__()
+        low, high = (torch.as_tensor(x, dtype=torch.float32) for x in (space.low, space.high))
+        self.register_buffer("middle", (high + low) / 2, persistent=False)
+        self.register_buffer("half_range", (high - low) / 2, persistent=False)
+        # A dimension of one point says nothing, and is divided by 1.
+        self.register_buffer("scale", torch.where(high > low, self.half_range, 1.0), persistent=False)
+
+    def from_unit(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.middle, self.half_range, x)
+
+    def to_unit(self, a: Tensor) -> Tensor:
+        return (a - self.middle) / self.scale
+
+
+class DeterministicActor(nn.Module):
+    """mu(s): the tanh of a network, stretched to the bounds of each action."""
+
+    def __init__(self, net: nn.Module, space: spaces.Box):
+        super().__init__()
+        self.net, self.bounds = net, Bounds(space)
+
+    def forward(self, o: Tensor) -> Tensor:
+        return self.bounds.from_unit(self.net(o).tanh())
+
+
+class SquashedGaussianActor(nn.Module):
+    """pi(.|s) within bounds, with a mean and a standard deviation from the network's two halves."""
+
+    def __init__(self, net: nn.Module, space: spaces.Box):
+        super().__init__()
+        self.net, self.bounds = net, Bounds(space)
+
+    def forward(self, o: Tensor) -> SquashedGaussian:
+        mu, log_std = self.net(o).chunk(2, -1)
+        return SquashedGaussian(mu, log_std.clamp(-20, 2), self.bounds.middle, self.bounds.half_range)
+
+
+class QFunction(nn.Module):
+    """Q(s, a), shape (...), for actions (..., A) of a Box or Discrete ones, (...).
+
+    Without an action it is Q(s, .) of all K Discrete actions, shape (..., K).
+    """
+
+    def __init__(self, observation_space, action_space, hidden_sizes, activation, linear, layer_norm: bool):
+        super().__init__()
+        self.encoder, features = make_encoder(observation_space)
+        self.bounds = Bounds(action_space) if isinstance(action_space, spaces.Box) else None
+        inputs, out = (features + action_space.shape[0], 1) if self.bounds else (features, int(action_space.n))
+        self.net = mlp([inputs, *as_sizes(hidden_sizes), out], activation, linear, layer_norm)
+
+    def forward(self, o: Tensor, a: Tensor | None = None) -> Tensor:
+        x = self.encoder(o)
+        if self.bounds is None:
+            q = self.net(x)
+            return q if a is None else q.gather(-1, a.unsqueeze(-1)).squeeze(-1)
+        return self.net(torch.cat([x, self.bounds.to_unit(a)], -1)).squeeze(-1)
+
+
+class QFunctions(nn.ModuleList):
+    """Several independent action-value functions, their values stacked: (n, ...)."""
+
+    def forward(self, o: Tensor, a: Tensor | None = None) -> Tensor:
+        return torch.stack([q(o, a) for q in self])
+
+
+class DeterministicActorCritic(nn.Module):
+    """Policy and one action-value function, for DDPG.
+
+    observation_space: a Box of floats with one dimension, or of uint8 images, as VecEnv.observation_space
+    action_space: a bounded Box with one dimension, as VecEnv.action_space
+    hidden_sizes: units of each hidden layer
+    activation: a name from torch.nn, or a class
+    linear: makes the linear layers, linear(in_features, out_features)
+    layer_norm: layer normalization in the action-value functions
+    """
+
+    num_critics = 1
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Space,
+        hidden_sizes: Sequence[int] = (256, 256),
+        activation: str | type = "ReLU",
+        linear: Callable = nn.Linear,
+        layer_norm: bool = False,
+    ):
+        super().__init__()
+        common = hidden_sizes, activation, linear
+        self.actor = self.make_actor(observation_space, action_space, *common)
+        self.critic = QFunctions(
+            QFunction(observation_space, action_space, *common, layer_norm) for _ in range(self.num_critics)
+        )
+
+    def make_actor(self, observation_space, action_space, *common) -> nn.Module:
+        return DeterministicActor(network(observation_space, action_space.shape[0], *common), action_space)
+
+    @torch.inference_mode()
+    def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
+        """Actions for observations (..., *obs_shape); exploration noise is the algorithm's."""
+        return self.actor(as_input(o, self)).cpu().numpy()
+
+
+class TwinActorCritic(DeterministicActorCritic):
+    """Policy and two action-value functions, for TD3; the arguments are those of DeterministicActorCritic."""
+
+    num_critics = 2
+
+
+class SoftActorCritic(DeterministicActorCritic):
+    """A stochastic policy, of bounded Box or Discrete actions, and two action-value functions, for SAC.
+
+    The arguments are those of DeterministicActorCritic.
+    """
+
+    num_critics = 2
+
+    def make_actor(self, observation_space, action_space, *common) -> nn.Module:
+        if isinstance(action_space, spaces.Discrete):
+            return CategoricalActor(network(observation_space, int(action_space.n), *common))
+        return SquashedGaussianActor(network(observation_space, 2 * action_space.shape[0], *common), action_space)
+
+    @torch.inference_mode()
+    def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
+        """Actions for observations (..., *obs_shape): samples, or the policy's mode."""
+        pi = self.actor(as_input(o, self))
+        return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
+
+
+# ---- in and out
+
+
 def as_input(o: np.ndarray, module: nn.Module) -> Tensor:
     """Observations as a tensor on the module's device: float32, and uint8 for images."""
     o = torch.as_tensor(o, device=next(module.parameters()).device)
     return o if o.dtype in (torch.float32, torch.uint8) else o.float()
 
 
+# ---- is an actor-critic what the algorithms need?
+
+NEEDED = "; spinup.nets says at its top what is needed"
+
+
 @torch.no_grad()
 def check_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_space: spaces.Space) -> None:
-    """Try the protocol at the top of this file on three observations; raises UserError with the first thing amiss."""
-    name = f"actor_critic {type(ac).__name__}"
-    needed = "; spinup.nets says at its top what is needed"
-    for attribute in ("parameters", "actor", "critic", "pi", "v", "act", "obs_norm"):
-        if not hasattr(ac, attribute):
-            raise UserError(f"{name} has no '{attribute}'{needed}")
-    for attribute in ("actor", "critic"):
-        if not isinstance(getattr(ac, attribute), nn.Module):
-            raise UserError(f"{name}: '{attribute}' is no torch.nn.Module{needed}")
+    """Try VPG's, TRPO's and PPO's protocol, at the top of this file, on three observations.
+
+    Raises UserError with the first thing amiss.
+    """
+    name, o, a = check_parts(ac, observation_space, ("pi", "v", "obs_norm"))
     if not hasattr(ac.obs_norm, "update"):
         raise UserError(f"{name}: obs_norm has no 'update'; use a RunningNorm or a NoNorm")
-    if {id(p) for p in ac.actor.parameters()} & {id(p) for p in ac.critic.parameters()}:
-        raise UserError(f"{name}: actor and critic have parameters in common; each is stepped by itself")
-    o = np.stack([observation_space.sample() for _ in range(3)])
-    o = np.clip(np.nan_to_num(o), -1, 1) if o.dtype != np.uint8 else o
-    if "deterministic" not in inspect.signature(ac.act).parameters:
-        raise UserError(f"{name}: act takes no 'deterministic'{needed}")
-    a, pi, v = ac.act(o), ac.pi(as_input(o, ac)), ac.v(as_input(o, ac))
-    for method in ("log_prob", "sample", "mode", "entropy", "kl", "detach"):
-        if not hasattr(pi, method):
-            raise UserError(f"{name}: pi(o) has no '{method}'{needed}")
-    if not isinstance(a, np.ndarray):
-        raise UserError(f"{name}: act(o) gives a {type(a).__name__}; it must be a numpy array")
+    pi, v = ac.pi(o), ac.v(o)
+    check_policy(name, "pi(o)", pi, ("log_prob", "sample", "mode", "entropy", "kl", "detach"))
     shapes = {  # in this order, as each builds on the one before
         "act(o)": (lambda: a, (3, *action_space.shape)),
         "v(o)": (lambda: v, (3,)),
@@ -381,6 +573,61 @@ def check_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_spac
         "pi(o).entropy()": (lambda: pi.entropy(), (3,)),
         "pi(o).kl(pi(o))": (lambda: pi.kl(pi.detach()), (3,)),
     }
+    check_shapes(name, shapes)
+
+
+@torch.no_grad()
+def check_q_actor_critic(
+    ac: nn.Module, observation_space: spaces.Box, action_space: spaces.Space, num_critics: int, soft: bool = False
+) -> None:
+    """Try DDPG's and TD3's protocol, or SAC's (soft), as `check_actor_critic` does; num_critics: how many it needs."""
+    name, o, a = check_parts(ac, observation_space)
+    pi, discrete = ac.actor(o), isinstance(action_space, spaces.Discrete)
+    shapes = {"act(o)": (lambda: a, (3, *action_space.shape))}
+    if discrete:
+        check_policy(name, "actor(o)", pi, ("logp",))
+        shapes["actor(o).logp"] = (lambda: pi.logp, (3, int(action_space.n)))
+        shapes["critic(o)"] = (lambda: ac.critic(o), (num_critics, 3, int(action_space.n)))
+    elif soft:
+        check_policy(name, "actor(o)", pi, ("rsample",))
+        shapes["actor(o).rsample()[0]"] = (lambda: pi.rsample()[0], (3, *action_space.shape))
+        shapes["actor(o).rsample()[1]"] = (lambda: pi.rsample()[1], (3,))
+    else:
+        shapes["actor(o)"] = (lambda: pi, (3, *action_space.shape))
+        shapes["critic[0](o, a)"] = (lambda: ac.critic[0](o, torch.as_tensor(a, device=o.device)), (3,))
+    shapes["critic(o, a)"] = (lambda: ac.critic(o, torch.as_tensor(a, device=o.device)), (num_critics, 3))
+    check_shapes(name, shapes)
+
+
+def check_parts(ac: nn.Module, observation_space: spaces.Box, more: Sequence[str] = ()) -> tuple:
+    """What both kinds of actor-critic have; returns its name, three observations and what it does at them."""
+    name = f"actor_critic {type(ac).__name__}"
+    for attribute in ("parameters", "actor", "critic", *more, "act"):
+        if not hasattr(ac, attribute):
+            raise UserError(f"{name} has no '{attribute}'{NEEDED}")
+    for attribute in ("actor", "critic"):
+        if not isinstance(getattr(ac, attribute), nn.Module):
+            raise UserError(f"{name}: '{attribute}' is no torch.nn.Module{NEEDED}")
+    if {id(p) for p in ac.actor.parameters()} & {id(p) for p in ac.critic.parameters()}:
+        raise UserError(f"{name}: actor and critic have parameters in common; each is stepped by itself")
+    if "deterministic" not in inspect.signature(ac.act).parameters:
+        raise UserError(f"{name}: act takes no 'deterministic'{NEEDED}")
+    o = np.stack([observation_space.sample() for _ in range(3)])
+    o = np.clip(np.nan_to_num(o), -1, 1) if o.dtype != np.uint8 else o
+    a = ac.act(o)
+    if not isinstance(a, np.ndarray):
+        raise UserError(f"{name}: act(o) gives a {type(a).__name__}; it must be a numpy array")
+    return name, as_input(o, ac), a
+
+
+def check_policy(name: str, what: str, pi, methods: Sequence[str]) -> None:
+    for method in methods:
+        if not hasattr(pi, method):
+            raise UserError(f"{name}: {what} has no '{method}'{NEEDED}")
+
+
+def check_shapes(name: str, shapes: dict) -> None:
+    """shapes: {what: (function that computes it, the shape it must have)}."""
     for what, (compute, wanted) in shapes.items():
         shape = tuple(compute().shape)
         if shape != wanted:

@@ -1,4 +1,4 @@
-"""Adam on one flat tensor: every network is stepped, clipped and averaged over processes in single calls."""
+"""Adam on one flat tensor: every network is stepped, clipped, averaged over processes and followed in single calls."""
 
 import torch
 from torch import nn
@@ -19,6 +19,12 @@ def flatten(module: nn.Module) -> nn.Parameter:
     for p, data, grad in zip(params, flat.detach().split(sizes), flat.grad.split(sizes), strict=True):
         p.data, p.grad = data.view_as(p), grad.view_as(p)
     return flat
+
+
+@torch.no_grad()
+def polyak_average(target: torch.Tensor, source: torch.Tensor, polyak: float) -> None:
+    """target <- polyak * target + (1 - polyak) * source, for flat parameters (P,), in place."""
+    target.lerp_(source, 1 - polyak)
 
 
 class Adam:
@@ -52,8 +58,8 @@ class Adam:
 
     def minimize(self, loss: torch.Tensor) -> None:
         """One step down the gradient of `loss` (a scalar), averaged over all MPI processes."""
-        self.grad.zero_()
-        loss.backward(inputs=self.params)
+        grads = torch.autograd.grad(loss, self.params, materialize_grads=True)
+        torch.cat([g.reshape(-1) for g in grads], out=self.grad)
         mpi.average_tensor(self.grad)
         if self.max_grad_norm is not None:
             self.grad.mul_((self.max_grad_norm / (self.grad.norm() + 1e-6)).clamp(max=1.0))

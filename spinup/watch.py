@@ -20,6 +20,7 @@ from spinup.envs import VecEnv, evaluate, make_envs
 from spinup.errors import UserError, closest
 
 EnvFn = str | Callable
+ONLY_TRAINING = ("rew_norm.", "temperature.")  # saved with a policy that can do without
 
 
 def load(
@@ -75,7 +76,7 @@ def read_config(path: str | Path) -> tuple[Path, dict]:
 
 
 def read_state(folder: Path, itr: int | None) -> dict[str, torch.Tensor]:
-    """The parameters in model.pt or model{itr}.pt, without the scale of rewards, which only training uses."""
+    """The parameters in model.pt or model{itr}.pt, without those that only training uses."""
     file = folder / f"model{'' if itr is None else itr}.pt"
     if not file.exists():
         there = ", ".join(sorted(p.name for p in folder.glob("model*.pt"))) or "nothing; did the run save yet?"
@@ -88,7 +89,7 @@ def read_state(folder: Path, itr: int | None) -> dict[str, torch.Tensor]:
         raise UserError(f"{file} is damaged ({first_line(error)})") from error
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"{file} holds no state_dict")
-    return {key: value for key, value in state.items() if not str(key).startswith("rew_norm.")}
+    return {key: value for key, value in state.items() if not str(key).startswith(ONLY_TRAINING)}
 
 
 def spaces_of(folder: Path, config: dict) -> VecEnv:

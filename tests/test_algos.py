@@ -66,7 +66,7 @@ def test_what_happened_before_does_not_matter(tmp_path, algo):
 @algos
 def test_evaluation_and_saving_do_not_change_the_run(tmp_path, algo):
     train(algo, Mixed, tmp_path / "a", **SMALL[algo])
-    train(algo, Mixed, tmp_path / "b", eval_freq=1, eval_episodes=3, save_freq=1, **SMALL[algo])
+    train(algo, Mixed, tmp_path / "b", eval_freq=1, num_test_episodes=3, save_freq=1, **SMALL[algo])
     tested = rows(tmp_path / "b")
     for plain, row in zip(rows(tmp_path / "a"), tested, strict=True):
         assert {key: x for key, x in plain.items() if key != "Time"}.items() <= row.items()
@@ -286,7 +286,7 @@ def test_eval_columns(tmp_path, algo):
     train(algo, Probe, tmp_path / "without", **SMALL[algo])
     assert not any("Test" in key for key in rows(tmp_path / "without")[0])
     options = {**SMALL[algo], "epochs": 4}
-    train(algo, lambda: Probe(length=3), tmp_path / "with", eval_freq=2, eval_episodes=5, **options)
+    train(algo, lambda: Probe(length=3), tmp_path / "with", eval_freq=2, num_test_episodes=5, **options)
     header = list(rows(tmp_path / "with")[0])
     tests = ["AverageTestEpRet", "StdTestEpRet", "MaxTestEpRet", "MinTestEpRet", "TestEpLen"]
     assert [key for key in header if "Test" in key] == tests

@@ -205,7 +205,7 @@ def test_6_the_first_policy_covers_each_dimension_alike(tmp_path, algo, monkeypa
 @algos
 def test_7_environments_are_seeded(tmp_path, algo):
     pages = []
-    options = {**SMALL[algo], "num_envs": 3, "eval_freq": 1, "eval_episodes": 2}
+    options = {**SMALL[algo], "num_envs": 3, "eval_freq": 1, "num_test_episodes": 2}
     train(algo, lambda: Diary(Probe(), pages), tmp_path, seed=40, **options)
     seeds = [seed for what, seed in pages if what == "reset" and seed is not None]
     assert seeds[:3] == [40, 41, 42]

@@ -2,30 +2,42 @@
 
 env_fn: an environment's id, as "CartPole-v1" or "module:Env-v0", or a function that makes one environment
 actor_critic: class of the networks; the protocol is at the top of spinup.nets
-ac_kwargs: arguments of actor_critic, as hidden_sizes, activation, log_std_init, orthogonal, linear
+ac_kwargs: arguments of actor_critic, as hidden_sizes, activation, log_std_init, orthogonal, layer_norm, linear
 seed: of networks, environments and sampling; the same seed gives the same run on the same machine
 num_envs: environments stepped side by side, on each MPI process
-steps_per_epoch: environment steps between two updates, over all environments and processes; rounded up to a
-    multiple of both
-epochs: how often to collect steps_per_epoch steps and update; one row of progress.txt each
+steps_per_epoch: environment steps in a row of progress.txt, over all environments and processes, rounded up to a
+    multiple of both; on-policy algorithms update after each
+epochs: rows of progress.txt to train for
 gamma: discount factor, 0 to 1
+n_step: rewards that a target sums before the value of a next state; more learn faster where rewards are rare, and
+    are biased by the older policies that earned them
 lam: lambda of the generalized advantage estimates, 0 to 1
 pi_lr: learning rate of the policy (Adam)
 vf_lr: learning rate of the value function (Adam)
+q_lr: learning rate of the action-value functions (Adam)
 train_v_iters: passes over the data of an epoch for the value function
 anneal_lr: lower the learning rates linearly to 0 over the run
 normalize_obs: centre and scale observations by running statistics, saved with the policy (not images)
 normalize_rew: scale rewards by the running standard deviation of the discounted return, saved with the policy
 normalize_adv: shift and scale the advantages of an epoch to mean 0 and standard deviation 1
 value_target: what the value function is fitted to: 'gae' (lambda-returns) or 'rtg' (discounted rewards-to-go)
+replay_size: transitions kept, the last ones, over all processes
+batch_size: transitions in a gradient step, over all processes
+polyak: the target networks keep this share of themselves in each step, and take the rest from the learned ones
+act_noise: standard deviation of the noise on the policy's actions, in half-ranges of the actions
+start_steps: first environment steps, with uniformly drawn actions in place of the policy's
+update_after: environment steps before the first gradient step
+update_every: environment steps between two blocks of gradient steps
+replay_ratio: gradient steps for each environment step
 max_grad_norm: longer gradients are scaled down to this 2-norm; None: never
 max_ep_len: an episode is truncated after so many steps
 env_kwargs: arguments for the environment's maker
 vectorization: 'sync' steps the environments in turn; 'async' each in its own process, for slow simulators
 device: 'cpu', 'cuda', 'cuda:1', 'mps'
 threads: CPU threads of torch; 1 is fastest for small networks
+matmul_precision: of float32 matrix products: 'highest', 'high' (TF32) or 'medium' (bfloat16), where the hardware can
 eval_freq: epochs between evaluations (columns TestEpRet, TestEpLen); 0: none
-eval_episodes: episodes of the mode of the policy in one evaluation, in environments with other seeds
+num_test_episodes: episodes of the mode of the policy in one evaluation, in environments with other seeds
 save_freq: epochs between two saves of the policy; the last update is always saved
 logger_kwargs: arguments of EpochLogger, as output_dir, exp_name, quiet, tensorboard
 """

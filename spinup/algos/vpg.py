@@ -55,7 +55,7 @@ def vpg(
     device: str = "cpu",
     threads: int = 1,
     eval_freq: int = 0,
-    eval_episodes: int = 10,
+    num_test_episodes: int = 10,
     save_freq: int = 10,
     logger_kwargs: dict | None = None,
 ) -> torch.nn.Module:
@@ -122,7 +122,7 @@ def vpg(
         logger.store(**envs.pop_episodes())
         ac.obs_norm.update(o)  # after the update, so that acting and learning see the same observations
         if eval_freq and epoch % eval_freq == 0:
-            test = evaluate(ac, env_fn, eval_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
+            test = evaluate(ac, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
             logger.store(TestEpRet=test["EpRet"], TestEpLen=test["EpLen"])
         if epoch % save_freq == 0 or epoch == epochs:
             logger.save_state()

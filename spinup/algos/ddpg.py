@@ -1,0 +1,176 @@
+"""Deep deterministic policy gradient (DDPG), arXiv:1509.02971. Equations: docs/algorithms/ddpg.md.
+
+Departures from the paper: exploration noise is Gaussian and not autocorrelated, in half-ranges of the actions, and
+begins with uniformly drawn actions; the networks are of equal size, without batch normalization or weight decay, with
+actions entering the critic's first layer; and n-step returns can replace one-step ones.
+"""
+
+import copy
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spinup import accel, mpi
+from spinup.buffers import Batch, ReplayBuffer, check_replay_memory
+from spinup.envs import check_actions, evaluate, make_envs
+from spinup.errors import check_arguments
+from spinup.logger import EpochLogger
+from spinup.nets import DeterministicActorCritic, check_q_actor_critic
+from spinup.optim import Adam, flatten, polyak_average
+
+
+def target(r: Tensor, terminated: Tensor, discount: Tensor, q2: Tensor) -> Tensor:
+    """What Q(s, a) should be, (B,), from the target critic's values q2, (B,), of the next observations and actions."""
+    return r + discount * (1 - terminated) * q2  # ddpg-1
+
+
+def q_loss(q: Tensor, y: Tensor) -> Tensor:
+    """Squared error of the critic's values, (B,), against the targets, (B,)."""
+    return (q - y).square().mean()  # ddpg-2
+
+
+def ddpg(
+    env_fn,
+    actor_critic=DeterministicActorCritic,
+    ac_kwargs: dict | None = None,
+    seed: int = 0,
+    *,
+    num_envs: int = 1,
+    steps_per_epoch: int = 4000,
+    epochs: int = 250,
+    replay_size: int = 1_000_000,
+    gamma: float = 0.99,
+    n_step: int = 1,
+    polyak: float = 0.995,
+    pi_lr: float = 1e-3,
+    q_lr: float = 1e-3,
+    act_noise: float = 0.1,
+    batch_size: int = 256,
+    start_steps: int = 5000,
+    update_after: int = 1000,
+    update_every: int = 1,
+    replay_ratio: float = 1.0,
+    max_ep_len: int = 1000,
+    env_kwargs: dict | None = None,
+    vectorization: str = "sync",
+    device: str = "cpu",
+    threads: int = 1,
+    matmul_precision: str = "highest",
+    eval_freq: int = 1,
+    num_test_episodes: int = 10,
+    save_freq: int = 1,
+    logger_kwargs: dict | None = None,
+) -> torch.nn.Module:
+    """Train a policy by DDPG and return its actor-critic."""
+    config = locals()
+    check_arguments(config)
+
+    # ---- setup
+    device = accel.setup(seed + mpi.proc_id(), device, threads, matmul_precision)
+    envs = make_envs(env_fn, num_envs, seed + num_envs * mpi.proc_id(), max_ep_len, env_kwargs, vectorization)
+    check_actions("ddpg", envs.action_space)
+    ac = actor_critic(envs.observation_space, envs.action_space, **(ac_kwargs or {})).to(device)
+    check_q_actor_critic(ac, envs.observation_space, envs.action_space, num_critics=1)
+    mpi.sync_params(ac)
+    pi, q = ac.actor, ac.critic[0]
+    pi_targ, q_targ = copy.deepcopy(pi), copy.deepcopy(q)
+    pi_targ_params, q_targ_params = flatten(pi_targ), flatten(q_targ)
+    pi_optimizer, q_optimizer = Adam(pi, pi_lr), Adam(q, q_lr)
+    low, high = envs.action_space.low, envs.action_space.high
+
+    procs = mpi.num_procs()
+    memory = check_replay_memory(replay_size // procs, envs.observation_space, envs.action_space, device)
+    logger = EpochLogger(**(logger_kwargs or {"exp_name": "ddpg"}))
+    logger.save_config(config)
+    logger.setup_pytorch_saver(ac)
+    logger.log(memory)
+    buffer = ReplayBuffer(
+        replay_size // procs, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma
+    )
+
+    # ---- learn
+    def update(batch: Batch) -> dict[str, Tensor]:
+        """One step of the critic and of the policy; returns what to log."""
+        o, a, r, o2, terminated, discount = batch
+
+        with torch.no_grad():
+            y = target(r, terminated, discount, q_targ(o2, pi_targ(o2)))
+        q_values = q(o, a)  # (B,)
+        loss_q = q_loss(q_values, y)
+        q_optimizer.minimize(loss_q)
+
+        loss_pi = -q(o, pi(o)).mean()  # ddpg-3
+        pi_optimizer.minimize(loss_pi)
+
+        polyak_average(q_targ_params, q_optimizer.flat, polyak)  # ddpg-4
+        polyak_average(pi_targ_params, pi_optimizer.flat, polyak)
+        return dict(LossQ=loss_q, LossPi=loss_pi, QVals=q_values)
+
+    # ---- act
+    def explore(o: np.ndarray) -> np.ndarray:
+        """The policy's actions with noise, (N, A)."""
+        a = ac.act(o)
+        noise = torch.randn(a.shape).numpy()
+        return np.clip(a + act_noise * (high - low) / 2 * noise, low, high)  # ddpg-5
+
+    start_time = time.time()
+    o = envs.reset()
+    t = updates = 0  # environment steps and gradient steps so far
+    for epoch in range(1, epochs + 1):
+        while t < epoch * steps_per_epoch:
+            a = explore(o) if t >= start_steps else envs.random_actions()
+            o2, r, terminated, truncated = envs.step(a)
+            buffer.store(o, a, r, o2, terminated, truncated)
+            o = envs.reset_done()
+            t += num_envs * procs
+            if t >= update_after and t % update_every < num_envs * procs:
+                while updates < int(replay_ratio * (t - update_after + update_every)):
+                    updates += 1
+                    logger.store(**update(buffer.sample(-(-batch_size // procs))))
+        logger.store(**envs.pop_episodes())
+
+        # ---- evaluate, save, log
+        eval_time = time.time()
+        if eval_freq and epoch % eval_freq == 0:
+            test = evaluate(ac, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
+            logger.store(TestEpRet=test["EpRet"], TestEpLen=test["EpLen"])
+        eval_time = time.time() - eval_time
+        if epoch % save_freq == 0 or epoch == epochs:
+            logger.save_state()
+
+        logger.log_tabular("Epoch", epoch)
+        logger.log_tabular("EpRet", with_min_and_max=True)
+        logger.log_tabular("EpLen", average_only=True)
+        if eval_freq:
+            logger.log_tabular("TestEpRet", with_min_and_max=True)
+            logger.log_tabular("TestEpLen", average_only=True)
+            logger.log_tabular("EvalTime", eval_time)
+        logger.log_tabular("TotalEnvInteracts", t)
+        logger.log_tabular("QVals", with_min_and_max=True)
+        for key in ("LossPi", "LossQ"):
+            logger.log_tabular(key, average_only=True)
+        logger.log_tabular("Time", time.time() - start_time)
+        logger.dump_tabular()
+
+    envs.close()
+    logger.close()
+    return ac
+
+
+PRESETS = {
+    "spinningup": dict(
+        epochs=100,
+        batch_size=100,
+        start_steps=10_000,
+        update_every=50,
+    )
+}
+
+if __name__ == "__main__":
+    import sys
+
+    from spinup.run import main
+
+    main(["ddpg", *sys.argv[1:]])

@@ -1,0 +1,211 @@
+"""Soft actor-critic (SAC), arXiv:1801.01290 and 1812.05905, for bounded and (arXiv:1910.07207) Discrete actions.
+
+Equations: docs/algorithms/sac.md. Departures from the papers: the policy's loss takes the lower of the two critics for
+discrete actions too, the temperature steps by its logarithm, and n-step returns can replace one-step ones.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from spinup import accel, mpi
+from spinup.buffers import Batch, ReplayBuffer, check_replay_memory
+from spinup.envs import check_actions, evaluate, make_envs
+from spinup.errors import check_arguments
+from spinup.logger import EpochLogger
+from spinup.nets import Categorical, SoftActorCritic, SquashedGaussian, check_q_actor_critic
+from spinup.optim import Adam, flatten, polyak_average
+
+
+def soft_value(pi: SquashedGaussian | Categorical, q: Callable, o: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """E[min_i Q_i(o, a) - alpha log pi(a|o)] and E[log pi(a|o)] over a ~ pi, (B,) each."""
+    if isinstance(pi, Categorical):
+        p, logp = pi.logp.exp(), pi.logp  # (B, K)
+        q_min = q(o).min(0).values  # (B, K)
+        return (p * (q_min - alpha * logp)).sum(-1), (p * logp).sum(-1)  # sac-7: the expectation written out
+    a, logp = pi.rsample()  # sac-3: a = tanh(u), sac-4: its log-probability
+    return q(o, a).min(0).values - alpha * logp, logp  # the expectation by one sample
+
+
+def target(r: Tensor, terminated: Tensor, discount: Tensor, v2: Tensor) -> Tensor:
+    """What Q(s, a) should be, (B,), from the soft value v2 of the next observations."""
+    return r + discount * (1 - terminated) * v2  # sac-1
+
+
+def q_loss(q: Tensor, y: Tensor) -> Tensor:
+    """Squared error of the critics' values, (2, B), against the targets, (B,), summed over the critics."""
+    return (q - y).square().mean(-1).sum()  # sac-2
+
+
+def alpha_loss(log_alpha: Tensor, logp: Tensor, target_entropy: float) -> Tensor:
+    """Falls as log_alpha rises where the entropy, the mean of -logp, (B,), is below its target."""
+    return -log_alpha * (logp.mean() + target_entropy)  # sac-6
+
+
+class Temperature(nn.Module):
+    """alpha, as the exponential of a parameter."""
+
+    def __init__(self, alpha: float):
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.tensor(float(alpha)).log())
+
+
+def sac(
+    env_fn,
+    actor_critic=SoftActorCritic,
+    ac_kwargs: dict | None = None,
+    seed: int = 0,
+    *,
+    num_envs: int = 1,
+    steps_per_epoch: int = 4000,
+    epochs: int = 250,
+    replay_size: int = 1_000_000,
+    gamma: float = 0.99,
+    n_step: int = 1,
+    polyak: float = 0.995,
+    lr: float = 1e-3,
+    alpha: float | str = "auto",
+    target_entropy: float | None = None,
+    batch_size: int = 256,
+    start_steps: int = 5000,
+    update_after: int = 1000,
+    update_every: int = 1,
+    replay_ratio: float = 1.0,
+    max_ep_len: int = 1000,
+    env_kwargs: dict | None = None,
+    vectorization: str = "sync",
+    device: str = "cpu",
+    threads: int = 1,
+    matmul_precision: str = "highest",
+    eval_freq: int = 1,
+    num_test_episodes: int = 10,
+    save_freq: int = 1,
+    logger_kwargs: dict | None = None,
+) -> torch.nn.Module:
+    """Train a policy by SAC and return its actor-critic. SAC's own arguments:
+
+    lr: learning rate of policy, critics and temperature (Adam)
+    alpha: temperature, the weight of the entropy beside the reward; 'auto': adjusted to hold the target entropy
+    target_entropy: entropy per state that alpha='auto' holds; None: minus the number of actions' dimensions, or half of
+        log K for K Discrete actions
+    """
+    config = locals()
+    check_arguments(config)
+
+    # ---- setup
+    device = accel.setup(seed + mpi.proc_id(), device, threads, matmul_precision)
+    envs = make_envs(env_fn, num_envs, seed + num_envs * mpi.proc_id(), max_ep_len, env_kwargs, vectorization)
+    check_actions("sac", envs.action_space, discrete=True)
+    ac = actor_critic(envs.observation_space, envs.action_space, **(ac_kwargs or {})).to(device)
+    check_q_actor_critic(ac, envs.observation_space, envs.action_space, num_critics=2, soft=True)
+    ac.temperature = Temperature(1.0 if alpha == "auto" else alpha).to(device)
+    mpi.sync_params(ac)
+    pi, q, log_alpha = ac.actor, ac.critic, ac.temperature.log_alpha
+    q_targ = copy.deepcopy(q)
+    q_targ_params = flatten(q_targ)
+    pi_optimizer, q_optimizer, alpha_optimizer = (Adam(module, lr) for module in (pi, q, ac.temperature))
+    if target_entropy is None:
+        space = envs.action_space
+        target_entropy = 0.5 * math.log(space.n) if isinstance(space, spaces.Discrete) else -float(space.shape[0])
+
+    procs = mpi.num_procs()
+    memory = check_replay_memory(replay_size // procs, envs.observation_space, envs.action_space, device)
+    logger = EpochLogger(**(logger_kwargs or {"exp_name": "sac"}))
+    logger.save_config(config)
+    logger.setup_pytorch_saver(ac)
+    logger.log(memory)
+    buffer = ReplayBuffer(
+        replay_size // procs, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma
+    )
+
+    # ---- learn
+    def update(batch: Batch) -> dict[str, Tensor]:
+        """One step of critics, policy and temperature; returns what to log."""
+        o, a, r, o2, terminated, discount = batch
+        temperature = log_alpha.detach().exp()
+
+        with torch.no_grad():
+            v2, _ = soft_value(pi(o2), q_targ, o2, temperature)
+            y = target(r, terminated, discount, v2)
+        q_values = q(o, a)  # (2, B)
+        loss_q = q_loss(q_values, y)
+        q_optimizer.minimize(loss_q)
+
+        v, logp = soft_value(pi(o), q, o, temperature)
+        loss_pi = -v.mean()  # sac-5
+        pi_optimizer.minimize(loss_pi)
+        if alpha == "auto":
+            alpha_optimizer.minimize(alpha_loss(log_alpha, logp.detach(), target_entropy))
+
+        polyak_average(q_targ_params, q_optimizer.flat, polyak)  # sac-8
+        q1, q2 = q_values
+        return dict(LossQ=loss_q, LossPi=loss_pi, Q1Vals=q1, Q2Vals=q2, LogPi=logp, Alpha=temperature)
+
+    # ---- act
+    start_time = time.time()
+    o = envs.reset()
+    t = updates = 0  # environment steps and gradient steps so far
+    for epoch in range(1, epochs + 1):
+        while t < epoch * steps_per_epoch:
+            a = ac.act(o) if t >= start_steps else envs.random_actions()
+            o2, r, terminated, truncated = envs.step(a)
+            buffer.store(o, a, r, o2, terminated, truncated)
+            o = envs.reset_done()
+            t += num_envs * procs
+            if t >= update_after and t % update_every < num_envs * procs:
+                while updates < int(replay_ratio * (t - update_after + update_every)):
+                    updates += 1
+                    logger.store(**update(buffer.sample(-(-batch_size // procs))))
+        logger.store(**envs.pop_episodes())
+
+        # ---- evaluate, save, log
+        eval_time = time.time()
+        if eval_freq and epoch % eval_freq == 0:
+            test = evaluate(ac, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
+            logger.store(TestEpRet=test["EpRet"], TestEpLen=test["EpLen"])
+        eval_time = time.time() - eval_time
+        if epoch % save_freq == 0 or epoch == epochs:
+            logger.save_state()
+
+        logger.log_tabular("Epoch", epoch)
+        logger.log_tabular("EpRet", with_min_and_max=True)
+        logger.log_tabular("EpLen", average_only=True)
+        if eval_freq:
+            logger.log_tabular("TestEpRet", with_min_and_max=True)
+            logger.log_tabular("TestEpLen", average_only=True)
+            logger.log_tabular("EvalTime", eval_time)
+        logger.log_tabular("TotalEnvInteracts", t)
+        for key in ("Q1Vals", "Q2Vals", "LogPi"):
+            logger.log_tabular(key, with_min_and_max=True)
+        for key in ("LossPi", "LossQ", "Alpha"):
+            logger.log_tabular(key, average_only=True)
+        logger.log_tabular("Time", time.time() - start_time)
+        logger.dump_tabular()
+
+    envs.close()
+    logger.close()
+    return ac
+
+
+PRESETS = {
+    "spinningup": dict(
+        epochs=100,
+        alpha=0.2,
+        lr=1e-3,
+        batch_size=100,
+        start_steps=10_000,
+        update_every=50,
+    )
+}
+
+if __name__ == "__main__":
+    import sys
+
+    from spinup.run import main
+
+    main(["sac", *sys.argv[1:]])

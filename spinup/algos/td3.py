@@ -1,0 +1,190 @@
+"""Twin delayed DDPG (TD3), arXiv:1802.09477. Equations: docs/algorithms/td3.md.
+
+Departures from the paper: noise is measured in half-ranges of the actions, exploration begins with uniformly drawn
+actions for every environment, and n-step returns can replace one-step ones.
+"""
+
+import copy
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spinup import accel, mpi
+from spinup.buffers import Batch, ReplayBuffer, check_replay_memory
+from spinup.envs import check_actions, evaluate, make_envs
+from spinup.errors import check_arguments
+from spinup.logger import EpochLogger
+from spinup.nets import TwinActorCritic, check_q_actor_critic
+from spinup.optim import Adam, flatten, polyak_average
+
+
+def target(r: Tensor, terminated: Tensor, discount: Tensor, q2: Tensor) -> Tensor:
+    """What Q(s, a) should be, (B,), from the target critics' values, (2, B), of the next observations and actions."""
+    return r + discount * (1 - terminated) * q2.min(0).values  # td3-2
+
+
+def q_loss(q: Tensor, y: Tensor) -> Tensor:
+    """Squared error of the critics' values, (2, B), against the targets, (B,), summed over the critics."""
+    return (q - y).square().mean(-1).sum()  # td3-3
+
+
+def td3(
+    env_fn,
+    actor_critic=TwinActorCritic,
+    ac_kwargs: dict | None = None,
+    seed: int = 0,
+    *,
+    num_envs: int = 1,
+    steps_per_epoch: int = 4000,
+    epochs: int = 250,
+    replay_size: int = 1_000_000,
+    gamma: float = 0.99,
+    n_step: int = 1,
+    polyak: float = 0.995,
+    pi_lr: float = 1e-3,
+    q_lr: float = 1e-3,
+    act_noise: float = 0.1,
+    target_noise: float = 0.2,
+    noise_clip: float = 0.5,
+    policy_delay: int = 2,
+    batch_size: int = 256,
+    start_steps: int = 5000,
+    update_after: int = 1000,
+    update_every: int = 1,
+    replay_ratio: float = 1.0,
+    max_ep_len: int = 1000,
+    env_kwargs: dict | None = None,
+    vectorization: str = "sync",
+    device: str = "cpu",
+    threads: int = 1,
+    matmul_precision: str = "highest",
+    eval_freq: int = 1,
+    num_test_episodes: int = 10,
+    save_freq: int = 1,
+    logger_kwargs: dict | None = None,
+) -> torch.nn.Module:
+    """Train a policy by TD3 and return its actor-critic. TD3's own arguments:
+
+    target_noise: standard deviation of the noise on the target policy's actions, in half-ranges of the actions
+    noise_clip: that noise is cut off here, in half-ranges
+    policy_delay: steps of the critics to one of the policy and of the targets
+    """
+    config = locals()
+    check_arguments(config)
+
+    # ---- setup
+    device = accel.setup(seed + mpi.proc_id(), device, threads, matmul_precision)
+    envs = make_envs(env_fn, num_envs, seed + num_envs * mpi.proc_id(), max_ep_len, env_kwargs, vectorization)
+    check_actions("td3", envs.action_space)
+    ac = actor_critic(envs.observation_space, envs.action_space, **(ac_kwargs or {})).to(device)
+    check_q_actor_critic(ac, envs.observation_space, envs.action_space, num_critics=2)
+    mpi.sync_params(ac)
+    pi, q = ac.actor, ac.critic
+    pi_targ, q_targ = copy.deepcopy(pi), copy.deepcopy(q)
+    pi_targ_params, q_targ_params = flatten(pi_targ), flatten(q_targ)
+    pi_optimizer, q_optimizer = Adam(pi, pi_lr), Adam(q, q_lr)
+    low, high = envs.action_space.low, envs.action_space.high
+    low_t, high_t = (torch.as_tensor(x, device=device) for x in (low, high))
+    half_range = (high_t - low_t) / 2
+
+    procs = mpi.num_procs()
+    memory = check_replay_memory(replay_size // procs, envs.observation_space, envs.action_space, device)
+    logger = EpochLogger(**(logger_kwargs or {"exp_name": "td3"}))
+    logger.save_config(config)
+    logger.setup_pytorch_saver(ac)
+    logger.log(memory)
+    buffer = ReplayBuffer(
+        replay_size // procs, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma
+    )
+
+    # ---- learn
+    def update(batch: Batch, delayed: bool) -> dict[str, Tensor]:
+        """One step of the critics and, unless it is to be left out, of policy and targets; returns what to log."""
+        o, a, r, o2, terminated, discount = batch
+
+        with torch.no_grad():
+            noise = (target_noise * torch.randn_like(a)).clamp(-noise_clip, noise_clip)
+            a2 = (pi_targ(o2) + half_range * noise).clamp(low_t, high_t)  # td3-1
+            y = target(r, terminated, discount, q_targ(o2, a2))
+        q_values = q(o, a)  # (2, B)
+        loss_q = q_loss(q_values, y)
+        q_optimizer.minimize(loss_q)
+        metrics = dict(LossQ=loss_q, Q1Vals=q_values[0], Q2Vals=q_values[1])
+        if delayed:
+            return metrics
+
+        loss_pi = -q[0](o, pi(o)).mean()  # td3-4
+        pi_optimizer.minimize(loss_pi)
+        polyak_average(q_targ_params, q_optimizer.flat, polyak)  # td3-5
+        polyak_average(pi_targ_params, pi_optimizer.flat, polyak)
+        return metrics | dict(LossPi=loss_pi)
+
+    # ---- act
+    def explore(o: np.ndarray) -> np.ndarray:
+        """The policy's actions with noise, (N, A)."""
+        a = ac.act(o)
+        noise = torch.randn(a.shape).numpy()
+        return np.clip(a + act_noise * (high - low) / 2 * noise, low, high)  # td3-6
+
+    start_time = time.time()
+    o = envs.reset()
+    t = updates = 0  # environment steps and gradient steps so far
+    for epoch in range(1, epochs + 1):
+        while t < epoch * steps_per_epoch:
+            a = explore(o) if t >= start_steps else envs.random_actions()
+            o2, r, terminated, truncated = envs.step(a)
+            buffer.store(o, a, r, o2, terminated, truncated)
+            o = envs.reset_done()
+            t += num_envs * procs
+            if t >= update_after and t % update_every < num_envs * procs:
+                while updates < int(replay_ratio * (t - update_after + update_every)):
+                    updates += 1
+                    logger.store(**update(buffer.sample(-(-batch_size // procs)), delayed=updates % policy_delay != 0))
+        logger.store(**envs.pop_episodes())
+
+        # ---- evaluate, save, log
+        eval_time = time.time()
+        if eval_freq and epoch % eval_freq == 0:
+            test = evaluate(ac, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
+            logger.store(TestEpRet=test["EpRet"], TestEpLen=test["EpLen"])
+        eval_time = time.time() - eval_time
+        if epoch % save_freq == 0 or epoch == epochs:
+            logger.save_state()
+
+        logger.log_tabular("Epoch", epoch)
+        logger.log_tabular("EpRet", with_min_and_max=True)
+        logger.log_tabular("EpLen", average_only=True)
+        if eval_freq:
+            logger.log_tabular("TestEpRet", with_min_and_max=True)
+            logger.log_tabular("TestEpLen", average_only=True)
+            logger.log_tabular("EvalTime", eval_time)
+        logger.log_tabular("TotalEnvInteracts", t)
+        for key in ("Q1Vals", "Q2Vals"):
+            logger.log_tabular(key, with_min_and_max=True)
+        for key in ("LossPi", "LossQ"):
+            logger.log_tabular(key, average_only=True)
+        logger.log_tabular("Time", time.time() - start_time)
+        logger.dump_tabular()
+
+    envs.close()
+    logger.close()
+    return ac
+
+
+PRESETS = {
+    "spinningup": dict(
+        epochs=100,
+        batch_size=100,
+        start_steps=10_000,
+        update_every=50,
+    )
+}
+
+if __name__ == "__main__":
+    import sys
+
+    from spinup.run import main
+
+    main(["td3", *sys.argv[1:]])
