@@ -7,7 +7,7 @@ from numbers import Real
 
 # What the algorithms' own numbers may be, both ends included; make_envs and accel.setup check theirs.
 RANGES = {
-    **dict.fromkeys(("gamma", "lam", "backtrack_coeff", "polyak"), (0, 1)),
+    **dict.fromkeys(("gamma", "lam", "backtrack_coeff", "polyak", "noise_corr"), (0, 1)),
     **dict.fromkeys(("steps_per_epoch", "epochs", "minibatch_size", "batch_size", "cg_iters"), (1, math.inf)),
     **dict.fromkeys(("save_freq", "num_test_episodes", "replay_size", "update_every"), (1, math.inf)),
     **dict.fromkeys(("n_step", "policy_delay"), (1, math.inf)),
@@ -23,6 +23,8 @@ CHOICES = {
     "algo": ("trpo", "npg"),
     "matmul_precision": ("highest", "high", "medium"),
 }
+# Words that stand for a number.
+WORDS = {"alpha": "auto"}
 
 
 class UserError(ValueError):
@@ -40,8 +42,9 @@ def check_arguments(arguments: Mapping) -> None:
     for name, value in arguments.items():
         if name in CHOICES and value not in CHOICES[name]:
             raise UserError(f"{name} is {value!r}; it must be one of {', '.join(CHOICES[name])}")
-        if name in RANGES and value is not None:
+        if name in RANGES and value not in (None, WORDS.get(name)):
             low, high = RANGES[name]
-            right = f"at least {low}" if high == math.inf else f"in {low} to {high}"
-            if not isinstance(value, Real) or not low <= value <= high or value == math.inf:
-                raise UserError(f"{name} is {value!r}; it must be a number {right}")
+            right = f" in {low} to {high}" if high < math.inf else f" of at least {low}" if low > -math.inf else ""
+            word = f" or '{WORDS[name]}'" if name in WORDS else ""
+            if not isinstance(value, Real) or not low <= value <= high or math.isinf(value):
+                raise UserError(f"{name} is {value!r}; it must be a number{right}{word}")

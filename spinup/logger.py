@@ -478,13 +478,13 @@ class EpochLogger(Logger):
     def store(self, **values) -> None:
         """Take in, per keyword, a number or an array, list or tensor of numbers (of any shape, also empty).
 
-        Tensors wait on their device, as they are now, until the row or a thousand of them: a store in every gradient
+        Tensors wait on their device, as they are now, until the row or a hundred of them: a store in every gradient
         step then costs next to nothing, and makes no GPU wait.
         """
         for key, x in values.items():
             if _is_tensor(x) and not x.is_complex():
                 self._waiting.setdefault(key, []).append(x.detach().clone())
-                if len(self._waiting[key]) == 1000:
+                if len(self._waiting[key]) == 100:
                     self._take_in(key)
                 continue
             try:

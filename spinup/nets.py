@@ -187,7 +187,7 @@ def mlp(
     layers = [linear(sizes[0], sizes[1])]
     for n_in, n_out in itertools.pairwise(sizes[1:]):
         layers += [nn.LayerNorm(n_in)] if layer_norm else []
-        layers += [activation(inplace=True) if activation is nn.ReLU else activation(), linear(n_in, n_out)]
+        layers += [nn.ReLU(inplace=True) if activation is nn.ReLU else activation(), linear(n_in, n_out)]
     return nn.Sequential(*layers)
 
 
@@ -417,13 +417,14 @@ class Bounds(nn.Module):
         self.register_buffer("middle", (high + low) / 2, persistent=False)
         self.register_buffer("half_range", (high - low) / 2, persistent=False)
         # A dimension of one point says nothing, and is divided by 1.
-        self.register_buffer("scale", torch.where(high > low, self.half_range, 1.0), persistent=False)
+        self.register_buffer("slope", 1 / torch.where(high > low, self.half_range, 1.0), persistent=False)
+        self.register_buffer("offset", -self.middle * self.slope, persistent=False)
 
     def from_unit(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.middle, self.half_range, x)
 
     def to_unit(self, a: Tensor) -> Tensor:
-        return (a - self.middle) / self.scale
+        return torch.addcmul(self.offset, self.slope, a)
 
 
 class DeterministicActor(nn.Module):

@@ -25,8 +25,10 @@ replay_size: transitions kept, the last ones, over all processes
 batch_size: transitions in a gradient step, over all processes
 polyak: the target networks keep this share of themselves in each step, and take the rest from the learned ones
 act_noise: standard deviation of the noise on the policy's actions, in half-ranges of the actions
+noise_corr: correlation of that noise between one step and the next, 0 to 1; near 1 it pushes one way for long, which
+    tasks with inertia and rare rewards need
 start_steps: first environment steps, with uniformly drawn actions in place of the policy's
-update_after: environment steps before the first gradient step
+update_after: environment steps before the first block of gradient steps
 update_every: environment steps between two blocks of gradient steps
 replay_ratio: gradient steps for each environment step
 max_grad_norm: longer gradients are scaled down to this 2-norm; None: never

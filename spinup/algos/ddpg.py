@@ -1,11 +1,12 @@
 """Deep deterministic policy gradient (DDPG), arXiv:1509.02971. Equations: docs/algorithms/ddpg.md.
 
-Departures from the paper: exploration noise is Gaussian and not autocorrelated, in half-ranges of the actions, and
-begins with uniformly drawn actions; the networks are of equal size, without batch normalization or weight decay, with
-actions entering the critic's first layer; and n-step returns can replace one-step ones.
+Departures from the paper: exploration noise is not correlated in time by default, is in half-ranges of the actions, and
+begins with uniformly drawn actions; the networks have other sizes and first weights, no batch normalization or weight
+decay, and actions enter the critic's first layer; and n-step returns can replace one-step ones.
 """
 
 import copy
+import math
 import time
 
 import numpy as np
@@ -47,6 +48,7 @@ def ddpg(
     pi_lr: float = 1e-3,
     q_lr: float = 1e-3,
     act_noise: float = 0.1,
+    noise_corr: float = 0.0,
     batch_size: int = 256,
     start_steps: int = 5000,
     update_after: int = 1000,
@@ -111,12 +113,14 @@ def ddpg(
     # ---- act
     def explore(o: np.ndarray) -> np.ndarray:
         """The policy's actions with noise, (N, A)."""
-        a = ac.act(o)
-        noise = torch.randn(a.shape).numpy()
-        return np.clip(a + act_noise * (high - low) / 2 * noise, low, high)  # ddpg-5
+        nonlocal noise
+        fresh = torch.randn(noise.shape).numpy()
+        noise = noise_corr * noise + math.sqrt(1 - noise_corr**2) * fresh
+        return np.clip(ac.act(o) + act_noise * (high - low) / 2 * noise, low, high)  # ddpg-5
 
     start_time = time.time()
     o = envs.reset()
+    noise = np.zeros((num_envs, *low.shape), np.float32)
     t = updates = 0  # environment steps and gradient steps so far
     for epoch in range(1, epochs + 1):
         while t < epoch * steps_per_epoch:

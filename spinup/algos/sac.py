@@ -1,7 +1,8 @@
 """Soft actor-critic (SAC), arXiv:1801.01290 and 1812.05905, for bounded and (arXiv:1910.07207) Discrete actions.
 
-Equations: docs/algorithms/sac.md. Departures from the papers: the policy's loss takes the lower of the two critics for
-discrete actions too, the temperature steps by its logarithm, and n-step returns can replace one-step ones.
+Equations: docs/algorithms/sac.md. Departures from the papers: the temperature steps by its logarithm, the target
+entropy of discrete actions is half of its maximum, and n-step returns, without the entropies on the way, can replace
+one-step ones.
 """
 
 import copy
@@ -196,7 +197,6 @@ PRESETS = {
     "spinningup": dict(
         epochs=100,
         alpha=0.2,
-        lr=1e-3,
         batch_size=100,
         start_steps=10_000,
         update_every=50,

@@ -1,10 +1,11 @@
 """Twin delayed DDPG (TD3), arXiv:1802.09477. Equations: docs/algorithms/td3.md.
 
-Departures from the paper: noise is measured in half-ranges of the actions, exploration begins with uniformly drawn
-actions for every environment, and n-step returns can replace one-step ones.
+Departures from the paper: noise is measured in half-ranges of the actions, the networks and minibatches have other
+sizes, and n-step returns can replace one-step ones.
 """
 
 import copy
+import math
 import time
 
 import numpy as np
@@ -46,6 +47,7 @@ def td3(
     pi_lr: float = 1e-3,
     q_lr: float = 1e-3,
     act_noise: float = 0.1,
+    noise_corr: float = 0.0,
     target_noise: float = 0.2,
     noise_clip: float = 0.5,
     policy_delay: int = 2,
@@ -124,12 +126,14 @@ def td3(
     # ---- act
     def explore(o: np.ndarray) -> np.ndarray:
         """The policy's actions with noise, (N, A)."""
-        a = ac.act(o)
-        noise = torch.randn(a.shape).numpy()
-        return np.clip(a + act_noise * (high - low) / 2 * noise, low, high)  # td3-6
+        nonlocal noise
+        fresh = torch.randn(noise.shape).numpy()
+        noise = noise_corr * noise + math.sqrt(1 - noise_corr**2) * fresh
+        return np.clip(ac.act(o) + act_noise * (high - low) / 2 * noise, low, high)  # td3-6
 
     start_time = time.time()
     o = envs.reset()
+    noise = np.zeros((num_envs, *low.shape), np.float32)
     t = updates = 0  # environment steps and gradient steps so far
     for epoch in range(1, epochs + 1):
         while t < epoch * steps_per_epoch:
