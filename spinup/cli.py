@@ -5,6 +5,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from spinup.errors import UserError
@@ -241,3 +242,59 @@ def split_flags(words: Sequence[str]) -> list[Flag]:
         name, short, value = match.groups()
         flags.append(Flag(name, short, [] if value is None else [value]))
     return flags
+
+
+# ---- a grid in a file
+
+
+def read_grid_file(file: str) -> dict[str, list[str]]:
+    """{flag: the words after it} from a TOML or YAML file of flags; a list is several values, a table "a:b" flags.
+
+    Raises UserError where the file cannot be read.
+    """
+    path = Path(file).expanduser()
+    if path.suffix not in (".toml", ".yaml", ".yml"):
+        raise UserError(f'grid: {file} must be a .toml or .yaml file of flags, as: algo = "ppo"')
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"grid: cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        table = _parse_toml(text) if path.suffix == ".toml" else _parse_yaml(text)
+    except ValueError as error:
+        raise UserError(f"grid: {file}: {' '.join(str(error).split())}") from None
+    if not isinstance(table, dict):
+        raise UserError(f'grid: {file} must hold flags and their values, as: algo = "ppo"')
+    flags: dict[str, list[str]] = {}
+    for key, value in table.items():
+        entries = {f"{key}:{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+        flags |= {str(k): [_word(x) for x in (v if isinstance(v, list) else [v])] for k, v in entries.items()}
+    return flags
+
+
+def _parse_toml(text: str) -> dict:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    return tomllib.loads(text)
+
+
+def _parse_yaml(text: str) -> Any:
+    try:
+        import yaml
+    except ModuleNotFoundError:
+        raise UserError('grid: YAML files need: pip install "spinup[yaml]"; a TOML file needs nothing') from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(error) from None
+
+
+def _word(value: Any) -> str:
+    """The word that stands for a value on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_word, value))}]"
+    if value is None or isinstance(value, bool | int | float | str):
+        return str(value)
+    raise ValueError(f"{value!r} is no number, word, list or table of these")

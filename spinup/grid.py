@@ -1,19 +1,35 @@
 """ExperimentGrid: one function, many settings; every combination is a run with a name and a folder of its own."""
 
 import itertools
+import multiprocessing
 import os
 import string
 import subprocess
 import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from spinup import mpi
-from spinup.errors import UserError
+from spinup.errors import UserError, closest
+from spinup.jobs import (
+    BEFORE,
+    DONE,
+    FAILED,
+    WRONG,
+    Job,
+    Overview,
+    ProcessExecutor,
+    RayExecutor,
+    Run,
+    perform,
+    perform_all,
+    place,
+    report,
+)
 from spinup.logger import setup_logger_kwargs
 
 
@@ -23,16 +39,6 @@ class Setting(NamedTuple):
     vals: list
     shorthand: str | None
     in_name: bool
-
-
-class Run(NamedTuple):
-    """What became of one run in `folder`: "done", "wrong input" (a UserError) or "failed"."""
-
-    name: str
-    seed: int
-    folder: str
-    seconds: float
-    outcome: str
 
 
 class ExperimentGrid:
@@ -114,16 +120,49 @@ class ExperimentGrid:
         data_dir: str | None = None,
         datestamp: bool = False,
         logger_kwargs: dict | None = None,
+        jobs: int | str = 1,
+        executor: str | Executor = "process",
     ) -> list[Run]:
-        """Call `thunk(**variant, logger_kwargs=...)` for each variant, one after another, each with its own folder.
+        """Call `thunk(**variant, logger_kwargs=...)` for each variant, each with its own folder.
 
         thunk: an algorithm, or the name of a key whose values are algorithms
         num_cpu: MPI processes of each run, or "auto": as many as the machine has physical cores
         logger_kwargs: further arguments of the logger, as quiet
+        jobs: runs at a time, each in a process of its own with its share of the cores, or "auto": one per physical
+            core; 1: one after another, in this process
+        executor: "process", "ray" (a cluster) or a concurrent.futures.Executor, which sees to how many at a time
 
-        A run that raises is reported and the others go on; a grid of one run raises, and so does a grid under MPI,
-        where the other processes would wait for ever for the one that failed.
+        A run that raises or dies is reported and the others go on. Started again with the same settings, the grid
+        leaves out the runs that are done and does the others anew. A grid of one run raises what the run raises and
+        never takes an earlier one for done; so does a grid under MPI, where the other processes would wait for ever
+        for one that failed.
         """
+        todo = self.make_jobs(thunk, data_dir, datestamp, logger_kwargs or {})
+        cores = physical_cores()
+        num_cpu, jobs = (cores if n == "auto" else n for n in (num_cpu, jobs))
+        apart = jobs > 1 or executor != "process"
+        if apart and (num_cpu > 1 or mpi.num_procs() > 1) and not isinstance(executor, Executor):
+            raise UserError("jobs and num_cpu do not go together; give one: jobs for many runs, num_cpu for one")
+        if apart and getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise UserError("a script that runs a grid with jobs must do it under: if __name__ == '__main__':")
+        mpi.mpi_fork(num_cpu)
+        talk = len(todo) > 1 and mpi.proc_id() == 0 and not (logger_kwargs or {}).get("quiet")
+        if talk:
+            self.print()
+        if len(todo) == 1 or (mpi.num_procs() > 1 and not apart):
+            runs = [simply(job) for job in todo]
+        else:
+            placed = [place(job) for job in todo]
+            before = [Run(job.name, job.seed, str(job.folder), 0.0, BEFORE) for job, done in placed if done]
+            left = [job for job, done in placed if not done]
+            now = in_parallel(left, executor, jobs, cores, talk) if apart else one_by_one(left)
+            runs = [(before if done else now).pop(0) for _, done in placed]
+        if talk:
+            print(table(runs))
+        return runs
+
+    def make_jobs(self, thunk: Callable | str, data_dir: str | None, datestamp: bool, logger_kwargs: dict) -> list[Job]:
+        """The runs with their names and folders. Raises UserError where two would have the same."""
         variants = self.variants()
         names = [self.variant_name(v) or "experiment" for v in variants]
         seeds = [variant.get("seed", 0) for variant in variants]
@@ -133,48 +172,64 @@ class ExperimentGrid:
                 f"{count} runs of the grid would be named '{name}' with seed {seed}; give each value once, and "
                 "shorthands that tell the runs apart"
             )
-        mpi.mpi_fork(physical_cores() if num_cpu == "auto" else num_cpu)
-        alone = len(variants) == 1 or mpi.num_procs() > 1
-        talk = len(variants) > 1 and mpi.proc_id() == 0 and not (logger_kwargs or {}).get("quiet")
-        if talk:
-            self.print()
-        runs = []
+        made = []
         for name, seed, variant in zip(names, seeds, variants, strict=True):
-            start, outcome = time.time(), "done"
-            kwargs = {**(logger_kwargs or {}), **setup_logger_kwargs(name, seed, data_dir, datestamp)}
-            try:
-                call(thunk, {"seed": seed, **variant, "logger_kwargs": kwargs})
-            except Exception as error:
-                if alone:
-                    raise
-                outcome = "wrong input" if isinstance(error, UserError) else "failed"
-                report(name, seed, error)
-            runs.append(Run(name, seed, kwargs["output_dir"], time.time() - start, outcome))
-        if talk:
-            print(table(runs))
-        return runs
+            kwargs = {**logger_kwargs, **setup_logger_kwargs(name, seed, data_dir, datestamp)}
+            arguments = {"seed": seed, **variant, "logger_kwargs": kwargs}
+            function = arguments.pop(thunk) if isinstance(thunk, str) else thunk
+            if "env_name" in arguments:
+                arguments["env_fn"] = arguments.pop("env_name")
+            made.append(Job(name, seed, function, arguments))
+        return made
 
 
-def call(thunk: Callable | str, arguments: dict) -> Any:
-    """One run; `env_name` is passed on as env_fn."""
-    if "env_name" in arguments:
-        arguments["env_fn"] = arguments.pop("env_name")
-    function = arguments.pop(thunk) if isinstance(thunk, str) else thunk
-    return function(**arguments)
+# ---- how they are done
 
 
-def report(name: str, seed: int, error: Exception) -> None:
-    """One line for a mistake of the user's, the traceback before it for a bug."""
-    if not isinstance(error, UserError):
-        traceback.print_exception(error)
-    print(f"spinup: error: {name}, seed {seed}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+def simply(job: Job) -> Run:
+    """The run without a record of how it went; its folder is a new one where there is one of this name."""
+    start = time.time()
+    job.thunk(**job.arguments)
+    return Run(job.name, job.seed, str(job.folder), time.time() - start, DONE)
+
+
+def one_by_one(jobs: list[Job]) -> list[Run]:
+    runs = []
+    for job in jobs:
+        start = time.time()
+        try:
+            runs.append(perform(job))
+        except Exception as error:
+            report(job, error)
+            outcome = WRONG if isinstance(error, UserError) else FAILED
+            runs.append(Run(job.name, job.seed, str(job.folder), time.time() - start, outcome))
+    return runs
+
+
+def in_parallel(todo: list[Job], executor: str | Executor, jobs: int, cores: int, talk: bool) -> list[Run]:
+    """The runs in an executor; ours are stopped at the end, also where Ctrl-C ends it."""
+    threads = max(1, cores // jobs)
+    makers = {"process": lambda: ProcessExecutor(jobs, threads), "ray": lambda: RayExecutor(threads)}
+    if isinstance(executor, str) and executor not in makers:
+        raise UserError(f"executor is '{executor}'; it must be process or ray{closest(executor, makers)}")
+    pool = makers[executor]() if isinstance(executor, str) else executor
+    overview = Overview(todo, quiet=not talk)
+    try:
+        return perform_all(todo, pool, overview)
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        overview.close()
+        if isinstance(executor, str):
+            pool.stop()
 
 
 def table(runs: list[Run]) -> str:
     """A line for each run and a last one with the numbers."""
     width = max(len(run.name) for run in runs)
     lines = [f"{run.name:<{width}}  seed {run.seed:<4} {run.seconds:8.1f} s  {run.outcome}" for run in runs]
-    done = sum(run.outcome == "done" for run in runs)
+    done = sum(run.outcome in (DONE, BEFORE) for run in runs)
     return "\n".join(
         [*lines, f"{done} of {len(runs)} runs done" + (f", {len(runs) - done} not" if done < len(runs) else "")]
     )

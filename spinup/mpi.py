@@ -18,10 +18,13 @@ from spinup.errors import UserError
 # The variables in which launchers tell a process the size of its world: mpich, Open MPI, Slurm.
 WORLD_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
 INSTALL_HINT = 'pip install "spinup[mpi]"'
+_alone = False
 
 
 def launched() -> bool:
     """Whether an MPI launcher has started this process as one of several."""
+    if _alone:
+        return False
     return any(os.environ.get(name, "1") not in ("", "1") for name in WORLD_SIZE_VARIABLES) and (
         # Slurm sets its variable for a batch script too; only a process started by srun has a rank.
         any(name in os.environ for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_STEP_ID"))
@@ -40,6 +43,13 @@ def world():
             f"started as one of several MPI processes, but mpi4py cannot load ({error}): {INSTALL_HINT}"
         ) from error
     return MPI.COMM_WORLD if MPI.COMM_WORLD.Get_size() > 1 else None
+
+
+def stay_alone() -> None:
+    """Act from now on as with one process, whoever started this one: for a worker that does whole runs."""
+    global _alone
+    _alone = True
+    world.cache_clear()
 
 
 def proc_id() -> int:

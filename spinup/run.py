@@ -23,7 +23,11 @@ from spinup import __version__, cli
 from spinup.cli import Parameter
 from spinup.errors import UserError, closest
 
-TOOLS = {"plot": "learning curves of runs", "test_policy": "play episodes with a trained policy"}
+TOOLS = {
+    "grid": "the runs that a TOML or YAML file describes",
+    "plot": "learning curves of runs",
+    "test_policy": "play episodes with a trained policy",
+}
 USAGE = """\
 spinup: deep RL you can read. Usage: python -m spinup.run COMMAND [flags]
 
@@ -33,6 +37,7 @@ Every argument of an algorithm is a flag; `COMMAND --help` lists them.
   --env CartPole-v1 --seed 3        values: numbers, True, False, None, names, lists as 64,64 or [64,64]
   --quiet                           a flag without a value is True
   --seed 0 10 20 --lam 0.9 0.97     several values: a run for each combination, here six
+  --jobs 2                          two of them at a time; started again, it does only those that are not done
   --hid[h] [32] [64,64]             [h] names the flag in the runs' folders; zsh wants quotes around brackets
   --env_kwargs:gravity -9.8         an entry of a dictionary
   --env my_module:MyEnv-v0          an environment that my_module registers when imported
@@ -42,6 +47,18 @@ Examples
   python -m spinup.run ppo --env HalfCheetah-v5 --exp_name cheetah --seed 0 10 20
   python -m spinup.run plot data/cheetah
   python -m spinup.run test_policy data/cheetah/cheetah_s0"""
+
+GRID_HELP = """\
+Usage: python -m spinup.run grid FILE [flags]
+Do the runs that a TOML or YAML file of flags describes. A list is several values, as on the command line; flags given
+here take the place of the file's. As TOML:
+
+  algo = "ppo"
+  env = ["CartPole-v1", "Acrobot-v1"]
+  seed = [0, 10, 20]
+  hid = [[32], [64, 64]]
+  exp_name = "nets"
+  jobs = 2"""
 
 ALIASES = {
     "env": "env_name",
@@ -61,6 +78,8 @@ SPECIAL = {  # of the command, not of the algorithm; one value each
     "data_dir": Parameter("data_dir", STR, None, "where runs go; else $SPINUP_DATA_DIR, else data", sample="data"),
     "datestamp": Parameter("datestamp", BOOL, False, "put date and time into the folders' names"),
     "num_cpu": Parameter("num_cpu", INT | STR, 1, "MPI processes that train together; auto: one per physical core"),
+    "jobs": Parameter("jobs", INT | STR, 1, "runs of a grid at a time, a process each; auto: one per physical core"),
+    "executor": Parameter("executor", STR, "process", "where a grid's runs go: process, or ray for a cluster"),
     "preset": Parameter("preset", STR, None, "a set of other defaults", sample="spinningup"),
     "tensorboard": Parameter("tensorboard", BOOL, False, "write TensorBoard files too"),
     "quiet": Parameter("quiet", BOOL, False, "print only warnings and errors"),
@@ -117,6 +136,10 @@ def dispatch(words: list[str]) -> int:
         print(__version__)
     elif command == "plot":
         importlib.import_module("spinup.plot").main(rest)
+    elif command == "grid" and {"-h", "--help"} & set(rest):
+        print(GRID_HELP)
+    elif command == "grid":
+        return dispatch(from_grid_file(rest))
     elif command == "test_policy":
         importlib.import_module("spinup.watch").main(rest)
     elif algo in algorithms():
@@ -129,6 +152,26 @@ def dispatch(words: list[str]) -> int:
         hint = closest(command, commands()) or f"; the commands are {', '.join(commands())}"
         raise UserError(f"unknown command {cli.shorten(command)}{hint}")
     return 0
+
+
+def from_grid_file(words: list[str]) -> list[str]:
+    """`grid FILE [flags]` as the words of the algorithm's own command; flags given here come before the file's."""
+
+    def names(flags: Sequence[str]) -> set[str]:
+        return {ALIASES.get(flag.name, flag.name) for flag in cli.split_flags(flags)}
+
+    if not words or cli.is_flag(words[0]):
+        raise UserError("grid needs a file, as in: python -m spinup.run grid FILE.toml; `grid --help` shows one")
+    flags = cli.read_grid_file(words[0])
+    algo = flags.pop("algo", [])
+    if len(algo) != 1 or algo[0] not in algorithms():
+        what = f"algo is {', '.join(algo)}" if algo else "there is no algo"
+        raise UserError(f"grid: {words[0]}: {what}; it must be one of {', '.join(algorithms())}")
+    given, described = names(words[1:]), []
+    for key, values in flags.items():
+        if not names([f"--{key}"]) & given:
+            described += [f"--{key}", *values]
+    return [*algo, *described, *words[1:]]
 
 
 # ---- what there is
@@ -227,10 +270,12 @@ def train(function: Callable, presets: dict[str, dict], words: list[str]) -> int
         data_dir=given.get("data_dir"),
         datestamp=given.get("datestamp", False),
         logger_kwargs={name: given[name] for name in ("quiet", "tensorboard") if name in given},
+        jobs=given.get("jobs", 1),
+        executor=given.get("executor", "process"),
     )
     if not given.get("quiet"):
         print_next_steps(runs)
-    outcomes = {run.outcome for run in runs} - {"done"}
+    outcomes = {run.outcome for run in runs} - {"done", "done before"}
     return 0 if not outcomes else 2 if outcomes == {"wrong input"} else 1
 
 
@@ -294,9 +339,10 @@ def check(settings: dict[str, list], given: dict[str, Any], algo: str) -> None:
 
     if "env_name" not in settings:
         raise UserError(f"no environment; give one, for example: python -m spinup.run {algo} --env CartPole-v1")
-    num_cpu = given.get("num_cpu", 1)
-    if num_cpu != "auto" and not (isinstance(num_cpu, int) and num_cpu >= 1):
-        raise UserError(f"num_cpu is '{num_cpu}'; it must be auto or an int from 1, for example --num_cpu 4")
+    for name in ("num_cpu", "jobs"):
+        number = given.get(name, 1)
+        if number != "auto" and not (isinstance(number, int) and number >= 1):
+            raise UserError(f"{name} is '{number}'; it must be auto or an int from 1, for example --{name} 4")
     exp_name = given.get("exp_name", algo)
     if re.search(r'[/\\:*?"<>|]', exp_name) or not exp_name.isprintable() or not exp_name.strip(". "):
         raise UserError(f"exp_name is {cli.shorten(exp_name)}; it must do as a folder's name, for example walker")
@@ -330,7 +376,7 @@ def print_next_steps(runs: list) -> None:
     """The commands that plot the runs that are done and, where it is just one, play its policy."""
     from spinup import mpi
 
-    folders = list(dict.fromkeys(str(Path(run.folder).parent) for run in runs if run.outcome == "done"))
+    folders = list(dict.fromkeys(str(Path(run.folder).parent) for run in runs if run.outcome.startswith("done")))
     if len(runs) == 1:
         folders = [str(newest(Path(runs[0].folder)))]
     if folders and mpi.proc_id() == 0:

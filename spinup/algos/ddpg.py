@@ -129,6 +129,7 @@ def ddpg(
             buffer.store(o, a, r, o2, terminated, truncated)
             o = envs.reset_done()
             t += num_envs * procs
+            logger.progress(t)
             if t >= update_after and t % update_every < num_envs * procs:
                 while updates < int(replay_ratio * (t - update_after + update_every)):
                     updates += 1

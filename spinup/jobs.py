@@ -1,0 +1,353 @@
+"""The runs of a grid at work: in this process, in processes of their own, on a Ray cluster, or in any executor.
+
+Wherever a run is done, `perform` does it. Its folder tells how it went: status.json (arguments, outcome, seconds),
+output.txt (what it printed, where it had a process of its own) and error.txt (the traceback of one that failed). A grid
+that is started again reads these to know what is left.
+"""
+
+import contextlib
+import datetime
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from spinup import mpi
+from spinup.errors import UserError
+from spinup.logger import convert_json
+
+DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+STATUS, OUTPUT, ERROR = "status.json", "output.txt", "error.txt"
+
+
+class Job(NamedTuple):
+    """One run that is to be done: thunk(**arguments), with its folder among the arguments."""
+
+    name: str
+    seed: int
+    thunk: Callable
+    arguments: dict
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.arguments["logger_kwargs"]["output_dir"]).expanduser()
+
+
+class Run(NamedTuple):
+    """What became of one run: `outcome` is "done", "done before", "wrong input" (a UserError), "failed" or "killed"."""
+
+    name: str
+    seed: int
+    folder: str
+    seconds: float
+    outcome: str
+
+
+# ---- one run
+
+
+def perform(job: Job, apart: bool = False) -> Run:
+    """Do one run, unless its folder says that it is done, and note in the folder how it went.
+
+    apart: the run has this process to itself: its output goes to output.txt, and what it raises is its outcome
+    """
+    if apart:
+        mpi.stay_alone()
+        if read_status(job.folder).get("outcome") == DONE:  # by an earlier try, whose answer was lost
+            return Run(job.name, job.seed, str(job.folder), 0.0, DONE)
+    start, outcome = time.time(), DONE
+    write_status(job, "running", start)
+    with output_to(job.folder / OUTPUT) if apart else contextlib.nullcontext():
+        try:
+            job.thunk(**job.arguments)
+        except BaseException as error:
+            outcome = WRONG if isinstance(error, UserError) else FAILED if isinstance(error, Exception) else STOPPED
+            write_status(job, outcome, start)
+            if mpi.proc_id() == 0:
+                (job.folder / ERROR).write_text(traceback.format_exc())
+            if not apart or not isinstance(error, Exception):
+                raise
+            report(job, error)
+    write_status(job, outcome, start)
+    return Run(job.name, job.seed, str(job.folder), time.time() - start, outcome)
+
+
+def report(job: Job, error: Exception) -> None:
+    """Print one line for a mistake of the user's, and the traceback before it for a bug."""
+    if not isinstance(error, UserError):
+        traceback.print_exception(error)
+    print(f"spinup: error: {job.name}, seed {job.seed}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def output_to(file: Path) -> Iterator[None]:
+    """Everything that this process and its children print goes to `file`, for as long as the block lasts."""
+    sys.stdout.flush(), sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    streams = sys.stdout, sys.stderr
+    with open(file, "ab", buffering=0) as out:
+        os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
+    # An executor's worker may have put something else in place of the streams.
+    sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(os.dup(fd), "wb"), line_buffering=True) for fd in (1, 2))
+    try:
+        yield
+    finally:
+        sys.stdout.close(), sys.stderr.close()
+        sys.stdout, sys.stderr = streams
+        for fd, old in zip((1, 2), kept, strict=True):
+            os.dup2(old, fd), os.close(old)
+
+
+# ---- what a folder says
+
+
+def read_status(folder: Path) -> dict:
+    try:
+        status = json.loads((folder / STATUS).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def write_status(job: Job, outcome: str, start: float) -> None:
+    if mpi.proc_id() == 0:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        status = {"outcome": outcome, "seconds": time.time() - start, "arguments": as_recorded(job.arguments)}
+        temporary = job.folder / f".{STATUS}"
+        temporary.write_text(json.dumps(status, indent=1) + "\n", "utf-8")
+        os.replace(temporary, job.folder / STATUS)
+
+
+def as_recorded(arguments: Mapping) -> dict:
+    """The arguments that make a run what it is, as status.json has them: not where or how loudly it logs."""
+    return convert_json({key: value for key, value in arguments.items() if key != "logger_kwargs"})
+
+
+def place(job: Job) -> tuple[Job, bool]:
+    """The job with a folder that is free or its own, and whether it is done there already.
+
+    Its own is one whose status.json has the same arguments. What an unfinished try left there is removed: the seed
+    makes it the beginning of what the next try will write. Another run's folder is left alone; folder-2 follows it.
+    """
+    for i in itertools.count(1):
+        folder = job.folder if i == 1 else job.folder.with_name(f"{job.folder.name}-{i}")
+        status = read_status(folder)
+        if status.get("arguments") == as_recorded(job.arguments):
+            break
+        if not status and not (folder / "config.json").exists() and not (folder / "progress.txt").exists():
+            break
+    done = status.get("outcome") == DONE
+    if status and not done:
+        shutil.rmtree(folder)
+    kwargs = {**job.arguments["logger_kwargs"], "output_dir": str(folder)}
+    return job._replace(arguments={**job.arguments, "logger_kwargs": kwargs}), done
+
+
+# ---- executors
+
+
+class ProcessExecutor(ThreadPoolExecutor):
+    """At most `jobs` processes at once, a new one for each call: one that is killed takes no other along.
+
+    threads: what each may use of the processor's cores
+    """
+
+    def __init__(self, jobs: int, threads: int):
+        super().__init__(jobs)
+        self.context, self.threads = multiprocessing.get_context("spawn"), threads
+        self.processes: set = set()
+        self.starting = threading.Lock()
+
+    def submit(self, function: Callable, /, *args: Any) -> Future:
+        return super().submit(self.in_process, function, args)
+
+    def in_process(self, function: Callable, args: tuple) -> Any:
+        """function(*args) in a process of its own. Raises ProcessDied where it ends without a result."""
+        receiver, sender = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=child, args=(sender, function, args))
+        with self.starting, environment(dict.fromkeys(THREADS, str(self.threads))):
+            process.start()
+        self.processes.add(process)
+        sender.close()
+        try:
+            return receiver.recv()
+        except EOFError:
+            process.join()
+            raise ProcessDied(process.exitcode) from None
+        finally:
+            process.join()
+            self.processes.discard(process)
+
+    def stop(self) -> None:
+        """End all processes, and start no more."""
+        self.shutdown(wait=False, cancel_futures=True)
+        for process in list(self.processes):
+            process.terminate()
+        deadline = time.time() + 5
+        for process in list(self.processes):
+            process.join(max(0, deadline - time.time()))
+            process.kill()
+
+
+class ProcessDied(Exception):
+    """A process ended without a result."""
+
+    def __init__(self, status: int):
+        self.killed = status < 0
+        how = f"killed by {signal.Signals(-status).name}" if self.killed else f"ended with status {status}"
+        super().__init__(how)
+
+
+@contextlib.contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables that a process started in the block gets: libraries read some of them as they load."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def child(sender, function: Callable, args: tuple) -> None:
+    """The child's side of ProcessExecutor."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its children
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # never outlive the parent
+    sender.send(function(*args))
+    sender.close()
+
+
+class RayExecutor(Executor):
+    """Calls as tasks on a Ray cluster: the one that $RAY_ADDRESS names, or else this machine.
+
+    threads: cores that a task takes. A task whose node dies is done again on another.
+    """
+
+    def __init__(self, threads: int):
+        try:
+            import ray
+        except ImportError:
+            raise UserError('executor ray needs: pip install "spinup[ray]"') from None
+        self.ray, self.threads = ray, threads
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False, logging_level="warning")
+
+    def submit(self, function: Callable, /, *args: Any) -> Future:
+        task = self.ray.remote(num_cpus=self.threads, max_retries=3)(function)
+        return task.remote(*args).future()
+
+    def stop(self) -> None:
+        self.ray.shutdown()
+
+
+# ---- all of them
+
+
+def perform_all(jobs: list[Job], executor: Executor, overview: "Overview") -> list[Run]:
+    """Do the jobs in the executor, and return what became of them, in their order.
+
+    Raises UserError for an executor of threads and where a job cannot be sent to another process.
+    """
+    if isinstance(executor, ThreadPoolExecutor) and not isinstance(executor, ProcessExecutor):
+        raise UserError("executor has threads, which would share one seed and one output; give one that has processes")
+    for job in jobs:
+        check_picklable(job)
+    futures = [executor.submit(perform, job, True) for job in jobs]
+    runs, waiting = {}, set(futures)
+    while waiting:
+        ended, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+        for future in ended:
+            runs[future] = result(future, jobs[futures.index(future)])
+            overview.ended(runs[future])
+        overview.draw()
+    return [runs[future] for future in futures]
+
+
+def result(future: Future, job: Job) -> Run:
+    """The run that a future came to, also where its process or the executor failed."""
+    try:
+        return future.result()
+    except Exception as error:  # also what an executor of the user's raises
+        outcome = KILLED if isinstance(error, ProcessDied) and error.killed else FAILED
+        with contextlib.suppress(OSError):
+            with open(job.folder / ERROR, "a") as file:
+                file.write(f"{type(error).__name__}: {error}\n")
+            write_status(job, outcome, time.time())
+        return Run(job.name, job.seed, str(job.folder), 0.0, outcome)
+
+
+def check_picklable(job: Job) -> None:
+    try:
+        pickle.dumps(job)
+    except Exception as error:
+        raise UserError(
+            f"{job.name}: cannot be sent to another process ({error}); define its functions at the top level of a "
+            "module, or run the grid with jobs=1"
+        ) from None
+
+
+class Overview:
+    """Tells how a grid is going: on a terminal a live table, elsewhere a line for each run that ends."""
+
+    def __init__(self, jobs: list[Job], quiet: bool):
+        self.jobs, self.quiet, self.runs, self.live, self.drawn = jobs, quiet, {}, None, 0.0
+        if not quiet and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+            from rich.live import Live
+
+            self.live = Live(self.table(), auto_refresh=False)
+            self.live.start()
+
+    def ended(self, run: Run) -> None:
+        self.runs[run.folder] = run
+        if not self.quiet and not self.live:
+            where = "" if run.outcome in (DONE, BEFORE) else f"; see {Path(run.folder) / OUTPUT}"
+            print(f"{run.outcome}: {run.name}, seed {run.seed}, {run.seconds:.1f} s{where}", flush=True)
+
+    def draw(self) -> None:
+        if self.live and time.monotonic() - self.drawn > 1:
+            self.live.update(self.table(), refresh=True)
+            self.drawn = time.monotonic()
+
+    def close(self) -> None:
+        if self.live:
+            self.live.update(self.table(), refresh=True)
+            self.live.stop()
+
+    def table(self):
+        from rich.table import Table
+
+        table = Table("run", "seed", "", "steps", "return", "time left", box=None, pad_edge=False)
+        for job in self.jobs:
+            run = self.runs.get(str(job.folder))
+            outcome = run.outcome if run else read_status(job.folder).get("outcome", "waiting")
+            table.add_row(job.name, str(job.seed), outcome, *progress(job.folder, running=outcome == "running"))
+        return table
+
+
+def progress(folder: Path, running: bool) -> tuple[str, str, str]:
+    """Steps, last return and time left of the run in `folder`, from its last row; blank where there is none."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        header, *rows = [line.split("\t") for line in (folder / "progress.txt").read_text().split("\n")[:-1]]
+        row = dict(zip(header, map(float, rows[-1]), strict=True))
+        done = row["Epoch"] / config["epochs"]
+    except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):
+        return "", "", ""
+    left = datetime.timedelta(seconds=round(row.get("Time", 0) * (1 / done - 1))) if done else ""
+    ret = row.get("AverageTestEpRet", row.get("AverageEpRet", float("nan")))
+    return f"{row['TotalEnvInteracts']:,.0f}", f"{ret:,.4g}", str(left) if running else ""
