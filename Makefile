@@ -27,7 +27,7 @@ test: .venv/test.stamp
 	$(PY) -m ruff format --check .
 	$(PY) -m pytest
 
-test-slow: test
+test-slow: .venv/slow.stamp test
 	$(PY) -m pytest -m slow
 
 clean:
@@ -38,7 +38,8 @@ clean:
 
 .venv/demo.stamp: EXTRAS =
 .venv/test.stamp: EXTRAS = [dev,mpi,mujoco]
-.venv/demo.stamp .venv/test.stamp: pyproject.toml setup.py constraints.txt | $(PY)
+.venv/slow.stamp: EXTRAS = [dev,mpi,mujoco,ray]
+.venv/demo.stamp .venv/test.stamp .venv/slow.stamp: pyproject.toml setup.py constraints.txt | $(PY)
 	@echo "installing into .venv: the first time takes minutes (torch is large)"
 	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS)"
 	@touch $@

@@ -1,16 +1,21 @@
-"""Steps per second of spinup.ppo beside Stable-Baselines3's PPO, end to end, on one thread.
+"""Steps per second of spinup beside Stable-Baselines3 and, for SAC, TD3 and DDPG, SBX (JAX), end to end.
 
-    python benchmarks/speed.py [--settings fullbatch sb3-defaults startup] [--envs ...] [--repeats 5] [--json FILE]
+    python benchmarks/speed.py [--settings fullbatch sb3-defaults offpolicy-256 offpolicy-100 startup] [--threads 1]
+        [--algos ppo sac td3 ddpg] [--envs ...] [--repeats 5] [--json FILE]
 
-Each measurement is a process of its own. The contestants take turns, round by round, so that a slow minute of the
-machine falls on all of them; seed = round. The clock runs from the end of the first update to the end of training:
-imports, building the environments and the first update's warm-up are left out on every side. What is measured and
-why it is the same work: benchmarks/README.md.
+Each measurement is a process of its own, held to as many cores as it has threads. The contestants take turns, round by
+round, so that a slow minute of the machine falls on all of them; seed = round. The clock runs from the end of the first
+epoch to the end of training: imports, building the environments and the first updates are left out on every side. An
+epoch is one update of PPO, and 1000 steps of the others. What is measured and why it is the same work:
+benchmarks/README.md.
 """
 
 import argparse
+import functools
+import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import json
 import math
 import os
@@ -21,18 +26,55 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
+
+import speed_offpolicy as offpolicy
 
 ROOT = Path(__file__).resolve().parent.parent
-ENVS = ("CartPole-v1", "HalfCheetah-v5")
-SETTINGS = ("fullbatch", "sb3-defaults")
-STEPS_PER_UPDATE = {"fullbatch": 4000, "sb3-defaults": 2048}
-CONTESTANTS = (("spinup", 8), ("sb3", 8), ("spinup", 1), ("sb3", 1))  # (package, environments), in running order
-RATIOS = ((("spinup", 8), ("sb3", 1)), (("spinup", 8), ("sb3", 8)), (("spinup", 1), ("sb3", 1)))
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+MODULES = {"sb3": "stable_baselines3", "sbx": "sbx"}  # of the peers
+DISTRIBUTIONS = ("torch", "gymnasium", "numpy", "stable-baselines3", "sbx-rl", "jax")  # whose versions are told
 STARTUP = {
     "python -m spinup.run --help": ["-m", "spinup.run", "--help"],
     "python -c 'import spinup'": ["-c", "import spinup"],
     "python -c pass (for comparison)": ["-c", "pass"],
+}
+
+
+class Kind(NamedTuple):
+    """What settings have in common that measure algorithms of one kind."""
+
+    algos: tuple
+    envs: tuple  # where the command line names none
+    steps: int  # timed in each run, likewise
+    contestants: tuple  # (package, environments), in running order
+    ratios: tuple  # of two contestants each
+    shares: dict  # of the first contestant's time: {key: name}; what remains is the last column's
+    rest: str
+
+
+ON_POLICY = Kind(
+    algos=("ppo",),
+    envs=("CartPole-v1", "HalfCheetah-v5"),
+    steps=20_000,
+    contestants=(("spinup", 8), ("sb3", 8), ("spinup", 1), ("sb3", 1)),
+    ratios=((("spinup", 8), ("sb3", 1)), (("spinup", 8), ("sb3", 8)), (("spinup", 1), ("sb3", 1))),
+    shares={"env": "env.step and reset", "inference": "inference"},
+    rest="update and rest",
+)
+OFF_POLICY = Kind(
+    algos=("sac", "td3", "ddpg"),
+    envs=("HalfCheetah-v5",),
+    steps=5000,
+    contestants=(("spinup", 1), ("sb3", 1), ("sbx", 1)),
+    ratios=((("spinup", 1), ("sb3", 1)), (("spinup", 1), ("sbx", 1))),
+    shares={"env": "env.step and reset", "inference": "inference", "buffer": "replay buffer", "update": "update"},
+    rest="rest",
+)
+SETTINGS = {"fullbatch": ON_POLICY, "sb3-defaults": ON_POLICY, **dict.fromkeys(offpolicy.BATCH, OFF_POLICY)}
+STEPS_PER_EPOCH = {
+    "fullbatch": 4000,
+    "sb3-defaults": 2048,
+    **dict.fromkeys(offpolicy.BATCH, offpolicy.STEPS_PER_EPOCH),
 }
 
 
@@ -41,16 +83,16 @@ STARTUP = {
 
 def sb3_kwargs(setting, num_envs):
     """The arguments of stable_baselines3.PPO that are not its defaults; "sb3-defaults" changes none with one env."""
-    kwargs = {"n_steps": STEPS_PER_UPDATE[setting] // num_envs}
+    kwargs = {"n_steps": STEPS_PER_EPOCH[setting] // num_envs}
     if setting == "fullbatch":
-        kwargs |= {"batch_size": STEPS_PER_UPDATE[setting], "n_epochs": 80, "gae_lambda": 0.97}
+        kwargs |= {"batch_size": STEPS_PER_EPOCH[setting], "n_epochs": 80, "gae_lambda": 0.97}
     return kwargs
 
 
 def spinup_kwargs(setting):
     """The arguments of spinup.ppo that make its updates those of SB3 with `sb3_kwargs`."""
     kwargs = {
-        "steps_per_epoch": STEPS_PER_UPDATE[setting],
+        "steps_per_epoch": STEPS_PER_EPOCH[setting],
         "lam": 0.95,
         "train_pi_iters": 10,
         "train_v_iters": 10,
@@ -72,37 +114,58 @@ def spinup_kwargs(setting):
     return kwargs
 
 
-def measure_sb3(setting, env_id, num_envs, seed, updates):
+def clock():
+    return time.perf_counter(), time.process_time()
+
+
+def measure_peer(package, algo, setting, env_id, num_envs, seed, epochs, threads):
+    """Trains with SB3 or SBX; when the clock starts and stops."""
+    import numpy as np
     import torch
-    from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.noise import NormalActionNoise
 
-    torch.set_num_threads(1)
-    rollout_starts = []
+    torch.set_num_threads(threads)
+    started = []
 
     class Clock(BaseCallback):
         def _on_step(self):
             return True
 
-        def _on_rollout_start(self):
-            rollout_starts.append((time.perf_counter(), time.process_time()))
+        def _on_rollout_start(self):  # a rollout is the steps of one update, with SAC, TD3 and DDPG one step
+            if not started and self.model.num_timesteps >= STEPS_PER_EPOCH[setting]:
+                started.append(clock())
 
     envs = make_vec_env(env_id, n_envs=num_envs, seed=seed)  # a DummyVecEnv, SB3's default
-    model = PPO("MlpPolicy", envs, seed=seed, device="cpu", **sb3_kwargs(setting, num_envs))
-    model.learn(STEPS_PER_UPDATE[setting] * (updates + 1), callback=Clock())
-    return rollout_starts[1], {}  # the second rollout starts where the first update ended
+    kwargs = sb3_kwargs(setting, num_envs) if algo == "ppo" else offpolicy.peer_kwargs(algo, setting)
+    if algo in ("td3", "ddpg"):
+        zeros = np.zeros(envs.action_space.shape)
+        kwargs["action_noise"] = NormalActionNoise(zeros, zeros + offpolicy.NOISE)
+    algorithm = getattr(importlib.import_module(MODULES[package]), algo.upper())
+    model = algorithm("MlpPolicy", envs, seed=seed, device="cpu", **kwargs)
+    model.learn(STEPS_PER_EPOCH[setting] * (epochs + 1), callback=Clock())
+    return started[0], clock(), {}
 
 
-def measure_spinup(setting, env_id, num_envs, seed, updates, shares=False):
-    import spinup
-    from spinup.envs import VecEnv
+def measure_spinup(package, algo, setting, env_id, num_envs, seed, epochs, threads):
+    """Trains with spinup; when the clock starts and stops, and the seconds between them that went where.
+
+    Off-policy, an update lasts from its draw from the replay buffer to the storing of what it returns, and "products"
+    are the seconds that the matrix products of one update take, measured right after the training.
+    """
+    from spinup.buffers import ReplayBuffer
+    from spinup.envs import VecEnv, make_envs
     from spinup.logger import EpochLogger
-    from spinup.nets import ActorCritic
 
-    epoch_ends, seconds = [], {"env": 0.0, "inference": 0.0}
+    algorithm = getattr(importlib.import_module(f"spinup.algos.{algo}"), algo)
+    actor_critic = inspect.signature(algorithm).parameters["actor_critic"].default
+    kwargs = spinup_kwargs(setting) if algo == "ppo" else offpolicy.spinup_kwargs(algo, setting)
+    seconds = dict.fromkeys(SETTINGS[setting].shares, 0.0)
+    started, drawn = [], []
 
     def timed(function, key):
+        @functools.wraps(function)
         def wrapper(*args, **kwargs):
             start = time.perf_counter()
             result = function(*args, **kwargs)
@@ -111,65 +174,107 @@ def measure_spinup(setting, env_id, num_envs, seed, updates, shares=False):
 
         return wrapper
 
-    dump_tabular = EpochLogger.dump_tabular
+    def before(first, function):
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            first()
+            return function(*args, **kwargs)
 
-    def dump_and_clock(self):
-        dump_tabular(self)
-        epoch_ends.append((time.perf_counter(), time.process_time()))
-        if len(epoch_ends) == 1:
+        return wrapper
+
+    def after(function, then):
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            result = function(*args, **kwargs)
+            then()
+            return result
+
+        return wrapper
+
+    def epoch_ends():
+        if not started:
+            started.append(clock())
             seconds.update(dict.fromkeys(seconds, 0.0))
 
-    EpochLogger.dump_tabular = dump_and_clock
-    if shares:
-        VecEnv.step = timed(VecEnv.step, "env")
-        VecEnv.reset_done = timed(VecEnv.reset_done, "env")
-        ActorCritic.act = timed(ActorCritic.act, "inference")
+    def update_begins():
+        drawn.append(time.perf_counter())
+
+    def update_ends():
+        if drawn:
+            seconds["update"] += time.perf_counter() - drawn.pop()
+
+    EpochLogger.dump_tabular = after(EpochLogger.dump_tabular, epoch_ends)
+    VecEnv.step = timed(VecEnv.step, "env")
+    VecEnv.reset_done = timed(VecEnv.reset_done, "env")
+    actor_critic.act = timed(actor_critic.act, "inference")
+    if algo != "ppo":
+        ReplayBuffer.store = timed(ReplayBuffer.store, "buffer")
+        ReplayBuffer.sample = after(timed(ReplayBuffer.sample, "buffer"), update_begins)
+        EpochLogger.store = before(update_ends, EpochLogger.store)
     with tempfile.TemporaryDirectory() as folder:
-        spinup.ppo(
+        algorithm(
             env_id,
             seed=seed,
             num_envs=num_envs,
-            epochs=updates + 1,
+            epochs=epochs + 1,
+            threads=threads,
             logger_kwargs={"output_dir": f"{folder}/run", "exp_name": "speed", "quiet": True},
-            **spinup_kwargs(setting),
+            **kwargs,
         )
-    return epoch_ends[0], seconds if shares else {}
+        stopped = clock()
+    extra = {"seconds": seconds}
+    if algo != "ppo":
+        envs = make_envs(env_id)
+        sizes = envs.observation_space.shape[0], envs.action_space.shape[0]
+        extra["products"] = offpolicy.time_products(algo, offpolicy.BATCH[setting], *sizes)
+    return started[0], stopped, extra
 
 
-def measure(package, **job):
-    """Trains once and returns the steps per second, wall and CPU, and the seconds spent where shares are asked for."""
-    function = {"spinup": measure_spinup, "sb3": measure_sb3}[package]
-    (wall, cpu), seconds = function(**job)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    steps = job["updates"] * STEPS_PER_UPDATE[job["setting"]]
-    return {"steps": steps, "wall": wall, "cpu": cpu, "steps_per_second": steps / wall, "seconds": seconds}
+def measure(job):
+    """Trains once and returns the job with the steps per second, wall and CPU time, and what else was measured."""
+    if hasattr(os, "sched_setaffinity"):  # before torch and JAX count them; only so does XLA keep to its number
+        os.sched_setaffinity(0, cores()[-job["threads"] :])
+    (wall, cpu), (wall_end, cpu_end), extra = (measure_spinup if job["package"] == "spinup" else measure_peer)(**job)
+    wall, cpu, steps = wall_end - wall, cpu_end - cpu, job["epochs"] * STEPS_PER_EPOCH[job["setting"]]
+    return {**job, "steps": steps, "wall": wall, "cpu": cpu, "steps_per_second": steps / wall, **extra}
 
 
 # ---- the parent
 
 
-def child(*args):
-    """Runs this interpreter on `args` in the checkout, one thread; the last line of its output."""
-    env = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT)}  # this checkout, not an installed copy
+def cores():
+    """The cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count()))
+
+
+def child(*args, threads=1):
+    """Runs this interpreter on `args` in the checkout, on the CPU; the last line of its output."""
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    env = {**os.environ, **limits, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}  # this checkout, not a copy
     done = subprocess.run([sys.executable, *args], cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{done.stderr}speed.py: a measurement failed: {' '.join(args)}")
     return (done.stdout.strip().splitlines() or [""])[-1]
 
 
-def run_round(setting, env_id, seed, updates):
-    """One measurement of each contestant, in turn: {(package, num_envs): result}."""
-    results = {}
-    for package, num_envs in CONTESTANTS:
-        job = {
-            "package": package,
-            "setting": setting,
-            "env_id": env_id,
-            "num_envs": num_envs,
-            "seed": seed,
-            "updates": updates,
-        }
-        results[package, num_envs] = json.loads(child(__file__, "--measure", json.dumps(job)))
+def make_jobs(args):
+    """What takes rounds of its own, one after the other: the arguments that its contestants share."""
+    jobs = []
+    for setting, kind in SETTINGS.items():
+        epochs = math.ceil((args.steps or kind.steps) / STEPS_PER_EPOCH[setting])
+        for algo in kind.algos if setting in args.settings else ():
+            for env_id in (args.envs or kind.envs) if algo in args.algos else ():
+                job = {"setting": setting, "algo": algo, "env_id": env_id, "epochs": epochs, "threads": args.threads}
+                jobs.append(job)
+    return jobs
+
+
+def run_round(job, seed):
+    """One measurement of each contestant, in turn."""
+    results = []
+    for package, num_envs in SETTINGS[job["setting"]].contestants:
+        run = {**job, "package": package, "num_envs": num_envs, "seed": seed}
+        results.append(json.loads(child(__file__, "--measure", json.dumps(run), threads=job["threads"])))
     return results
 
 
@@ -200,88 +305,122 @@ def table(header, rows):
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def speed_row(setting, env_id, speeds):
-    """speeds: {(package, num_envs): [steps per second of each round]}."""
-    row = [setting, env_id, *(spread(speeds[who]) for who in CONTESTANTS)]
-    return [*row, *(ratio(speeds[ours], speeds[theirs]) for ours, theirs in RATIOS)]
+def runs_of(runs, job, who):
+    """Those of one job and one contestant, (package, environments), in the order of the rounds."""
+    runs = [run for run in runs if all(run[key] == job[key] for key in job)]
+    return [run for run in runs if (run["package"], run["num_envs"]) == who]
 
 
-def speed_header():
+def speed_table(kind, jobs, runs):
     def name(who):
         return f"{who[0]}, {who[1]} env{'s' if who[1] > 1 else ''}"
 
-    return ["setting", "env", *map(name, CONTESTANTS), *(f"{name(a)} / {name(b)}" for a, b in RATIOS)]
+    contestants, ratios = kind.contestants, kind.ratios
+    header = ["setting", "algo", "env", *map(name, contestants), *(f"{name(a)} / {name(b)}" for a, b in ratios)]
+    rows = []
+    for job in jobs:
+        speeds = {who: [run["steps_per_second"] for run in runs_of(runs, job, who)] for who in contestants}
+        row = [job["setting"], job["algo"], job["env_id"], *(spread(speeds[who]) for who in contestants)]
+        rows.append([*row, *(ratio(speeds[ours], speeds[theirs]) for ours, theirs in ratios)])
+    return table(header, rows)
 
 
-def share_row(setting, env_id, result):
-    parts = [result["seconds"]["env"], result["seconds"]["inference"]]
-    parts.append(result["wall"] - sum(parts))
-    return [setting, env_id, *(f"{100 * part / result['wall']:.0f}%" for part in parts)]
+def share_table(kind, jobs, runs):
+    """Where the first contestant's time goes: medians over the rounds."""
+    rows = []
+    for job in jobs:
+        ours = runs_of(runs, job, kind.contestants[0])
+        parts = [statistics.median(run["seconds"][key] / run["wall"] for run in ours) for key in kind.shares]
+        percent = [f"{100 * part:.0f}%" for part in (*parts, 1 - sum(parts))]
+        rows.append([job["setting"], job["algo"], job["env_id"], *percent])
+    return table(["setting", "algo", "env", *kind.shares.values(), kind.rest], rows)
+
+
+def floor_table(jobs, runs):
+    """spinup's updates beside their matrix products."""
+    rows = []
+    for job in jobs:
+        ours = runs_of(runs, job, OFF_POLICY.contestants[0])
+        update = [1000 * run["seconds"]["update"] / run["steps"] for run in ours]  # one update after each step
+        products = [1000 * run["products"] for run in ours]
+        times = [spread(update, 3), spread(products, 3), ratio(update, products)]
+        rows.append([job["setting"], job["algo"], job["env_id"], *times])
+    return table(["setting", "algo", "env", "update, ms", "its matrix products, ms", "update / products"], rows)
+
+
+def report(jobs, runs, threads, rounds):
+    for kind in (ON_POLICY, OFF_POLICY):
+        mine = [job for job in jobs if SETTINGS[job["setting"]] is kind]
+        if mine:
+            print(f"Steps per second, threads: {threads}, median (min..max) of {rounds}:\n")
+            print(speed_table(kind, mine, runs), "\n")
+            package, num_envs = kind.contestants[0]
+            print(f"Where {package}'s time goes (environments: {num_envs}), medians:\n")
+            print(share_table(kind, mine, runs), "\n")
+            if kind is OFF_POLICY:
+                print(floor_table(mine, runs), "\n")
+    waited = sum(run["cpu"] < 0.9 * run["wall"] for run in runs)
+    if waited:
+        print(f"{waited} of {len(runs)} runs got a core for less than 90% of the time: busy machine.\n")
 
 
 def machine():
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "gymnasium", "numpy")}
-    versions = {"python": platform.python_version(), **versions}
-    if importlib.util.find_spec("stable_baselines3"):
-        versions["stable-baselines3"] = importlib.metadata.version("stable-baselines3")
+    versions = {"python": platform.python_version()}
+    for name in DISTRIBUTIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
     return {"cores": os.cpu_count(), "machine": platform.machine(), "system": platform.system(), **versions}
+
+
+def write(record, path):
+    if path:
+        path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def parse(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    every = (*SETTINGS, "startup")
-    parser.add_argument("--settings", nargs="+", choices=every, default=every, help="what to measure")
-    parser.add_argument("--envs", nargs="+", default=ENVS, metavar="ENV", help="environment ids")
+    settings, algos = (*SETTINGS, "startup"), (*ON_POLICY.algos, *OFF_POLICY.algos)
+    parser.add_argument("--settings", nargs="+", choices=settings, default=settings, help="what to measure")
+    parser.add_argument("--algos", nargs="+", choices=algos, default=algos, help="of the settings' algorithms")
+    parser.add_argument("--envs", nargs="+", metavar="ENV", help="environment ids")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; every contestant runs once per round")
-    parser.add_argument("--steps", type=int, default=20_000, help="timed steps per run, rounded up to whole updates")
+    parser.add_argument("--steps", type=int, help="timed steps per run, rounded up to whole epochs")
+    parser.add_argument("--threads", type=int, default=1, help="and cores, of every contestant")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single measurement to FILE")
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)  # the child's side
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not 1 <= args.threads <= len(cores()):
+        parser.error(f"--threads {args.threads}: this process may use {len(cores())} cores")
+    return args
 
 
 def main():
     args = parse()
     if args.measure:
-        print(json.dumps(measure(**args.measure)))
+        print(json.dumps(measure(args.measure)))
         return
-    settings = [setting for setting in SETTINGS if setting in args.settings]
-    if settings and not importlib.util.find_spec("stable_baselines3"):
-        sys.exit("speed.py: the peer is not installed; run: pip install -c constraints.txt -e '.[peers]'")
+    jobs = make_jobs(args)
+    packages = {package for job in jobs for package, _ in SETTINGS[job["setting"]].contestants} - {"spinup"}
+    missing = [package for package in sorted(packages) if not importlib.util.find_spec(MODULES[package])]
+    if missing:
+        sys.exit(f"speed.py: not installed: {', '.join(missing)}; run: pip install -c constraints.txt -e '.[peers]'")
 
-    record = {"machine": machine(), "runs": [], "shares": [], "startup": {}}
+    record = {"machine": machine(), "runs": [], "startup": {}}
     print(", ".join(f"{key} {value}" for key, value in record["machine"].items()), "\n", flush=True)
-    speed_rows, share_rows = [], []
-    for setting in settings:
-        updates = math.ceil(args.steps / STEPS_PER_UPDATE[setting])
-        for env_id in args.envs:
-            speeds = {who: [] for who in CONTESTANTS}
-            for seed in range(args.repeats):
-                for who, result in run_round(setting, env_id, seed, updates).items():
-                    speeds[who].append(result["steps_per_second"])
-                    run = {"setting": setting, "env": env_id, "package": who[0], "num_envs": who[1], "seed": seed}
-                    record["runs"].append(run | result)
-            speed_rows.append(speed_row(setting, env_id, speeds))
-            job = {"package": "spinup", "setting": setting, "env_id": env_id, "num_envs": 8, "seed": 0}
-            job |= {"updates": updates, "shares": True}
-            result = json.loads(child(__file__, "--measure", json.dumps(job)))
-            share_rows.append(share_row(setting, env_id, result))
-            record["shares"].append({"setting": setting, "env": env_id} | result)
-    if settings:
-        print(f"Steps per second, 1 thread, median (min..max) of {args.repeats}:\n")
-        print(table(speed_header(), speed_rows), "\n")
-        waited = sum(run["cpu"] < 0.9 * run["wall"] for run in record["runs"])
-        if waited:
-            print(f"{waited} of {len(record['runs'])} runs got the core for less than 90% of the time: busy machine.\n")
-        print("Where spinup's time goes (8 envs, a run of its own):\n")
-        print(table(["setting", "env", "env.step and reset", "inference", "update and rest"], share_rows), "\n")
+    for job in jobs:
+        for seed in range(args.repeats):
+            record["runs"] += run_round(job, seed)
+        write(record, args.json)
+    report(jobs, record["runs"], args.threads, args.repeats)
     if "startup" in args.settings:
         for name, command in STARTUP.items():
             record["startup"][name] = measure_startup(command)
         rows = [[f"`{name}`", spread(times, 3)] for name, times in record["startup"].items()]
         print("Start-up, seconds, median (min..max) of 10:\n")
         print(table(["command", "wall time"], rows))
-    if args.json:
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    write(record, args.json)
 
 
 if __name__ == "__main__":

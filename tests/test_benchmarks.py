@@ -5,22 +5,13 @@ import inspect
 import json
 import math
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
-
-
-def load(name):
-    """A script of benchmarks/, which is no package, as a module."""
-    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-learning, speed = load("learning"), load("speed")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))  # scripts, and no package
+learning, speed, offpolicy = (import_module(name) for name in ("learning", "speed", "speed_offpolicy"))
 
 
 def rows_of(*rows):
@@ -178,11 +169,29 @@ def test_ratio_is_of_medians_with_the_range_within_rounds():
     assert speed.ratio([30, 20, 40], [10, 10, 5]) == "3.00 (2.00..8.00)"
 
 
+def as_runs(job, kind, results):
+    """results: one list per contestant of what its rounds measured."""
+    return [
+        {**job, "package": package, "num_envs": num_envs, "seed": seed} | result
+        for (package, num_envs), rounds in zip(kind.contestants, results, strict=True)
+        for seed, result in enumerate(rounds)
+    ]
+
+
+def as_cells(table):
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+PPO = {"setting": "fullbatch", "algo": "ppo", "env_id": "CartPole-v1", "epochs": 5, "threads": 1}
+SAC = {"setting": "offpolicy-256", "algo": "sac", "env_id": "HalfCheetah-v5", "epochs": 5, "threads": 1}
+
+
 def test_speed_table_names_and_pairs_the_contestants():
-    speeds = {who: [100.0 * i, 100.0 * i] for i, who in enumerate(speed.CONTESTANTS, 1)}
-    header, row = speed.speed_header(), speed.speed_row("fullbatch", "CartPole-v1", speeds)
-    assert len(header) == len(row)
-    cells = dict(zip(header, row, strict=True))
+    results = [[{"steps_per_second": 100.0 * i}] * 2 for i in (1, 2, 3, 4)]
+    (cells,) = as_cells(speed.speed_table(speed.ON_POLICY, [PPO], as_runs(PPO, speed.ON_POLICY, results)))
+    assert cells["setting"] == "fullbatch"
+    assert cells["algo"] == "ppo"
     assert cells["sb3, 1 env"] == "400 (400..400)"
     assert cells["spinup, 8 envs / sb3, 1 env"] == "0.25 (0.25..0.25)"
     assert cells["spinup, 8 envs / sb3, 8 envs"] == "0.50 (0.50..0.50)"
@@ -190,24 +199,194 @@ def test_speed_table_names_and_pairs_the_contestants():
     assert speed.table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
 
 
+def test_speed_table_keeps_jobs_apart():
+    td3 = SAC | {"algo": "td3"}
+    runs = as_runs(SAC, speed.OFF_POLICY, [[{"steps_per_second": x}] for x in (300.0, 100.0, 200.0)])
+    runs += as_runs(td3, speed.OFF_POLICY, [[{"steps_per_second": x}] for x in (600.0, 300.0, 800.0)])
+    first, second = as_cells(speed.speed_table(speed.OFF_POLICY, [SAC, td3], runs))
+    assert first["algo"] == "sac"
+    assert first["spinup, 1 env / sb3, 1 env"] == "3.00 (3.00..3.00)"
+    assert first["spinup, 1 env / sbx, 1 env"] == "1.50 (1.50..1.50)"
+    assert second["algo"] == "td3"
+    assert second["spinup, 1 env / sbx, 1 env"] == "0.75 (0.75..0.75)"
+
+
 def test_shares_add_up():
-    result = {"wall": 10.0, "seconds": {"env": 5.0, "inference": 2.0}}
-    assert speed.share_row("fullbatch", "CartPole-v1", result)[2:] == ["50%", "20%", "30%"]
+    seconds = {"env": 5.0, "inference": 2.0}
+    runs = as_runs(PPO, speed.ON_POLICY, [[{"wall": 10.0, "seconds": seconds}], [], [], []])
+    (cells,) = as_cells(speed.share_table(speed.ON_POLICY, [PPO], runs))
+    assert [cells[name] for name in ("env.step and reset", "inference", "update and rest")] == ["50%", "20%", "30%"]
 
 
-@pytest.mark.parametrize("setting", speed.SETTINGS)
+def test_floor_table_compares_an_update_with_its_products():
+    run = {"steps": 1000, "seconds": {"update": 3.0}, "products": 0.0015}
+    runs = as_runs(SAC, speed.OFF_POLICY, [[run, run | {"products": 0.001}, run], [], []])
+    (cells,) = as_cells(speed.floor_table([SAC], runs))
+    assert cells["update, ms"] == "3.000 (3.000..3.000)"
+    assert cells["its matrix products, ms"] == "1.500 (1.000..1.500)"
+    assert cells["update / products"] == "2.00 (2.00..3.00)"
+
+
+def test_jobs_are_what_the_command_line_names():
+    def jobs(*argv):
+        args = speed.parse(argv)
+        return [(job["setting"], job["algo"], job["env_id"], job["epochs"]) for job in speed.make_jobs(args)]
+
+    assert len(jobs()) == 2 * 2 + 2 * 3
+    assert jobs("--settings", "startup") == []
+    assert jobs("--settings", "sb3-defaults", "--envs", "Hopper-v5") == [("sb3-defaults", "ppo", "Hopper-v5", 10)]
+    assert jobs("--algos", "td3", "--steps", "1500") == [
+        ("offpolicy-256", "td3", "HalfCheetah-v5", 2),
+        ("offpolicy-100", "td3", "HalfCheetah-v5", 2),
+    ]
+
+
+def test_more_threads_than_cores_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(speed, "cores", lambda: [2, 5])
+    assert speed.parse(["--threads", "2"]).threads == 2
+    for threads in ("0", "3"):
+        with pytest.raises(SystemExit):
+            speed.parse(["--threads", threads])
+    assert "may use 2 cores" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", ["fullbatch", "sb3-defaults"])
 @pytest.mark.parametrize("num_envs", [1, 8])
-def test_both_sides_get_the_same_settings(setting, num_envs):
+def test_ppo_gets_the_same_settings_on_both_sides(setting, num_envs):
     sb3_defaults = {"batch_size": 64, "n_epochs": 10, "gae_lambda": 0.95}
     ours, theirs = speed.spinup_kwargs(setting), {**sb3_defaults, **speed.sb3_kwargs(setting, num_envs)}
-    assert theirs["n_steps"] * num_envs == ours["steps_per_epoch"]
+    assert theirs["n_steps"] * num_envs == ours["steps_per_epoch"] == speed.STEPS_PER_EPOCH[setting]
     assert theirs["batch_size"] == (ours["minibatch_size"] or ours["steps_per_epoch"])
     assert theirs["n_epochs"] == ours["train_pi_iters"] == ours["train_v_iters"]
     assert theirs["gae_lambda"] == ours["lam"]
 
 
-def test_the_settings_are_arguments_of_ppo():
-    from spinup.algos.ppo import ppo
+# ---- speed_offpolicy.py
 
-    for setting in speed.SETTINGS:
-        assert set(speed.spinup_kwargs(setting)) <= set(inspect.signature(ppo).parameters)
+ALGOS = speed.OFF_POLICY.algos
+NAMES = {  # ours: the peers'
+    "replay_size": "buffer_size",
+    "start_steps": "learning_starts",
+    "batch_size": "batch_size",
+    "gamma": "gamma",
+    "update_every": "train_freq",
+    "replay_ratio": "gradient_steps",
+    "n_step": "n_steps",
+    "lr": "learning_rate",
+    "pi_lr": "learning_rate",
+    "q_lr": "learning_rate",
+    "alpha": "ent_coef",
+    "policy_delay": "policy_delay",
+    "target_noise": "target_policy_noise",
+    "noise_clip": "target_noise_clip",
+}
+
+
+@pytest.mark.parametrize("setting", offpolicy.BATCH)
+@pytest.mark.parametrize("algo", ALGOS)
+def test_off_policy_algorithms_get_the_same_settings_on_all_sides(algo, setting):
+    ours, theirs = offpolicy.spinup_kwargs(algo, setting), offpolicy.peer_kwargs(algo, setting)
+    pairs = {name: NAMES[name] for name in ours if name in NAMES}
+    assert {name: ours[name] for name in pairs} == {name: theirs[peer] for name, peer in pairs.items()}
+    assert 1 - ours["polyak"] == pytest.approx(theirs["tau"])
+    assert ours["update_after"] == theirs["learning_starts"] + 1  # they update when there are more steps than that
+    assert ours["ac_kwargs"] == {"hidden_sizes": tuple(theirs["policy_kwargs"]["net_arch"]), "activation": "ReLU"}
+    assert ours.get("act_noise", offpolicy.NOISE) == offpolicy.NOISE
+    assert set(theirs) == {*pairs.values(), "tau", "policy_kwargs"} | ({"target_entropy"} if algo == "sac" else set())
+    assert speed.STEPS_PER_EPOCH[setting] == ours["steps_per_epoch"] > ours["update_after"]
+
+
+def test_the_settings_are_arguments_of_our_algorithms():
+    for setting, kind in speed.SETTINGS.items():
+        for algo in kind.algos:
+            function = getattr(import_module(f"spinup.algos.{algo}"), algo)
+            given = speed.spinup_kwargs(setting) if algo == "ppo" else offpolicy.spinup_kwargs(algo, setting)
+            assert set(given) <= set(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize("package", speed.MODULES.values())
+def test_the_settings_are_arguments_of_the_peers(package):
+    if not importlib.util.find_spec(package):
+        pytest.skip(f"{package} is not installed in this environment")
+    names = [algo.upper() for algo in ALGOS]
+    asked = f"{{name: list(inspect.signature(getattr({package}, name)).parameters) for name in {names}}}"
+    parameters = json.loads(speed.child("-c", f"import inspect, json, {package}; print(json.dumps({asked}))"))
+    for algo, name in zip(ALGOS, names, strict=True):
+        given = {*offpolicy.peer_kwargs(algo, "offpolicy-256"), "action_noise", "device", "seed"}
+        assert given <= set(parameters[name])
+
+
+def small(monkeypatch, steps, random_steps):
+    """Make the off-policy settings fit for a test, with layers that no two products share."""
+    monkeypatch.setattr(offpolicy, "STEPS_PER_EPOCH", steps)
+    monkeypatch.setattr(offpolicy, "RANDOM_STEPS", random_steps)
+    monkeypatch.setattr(offpolicy, "HIDDEN", (24, 40))
+    for setting in offpolicy.BATCH:
+        monkeypatch.setitem(offpolicy.BATCH, setting, 16)
+        monkeypatch.setitem(speed.STEPS_PER_EPOCH, setting, steps)
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_products_are_those_of_a_real_update(algo, monkeypatch):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from spinup.buffers import ReplayBuffer
+    from spinup.logger import EpochLogger
+
+    small(monkeypatch, steps=14, random_steps=10)
+    sample, store, counters = ReplayBuffer.sample, EpochLogger.store, []
+
+    def sample_and_count(self, batch_size):
+        batch = sample(self, batch_size)
+        counters.append(FlopCounterMode(display=False))
+        counters[-1].__enter__()
+        return batch
+
+    def stop_and_store(self, **values):
+        if "LossQ" in values:
+            counters[-1].__exit__(None, None, None)
+        store(self, **values)
+
+    monkeypatch.setattr(ReplayBuffer, "sample", sample_and_count)
+    monkeypatch.setattr(EpochLogger, "store", stop_and_store)
+    function = getattr(import_module(f"spinup.algos.{algo}"), algo)
+    function("Pendulum-v1", epochs=1, **offpolicy.spinup_kwargs(algo, "offpolicy-100"))
+    counted = [counter.get_total_flops() for counter in counters]
+    assert len(counted) == 4
+
+    products, updates = offpolicy.update_products(algo, observations=3, actions=1)
+    assert sum(2 * 16 * n * m for _, n, m in products) == sum(counted[:updates])
+    assert counted[:updates] == counted[updates : 2 * updates]
+    assert (len(products), updates) == {"sac": (45, 1), "td3": (64, 2), "ddpg": (28, 1)}[algo]
+
+
+@pytest.mark.parametrize(
+    ("algo", "setting", "env_id", "num_envs"),
+    [("ppo", "fullbatch", "CartPole-v1", 8), *((algo, "offpolicy-256", "Pendulum-v1", 1) for algo in ALGOS)],
+)
+def test_spinup_is_measured_after_the_first_epoch(algo, setting, env_id, num_envs, monkeypatch):
+    from spinup import nets
+    from spinup.buffers import ReplayBuffer
+    from spinup.envs import VecEnv
+    from spinup.logger import EpochLogger
+
+    classes = {
+        "ppo": "ActorCritic",
+        "sac": "SoftActorCritic",
+        "td3": "TwinActorCritic",
+        "ddpg": "DeterministicActorCritic",
+    }
+    patched = {VecEnv: ("step", "reset_done"), EpochLogger: ("dump_tabular", "store")}
+    patched |= {ReplayBuffer: ("store", "sample"), getattr(nets, classes[algo]): ("act",)}
+    for owner, names in patched.items():
+        for name in names:
+            monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is restored
+    small(monkeypatch, steps=40, random_steps=20)
+    monkeypatch.setitem(speed.STEPS_PER_EPOCH, "fullbatch", 40)
+    job = {"setting": setting, "algo": algo, "env_id": env_id, "num_envs": num_envs}
+    started, stopped, extra = speed.measure_spinup(package="spinup", **job, seed=0, epochs=2, threads=1)
+    assert started < stopped
+    assert set(extra["seconds"]) == set(speed.SETTINGS[setting].shares)
+    assert all(seconds > 0 for seconds in extra["seconds"].values())
+    assert sum(extra["seconds"].values()) < stopped[0] - started[0]
+    assert ("products" in extra) == (algo != "ppo")

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = {"mujoco", "mpi", "box2d", "atari", "tensorboard", "triton", "ray", "docs", "dev", "peers", "all"}
-HEAVY = {"torch", "gymnasium", "matplotlib", "mpi4py", "triton", "ray", "tensorboard", "mujoco"}
+EXTRAS = {"mujoco", "mpi", "box2d", "atari", "tensorboard", "triton", "ray", "yaml", "docs", "dev", "peers", "all"}
+HEAVY = {"torch", "gymnasium", "matplotlib", "pandas", "mpi4py", "triton", "ray", "tensorboard", "mujoco"}
 PAGES = sorted(
     path for folder in ("", "docs", "docs/algorithms", "benchmarks") for path in (ROOT / folder).glob("*.md")
 )
@@ -53,7 +53,7 @@ def test_metadata(distribution):
 
 def test_core_dependencies_are_few(distribution):
     core = {re.match(r"[\w-]+", line)[0] for line in distribution.requires if "extra ==" not in line}
-    assert core == {"torch", "gymnasium", "numpy", "matplotlib", "rich"}
+    assert core == {"torch", "gymnasium", "numpy", "matplotlib", "pandas", "rich"}
 
 
 def test_pre_commit_uses_the_tested_ruff():

@@ -270,7 +270,6 @@ def test_progress(tmp_path):
 @pytest.mark.parametrize("kill", [False, True])
 def test_ray_with_a_node_that_dies(tmp_path, log, kill):
     """Two nodes of one core each and four runs; a node that is removed in the middle costs no run, and repeats none."""
-    pytest.importorskip("ray", reason="make test-slow installs it")
     script = f"""
         import threading, time
         import ray, thunks

@@ -50,7 +50,7 @@ def ddpg(
     act_noise: float = 0.1,
     noise_corr: float = 0.0,
     batch_size: int = 256,
-    start_steps: int = 5000,
+    start_steps: int = 10_000,
     update_after: int = 1000,
     update_every: int = 1,
     replay_ratio: float = 1.0,
@@ -168,7 +168,6 @@ PRESETS = {
     "spinningup": dict(
         epochs=100,
         batch_size=100,
-        start_steps=10_000,
         update_every=50,
     )
 }

@@ -52,7 +52,7 @@ def td3(
     noise_clip: float = 0.5,
     policy_delay: int = 2,
     batch_size: int = 256,
-    start_steps: int = 5000,
+    start_steps: int = 10_000,
     update_after: int = 1000,
     update_every: int = 1,
     replay_ratio: float = 1.0,
@@ -182,7 +182,6 @@ PRESETS = {
     "spinningup": dict(
         epochs=100,
         batch_size=100,
-        start_steps=10_000,
         update_every=50,
     )
 }

@@ -1,0 +1,127 @@
+"""For speed.py: what SAC, TD3 and DDPG are given on every side, and the matrix products of their updates."""
+
+import itertools
+import time
+
+BATCH = {"offpolicy-256": 256, "offpolicy-100": 100}
+STEPS_PER_EPOCH = 1000  # the first ones, before the clock starts: 500 random ones, and 500 with an update after each
+RANDOM_STEPS = 500
+HIDDEN = (256, 256)
+NOISE = 0.1  # of TD3's and DDPG's actions, in half-ranges
+
+
+def peer_kwargs(algo, setting):
+    """The arguments of SAC, TD3 and DDPG in stable_baselines3 and in sbx, without the exploration noise."""
+    own = {
+        "sac": {"ent_coef": "auto", "target_entropy": "auto"},
+        "td3": {"policy_delay": 2, "target_policy_noise": 0.2, "target_noise_clip": 0.5},
+        "ddpg": {},
+    }
+    return {
+        "learning_rate": 1e-3,
+        "buffer_size": 1_000_000,
+        "learning_starts": RANDOM_STEPS,
+        "batch_size": BATCH[setting],
+        "tau": 0.005,
+        "gamma": 0.99,
+        "train_freq": 1,
+        "gradient_steps": 1,
+        "n_steps": 1,
+        "policy_kwargs": {"net_arch": list(HIDDEN)},  # with ReLU, the default of all of them
+        **own[algo],
+    }
+
+
+def spinup_kwargs(algo, setting):
+    """The arguments of spinup.sac, td3 and ddpg that make their work that of the peers with `peer_kwargs`."""
+    deterministic = {"pi_lr": 1e-3, "q_lr": 1e-3, "act_noise": NOISE}
+    own = {
+        "sac": {"lr": 1e-3, "alpha": "auto", "target_entropy": None},
+        "td3": {**deterministic, "policy_delay": 2, "target_noise": 0.2, "noise_clip": 0.5},
+        "ddpg": deterministic,
+    }
+    return {
+        "steps_per_epoch": STEPS_PER_EPOCH,
+        "replay_size": 1_000_000,
+        "start_steps": RANDOM_STEPS,
+        "update_after": RANDOM_STEPS + 1,  # the peers' first update comes after the policy's first step
+        "batch_size": BATCH[setting],
+        "polyak": 0.995,
+        "gamma": 0.99,
+        "update_every": 1,
+        "replay_ratio": 1.0,
+        "n_step": 1,
+        "eval_freq": 0,
+        "ac_kwargs": {"hidden_sizes": HIDDEN, "activation": "ReLU"},
+        **own[algo],
+    }
+
+
+# ---- the floor below an update's time
+
+
+def update_products(algo, observations, actions):
+    """The matrix products of one update, or with TD3 of two, as its policy steps in every second; and how many updates.
+
+    A product is (what, n, m), for a layer from n to m units, and takes 2 B n m operations for a batch of B:
+    "forward" is (B, n) times (n, m); "weights", the gradient of the layer's weights, (m, B) times (B, n); "inputs",
+    the gradient of what enters the layer, (B, m) times (m, n). The last is left out where nothing below learns.
+
+    Critics' step: the policy (with TD3 and DDPG its target) forward at o2; the target critics forward at (o2, a2); the
+    critics forward at (o, a), the gradients of their weights, and of the inputs of all their layers but the first.
+    Policy's step: the policy forward at o; the critics (with TD3 the first) forward at (o, pi(o)), and the gradients of
+    the inputs of all their layers; those of the policy's layers but the first, and the gradients of its weights.
+
+    With two hidden layers: 45 products with SAC, 64 in two updates with TD3, 28 with DDPG.
+    """
+    policy = list(itertools.pairwise((observations, *HIDDEN, 2 * actions if algo == "sac" else actions)))
+    critic = list(itertools.pairwise((observations + actions, *HIDDEN, 1)))
+    critics = 1 if algo == "ddpg" else 2
+    judges = 2 if algo == "sac" else 1
+
+    def products(what, layers):
+        return [(what, n, m) for n, m in layers]
+
+    critics_step = [
+        *products("forward", policy + critics * critic + critics * critic),
+        *products("weights", critics * critic),
+        *products("inputs", critics * critic[1:]),
+    ]
+    policy_step = [
+        *products("forward", policy + judges * critic),
+        *products("inputs", judges * critic + policy[1:]),
+        *products("weights", policy),
+    ]
+    updates = 2 if algo == "td3" else 1
+    return updates * critics_step + policy_step, updates
+
+
+def time_products(algo, batch, observations, actions, repeats=200):
+    """Seconds that the products of one update take, one after the other, with nothing else between them.
+
+    The matrices lie in memory as autograd's do, are there from the start, and are shared by products of equal shape:
+    the cache then holds more of them than in an update, so that this is indeed a floor.
+    """
+    import torch
+
+    products, updates = update_products(algo, observations, actions)
+    memory = {}
+
+    def matrix(name, *shape):
+        return memory.setdefault((name, *shape), torch.randn(shape))
+
+    calls = []
+    for what, n, m in products:
+        x, w, g = matrix("x", batch, n), matrix("w", m, n), matrix("g", batch, m)
+        a, b = {"forward": (x, w.t()), "weights": (g.t(), x), "inputs": (g, w)}[what]
+        calls.append((a, b, matrix("out", a.shape[0], b.shape[1])))
+
+    def run(times):
+        start = time.perf_counter()
+        for _ in range(times):
+            for a, b, out in calls:
+                torch.mm(a, b, out=out)
+        return time.perf_counter() - start
+
+    run(repeats // 10 + 1)
+    return run(repeats) / repeats / updates
