@@ -1,26 +1,32 @@
-"""Trained policies: load one from its run's folder, and play episodes with it (command name: test_policy).
+"""Trained policies: load one from its run's folder, play episodes with it, record them (command name: test_policy).
 
 Loading reads JSON and tensors; no code that a run's folder names or holds is ever run.
 """
 
 import argparse
+import contextlib
+import ctypes
 import json
+import math
 import os
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import nn
 
 from spinup import nets
-from spinup.envs import VecEnv, evaluate, make_envs
+from spinup.envs import VecEnv, evaluate, make_env, make_envs
 from spinup.errors import UserError, closest
 
 EnvFn = str | Callable
 ONLY_TRAINING = ("rew_norm.", "temperature.")  # saved with a policy that can do without
+GIF_FPS, GIF_SIDE = 30, 400  # pictures a second and pixels a side, at most: a GIF compresses little
 
 
 def load(
@@ -126,19 +132,22 @@ def first_line(error: Exception) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Play episodes and print their returns. Raises UserError for what the user got wrong."""
     args = parse(argv)
+    if args.video:
+        prepare_video(args.video)
     folder, config = read_config(args.path)
     policy = load(folder, args.itr, env_fn=args.env)
-    env = args.env or config["env_fn"]
+    env, env_kwargs = args.env or config["env_fn"], config["env_kwargs"]
     torch.manual_seed(args.seed)
-    window = None if args.norender else open_window(env, config["env_kwargs"], args.len)
-    if window:
-        played = play(policy, window, args.episodes, args.deterministic, args.seed)
+    how = (args.episodes, args.deterministic, args.seed)
+    if args.video:
+        played = record(policy, env, args.video, *how, args.len, env_kwargs)
+    elif window := None if args.norender else open_window(env, env_kwargs, args.len):
+        with contextlib.closing(window):
+            played = play(policy, window, *how)
     else:
-        played = evaluate(
-            policy, env, args.episodes, args.deterministic, args.seed, args.len, env_kwargs=config["env_kwargs"]
-        )
-    how = "the mode of the policy" if args.deterministic else "actions sampled"
-    print(f"{args.episodes} episodes of {env}, seed {args.seed}, {how}")
+        played = evaluate(policy, env, *how, args.len, env_kwargs)
+    actions = "the mode of the policy" if args.deterministic else "actions sampled"
+    print(f"{args.episodes} episodes of {env}, seed {args.seed}, {actions}")
     for key, values in played.items():
         print(f"{key}  mean {np.mean(values):.2f}  std {np.std(values):.2f}  min {min(values):g}  max {max(values):g}")
 
@@ -158,16 +167,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("path", help="folder of a run, as data/cmd_ppo/cmd_ppo_s0")
     parser.add_argument("-l", "--len", type=int, default=0, help="longest episode; 0: the environment's own limit")
-    parser.add_argument("-n", "--episodes", type=int, default=100, help="how many (%(default)s)")
+    parser.add_argument("-n", "--episodes", type=int, help="how many (100; with --video 1)")
     parser.add_argument("-nr", "--norender", action="store_true", help="open no window; all episodes at once")
     parser.add_argument("-i", "--itr", type=int, default=-1, help="play model{ITR}.pt; -1: the last one saved")
     parser.add_argument("-d", "--deterministic", action="store_true", help="take the mode of the policy")
     parser.add_argument("-s", "--seed", type=int, default=0, help="of environments and sampled actions (%(default)s)")
+    parser.add_argument("--video", metavar="FILE", help="record a .gif or .mp4 instead of opening a window")
     parser.add_argument("--env", help="play in this environment; module:Env-v0 imports module")
     args, rest = parser.parse_known_args(argv)
     if rest:
         options = [name for action in parser._actions for name in action.option_strings]
         parser.error(f"unknown argument '{rest[0]}'{closest(rest[0], options)}")
+    if args.episodes is None:
+        args.episodes = 1 if args.video else 100
     if args.episodes < 1 or args.len < 0 or args.itr < -1 or not 0 <= args.seed < 2**31:
         parser.error("episodes must be at least 1, len at least 0, itr at least -1, and seed in 0 to 2147483647")
     args.len = args.len or sys.maxsize
@@ -177,7 +189,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def open_window(env: EnvFn, env_kwargs: dict, max_ep_len: int) -> VecEnv | None:
     """One environment that shows itself in a window, or None, after a line that says why."""
-    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if no_display():
         print("no display: playing without a window (--norender leaves out this line)")
         return None
     try:
@@ -189,16 +201,186 @@ def open_window(env: EnvFn, env_kwargs: dict, max_ep_len: int) -> VecEnv | None:
         return None
 
 
-def play(policy: nn.Module, window: VecEnv, episodes: int, deterministic: bool, seed: int) -> dict[str, list]:
-    """Play one episode after another, seeded as in `evaluate`, with a line about each; returns EpRet and EpLen."""
+def no_display() -> bool:
+    return sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def play(
+    policy: nn.Module,
+    envs: VecEnv,
+    episodes: int,
+    deterministic: bool,
+    seed: int,
+    show: Callable[[], None] = lambda: None,
+) -> dict[str, list]:
+    """Play one episode after another, seeded as in `evaluate`, with a line about each; returns EpRet and EpLen.
+
+    envs: one environment; show: called at the start and after every step
+    """
     played = {"EpRet": [], "EpLen": []}
     for i in range(episodes):
-        window.seed = seed + i
-        o = window.reset()
-        while not window.done.all():
-            o = window.step(policy.act(o, deterministic))[0]
-        played["EpRet"].append(window.ep_ret.item())
-        played["EpLen"].append(window.ep_len.item())
+        envs.seed = seed + i
+        o = envs.reset()
+        show()
+        while not envs.done.all():
+            o = envs.step(policy.act(o, deterministic))[0]
+            show()
+        played["EpRet"].append(envs.ep_ret.item())
+        played["EpLen"].append(envs.ep_len.item())
         print(f"episode {i + 1}: return {played['EpRet'][-1]:.2f}, length {played['EpLen'][-1]}", flush=True)
-    window.close()
     return played
+
+
+# ---- video
+
+
+def record(
+    policy: nn.Module,
+    env: EnvFn,
+    file: str | Path,
+    episodes: int = 1,
+    deterministic: bool = False,
+    seed: int = 0,
+    max_ep_len: int = sys.maxsize,
+    env_kwargs: dict | None = None,
+) -> dict[str, list]:
+    """Play as `play` does, and record it as `file`, a .gif or .mp4; needs no display, and overwrites.
+
+    A GIF has at most GIF_FPS pictures a second of GIF_SIDE pixels a side, and loops. Where Ctrl-C ends the playing, the
+    file holds what was played. Raises UserError where the environment cannot be drawn or the file not written.
+    """
+    file = prepare_video(file)
+    canvas = open_canvas(env, env_kwargs or {}, max_ep_len)
+    with contextlib.closing(canvas):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.open("wb").close()  # a fault shows now, not after the episodes
+        except OSError as error:
+            raise UserError(f"cannot write {file}: {error.strerror or error}") from error
+        height, width, _ = draw(canvas).shape
+        fps = float(canvas.envs.metadata.get("render_fps") or 30)
+        with WRITERS[file.suffix.lower()](file, fps, (width, height)) as write:
+            played = play(policy, canvas, episodes, deterministic, seed, lambda: write(draw(canvas)))
+    print(f"Saved {file}")
+    return played
+
+
+def prepare_video(file: str | Path) -> Path:
+    """Check that files of this kind can be written, and have MuJoCo and pygame draw where there is no display.
+
+    Must come before the environment is made: these two look at their variables when they are imported.
+    """
+    file = Path(file).expanduser()
+    if file.suffix.lower() not in WRITERS:
+        raise UserError(f"cannot record '{file}'; the file's name must end in {' or '.join(WRITERS)}")
+    if file.suffix.lower() == ".mp4":
+        try:
+            import imageio_ffmpeg  # noqa: F401
+        except ImportError:
+            raise UserError('an .mp4 needs: pip install "spinup[video]"; a .gif does without') from None
+    if no_display():
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        with contextlib.suppress(OSError):
+            ctypes.CDLL("libEGL.so.1")  # without it, egl would keep mujoco from being imported
+            os.environ.setdefault("MUJOCO_GL", "egl")
+    return file
+
+
+def open_canvas(env: EnvFn, env_kwargs: dict, max_ep_len: int) -> VecEnv:
+    """One environment that draws itself into arrays; it was drawn once already."""
+    plain = make_env(env, env_kwargs)
+    plain.close()
+    modes = [str(mode) for mode in plain.metadata.get("render_modes") or ()]
+    if "rgb_array" not in modes:
+        raise UserError(f"{env} cannot be recorded: of render modes it has {', '.join(modes) or 'none'}, not rgb_array")
+    with no_complaints():
+        try:
+            canvas = make_envs(env, max_ep_len=max_ep_len, env_kwargs={**env_kwargs, "render_mode": "rgb_array"})
+            follow_agent(canvas.envs.envs[0], env_kwargs)
+            canvas.reset()
+            draw(canvas)
+            return canvas
+        except gym.error.DependencyNotInstalled as error:
+            if "pygame" not in str(error):
+                raise
+            raise UserError(f'drawing {env} needs pygame: pip install "spinup[video]"') from None
+        except Exception as error:
+            if isinstance(error, UserError) or "mujoco" not in sys.modules:
+                raise
+            reason = first_line(error)  # a missing library or driver makes MuJoCo raise anything
+    hint = "on Linux without a display it needs EGL, on Debian and Ubuntu: apt-get install libegl1"
+    raise UserError(f"MuJoCo cannot draw {env} ({reason}); {hint}")
+
+
+def follow_agent(env: gym.Env, env_kwargs: dict) -> None:
+    """Take a MuJoCo model's camera "track", unless env_kwargs choose another: Gymnasium 1.4's own one stands still."""
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer and not {"camera_id", "camera_name", "default_camera_config"} & set(env_kwargs):
+        cameras = [renderer.model.camera(i).name for i in range(renderer.model.ncam)]
+        if "track" in cameras:
+            renderer.camera_id = cameras.index("track")
+
+
+@contextlib.contextmanager
+def no_complaints() -> Iterator[None]:
+    """Silence on stderr about what a graphics library that fails leaves half made; the exception says enough."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.unraisablehook = hook
+
+
+def draw(canvas: VecEnv) -> np.ndarray:
+    """A picture of the one environment, (height, width, 3) of uint8."""
+    picture = np.asarray(canvas.envs.render()[0])
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise UserError(f"render() gave {picture.dtype} of shape {picture.shape}, not uint8 of (height, width, 3)")
+    return picture
+
+
+Writer = Callable[[np.ndarray], None]
+
+
+@contextlib.contextmanager
+def gif(file: Path, fps: float, size: tuple[int, int]) -> Iterator[Writer]:
+    """Gives a function that takes one frame, (width, height) as in `size`; the file is written at the end."""
+    from PIL import Image  # comes with matplotlib
+
+    every = math.ceil(fps / GIF_FPS)
+    small = [max(1, side * GIF_SIDE // max(GIF_SIDE, *size)) for side in size]
+    count, kept = 0, []
+
+    def write(frame: np.ndarray) -> None:
+        nonlocal count
+        if count % every == 0:
+            kept.append(Image.fromarray(frame).resize(small).quantize(method=Image.Quantize.FASTOCTREE))
+        count += 1
+
+    try:
+        yield write
+    finally:
+        if kept:
+            # A GIF counts hundredths of a second: frames of 3, 3 and 4 make 30 a second.
+            ends = np.rint(np.arange(len(kept) + 1) * (100 * every / fps)).astype(int)
+            milliseconds = (10 * np.diff(ends)).tolist()
+            kept[0].save(file, save_all=True, append_images=kept[1:], duration=milliseconds, loop=0)
+
+
+@contextlib.contextmanager
+def mp4(file: Path, fps: float, size: tuple[int, int]) -> Iterator[Writer]:
+    """Gives a function that takes one frame, (width, height) as in `size`."""
+    import imageio_ffmpeg
+
+    even = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2"]  # what players can show has even sides
+    video = imageio_ffmpeg.write_frames(str(file), size, fps=fps, macro_block_size=1, output_params=even)
+    video.send(None)
+    try:
+        yield lambda frame: video.send(np.ascontiguousarray(frame))
+    finally:
+        video.close()
+
+
+WRITERS = {".gif": gif, ".mp4": mp4}
