@@ -44,7 +44,7 @@ def check_arguments(arguments: Mapping) -> None:
             raise UserError(f"{name} is {value!r}; it must be one of {', '.join(CHOICES[name])}")
         if name in RANGES and value not in (None, WORDS.get(name)):
             low, high = RANGES[name]
-            right = f" in {low} to {high}" if high < math.inf else f" of at least {low}" if low > -math.inf else ""
+            right = f" in {low} to {high}" if high < math.inf else f" at least {low}" if low > -math.inf else ""
             word = f" or '{WORDS[name]}'" if name in WORDS else ""
             if not isinstance(value, Real) or not low <= value <= high or math.isinf(value):
                 raise UserError(f"{name} is {value!r}; it must be a number{right}{word}")

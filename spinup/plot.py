@@ -1,25 +1,38 @@
-"""Learning curves: a mean line with a band of one standard deviation over the seeds, the seeds faintly behind.
+"""Learning curves, performance profiles and probabilities of improvement of runs, and a table of their scores.
 
-    python -m spinup.run plot data/ppo data/trpo --value Performance --out curves.png
+    python -m spinup.run plot data/ppo data/trpo --est iqm --out curves.png
 
-From Python: `curves(load(["data/ppo"]), "Performance")` returns the matplotlib Axes. Needs numpy and matplotlib only.
+From Python, for example in a notebook:
+
+    df = plot.load(["data/ppo", "data/trpo"])  # a pandas DataFrame, a row for each row of each progress.txt
+    ax = plot.curves(df[df["seed"] < 3], "EpLen")
+
+docs/plotting.md says what is drawn. In a notebook, `plt.style.use("dark_background")` does what --dark does here.
 """
 
 import argparse
-import json
+import contextlib
 import math
-import os
-import re
+import textwrap
 import warnings
-from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spinup import stats
 from spinup.errors import UserError, closest
+from spinup.results import UNKNOWN, Line, load, scores, series, short, table, table_text
 
-# Okabe and Ito (2008): told apart by colour-blind readers too. Yellow is left out: too faint on white.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["curves", "improvement", "load", "main", "profile", "scores", "table"]
+
+# Okabe and Ito (2008): told apart by colour-blind readers too. Yellow is left out: too faint on white. The last is
+# black, or white on a dark page.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "text")
 STYLE = {
     "font.size": 8,
     "axes.labelsize": 8,
@@ -33,7 +46,8 @@ STYLE = {
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "axes.grid": True,
-    "grid.color": "#e6e6e6",
+    "grid.color": "#808080",
+    "grid.alpha": 0.2,  # faint on white and on black
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "figure.dpi": 150,
@@ -41,7 +55,6 @@ STYLE = {
     "pdf.fonttype": 42,  # text stays text in a paper's PDF
 }
 SIZE = (3.4, 2.3)  # inches: a column of a two-column page
-ESTIMATORS = {"mean": np.nanmean, "max": np.nanmax, "min": np.nanmin}
 LABELS = {
     "TotalEnvInteracts": "environment steps",
     "Epoch": "epoch",
@@ -53,268 +66,287 @@ LABELS = {
     "LossPi": "policy loss",
     "LossV": "value loss",
     "LossQ": "Q loss",
+    "DeltaLossPi": "change of policy loss",
+    "DeltaLossV": "change of value loss",
     "KL": "KL divergence (nats)",
     "Entropy": "entropy (nats)",
+    "AverageLogPi": "log-probability (nats)",
+    "Alpha": "temperature alpha",
     "ClipFrac": "fraction clipped",
     "StopIter": "policy iterations",
     "Time": "time (s)",
+    "EvalTime": "time of evaluation (s)",
     "AverageVVals": "value estimate",
     "AverageQVals": "Q estimate",
+    "AverageQ1Vals": "first Q estimate",
+    "AverageQ2Vals": "second Q estimate",
     "BacktrackIters": "backtracking steps",
 }
 
 
-@dataclass
-class Run:
-    """A run's folder, the name of the group it belongs to, its environment, its arguments and its columns."""
-
-    path: Path
-    label: str
-    env: str | None
-    config: dict
-    data: dict[str, np.ndarray]
+def _mean(ys: np.ndarray, strata: np.ndarray) -> tuple:
+    mean, std = np.nanmean(ys, axis=0), np.nanstd(ys, axis=0)
+    return mean, mean - std, mean + std
 
 
-# ---- reading
-
-
-def read(path: str | Path) -> dict[str, np.ndarray]:
-    """The columns of a progress.txt, each of shape (rows,): floats, NaN for a cell that is no number.
-
-    A line still being written (no newline yet) or with another number of cells than the header is left out.
-    A column without any number is an array of strings.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    header, *rows = [line.rstrip("\r").split("\t") for line in text.split("\n")[:-1]] or [[]]
-    rows = [row for row in rows if len(row) == len(header)]
-    cells = zip(*rows, strict=True) if rows else [()] * len(header)
-    return {key: _column(column) for key, column in zip(header, cells, strict=True)}
-
-
-def _column(cells: tuple) -> np.ndarray:
-    try:
-        return np.array(cells, dtype=np.float64)
-    except ValueError:  # a word or an empty cell
-        pass
-    numbers = np.full(len(cells), np.nan)
-    words = 0
-    for i, cell in enumerate(cells):
-        try:
-            numbers[i] = float(cell)
-        except ValueError:
-            words += bool(cell)
-    return np.array(cells) if words and np.isnan(numbers).all() else numbers
-
-
-def expand(logdir: str) -> list[str]:
-    """The folders that `logdir` stands for: itself with a slash at its end or a run in it, else what begins so."""
-    path = os.path.expanduser(logdir)
-    if os.path.basename(path) == "progress.txt":
-        path = os.path.dirname(path) or "."
-    if path.endswith(("/", os.sep)) or os.path.exists(os.path.join(path, "progress.txt")):
-        found = [path] if os.path.isdir(path) else []
-    elif os.path.basename(path) in (".", ".."):
-        found = [path]
-    else:
-        parent, prefix = os.path.split(path)
-        names = sorted(os.listdir(parent or "."), key=_natural) if os.path.isdir(parent or ".") else []
-        found = [os.path.join(parent, name) for name in names if name.startswith(prefix)]
-        found = [folder for folder in found if os.path.isdir(folder)]
-    if not found:
-        raise UserError(
-            f"plot: there is no folder {logdir}{'' if logdir.endswith('/') else ' and none that begins so'}"
-        )
-    return found
-
-
-def _natural(name: str) -> list:
-    """A sort key: a_2 before a_10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
-
-
-def load(logdirs, legend=(), select=(), exclude=()) -> list[Run]:
-    """All runs in and below the folders `logdirs`, in the order of their names.
-
-    logdirs: one folder or several; without a slash at its end, the beginning of the names of several
-    legend: a name for each of them; by default a run belongs to the group that its config.json calls exp_name
-    select, exclude: use only runs whose path contains all of the first and none of the second
-
-    Where runs of one group were made on several environments, the environment joins the group's name.
-    Raises UserError where no run is found.
-    """
-    logdirs = [str(logdirs)] if isinstance(logdirs, (str, Path)) else [str(logdir) for logdir in logdirs]
-    folders = [(i, folder) for i, logdir in enumerate(logdirs) for folder in expand(logdir)]
-    if legend and len(legend) == len(folders):
-        labels = legend
-    elif legend and len(legend) == len(logdirs):
-        labels = [legend[i] for i, _ in folders]
-    elif legend:
-        names = ", ".join(folder for _, folder in folders)
-        raise UserError(f"plot: {len(legend)} legends for {len(folders)} folders ({names}); give one for each")
-    else:
-        labels = [None] * len(folders)
-    runs = {}
-    for label, (_, folder) in zip(labels, folders, strict=True):
-        for path, below, files in os.walk(folder):
-            below.sort(key=_natural)
-            chosen = all(word in path for word in select) and not any(word in path for word in exclude)
-            if "progress.txt" in files and chosen:
-                runs.setdefault((label, os.path.realpath(path)), _run(Path(path), label))
-    if not runs:
-        sieve = " that --select and --exclude let through" if select or exclude else ""
-        raise UserError(f"plot: no progress.txt{sieve} in or below {', '.join(folder for _, folder in folders)}")
-    runs = list(runs.values())
-    for label in {run.label for run in runs}:
-        group = [run for run in runs if run.label == label]
-        if len({run.env for run in group}) > 1:
-            for run in group:
-                run.label = f"{label}, {run.env or 'unknown environment'}"
-    return runs
-
-
-def _run(path: Path, label: str | None) -> Run:
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none, or half written
-        config = {}
-    config = config if isinstance(config, dict) else {}
-    env = config.get("env_name") or config.get("env_fn")
-    env = env if isinstance(env, str) and re.fullmatch(r"[\w.:/-]+", env) else None  # not "<function ... at 0x...>"
-    label = label or config.get("exp_name") or re.sub(r"_s\d+(-\d+)?$", "", path.resolve().name)
-    return Run(path, str(label), env, config, read(path / "progress.txt"))
+# From ys (runs, k) and the runs' environments: the line (k,) and the lower and upper end of its band, or None.
+ESTIMATORS = {
+    "mean": _mean,
+    "iqm": lambda ys, strata: (stats.iqm(ys), *stats.iqm_interval(ys, strata)),
+    "max": lambda ys, strata: (np.nanmax(ys, axis=0), None, None),
+    "min": lambda ys, strata: (np.nanmin(ys, axis=0), None, None),
+}
+NOTES = {"mean": "mean ± std", "iqm": "IQM, 95% interval", "max": "max", "min": "min"}  # what the picture says of it
 
 
 # ---- curves
 
 
-def smoothed(y: np.ndarray, window: int) -> np.ndarray:
-    """The centred moving average of y, shape (n,); at the edges over as much of the window as there is."""
-    if window <= 1 or len(y) == 0:
-        return y
-    ones, start = np.ones(window), (window - 1) // 2
-    total, count = (np.convolve(a, ones)[start : start + len(y)] for a in (y, np.ones(len(y))))
-    return total / count
-
-
-def column(run: Run, value: str) -> tuple[str, np.ndarray] | None:
-    """The column that `value` means for this run, as (its name, its numbers), or None without numbers.
-
-    Performance is AverageTestEpRet where that was logged, else AverageEpRet; EpRet finds AverageEpRet, and so on.
-    """
-    names = ("AverageTestEpRet", "AverageEpRet") if value == "Performance" else (value, "Average" + value)
-    for name in names:
-        y = run.data.get(name)
-        if y is not None and y.dtype == np.float64 and not np.isnan(y).all():
-            return name, y
-    return None
-
-
-def series(runs: list[Run], value: str, xaxis: str, smooth: int = 1) -> list[tuple[Run, np.ndarray, np.ndarray]]:
-    """(run, x, y) for each run with numbers in both columns, x ascending. Raises UserError where no run has any."""
-    found = []
-    for run in runs:
-        if column(run, xaxis) and column(run, value):
-            x, y = column(run, xaxis)[1], column(run, value)[1]
-            ok = np.isfinite(x) & np.isfinite(y)
-            x, first = np.unique(x[ok], return_index=True)
-            if len(x):
-                found.append((run, x, smoothed(y[ok][first], smooth)))
-    if not found:
-        known = sorted({"Performance", *(key for run in runs for key in run.data)})
-        missing = next((name for name in (xaxis, value) if not any(column(run, name) for run in runs)), value)
-        raise UserError(f"plot: no run has numbers in a column {missing}{closest(missing, known)} (of {known})")
-    return found
-
-
-def aggregate(lines: list[tuple[np.ndarray, np.ndarray]], points: int = 1000) -> tuple[np.ndarray, np.ndarray]:
-    """A common grid x, shape (k,), and every line interpolated on it, shape (lines, k); NaN where a line has no data.
-
-    The grid is all x that occur or, where the lines have not the same, at most `points` evenly spaced ones.
-    """
-    x = np.unique(np.concatenate([x for x, _ in lines]))
-    if len(x) > points and any(len(x) != len(own) for own, _ in lines):
-        x = np.linspace(x[0], x[-1], points)
-    return x, np.stack([np.interp(x, own, y, left=np.nan, right=np.nan) for own, y in lines])
-
-
 def curves(
-    runs: list[Run],
+    df: "pd.DataFrame",
     value: str = "Performance",
     xaxis: str = "TotalEnvInteracts",
     smooth: int = 1,
     estimator: str = "mean",
     count: bool = False,
+    normalize=None,
     ax=None,
 ):
-    """Draw a line for each group of runs (those of one label) and return the Axes.
+    """Draw a line for each group of runs and return the Axes.
 
+    df: what `load` returned, or some of its rows
     value, xaxis: columns of progress.txt
     smooth: average each run over so many rows around each
-    estimator: "mean" with a band of one standard deviation over the runs, or "max" or "min" without
+    estimator: "mean" with a band of one standard deviation over the runs, "iqm", the interquartile mean, with its 95%
+        interval, or "max" or "min" without a band
     count: a line for each run instead
+    normalize: (low, high), or {environment: (low, high)}: low becomes 0 and high 1, and a group's environments share
+        a line; else each has its own
     ax: the Axes to draw on; by default those of a new pyplot figure
 
-    Where some runs of a group have no data (they are of unequal length), the line is dashed: it is over the others.
+    Where some runs of a group have no data (they are of unequal length), the line is dashed: it is over the others. It
+    ends where fewer than half of the runs have some.
     """
     import matplotlib
-    import matplotlib.pyplot as plt
 
     if estimator not in ESTIMATORS:
-        raise UserError(f"plot: est is mean, max or min, not {estimator!r}{closest(estimator, ESTIMATORS)}")
-    found = series(runs, value, xaxis, smooth)
-    last = max(x[-1] for _, x, _ in found)
-    size, xlabel = _time(last) if xaxis == "Time" else (1, LABELS.get(xaxis, xaxis))
-    names = {column(run, value)[0] for run, _, _ in found}
-    ylabel = LABELS.get(names.pop() if len(names) == 1 else value, value)
-    groups = {}  # what the legend says -> lines
-    for run, x, y in found:
-        own = run.path.name if run.path.name.startswith(run.label) else f"{run.label}, {run.path.name}"
-        groups.setdefault((own, run.path) if count else (run.label, None), []).append((x / size, y))
+        raise UserError(f"plot: est is {', '.join(ESTIMATORS)}, not {estimator!r}{closest(estimator, ESTIMATORS)}")
+    lines = series(df, value, xaxis, smooth, normalize)
+    unit, xlabel = _time(max(line.x[-1] for line in lines)) if xaxis == "Time" else (1, LABELS.get(xaxis, xaxis))
+    groups = {}
+    for line in lines if normalize else _by_environment(lines):
+        groups.setdefault((line.group, line.run if count else None), []).append(line._replace(x=line.x / unit))
+    names = [group if run is None else _run_name(group, run) for group, run in groups]
+    sizes = [len(own) for own in groups.values()]
     with matplotlib.rc_context(STYLE):
-        figure, ax = (None, ax) if ax is not None else plt.subplots(figsize=SIZE, layout="constrained")
-        sizes = [len(lines) for lines in groups.values()]
-        same = len(set(sizes)) == 1  # then the title says it once
-        for i, ((label, _), lines) in enumerate(groups.items()):
-            style = {"color": COLORS[i % len(COLORS)], "linestyle": ("-", "-.", ":")[i // len(COLORS) % 3]}
-            label = label.replace("$", r"\$") + ("" if same else f" ({sizes[i]} run{'s' * (sizes[i] > 1)})")
-            _draw(ax, lines, estimator, {"label": label, **style})
-        ax.set(xlabel=xlabel, ylabel=ylabel if estimator == "mean" or count else f"{ylabel}, {estimator} over runs")
-        ax.margins(x=0.02)
-        ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-        ax.xaxis.set_major_formatter(lambda n, _: short(n))
+        figure, ax = _axes(ax)
+        for i, (label, own) in enumerate(zip(_labels(names, sizes), groups.values(), strict=True)):
+            _draw(ax, own, estimator, {"label": label, **_look(i)})
+        ax.set(xlabel=xlabel, ylabel=_label({line.column for line in lines}, value, normalize))
+        _scale(ax)
         ax.yaxis.set_major_formatter("{x:,g}")
-        envs = {run.env for run, _, _ in found}
-        title = [label] if len(groups) == 1 else []
-        title += [env for env in envs if env and len(envs) == 1]
-        title += [f"{sizes[0]} runs" + " each" * (len(groups) > 1)] if same and sizes[0] > 1 else []
-        if len(groups) == 1:
-            ax.set_title(", ".join(title), loc="left")
-        else:
-            rows = _legend(ax, ", ".join(title))
-            if figure:
-                figure.set_figheight(SIZE[1] + 0.15 * rows)
+        note = NOTES[estimator] if max(sizes) > 1 else ""
+        _explain(ax, figure, len(groups), _title(names, sizes, {line.env for line in lines}, note))
     return ax
 
 
-def _draw(ax, lines: list[tuple[np.ndarray, np.ndarray]], estimator: str, style: dict) -> None:
+def _by_environment(lines: list[Line]) -> list[Line]:
+    """The same with the environment in the group's name, where a group has several."""
+    envs = {}
+    for line in lines:
+        envs.setdefault(line.group, set()).add(line.env)
+    names = {line.env: "unknown environment" if line.env == UNKNOWN else line.env for line in lines}
+    several = {group for group, own in envs.items() if len(own) > 1}
+    return [
+        line._replace(group=f"{line.group}, {names[line.env]}") if line.group in several else line for line in lines
+    ]
+
+
+def aggregate(lines: list[Line], points: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    """A common grid x, shape (k,), and every line interpolated on it, shape (lines, k); NaN where a line has no data.
+
+    The grid is all x that occur or, where the lines have not the same, at most `points` evenly spaced ones.
+    """
+    x = np.unique(np.concatenate([line.x for line in lines]))
+    if len(x) > points and any(len(x) != len(line.x) for line in lines):
+        x = np.linspace(x[0], x[-1], points)
+    return x, np.stack([np.interp(x, line.x, line.y, left=np.nan, right=np.nan) for line in lines])
+
+
+def _draw(ax, lines: list[Line], estimator: str, style: dict) -> None:
     x, ys = aggregate(lines)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # an x that no line reaches: NaN, a gap
-        y, std = ESTIMATORS[estimator](ys, axis=0), np.nanstd(ys, axis=0)
+        y, low, high = ESTIMATORS[estimator](ys, np.array([line.env for line in lines]))
+    enough = 2 * np.isfinite(ys).sum(axis=0) >= len(ys)
+    y = np.where(enough, y, np.nan)
     if len(lines) > 1:
-        for own in lines:
-            ax.plot(*own, color=style["color"], linewidth=0.5, alpha=0.35, zorder=1.5)
-        if estimator == "mean":
-            ax.fill_between(x, y - std, y + std, color=style["color"], alpha=0.18, linewidth=0, zorder=1.6)
+        alpha = 0.35 * min(1, (5 / len(lines)) ** 0.5)  # many seeds must not hide the line over them
+        for line in lines:
+            ax.plot(line.x, line.y, color=style["color"], linewidth=0.5, alpha=alpha, zorder=1.5)
+        if low is not None:
+            _band(ax, x, low, high, style["color"], enough)
     whole = np.isfinite(ys).all(axis=0)
     ax.plot(x, np.where(whole, y, np.nan), linewidth=1.3, marker="." if len(x) == 1 else None, **style)
     if not whole.all():
         part = ~whole
         part[1:-1] |= ~(whole[2:] & whole[:-2])  # the neighbours too, so that the dashes touch the line
         ax.plot(x, np.where(part, y, np.nan), linewidth=1.1, **{**style, "linestyle": (0, (2, 1)), "label": None})
+
+
+# ---- comparisons of final scores
+
+
+def profile(df: "pd.DataFrame", value: str = "Performance", xaxis: str = "TotalEnvInteracts", normalize=None, ax=None):
+    """Draw each group's performance profile with its 95% interval, and return the Axes.
+
+    That is the fraction of runs whose final score is above a threshold, over all thresholds; final scores are those of
+    `scores`. Several environments can only share an axis when `normalize` says how. Arguments as for `curves`.
+    """
+    import matplotlib
+
+    runs = _final_scores(df, value, xaxis, normalize)
+    if normalize is None and runs["env"].nunique() > 1:
+        envs = ", ".join(runs["env"].unique())
+        raise UserError(f"plot: a profile over several environments ({envs}) needs --normalize: LOW HIGH of each")
+    low, high = runs["final"].min(), runs["final"].max()
+    margin = 0.05 * (high - low) or 1
+    thresholds = np.linspace(low - margin, high + margin, 1001)
+    groups = dict(list(runs.groupby("group", sort=False)))
+    sizes = [len(own) for own in groups.values()]
+    with matplotlib.rc_context(STYLE):
+        figure, ax = _axes(ax)
+        for i, (label, own) in enumerate(zip(_labels(list(groups), sizes), groups.values(), strict=True)):
+            y, low, high = stats.profile(own["final"].to_numpy(), own["env"].to_numpy(dtype=str), thresholds)
+            _band(ax, thresholds, low, high, _look(i)["color"])
+            ax.plot(thresholds, y, linewidth=1.3, label=label, **_look(i))
+        final = _label(set(runs["column"]), value, normalize)
+        ax.set(xlabel=f"final {final}: threshold τ", ylabel="fraction of runs above τ", ylim=(-0.03, 1.03))
+        _scale(ax)
+        _explain(ax, figure, len(groups), _title(list(groups), sizes, set(runs["env"])))
+    return ax
+
+
+def improvement(df: "pd.DataFrame", value: str = "Performance", xaxis: str = "TotalEnvInteracts", ax=None):
+    """Draw, for each pair of groups, how likely a run of the first ends above one of the second, and return the Axes.
+
+    With 95% intervals; final scores are those of `scores`. Compared within each environment that both groups have, the
+    mean over these: no scale is needed. Arguments as for `curves`.
+    """
+    import matplotlib
+
+    runs = _final_scores(df, value, xaxis)
+    groups = {
+        name: (own["final"].to_numpy(), own["env"].to_numpy(dtype=str))
+        for name, own in runs.groupby("group", sort=False)
+    }
+    if len(groups) < 2:
+        raise UserError(f"plot: --improvement compares groups, and there is only {', '.join(groups)}")
+    pairs = [(x, y, *_compare(x, y, groups)) for x, y in combinations(groups, 2)]
+    with matplotlib.rc_context(STYLE):
+        _, ax = _axes(ax, (SIZE[0], 0.75 + 0.33 * len(pairs)))
+        for row, (x, y, p, low, high) in enumerate(pairs):
+            ax.plot([low, high], [row, row], color=COLORS[0], linewidth=4, alpha=0.5, solid_capstyle="butt")
+            ax.plot(p, row, "o", color=COLORS[0], markersize=4)
+            text = f"{x} > {y}: {p:.2f} [{low:.2f}, {high:.2f}]".replace("$", r"\$")
+            ax.annotate(text, (0, row), (0, 5), textcoords="offset points", fontsize=7)
+        ax.axvline(0.5, color="#808080", linewidth=0.8, zorder=1)
+        ax.set(xlabel=f"P(X > Y) in final {_label(set(runs['column']), value)}", xlim=(-0.02, 1.02))
+        ax.set(ylim=(len(pairs) - 0.6, -0.8), yticks=[])
+        ax.spines["left"].set_visible(False)
+        _explain(ax, None, 1, _title(list(groups), [len(own) for own, _ in groups.values()], set(runs["env"])))
+    return ax
+
+
+def _compare(x: str, y: str, groups: dict) -> tuple[float, float, float]:
+    (x_scores, x_envs), (y_scores, y_envs) = groups[x], groups[y]
+    in_x, in_y = np.isin(x_envs, y_envs), np.isin(y_envs, x_envs)
+    if not in_x.any():
+        raise UserError(f"plot: {x} and {y} have no environment in common")
+    return stats.improvement(x_scores[in_x], y_scores[in_y], x_envs[in_x], y_envs[in_y])
+
+
+def _final_scores(df: "pd.DataFrame", value: str, xaxis: str, normalize=None) -> "pd.DataFrame":
+    runs = scores(df, value, xaxis, normalize=normalize)
+    for (group, env), own in runs.groupby(["group", "env"], sort=False):
+        if len(own) < 2:
+            raise UserError(f"plot: {group} has a single run on {env}; an interval needs two or more of each group")
+    return runs
+
+
+# ---- parts of a picture
+
+
+def _axes(ax, size: tuple[float, float] = SIZE) -> tuple:
+    """(a new figure or None where there was one, axes)."""
+    import matplotlib.pyplot as plt
+
+    return (None, ax) if ax is not None else plt.subplots(figsize=size, layout="constrained")
+
+
+def _look(i: int) -> dict:
+    """Colour and dashes of the i-th group."""
+    import matplotlib
+
+    color = COLORS[i % len(COLORS)]
+    color = matplotlib.rcParams["text.color"] if color == "text" else color
+    return {"color": color, "linestyle": ("-", "-.", ":")[i // len(COLORS) % 3]}
+
+
+def _label(columns: set[str], value: str, normalize=None) -> str:
+    label = LABELS.get(next(iter(columns)) if len(columns) == 1 else value, value)
+    return label if normalize is None else f"normalized {label}"
+
+
+def _run_name(group: str, run: str) -> str:
+    name = Path(run).resolve().name
+    return name if name.startswith(group) else f"{group}, {name}"
+
+
+def _labels(names: list[str], sizes: list[int]) -> list[str]:
+    """What the legend says; where all groups have as many runs, the title says that once."""
+    names = [name.replace("$", r"\$") for name in names]
+    if len(set(sizes)) == 1:
+        return names
+    return [f"{name} ({size} run{'s' * (size > 1)})" for name, size in zip(names, sizes, strict=True)]
+
+
+def _scale(ax) -> None:
+    import matplotlib
+
+    ax.margins(x=0.02)
+    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    ax.xaxis.set_major_formatter(lambda n, _: short(n))
+
+
+def _band(ax, x, low, high, color: str, where=None) -> None:
+    """Shade an interval: enough to be seen on the background, and little enough to see others through it."""
+    import matplotlib
+
+    dark = sum(matplotlib.colors.to_rgb(ax.get_facecolor())) < 1.5
+    ax.fill_between(x, low, high, where=where, color=color, alpha=0.4 if dark else 0.18, linewidth=0, zorder=1.6)
+
+
+def _title(names: list[str], sizes: list[int], envs: set[str], note: str = "") -> str:
+    """What all groups share: the environment and the number of runs; of a single group its name too."""
+    parts = _labels(names, sizes) if len(names) == 1 else []
+    if len(envs) > 1:
+        parts.append(f"{len(envs)} environments")
+    elif envs != {UNKNOWN}:
+        parts += envs
+    if len(set(sizes)) == 1 and sizes[0] > 1:
+        parts.append(f"{sizes[0]} runs" + " each" * (len(names) > 1))
+    return ": ".join(part for part in (", ".join(parts), note) if part)
+
+
+def _explain(ax, figure, entries: int, title: str) -> None:
+    """Say above the data what is drawn: a title and, for several entries, a legend, for which `figure` grows."""
+    if entries == 1:
+        ax.set_title(textwrap.fill(title, 46), loc="left")
+    else:
+        rows = _legend(ax, title)
+        if figure:
+            figure.set_figheight(SIZE[1] + 0.15 * rows)
 
 
 def _legend(ax, title: str) -> int:
@@ -346,12 +378,6 @@ def _time(seconds: float) -> tuple[int, str]:
     return size, f"wall-clock time ({unit})"
 
 
-def short(n: float) -> str:
-    """A number of steps for a tick: 250k, 1.5M."""
-    size, unit = next(((size, unit) for size, unit in ((1e6, "M"), (1e3, "k")) if abs(n) >= size), (1, ""))
-    return f"{n / size:.4g}{unit}"
-
-
 # ---- command line
 
 
@@ -367,7 +393,7 @@ def parser() -> argparse.ArgumentParser:
     add = p.add_argument
     add("logdir", nargs="+", help="folder; without a slash at its end, the beginning of several folders' names")
     add("-l", "--legend", nargs="*", default=[], metavar="NAME", help="a name for each folder (default: exp_name)")
-    add("-x", "--xaxis", default="TotalEnvInteracts", metavar="COLUMN", help="(default: %(default)s)")
+    add("-x", "--xaxis", default="TotalEnvInteracts", metavar="COLUMN", help="for example Time (default: %(default)s)")
     add(
         "-y",
         "--value",
@@ -376,15 +402,57 @@ def parser() -> argparse.ArgumentParser:
         metavar="COLUMN",
         help="a figure each (default: Performance, that is AverageTestEpRet or, without it, AverageEpRet)",
     )
-    add("--count", action="store_true", help="draw every run by itself instead of their mean")
     add("-s", "--smooth", type=int, default=1, metavar="ROWS", help="moving average over so many rows (default: 1)")
     add("--select", nargs="*", default=[], metavar="TEXT", help="only runs whose path contains all of these")
     add("--exclude", nargs="*", default=[], metavar="TEXT", help="no runs whose path contains any of these")
+    add("--est", choices=list(ESTIMATORS), help="a curve's line over its runs (default: mean)")
+    kind = p.add_mutually_exclusive_group()
+    kind.add_argument("--count", action="store_true", help="draw every run by itself instead of a line over them")
+    kind.add_argument("--profile", action="store_true", help="draw which fraction of runs ends above each score")
+    kind.add_argument("--improvement", action="store_true", help="draw how likely each group's runs beat another's")
     add(
-        "--est", choices=list(ESTIMATORS), default="mean", help="what is drawn of a group's runs (default: %(default)s)"
+        "--normalize",
+        nargs="+",
+        action="append",
+        metavar=("[ENV] LOW", "HIGH"),
+        help="LOW becomes 0 and HIGH 1, and a group's environments are taken together; once for each ENV",
     )
+    add(
+        "--table",
+        nargs="?",
+        const=True,
+        type=_table_file,
+        metavar="FILE",
+        help="print the groups' scores, or write a csv, md or txt; no figure without --out",
+    )
+    add("--dark", action="store_true", help="light on black, for dark pages")
     add("--out", metavar="FILE", help="write a png, svg or pdf instead of opening a window")
     return p
+
+
+def _table_file(name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.suffix not in (".csv", ".md", ".txt"):
+        raise argparse.ArgumentTypeError(
+            f"{name} ends in none of .csv, .md, .txt (to print the table, put a bare --table last)"
+        )
+    return path
+
+
+def _ranges(given: list[list[str]] | None) -> tuple | dict | None:
+    """The argument `normalize` that the words after each --normalize stand for."""
+    if given is None:
+        return None
+    try:
+        ranges = {tuple(words[:-2]): (float(words[-2]), float(words[-1])) for words in given}
+    except (ValueError, IndexError):
+        ranges = {}
+    if list(ranges) == [()]:
+        return ranges[()]
+    if not ranges or any(len(env) != 1 for env in ranges):
+        words = " --normalize ".join(" ".join(words) for words in given)
+        raise UserError(f"plot: --normalize takes LOW HIGH, or ENV LOW HIGH once for each environment, not {words}")
+    return {env: bounds for (env,), bounds in ranges.items()}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -392,6 +460,39 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     if args.smooth < 1:
         raise UserError(f"plot: --smooth is a number of rows, at least 1, not {args.smooth}")
+    if args.est and (args.profile or args.improvement):
+        raise UserError("plot: --est is about curves; it does not go with --profile or --improvement")
+    normalize = _ranges(args.normalize)
+    df = load(args.logdir, args.legend, args.select, args.exclude)
+    runs = df.groupby("group", sort=False)["run"].nunique()
+    print("Runs:", ", ".join(f"{group} ({n})" for group, n in runs.items()))
+    if args.table:
+        for value in args.value:
+            found = table(df, value, args.xaxis, args.smooth, normalize)
+            _show_table(found, None if args.table is True else _numbered(args.table, value, args.value), value)
+    if args.out or not args.table:
+        _figures(df, args, normalize)
+
+
+def _numbered(path: Path, value: str, values: list[str]) -> Path:
+    """The file for one of several values."""
+    return path if len(values) == 1 else path.with_stem(f"{path.stem}-{value}")
+
+
+def _show_table(found: "pd.DataFrame", path: Path | None, value: str) -> None:
+    if path is None:
+        print(f"{value}:\n{table_text(found, 'txt')}", end="")
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(table_text(found, path.suffix[1:]), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"plot: cannot write {path}: {error.strerror or error}") from error
+    print(f"Saved {path}")
+
+
+def _figures(df: "pd.DataFrame", args: argparse.Namespace, normalize) -> None:
+    """Draw a figure for each value, in windows or files."""
     import matplotlib
 
     if args.out:
@@ -405,13 +506,16 @@ def main(argv: list[str] | None = None) -> None:
     headless = plt.get_backend().lower() in ("agg", "pdf", "ps", "svg", "cairo", "template")
     out = Path(args.out or "curves.png").expanduser()
     out = out if out.suffix else out.with_suffix(".png")
-    runs = load(args.logdir, args.legend, args.select, args.exclude)
-    labels = [run.label for run in runs]
-    print("Runs:", ", ".join(f"{label} ({labels.count(label)})" for label in dict.fromkeys(labels)))
-    for value in args.value:
-        figure = curves(runs, value, args.xaxis, args.smooth, args.est, args.count).figure
-        if headless:
-            _save(figure, out if len(args.value) == 1 else out.with_stem(f"{out.stem}-{value}"))
+    with plt.style.context("dark_background") if args.dark else contextlib.nullcontext():
+        for value in args.value:
+            if args.profile:
+                ax = profile(df, value, args.xaxis, normalize)
+            elif args.improvement:
+                ax = improvement(df, value, args.xaxis)
+            else:
+                ax = curves(df, value, args.xaxis, args.smooth, args.est or "mean", args.count, normalize)
+            if headless:
+                _save(ax.figure, _numbered(out, value, args.value))
     if not headless:
         plt.show()
     elif not args.out:

@@ -199,7 +199,7 @@ def flags_of(function: Callable) -> dict[str, Parameter]:
     shared = importlib.import_module("spinup.algos").__doc__
     found = cli.parameters(function, function.__doc__, shared)
     networks = inspect.signature(function).parameters["actor_critic"].default
-    for name, parameter in cli.parameters(networks, networks.__doc__).items():
+    for name, parameter in cli.parameters(networks, *(cls.__doc__ for cls in networks.__mro__[:-1])).items():
         if name not in found:
             found[f"ac_kwargs:{name}"] = parameter
     if HIDDEN_SIZES in found:

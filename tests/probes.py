@@ -3,7 +3,10 @@
 Each environment asks one thing of an algorithm, so that a failing one says where to look.
 """
 
+import copy
+import importlib
 import json
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +16,18 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from spinup.algos.ddpg import ddpg
 from spinup.algos.ppo import ppo
+from spinup.algos.sac import sac
+from spinup.algos.td3 import td3
 from spinup.algos.trpo import trpo
 from spinup.algos.vpg import vpg
-from spinup.nets import ActorCritic, Gaussian
+from spinup.nets import ActorCritic, Gaussian, QFunctions
 
-ALGOS = {"vpg": vpg, "ppo": ppo, "trpo": trpo}
+ON_POLICY = {"vpg": vpg, "ppo": ppo, "trpo": trpo}
+OFF_POLICY = {"ddpg": ddpg, "td3": td3, "sac": sac}
+ALGOS = ON_POLICY | OFF_POLICY
+NO_DISCRETE = ("ddpg", "td3")
 
 # The scale of values is then that of rewards, and learning rates stay what they are.
 PLAIN = dict(normalize_obs=False, normalize_rew=False, anneal_lr=False)
@@ -133,6 +142,43 @@ class Spaces(Probe):
         return self.observation_space.sample()
 
 
+class Walk(Probe):
+    """Random observations, rewards by observation and action, and ends of both kinds by chance."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
+
+    def __init__(self, action_space: spaces.Space = Target.action_space):
+        super().__init__()
+        self.action_space = action_space
+
+    def observe(self):
+        return self.np_random.uniform(-1, 1, 3).astype(np.float32)
+
+    def reward(self, a) -> float:
+        return float(self.o[0] + self.o[1] * np.sum(a))
+
+    def step(self, a):
+        o, r, *_ = super().step(a)
+        terminated, truncated = self.np_random.random(2) < 0.15
+        return o, r, bool(terminated), bool(truncated), {}
+
+
+class Boxed(gym.ActionWrapper):
+    """A number from 0 to 1 in place of two actions; the rewards above are linear in it."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
+
+    def action(self, a):
+        return float(a[0])
+
+
+def fit(algo: str, env_fn: Callable) -> Callable:
+    """An environment with two actions, Boxed for the algorithms that take no Discrete ones."""
+    return (lambda **kwargs: Boxed(env_fn(**kwargs))) if algo in NO_DISCRETE else env_fn
+
+
 class Diary(gym.Wrapper):
     """Writes what happens to an environment to lists that all copies of it share, as (what, details) pairs."""
 
@@ -169,6 +215,29 @@ def constant_critic(c: float = 0.0) -> Callable:
     def make(*args, **kwargs):
         ac = ActorCritic(*args, **kwargs)
         ac.critic = Constant(c)
+        return ac
+
+    return make
+
+
+class Line(nn.Module):
+    """Q(o, a) = c + w a for an action of one dimension; its parameter takes no part, and so stays."""
+
+    def __init__(self, c: float, w: float = 0.0):
+        super().__init__()
+        self.c, self.w, self.unused = c, w, nn.Parameter(torch.zeros(()))
+
+    def forward(self, o, a):
+        return self.c + self.w * a.squeeze(-1) + 0 * self.unused
+
+
+def lines(algo: str, *critics: Line) -> Callable:
+    """The actor_critic of an off-policy algorithm with these for its action-value functions."""
+
+    def make(*args, **kwargs):
+        ac = ALGOS[algo].__defaults__[0](*args, **kwargs)
+        assert len(ac.critic) == len(critics)
+        ac.critic = QFunctions(critics)
         return ac
 
     return make
@@ -211,11 +280,14 @@ def column(folder: Path, key: str) -> list[float]:
     return [row[key] for row in rows(folder)]
 
 
+TIMES = ("Time", "EvalTime")
+
+
 def without_time(folder: Path) -> list[list[str]]:
-    """The cells of progress.txt as written, but for the column Time."""
+    """The cells of progress.txt as written, but for the columns of times."""
     lines = [line.split("\t") for line in (folder / "progress.txt").read_text().splitlines()]
-    time = lines[0].index("Time")
-    return [line[:time] + line[time + 1 :] for line in lines]
+    kept = [i for i, key in enumerate(lines[0]) if key not in TIMES]
+    return [[line[i] for i in kept] for line in lines]
 
 
 def config(folder: Path) -> dict:
@@ -234,8 +306,6 @@ class Epoch:
     """
 
     def __init__(self, monkeypatch, algo: str, env_fn, folder: Path, /, **kwargs):
-        import importlib
-
         module = importlib.import_module(f"spinup.algos.{algo}")
         make, before, rollouts = kwargs.pop("actor_critic", ActorCritic), [], []
 
@@ -265,3 +335,62 @@ class Epoch:
         """What the update added to the parameters of `part`, as one vector."""
         keys = [key for key, _ in self.ac.named_parameters() if key.startswith(part)]
         return torch.cat([(self.after[key] - self.before[key]).reshape(-1) for key in keys])
+
+
+class Replay:
+    """A run of an off-policy algorithm, taken apart.
+
+    first: a copy of its networks as they began; batches: what each update learned from; when: the environment steps
+    done by then; random: the state of torch's random numbers then; targets: the target networks by what they follow,
+    "actor" or "critic", as they are at the end; ac, row: the run's actor-critic and the first row of its progress.txt
+    """
+
+    def __init__(self, monkeypatch, algo: str, env_fn, folder: Path, /, **kwargs):
+        module = importlib.import_module(f"spinup.algos.{algo}")
+        make = kwargs.pop("actor_critic", ALGOS[algo].__defaults__[0])
+        self.batches, self.when, self.random, self.targets = [], [], [], {}
+        made = []
+
+        class Recorder(module.ReplayBuffer):
+            def sample(buffer, batch_size):
+                batch = super().sample(batch_size)
+                self.batches.append(batch)
+                self.when.append(buffer.t * buffer.num_envs)
+                self.random.append(torch.get_rng_state())
+                return batch
+
+        def actor_critic(*args, **kw):
+            ac = make(*args, **kw)
+            made.append(ac)
+            self.first = copy.deepcopy(ac)
+            return ac
+
+        def deepcopy(net):
+            self.targets["actor" if net is made[-1].actor else "critic"] = copied = copy.deepcopy(net)
+            return copied
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "ReplayBuffer", Recorder)
+            patch.setattr(module, "copy", types.SimpleNamespace(deepcopy=deepcopy))
+            self.ac = train(algo, env_fn, folder, **kwargs, actor_critic=actor_critic)
+        self.row = rows(folder)[0]
+
+
+def parameters(module: nn.Module) -> torch.Tensor:
+    """All parameters in one vector, a copy."""
+    return torch.cat([p.detach().reshape(-1) for p in module.parameters()])
+
+
+def polyak_loop(target: nn.Module, source: nn.Module, polyak: float) -> None:
+    """As the papers write it, one parameter after another."""
+    for p, q in zip(target.parameters(), source.parameters(), strict=True):
+        p.data.copy_(polyak * p.data + (1 - polyak) * q.data)
+
+
+def assert_follows(replay: Replay, networks: dict[str, nn.Module]) -> None:
+    """The run's networks are those of a twin, by "actor", "critic", and with "_targ" for the targets."""
+    for name, twin in networks.items():
+        part, targ, _ = name.partition("_targ")
+        ours = replay.targets[part] if targ else getattr(replay.ac, part)
+        for (key, p), q in zip(ours.named_parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=0, atol=1e-6, msg=lambda m, key=key: f"{name}.{key}: {m}")

@@ -8,6 +8,9 @@ import torch
 from gymnasium import spaces
 from probes import (
     ALGOS,
+    NO_DISCRETE,
+    OFF_POLICY,
+    ON_POLICY,
     PLAIN,
     Diary,
     Discounting,
@@ -18,22 +21,31 @@ from probes import (
     column,
     config,
     constant_critic,
+    fit,
     rows,
     train,
     without_time,
 )
 from torch import nn
 
-from spinup.envs import evaluate
+import spinup
+from spinup import accel
+from spinup.buffers import replay_bytes
+from spinup.envs import evaluate, make_envs
 from spinup.errors import UserError
-from spinup.nets import ActorCritic, Categorical, NoNorm, RunningNorm
+from spinup.nets import ActorCritic, Categorical, NoNorm, RunningNorm, SquashedGaussian
 
 algos = pytest.mark.parametrize("algo", ALGOS)
+on_policy = pytest.mark.parametrize("algo", ON_POLICY)
+off_policy = pytest.mark.parametrize("algo", OFF_POLICY)
 
+OFF = dict(num_envs=2, steps_per_epoch=40, epochs=3, start_steps=20, update_after=20, replay_ratio=0.5, batch_size=8)
+OFF |= dict(replay_size=60, eval_freq=0, ac_kwargs=dict(hidden_sizes=[16]))  # the buffer is full after half of the run
 SMALL = {
     "vpg": dict(num_envs=2, steps_per_epoch=40, epochs=3, train_v_iters=3),
     "ppo": dict(num_envs=2, steps_per_epoch=40, epochs=3, train_pi_iters=2, train_v_iters=2, minibatch_size=16),
     "trpo": dict(num_envs=2, steps_per_epoch=40, epochs=3, train_v_iters=3),
+    **dict.fromkeys(OFF_POLICY, OFF),
 }
 
 
@@ -46,7 +58,8 @@ SMALL = {
     [(Mixed, 1, 50), (Mixed, 3, 50), (Target, 1, 50), (Target, 3, 60), ("CartPole-v1", 3, 50)],
 )
 def test_same_seed_same_run(tmp_path, algo, env, num_envs, steps_per_epoch):
-    options = {**SMALL[algo], "num_envs": num_envs, "steps_per_epoch": steps_per_epoch}
+    options = {**SMALL[algo], "num_envs": num_envs, "steps_per_epoch": steps_per_epoch, "eval_freq": 2}
+    env = env if env is Target else fit(algo, env) if env is Mixed else "Pendulum-v1" if algo in NO_DISCRETE else env
     acs = [train(algo, env, tmp_path / run, seed=seed, **options) for run, seed in (("a", 3), ("b", 3), ("c", 4))]
     assert without_time(tmp_path / "a") == without_time(tmp_path / "b")
     assert without_time(tmp_path / "a") != without_time(tmp_path / "c")
@@ -56,25 +69,27 @@ def test_same_seed_same_run(tmp_path, algo, env, num_envs, steps_per_epoch):
 
 @algos
 def test_what_happened_before_does_not_matter(tmp_path, algo):
-    train(algo, Mixed, tmp_path / "a", **SMALL[algo])
+    train(algo, fit(algo, Mixed), tmp_path / "a", **SMALL[algo])
     torch.rand(7), np.random.rand(3)
     torch.manual_seed(8)
-    train(algo, Mixed, tmp_path / "b", **SMALL[algo])
+    train(algo, fit(algo, Mixed), tmp_path / "b", **SMALL[algo])
     assert without_time(tmp_path / "a") == without_time(tmp_path / "b")
 
 
 @algos
 def test_evaluation_and_saving_do_not_change_the_run(tmp_path, algo):
-    train(algo, Mixed, tmp_path / "a", **SMALL[algo])
-    train(algo, Mixed, tmp_path / "b", eval_freq=1, num_test_episodes=3, save_freq=1, **SMALL[algo])
+    train(algo, fit(algo, Mixed), tmp_path / "a", **{**SMALL[algo], "save_freq": 100})
+    options = {**SMALL[algo], "eval_freq": 1, "num_test_episodes": 3, "save_freq": 1}
+    train(algo, fit(algo, Mixed), tmp_path / "b", **options)
     tested = rows(tmp_path / "b")
     for plain, row in zip(rows(tmp_path / "a"), tested, strict=True):
         assert {key: x for key, x in plain.items() if key != "Time"}.items() <= row.items()
 
 
-def test_async_environments_give_the_same_run(tmp_path):
+@pytest.mark.parametrize("algo", ["ppo", "sac"])
+def test_async_environments_give_the_same_run(tmp_path, algo):
     for kind in ("sync", "async"):
-        train("ppo", "CartPole-v1", tmp_path / kind, vectorization=kind, **SMALL["ppo"])
+        train(algo, "CartPole-v1", tmp_path / kind, vectorization=kind, **SMALL[algo])
     assert without_time(tmp_path / "sync") == without_time(tmp_path / "async")
 
 
@@ -100,24 +115,33 @@ ACTIONS = {
     "box": spaces.Box(np.array([-1, 0, -7], np.float32), np.array([1, 10, -5], np.float32)),
     "matrix": spaces.Box(-2, 3, (2, 2), np.float32),
     "unbounded": spaces.Box(-np.inf, np.inf, (2,), np.float32),
+    "point": spaces.Box(np.array([-1, 3], np.float32), np.array([1, 3], np.float32)),
+    "float64": spaces.Box(-2, 3, (2,), np.float64),
 }
+BOUNDED = ("box", "matrix", "point", "float64")
+TAKEN = [(algo, space) for algo in ON_POLICY for space in ACTIONS]
+TAKEN += [(algo, space) for algo in OFF_POLICY for space in BOUNDED] + [("sac", "discrete"), ("sac", "discrete from 5")]
+NOT_TAKEN = [(algo, space) for algo in OFF_POLICY for space in ACTIONS if (algo, space) not in TAKEN]
 
 
 @algos
 @pytest.mark.parametrize("space", OBSERVATIONS)
 def test_observations(tmp_path, algo, space):
-    ac = train(algo, lambda: Spaces(OBSERVATIONS[space]), tmp_path, **{**SMALL[algo], "epochs": 2})
+    env = fit(algo, lambda: Spaces(OBSERVATIONS[space]))
+    ac = train(algo, env, tmp_path, **{**SMALL[algo], "epochs": 2})
     assert all(math.isfinite(x) for row in rows(tmp_path) for x in row.values())
-    if space in SIZES:
+    if algo in OFF_POLICY:
+        convolutions = sum(isinstance(x, nn.Conv2d) for x in ac.modules())
+        assert convolutions == (0 if space in SIZES else (3 if "large" in space else 2) * (1 + len(ac.critic)))
+    elif space in SIZES:
         assert isinstance(ac.obs_norm, RunningNorm)
         assert ac.obs_norm.mean.shape == (SIZES[space],)
     else:
         assert isinstance(ac.obs_norm, NoNorm)  # images keep their bytes
-    assert len(evaluate(ac, lambda: Spaces(OBSERVATIONS[space]), episodes=2)["EpRet"]) == 2
+    assert len(evaluate(ac, env, episodes=2)["EpRet"]) == 2
 
 
-@algos
-@pytest.mark.parametrize("space", ACTIONS)
+@pytest.mark.parametrize(("algo", "space"), TAKEN)
 def test_actions(tmp_path, algo, space):
     pages = []
     train(algo, lambda: Diary(Spaces(action_space=ACTIONS[space]), pages), tmp_path, **{**SMALL[algo], "epochs": 2})
@@ -130,7 +154,18 @@ def test_actions(tmp_path, algo, space):
         assert [len(set(x)) for x in ours.T] == list(sizes)
 
 
-def test_image_policy_learns(tmp_path):
+@pytest.mark.parametrize(("algo", "space"), NOT_TAKEN)
+def test_actions_that_are_not_taken(tmp_path, algo, space):
+    with pytest.raises(UserError, match=f"^{algo} needs .*bounded") as error:
+        train(algo, lambda: Spaces(action_space=ACTIONS[space]), tmp_path / "run", **SMALL[algo])
+    assert "\n" not in str(error.value)
+    assert "ppo, trpo and vpg take the" in str(error.value)
+    assert ("sac (Discrete alone)" in str(error.value)) == (space != "unbounded" and algo != "sac")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sac"])
+def test_image_policy_learns(tmp_path, algo):
     """Which half of the image is bright says which action is right."""
 
     class Bright(Probe):
@@ -145,8 +180,12 @@ def test_image_policy_learns(tmp_path):
         def reward(self, a):
             return 1.0 if a == self.right else -1.0
 
-    options = dict(num_envs=16, steps_per_epoch=64, epochs=12, minibatch_size=None, pi_lr=3e-3)
-    ac = train("ppo", Bright, tmp_path, **options)
+    options = {
+        "ppo": dict(num_envs=16, steps_per_epoch=64, epochs=12, minibatch_size=None, pi_lr=3e-3),
+        "sac": dict(num_envs=4, steps_per_epoch=400, epochs=1, start_steps=100, update_after=100, batch_size=32)
+        | dict(replay_size=400, alpha=0.1, polyak=0.9, lr=3e-3, eval_freq=0, ac_kwargs=dict(hidden_sizes=(32,))),
+    }[algo]
+    ac = train(algo, Bright, tmp_path, **options)
     test = evaluate(ac, Bright, 20)["EpRet"]
     assert sum(test) >= 18
 
@@ -185,7 +224,7 @@ class OwnActorCritic(nn.Module):
         return (pi.mode() if deterministic else pi.sample()).numpy()
 
 
-@algos
+@on_policy
 def test_own_actor_critic(tmp_path, algo):
     options = {**SMALL[algo], "epochs": 2, "eval_freq": 1}
     ac = train(algo, Mixed, tmp_path, actor_critic=OwnActorCritic, ac_kwargs=dict(scale=2.0), **options)
@@ -197,7 +236,79 @@ def test_own_actor_critic(tmp_path, algo):
     assert torch.equal(saved["actor.logits"], ac.actor.logits)
 
 
-@algos
+class OwnQActor(nn.Module):
+    def __init__(self, n_in: int, soft: bool):
+        super().__init__()
+        self.soft, self.net = soft, nn.Linear(n_in, 1)
+
+    def forward(self, o):
+        x = self.net(o)
+        if self.soft:  # a distribution over (0, 1)
+            return SquashedGaussian(x, torch.zeros_like(x), torch.tensor([0.5]), torch.tensor([0.5]))
+        return x.sigmoid()
+
+
+class OwnQ(nn.Linear):
+    def forward(self, o, a):
+        return super().forward(torch.cat([o, a], -1)).squeeze(-1)
+
+
+class OwnCritic(nn.ModuleList):
+    def forward(self, o, a):
+        return torch.stack([q(o, a) for q in self])
+
+
+class OwnQActorCritic(nn.Module):
+    """Not a subclass of ours either."""
+
+    def __init__(self, observation_space, action_space, soft=False, n=2):
+        super().__init__()
+        self.actor = OwnQActor(observation_space.shape[0], soft)
+        self.critic = OwnCritic(OwnQ(observation_space.shape[0] + action_space.shape[0], 1) for _ in range(n))
+
+    @torch.no_grad()
+    def act(self, o, deterministic=False):
+        a = self.actor(torch.as_tensor(o))
+        return (a.mode() if self.actor.soft else a).numpy()
+
+
+@off_policy
+def test_own_actor_critic_with_action_values(tmp_path, algo):
+    kwargs = dict(soft=algo == "sac", n=1 if algo == "ddpg" else 2)
+    options = {**SMALL[algo], "epochs": 2, "eval_freq": 1, "num_test_episodes": 2, "ac_kwargs": kwargs}
+    before = []
+
+    def actor_critic(*args, **kw):
+        ac = OwnQActorCritic(*args, **kw)
+        before.extend(p.detach().clone() for p in ac.parameters())
+        return ac
+
+    box = fit("td3", Mixed)  # for SAC too
+    ac = train(algo, box, tmp_path, actor_critic=actor_critic, **options)
+    assert type(ac) is OwnQActorCritic
+    assert all((p != q).any() for p, q in zip(before, [*ac.actor.parameters(), *ac.critic.parameters()], strict=True))
+    saved = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert torch.equal(saved["critic.0.weight"], ac.critic[0].weight)
+
+
+@off_policy
+def test_ac_kwargs_of_action_values(tmp_path, algo):
+    made = []
+
+    def linear(n_in, n_out):
+        made.append((n_in, n_out))
+        return nn.Linear(n_in, n_out, bias=False)
+
+    kwargs = dict(hidden_sizes=[5, 7], activation="Tanh", layer_norm=True, linear=linear)
+    ac = train(algo, Target, tmp_path, **{**SMALL[algo], "epochs": 1, "ac_kwargs": kwargs})
+    critics = 1 if algo == "ddpg" else 2
+    actor = [(1, 5), (5, 7), (7, 4 if algo == "sac" else 2)]  # SAC's has a mean and a deviation of each
+    assert made == actor + [(3, 5), (5, 7), (7, 1)] * critics
+    assert sum(isinstance(x, nn.Tanh) for x in ac.modules()) == 2 + 2 * critics
+    assert sum(isinstance(x, nn.LayerNorm) for x in ac.modules()) == 2 * critics
+
+
+@on_policy
 def test_ac_kwargs(tmp_path, algo):
     made = []
 
@@ -215,7 +326,7 @@ def test_ac_kwargs(tmp_path, algo):
 # ---- options
 
 
-@algos
+@on_policy
 def test_value_target(tmp_path, algo):
     # Rewards 0 then 1, gamma 0.9, V = 0. Rewards-to-go 0.9 and 1: LossV = (0.81 + 1) / 2. With lam = 0 the
     # lambda-returns are r + gamma V(s') = 0 and 1: LossV = 1 / 2.
@@ -234,7 +345,7 @@ OWN_CHANGES = {
 }
 
 
-@algos
+@on_policy
 def test_every_option_changes_the_run(tmp_path, algo):
     """Switched the other way, each trains on without NaN, and does not leave the run what it was."""
     base = {**SMALL[algo], "epochs": 2, "ac_kwargs": dict(orthogonal=False)}
@@ -248,10 +359,47 @@ def test_every_option_changes_the_run(tmp_path, algo):
         assert all(math.isfinite(x) for row in rows(tmp_path / name) for x in row.values()), name
 
 
+OFF_CHANGES = dict(gamma=0.8, n_step=3, polyak=0.5, batch_size=4, start_steps=30, update_after=30, update_every=8)
+OFF_CHANGES |= dict(replay_ratio=1.0, replay_size=20, max_ep_len=2, seed=1, num_envs=4)
+NOISE = dict(act_noise=0.5, pi_lr=0.1, q_lr=0.1)
+OWN_CHANGES |= {
+    "ddpg": NOISE,
+    "td3": NOISE | dict(target_noise=0.5, noise_clip=0.01, policy_delay=1),
+    "sac": dict(lr=0.1, alpha=0.3, target_entropy=0.1),
+}
+# What changes only how fast the same numbers come, how often they are saved, or has a test of its own.
+NO_CHANGE = {"steps_per_epoch", "epochs", "env_kwargs", "vectorization", "device", "threads", "matmul_precision"}
+NO_CHANGE |= {"eval_freq", "num_test_episodes", "save_freq", "logger_kwargs"}
+
+
+@off_policy
+def test_every_option_changes_an_off_policy_run(tmp_path, algo):
+    base = {**SMALL[algo], "epochs": 2}
+    train(algo, fit(algo, Mixed), tmp_path / "base", **base)
+    reference = without_time(tmp_path / "base")
+    changes = OFF_CHANGES | OWN_CHANGES[algo]
+    assert set(changes) == set(ALGOS[algo].__kwdefaults__) - NO_CHANGE | {"seed"}
+    for name, value in changes.items():
+        train(algo, fit(algo, Mixed), tmp_path / name, **{**base, name: value})
+        assert without_time(tmp_path / name) != reference, name
+        assert all(math.isfinite(x) for row in rows(tmp_path / name) for x in row.values()), name
+
+
+def test_matmul_precision(tmp_path):
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision in ("medium", "high", "highest"):
+            options = {**SMALL["sac"], "epochs": 1, "matmul_precision": precision}
+            train("sac", Target, tmp_path / precision, **options)
+            assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 # ---- epochs
 
 
-@algos
+@on_policy
 @pytest.mark.parametrize(
     ("num_envs", "steps_per_epoch", "taken"), [(1, 7, 7), (3, 12, 12), (3, 10, 12), (8, 1, 8), (4, 40, 40)]
 )
@@ -264,9 +412,24 @@ def test_steps_are_rounded_up_and_counted(tmp_path, algo, num_envs, steps_per_ep
     assert sum(what == "step" for what, _ in pages) == 3 * taken
 
 
+@off_policy
+@pytest.mark.parametrize(
+    ("num_envs", "steps_per_epoch", "taken"),
+    [(1, 7, [7, 14, 21]), (3, 12, [12, 24, 36]), (3, 10, [12, 21, 30]), (4, 40, [40, 80, 120])],
+)
+def test_off_policy_steps_are_counted(tmp_path, algo, num_envs, steps_per_epoch, taken):
+    """A row comes with the first step at which its epoch's are done; what is over counts for the next one."""
+    pages = []
+    options = {**SMALL[algo], "num_envs": num_envs, "steps_per_epoch": steps_per_epoch}
+    train(algo, fit(algo, lambda: Diary(Mixed(), pages)), tmp_path, **options)
+    assert column(tmp_path, "Epoch") == [1, 2, 3]
+    assert column(tmp_path, "TotalEnvInteracts") == taken
+    assert sum(what == "step" for what, _ in pages) == taken[-1]
+
+
 @algos
 def test_max_ep_len(tmp_path, algo):
-    train(algo, lambda: Probe(length=50), tmp_path, max_ep_len=7, **SMALL[algo])
+    train(algo, fit(algo, lambda: Probe(length=50)), tmp_path, max_ep_len=7, **SMALL[algo])
     # 20 steps of each of 2 environments: 2, 3 and 3 episodes of 7 steps end in each
     assert column(tmp_path, "EpLen") == [7, 7, 7]
     assert column(tmp_path, "AverageEpRet") == [7, 7, 7]
@@ -274,7 +437,7 @@ def test_max_ep_len(tmp_path, algo):
 
 @algos
 def test_env_kwargs(tmp_path, algo):
-    train(algo, Probe, tmp_path, env_kwargs=dict(length=4), **SMALL[algo])
+    train(algo, fit(algo, Probe), tmp_path, env_kwargs=dict(length=4), **SMALL[algo])
     assert column(tmp_path, "EpLen") == [4, 4, 4]
 
 
@@ -283,14 +446,15 @@ def test_env_kwargs(tmp_path, algo):
 
 @algos
 def test_eval_columns(tmp_path, algo):
-    train(algo, Probe, tmp_path / "without", **SMALL[algo])
-    assert not any("Test" in key for key in rows(tmp_path / "without")[0])
-    options = {**SMALL[algo], "epochs": 4}
-    train(algo, lambda: Probe(length=3), tmp_path / "with", eval_freq=2, num_test_episodes=5, **options)
+    train(algo, fit(algo, Probe), tmp_path / "without", **SMALL[algo])
+    assert not any("Test" in key or "Eval" in key for key in rows(tmp_path / "without")[0])
+    options = {**SMALL[algo], "epochs": 4, "eval_freq": 2, "num_test_episodes": 5}
+    train(algo, fit(algo, lambda: Probe(length=3)), tmp_path / "with", **options)
     header = list(rows(tmp_path / "with")[0])
     tests = ["AverageTestEpRet", "StdTestEpRet", "MaxTestEpRet", "MinTestEpRet", "TestEpLen"]
     assert [key for key in header if "Test" in key] == tests
-    assert [key for key in header if "Test" not in key] == list(rows(tmp_path / "without")[0])
+    assert ("EvalTime" in header) == (algo in OFF_POLICY)
+    assert [key for key in header if key not in (*tests, "EvalTime")] == list(rows(tmp_path / "without")[0])
     for key, value in zip(tests, [3, 0, 3, 3, 3], strict=True):
         first, second, third, fourth = column(tmp_path / "with", key)
         assert math.isnan(first)
@@ -305,7 +469,7 @@ def test_evaluation_is_of_the_mode(tmp_path, algo):
     class Middle(Target):
         target = np.array([5, -1])
 
-    class Still(ActorCritic):
+    class Still(ALGOS[algo].__defaults__[0]):
         """Says 0, which is the middle, and never learns."""
 
         def __init__(self, *args, **kwargs):
@@ -314,7 +478,7 @@ def test_evaluation_is_of_the_mode(tmp_path, algo):
                 nn.init.zeros_(p)
 
     options = {**SMALL[algo], "epochs": 1, "eval_freq": 1}
-    options |= {"vpg": dict(pi_lr=0.0), "ppo": dict(pi_lr=0.0), "trpo": dict(delta=0.0)}[algo]
+    options |= {"trpo": dict(delta=0.0), "sac": dict(lr=0.0)}.get(algo, dict(pi_lr=0.0))
     train(algo, Middle, tmp_path, actor_critic=Still, **options)
     assert column(tmp_path, "MinTestEpRet") == [0]
     assert column(tmp_path, "MaxEpRet")[0] < 0
@@ -323,16 +487,39 @@ def test_evaluation_is_of_the_mode(tmp_path, algo):
 # ---- mistakes
 
 
-WRONG = dict(gamma=1.5, lam=-0.1, epochs=0, steps_per_epoch=0, num_envs=0, save_freq=0, threads=0, seed=-1)
-WRONG |= dict(value_target="mc", vectorization="threads", device="abacus")
+WRONG = dict(gamma=1.5, epochs=0, steps_per_epoch=0, num_envs=0, save_freq=0, threads=0, seed=-1, eval_freq=-1)
+WRONG |= dict(vectorization="threads", device="abacus", num_test_episodes=0, max_ep_len=0)
+WRONG_ON = dict(lam=-0.1, value_target="mc")
+WRONG_OFF = dict(polyak=1.1, replay_size=0, n_step=0, batch_size=0, start_steps=-1, update_after=-1, update_every=0)
+WRONG_OFF |= dict(replay_ratio=-0.5, matmul_precision="low")
+WRONG_NOISE = dict(pi_lr=-1.0, q_lr=-1.0, act_noise=-0.1)
+WRONG_OWN = {
+    **dict.fromkeys(ON_POLICY, WRONG_ON),
+    "ddpg": WRONG_OFF | WRONG_NOISE,
+    "td3": WRONG_OFF | WRONG_NOISE | dict(target_noise=-0.1, noise_clip=-0.1, policy_delay=0),
+    "sac": WRONG_OFF | dict(lr=-1.0),
+}
+WRONG_ARGUMENTS = [(algo, *pair) for algo in ALGOS for pair in (WRONG | WRONG_OWN[algo]).items()]
+WRONG_ARGUMENTS += [("sac", "alpha", value) for value in (-0.1, "often", math.inf, math.nan)]
+WRONG_ARGUMENTS += [("sac", "target_entropy", value) for value in ("low", math.nan)]
 
 
-@algos
-@pytest.mark.parametrize(("name", "value"), WRONG.items())
+@pytest.mark.parametrize(("algo", "name", "value"), WRONG_ARGUMENTS)
 def test_a_wrong_argument_is_named_before_anything_is_written(tmp_path, algo, name, value):
-    with pytest.raises(UserError, match=f"^{name} .*{value}"):
-        train(algo, Probe, tmp_path / "run", **{**SMALL[algo], name: value})
+    with pytest.raises(UserError, match=f"{name} .*{value}"):
+        train(algo, fit(algo, Probe), tmp_path / "run", **{**SMALL[algo], name: value})
     assert not (tmp_path / "run").exists()
+
+
+@off_policy
+def test_a_buffer_that_does_not_fit_is_told_before_anything_is_written(monkeypatch, tmp_path, algo):
+    envs = make_envs(fit(algo, Mixed))
+    each = replay_bytes(envs.observation_space, envs.action_space)
+    monkeypatch.setattr(accel, "free_memory", lambda device: 100 * each - 1)
+    with pytest.raises(UserError, match="^replay_size 100 needs "):
+        train(algo, fit(algo, Mixed), tmp_path / "run", **{**SMALL[algo], "replay_size": 100})
+    assert not (tmp_path / "run").exists()
+    train(algo, fit(algo, Mixed), tmp_path / "run", **{**SMALL[algo], "replay_size": 99})
 
 
 # ---- what a run leaves
@@ -348,7 +535,7 @@ COLUMNS = {
 }
 
 
-@algos
+@on_policy
 def test_columns(tmp_path, algo):
     """The documented ones, in the documented order."""
     train(algo, Mixed, tmp_path, **SMALL[algo])
@@ -356,9 +543,30 @@ def test_columns(tmp_path, algo):
     assert [key for key in rows(tmp_path)[0] if key in columns] == columns
 
 
+def spread(*keys) -> str:
+    return " ".join(f"{what}{key}" for key in keys for what in ("Average", "Std", "Max", "Min"))
+
+
+OFF_SHARED = f"Epoch {spread('EpRet')} EpLen {spread('TestEpRet')} TestEpLen EvalTime TotalEnvInteracts"
+OFF_COLUMNS = {
+    "ddpg": f"{OFF_SHARED} {spread('QVals')} LossPi LossQ Time",
+    "td3": f"{OFF_SHARED} {spread('Q1Vals', 'Q2Vals')} LossPi LossQ Time",
+    "sac": f"{OFF_SHARED} {spread('Q1Vals', 'Q2Vals', 'LogPi')} LossPi LossQ Alpha Time",
+}
+
+
+@off_policy
+def test_off_policy_columns(tmp_path, algo):
+    """Those of the original and EvalTime and Alpha, with tests by default."""
+    options = {key: value for key, value in SMALL[algo].items() if key != "eval_freq"}
+    train(algo, fit(algo, Mixed), tmp_path, **options)
+    assert list(rows(tmp_path)[0]) == OFF_COLUMNS[algo].split()
+    assert all(math.isfinite(x) for row in rows(tmp_path) for x in row.values())
+
+
 @algos
 def test_model_is_the_returned_actor_critic(tmp_path, algo):
-    ac = train(algo, Mixed, tmp_path, **SMALL[algo])
+    ac = train(algo, fit(algo, Mixed), tmp_path, **SMALL[algo])
     saved = torch.load(tmp_path / "model.pt", weights_only=True)
     assert saved.keys() == ac.state_dict().keys()
     for name, x in ac.state_dict().items():
@@ -379,23 +587,42 @@ def test_save_freq(tmp_path, algo, monkeypatch):
 
     monkeypatch.setattr(spinup.logger.EpochLogger, "log_tabular", counted)
     monkeypatch.setattr(spinup.logger.EpochLogger, "save_state", lambda *_: saves.append(len(epochs) + 1))
-    train(algo, Mixed, tmp_path, **{**SMALL[algo], "epochs": 5, "save_freq": 2})
+    train(algo, fit(algo, Mixed), tmp_path, **{**SMALL[algo], "epochs": 5, "save_freq": 2})
     assert saves == [2, 4, 5]
 
 
 @algos
 def test_config(tmp_path, algo):
-    train(algo, "CartPole-v1", tmp_path, seed=5, ac_kwargs=dict(hidden_sizes=(8,)), **SMALL[algo])
+    options = {**SMALL[algo], "ac_kwargs": dict(hidden_sizes=(8,))}
+    train(algo, "Pendulum-v1", tmp_path, seed=5, **options)
     record = config(tmp_path)
-    assert record["env_fn"] == "CartPole-v1"
+    assert record["env_fn"] == "Pendulum-v1"
     assert record["seed"] == 5
     assert record["ac_kwargs"] == {"hidden_sizes": [8]}
-    assert record["actor_critic"] == "spinup.nets.ActorCritic"
+    own = {"ddpg": "DeterministicActorCritic", "td3": "TwinActorCritic", "sac": "SoftActorCritic"}
+    assert record["actor_critic"] == f"spinup.nets.{own.get(algo, 'ActorCritic')}"
     assert set(ALGOS[algo].__kwdefaults__) <= set(record)
-    assert {key: record[key] for key in SMALL[algo]} == SMALL[algo]
+    del options["ac_kwargs"]
+    assert {key: record[key] for key in options} == options
 
 
-@algos
+@pytest.mark.parametrize(("algo", "env"), [*((algo, "Pendulum-v1") for algo in ALGOS), ("sac", "CartPole-v1")])
+def test_load_gives_the_same_actions(tmp_path, algo, env):
+    ac = train(algo, env, tmp_path, **SMALL[algo])
+    policy = spinup.load(tmp_path)
+    o = np.random.default_rng(0).normal(size=(50, 4 if env == "CartPole-v1" else 3)).astype(np.float32)
+    actions = []
+    for x in (ac, policy):
+        torch.manual_seed(0)
+        actions.append((x.act(o), x.act(o), x.act(o, deterministic=True)))
+    for one, other in zip(*actions, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)  # memory's alignment decides how products round
+    (sample, _, mode), draws = actions[0], algo not in NO_DISCRETE
+    assert (sample != mode).any() == draws  # exploration noise is DDPG's and TD3's own
+    assert len(np.unique(mode)) > 1
+
+
+@on_policy
 def test_returned_policy_is_the_trained_one(tmp_path, algo):
     """With the statistics it normalised by: the value of the last observations is what the critic learned."""
     ac = train(algo, Mixed, tmp_path, **SMALL[algo])
@@ -410,6 +637,6 @@ def test_returned_policy_is_the_trained_one(tmp_path, algo):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @algos
 def test_cuda(tmp_path, algo):
-    ac = train(algo, Mixed, tmp_path, device="cuda", eval_freq=1, **SMALL[algo])
+    ac = train(algo, fit(algo, Mixed), tmp_path, **{**SMALL[algo], "device": "cuda", "eval_freq": 1})
     assert next(ac.parameters()).is_cuda
     assert all(math.isfinite(x) for row in rows(tmp_path) for x in row.values())

@@ -1,11 +1,29 @@
 """Buffers and advantages: values worked out by hand, then sums written out term by term, then properties."""
 
+import re
+from collections import deque
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from spinup.buffers import Rollout, RolloutBuffer, discount, gae, minibatches, normalize
+from spinup import accel
+from spinup.buffers import (
+    Batch,
+    ReplayBuffer,
+    Rollout,
+    RolloutBuffer,
+    check_replay_memory,
+    discount,
+    gae,
+    minibatches,
+    normalize,
+    replay_bytes,
+)
+from spinup.errors import UserError
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
@@ -359,3 +377,259 @@ def test_discounted_returns_are_the_running_sums(steps, num_envs, gamma):
                     running[n] = 0
         buffer.get()
         np.testing.assert_allclose(buffer.discounted_returns(gamma).numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+# ---- ReplayBuffer
+
+
+def everything(buffer) -> Batch:
+    """Each transition once: what sample gives if every one is drawn once, oldest row not necessarily first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randint", lambda high, size: torch.arange(high))
+        return buffer.sample(len(buffer))
+
+
+def store(buffer, t, r, terminated, truncated):
+    """One row at time t: environment n is at o = (t, n) and comes to (t + 1/2, n), by the action 10 t + n."""
+    n = np.arange(buffer.num_envs)
+    o, o2 = (np.stack([np.full(len(n), time), n], 1).astype(np.float32) for time in (t, t + 0.5))
+    flags = (np.asarray(x, bool) for x in (terminated, truncated))
+    buffer.store(o, 10 * t + n, np.asarray(r, float), o2, *flags)
+
+
+def as_dict(batch):
+    """(t, n): (a, r, time of o2, environment of o2, terminated, discount)."""
+    assert all(x.shape[0] == len(batch.r) for x in batch)
+    keys = [tuple(map(int, o)) for o in batch.o.tolist()]
+    assert len(set(keys)) == len(keys)
+    rest = zip(batch.a, batch.r, batch.o2[:, 0], batch.o2[:, 1], batch.terminated, batch.discount, strict=True)
+    return dict(zip(keys, ([float(x) for x in values] for values in rest), strict=True))
+
+
+def test_replay_by_hand():
+    """gamma = 1/2, three rewards at most, an environment that terminates after its third step, and room for four."""
+    buffer = ReplayBuffer(4, 1, BOX, spaces.Discrete(99), n_step=3, gamma=0.5)
+    for t, (r, terminated) in enumerate([(1, 0), (2, 0), (4, 1), (8, 0), (16, 0)]):
+        store(buffer, t, [r], [terminated], [0])
+        if t == 0:  # the newest has no successor yet
+            assert as_dict(everything(buffer)) == {(0, 0): [0, 1, 0.5, 0, 0, 0.5]}
+    assert as_dict(everything(buffer)) == {
+        (1, 0): [10, 4, 2.5, 0, 1, 0.25],  # 2 + 4 / 2, terminal after two steps; t = 0 is overwritten
+        (2, 0): [20, 4, 2.5, 0, 1, 0.5],
+        (3, 0): [30, 16, 4.5, 0, 0, 0.25],  # 8 + 16 / 2, and no further row is there
+        (4, 0): [40, 16, 4.5, 0, 0, 0.5],
+    }
+
+
+def test_replay_truncation_keeps_the_true_next_observation_and_is_not_terminal():
+    buffer = ReplayBuffer(10, 2, BOX, spaces.Discrete(99), n_step=2, gamma=0.5)
+    store(buffer, 0, [1, 10], [0, 1], [1, 0])  # the first environment is cut, the second comes to its end
+    store(buffer, 1, [2, 20], [0, 1], [0, 1])  # the second does both at once
+    assert as_dict(everything(buffer)) == {
+        (0, 0): [0, 1, 0.5, 0, 0, 0.5],
+        (0, 1): [1, 10, 0.5, 1, 1, 0.5],
+        (1, 0): [10, 2, 1.5, 0, 0, 0.5],
+        (1, 1): [11, 20, 1.5, 1, 1, 0.5],
+    }
+
+
+def written_out_replay(rows, n_step, gamma):
+    """The transitions of `rows`, (t, r, terminated, truncated) each, from the oldest to the newest."""
+    found = {}
+    for i, (t, *_) in enumerate(rows):
+        for n in range(len(rows[0][1])):
+            total, steps = 0.0, 0
+            for time, r, terminated, truncated in list(rows)[i : i + n_step]:
+                total += gamma**steps * r[n]
+                steps += 1
+                if terminated[n] or truncated[n]:
+                    break
+            found[t, n] = [10 * t + n, total, time + 0.5, n, float(terminated[n]), gamma**steps]
+    return found
+
+
+@st.composite
+def histories(draw):
+    num_envs = draw(st.integers(1, 3))
+    flags = st.lists(st.sampled_from([0, 0, 1]), min_size=num_envs, max_size=num_envs)
+    rewards = st.lists(st.integers(-9, 9), min_size=num_envs, max_size=num_envs)
+    rows = draw(st.lists(st.tuples(rewards, flags, flags), min_size=1, max_size=25))
+    return num_envs, draw(st.integers(1, 30)), draw(st.integers(1, 6)), [(t, *row) for t, row in enumerate(rows)]
+
+
+@settings(deadline=None, max_examples=150)
+@given(histories())
+def test_replay_is_a_deque_of_rows(history):
+    """Whatever ends an episode, wherever the ring of rows closes, however many environments there are."""
+    num_envs, size, n_step, rows = history
+    buffer = ReplayBuffer(size, num_envs, BOX, spaces.Discrete(999), n_step=n_step, gamma=0.5)
+    kept = deque(maxlen=max(1, size // num_envs))
+    for row in rows:
+        store(buffer, *row)
+        kept.append(row)
+        assert len(buffer) == len(kept) * num_envs
+    assert as_dict(everything(buffer)) == written_out_replay(kept, n_step, 0.5)  # exact in float32
+
+
+@pytest.mark.parametrize("n_step", [1, 2, 3, 5, 50])
+@pytest.mark.parametrize("num_envs", [1, 4])
+def test_replay_n_step_returns_over_long_histories(n_step, num_envs):
+    rng = np.random.default_rng(n_step)
+    buffer = ReplayBuffer(20 * num_envs, num_envs, BOX, spaces.Discrete(9999), n_step=n_step, gamma=0.97)
+    kept = deque(maxlen=20)
+    for t in range(130):
+        row = t, rng.normal(size=num_envs), rng.random(num_envs) < 0.08, rng.random(num_envs) < 0.08
+        store(buffer, *row)
+        kept.append(row)
+        if t % 9 == 0 or t > 120:
+            ours, theirs = as_dict(everything(buffer)), written_out_replay(kept, n_step, 0.97)
+            assert ours.keys() == theirs.keys()
+            for key, values in theirs.items():
+                assert ours[key] == pytest.approx(values, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "num_envs", "transitions"), [(1, 1, 1), (7, 3, 6), (8, 3, 6), (9, 3, 9), (2, 3, 3), (1, 4, 4)]
+)
+def test_replay_holds_whole_rows_and_at_least_one(size, num_envs, transitions):
+    buffer = ReplayBuffer(size, num_envs, BOX, spaces.Discrete(999), n_step=3)
+    assert len(buffer) == 0
+    for t in range(12):
+        store(buffer, t, np.ones(num_envs), np.zeros(num_envs), np.zeros(num_envs))
+    assert len(buffer) == transitions
+    times = {t for t, _ in as_dict(everything(buffer))}
+    assert times == set(range(12 - transitions // num_envs, 12))
+
+
+KINDS = [
+    (BOX, spaces.Box(-1, 1, (3,)), torch.float32, torch.float32),
+    (BOX, spaces.Discrete(5), torch.float32, torch.int64),
+    (spaces.Box(0, 255, (4, 5, 3), np.uint8), spaces.Discrete(5), torch.uint8, torch.int64),
+    (spaces.Box(0, 255, (6, 6), np.uint8), spaces.Box(-1, 1, (1,)), torch.uint8, torch.float32),
+]
+
+
+@pytest.mark.parametrize(("observation_space", "action_space", "o_dtype", "a_dtype"), KINDS)
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_replay_dtypes_and_shapes(observation_space, action_space, o_dtype, a_dtype, n_step):
+    buffer = ReplayBuffer(12, 3, observation_space, action_space, n_step=n_step)
+    rng = np.random.default_rng(0)
+    stored = []
+    for _ in range(3):
+        o, o2 = (rng.integers(0, 256, (3, *observation_space.shape)).astype(observation_space.dtype) for _ in range(2))
+        a = rng.integers(0, 5, (3, *action_space.shape)).astype(action_space.dtype)
+        stored.append((o, a, rng.normal(size=3), o2, np.ones(3, bool), np.zeros(3, bool)))  # r: float64, as VecEnv's
+        buffer.store(*stored[-1])
+    batch = everything(buffer)
+    assert [x.dtype for x in batch] == [o_dtype, a_dtype, torch.float32, o_dtype, torch.float32, torch.float32]
+    o, a, r, o2, terminated, _ = (np.concatenate(x) for x in zip(*stored, strict=True))
+    for x, y in zip(batch, (o, a, r.astype(np.float32), o2, terminated), strict=False):
+        np.testing.assert_array_equal(x.numpy(), y)
+    assert buffer.sample(7).o.shape == (7, *observation_space.shape)
+    assert buffer.sample(7).a.shape == (7, *action_space.shape)
+
+
+def test_replay_lies_on_the_device():
+    buffer = ReplayBuffer(10, 2, BOX, spaces.Discrete(5), device="meta")  # a device that every machine has
+    columns = [x for x in vars(buffer).values() if isinstance(x, torch.Tensor)]
+    assert len(columns) == 6
+    assert {x.device.type for x in columns} == {"meta"}
+
+
+@pytest.mark.parametrize("rows", [4, 9])  # of 6: partly filled, and overwritten
+def test_replay_draws_uniformly(rows):
+    buffer = ReplayBuffer(12, 2, BOX, spaces.Discrete(999))
+    for t in range(rows):
+        store(buffer, t, [0, 0], [0, 0], [0, 0])
+    torch.manual_seed(0)
+    draws = 40_000
+    o = buffer.sample(draws).o.long()
+    first = max(rows - 6, 0)
+    counts = torch.bincount(2 * (o[:, 0] - first) + o[:, 1], minlength=2 * min(rows, 6))
+    assert len(counts) == 2 * min(rows, 6)
+    expected = draws / len(counts)
+    # the 99.9 % points with 7 and 11 degrees of freedom
+    assert float(((counts - expected) ** 2 / expected).sum()) < {8: 24.3, 12: 31.3}[len(counts)]
+
+
+def test_replay_draws_are_seeded_and_new_each_time():
+    buffer = ReplayBuffer(1000, 1, BOX, spaces.Discrete(99999))
+    for t in range(1000):
+        store(buffer, t, [0], [0], [0])
+    torch.manual_seed(1)
+    first, second = buffer.sample(100).a, buffer.sample(100).a
+    torch.manual_seed(1)
+    assert torch.equal(buffer.sample(100).a, first)
+    assert not torch.equal(first, second)
+    assert 80 < len(first.unique()) < 100  # with replacement: 1000 (1 - 0.999^100) = 95 on average
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_replay_shares_no_memory(n_step):
+    buffer = ReplayBuffer(4, 2, BOX, spaces.Box(-1, 1, (2,)), n_step=n_step)
+    rng = np.random.default_rng(0)
+
+    def arrays():
+        o, a, o2 = rng.normal(size=(3, 2, 2)).astype(np.float32)
+        return [o, a, rng.normal(size=2), o2, np.zeros(2, bool), np.zeros(2, bool)]
+
+    passed = arrays()
+    buffer.store(*passed)
+    batch = everything(buffer)
+    copies = [x.clone() for x in batch]
+    for x in passed:  # the caller's own, which environments write into again
+        x[:] = 1
+    for x, y in zip(everything(buffer), copies, strict=True):
+        assert torch.equal(x, y)
+    for _ in range(5):
+        buffer.store(*arrays())
+    for x, y in zip(batch, copies, strict=True):  # an earlier batch
+        assert torch.equal(x, y)
+    batch.o.fill_(7), batch.r.fill_(7), batch.a.fill_(7)
+    assert not (everything(buffer).o == 7).any()
+
+
+# ---- memory of a ReplayBuffer
+
+
+def test_replay_bytes_by_hand():
+    assert replay_bytes(BOX, spaces.Discrete(4)) == 2 * 8 + 8 + 9  # o, o2: two float32; a: int64; r, terminated, done
+    assert replay_bytes(spaces.Box(0, 255, (84, 84, 4), np.uint8), spaces.Box(-1, 1, (3,))) == 2 * 28224 + 12 + 9
+
+
+@pytest.mark.parametrize(("observation_space", "action_space", "o_dtype", "a_dtype"), KINDS)
+def test_replay_bytes_are_those_of_the_tensors(observation_space, action_space, o_dtype, a_dtype):
+    buffer = ReplayBuffer(60, 4, observation_space, action_space, n_step=3)
+    real = sum(x.nbytes for x in vars(buffer).values() if isinstance(x, torch.Tensor))
+    assert real == 60 * replay_bytes(observation_space, action_space)
+
+
+@pytest.mark.parametrize("size", [1, 1000, 12_345_678])
+def test_a_buffer_that_is_too_large_says_how_large_one_would_fit(monkeypatch, size):
+    each = replay_bytes(BOX, spaces.Discrete(4))
+    monkeypatch.setattr(accel, "free_memory", lambda device: size * each)
+    assert check_replay_memory(size, BOX, spaces.Discrete(4), "cpu").startswith(f"replay buffer: {size} transitions, ")
+    monkeypatch.setattr(accel, "free_memory", lambda device: size * each - 1)
+    with pytest.raises(UserError, match=f"^replay_size {size} needs ") as error:
+        ReplayBuffer(size, 1, BOX, spaces.Discrete(4))
+    assert "\n" not in str(error.value)
+    needs, free, fits = re.findall(r"([\d.e-]+) (?:GiB|transitions)", str(error.value))
+    assert float(needs) == pytest.approx(size * each / 2**30, rel=5e-3)
+    assert float(free) == pytest.approx((size * each - 1) / 2**30, rel=5e-2)
+    assert 0 <= int(fits) < size
+    assert int(fits) == pytest.approx(0.8 * size, abs=1)  # leaves room for what else there is
+    if int(fits):
+        check_replay_memory(int(fits), BOX, spaces.Discrete(4), "cpu")
+
+
+def test_where_free_memory_is_not_known_every_size_is_tried(monkeypatch):
+    monkeypatch.setattr(accel, "free_memory", lambda device: None)
+    text = check_replay_memory(2**20, BOX, spaces.Discrete(4), "cpu")
+    assert text == "replay buffer: 1048576 transitions, 33 MiB when full"
+
+
+def test_memory_is_asked_for_on_the_buffers_device(monkeypatch):
+    asked = []
+    monkeypatch.setattr(accel, "free_memory", asked.append)
+    ReplayBuffer(10, 1, BOX, spaces.Discrete(4), device="meta")
+    assert asked == ["meta"]

@@ -14,14 +14,22 @@ from spinup.errors import UserError
 from spinup.nets import (
     CNN,
     ActorCritic,
+    Bounds,
     Categorical,
+    DeterministicActorCritic,
     Gaussian,
     MultiCategorical,
     NoNorm,
+    QFunction,
+    QFunctions,
     RunningNorm,
+    SoftActorCritic,
+    SquashedGaussian,
+    TwinActorCritic,
     activation_class,
     as_input,
     check_actor_critic,
+    check_q_actor_critic,
     mlp,
     orthogonal_,
 )
@@ -774,3 +782,516 @@ def test_check_refuses_what_is_no_module():
         continuous = False
 
     assert "Module" in error_of(NoModule())
+
+
+# ---- the tanh of a Gaussian
+
+
+def squashed(lead=(), size=3, dtype=torch.float64):
+    """A policy within bounds that differ in each dimension, none of them around 0."""
+    low, high = torch.tensor([-1.0, 0.0, -7.0], dtype=dtype)[:size], torch.tensor([1.0, 10.0, -5.0], dtype=dtype)[:size]
+    mu, log_std = torch.randn(2, *lead, size, dtype=dtype)
+    return SquashedGaussian(mu, 0.5 * log_std, (high + low) / 2, (high - low) / 2)
+
+
+def test_squashed_gaussian_by_hand(monkeypatch):
+    pi = SquashedGaussian(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, math.log(2)]]), *torch.tensor([[5.0], [2]]))
+    monkeypatch.setattr(torch, "randn_like", lambda x: torch.tensor([[0.0, -0.5]]))
+    a, logp = pi.rsample()  # u = (0, 1 - 2 / 2) = (0, 0), where the slope of tanh is 1
+    assert a.tolist() == [[5, 5]]
+    # -0 - 0.5^2 / 2 less log 2 less 2 log sqrt(2 pi)
+    close(logp, torch.tensor([-0.125 - math.log(2) - math.log(2 * math.pi)]), 1e-6)
+    monkeypatch.setattr(torch, "randn_like", lambda x: torch.tensor([[math.atanh(0.5), -0.5]]))
+    a, logp = pi.rsample()  # tanh(u) = 0.5 in the first dimension, with the slope 1 - 0.25
+    close(a, torch.tensor([[5 + 2 * 0.5, 5]]), 1e-6)
+    more = -(math.atanh(0.5) ** 2) / 2 - math.log(0.75)
+    close(logp, torch.tensor([-0.125 - math.log(2) - math.log(2 * math.pi) + more]), 1e-6)
+    close(pi.mode(), torch.tensor([[5, 5 + 2 * math.tanh(1)]]), 1e-6)
+
+
+@pytest.mark.parametrize("lead", LEADS)
+def test_squashed_gaussian_is_torchs(lead):
+    """Densities are of actions in half-ranges: bounds move and stretch the actions and leave the densities."""
+    pi = squashed(lead)
+    torch.manual_seed(3)
+    a, logp = pi.rsample()
+    torch.manual_seed(3)
+    u = pi.mu + pi.log_std.exp() * torch.randn_like(pi.mu)
+    tanh = td.TanhTransform(cache_size=1)  # which remembers u: its inverse would lose digits
+    twin = td.Independent(td.TransformedDistribution(td.Normal(pi.mu, pi.log_std.exp()), tanh), 1)
+    x = tanh(u)
+    assert a.shape == (*lead, 3)
+    assert logp.shape == lead
+    close(logp, twin.log_prob(x))
+    close(a, torch.tensor([0.0, 5, -6]) + torch.tensor([1.0, 5, 1]) * x)
+    torch.manual_seed(3)
+    close(pi.sample(), a)
+    close(pi.mode(), torch.tensor([0.0, 5, -6]) + torch.tensor([1.0, 5, 1]) * pi.mu.tanh())
+
+
+@pytest.mark.parametrize("u", [10.0, -10.0, 7.0, -15.0, 40.0])
+def test_squashed_log_probability_stays_exact_where_tanh_is_1(u, monkeypatch):
+    """In float32, against log(1 - tanh(u)^2) = -2 log cosh(u) in float64; 1 - tanh(u)^2 itself is 0 in float32."""
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    mu = torch.tensor([[u, 0.3]], requires_grad=True)
+    a, logp = SquashedGaussian(mu, torch.zeros(1, 2), torch.zeros(2), torch.ones(2)).rsample()
+    expected = -math.log(2 * math.pi) + 2 * math.log(math.cosh(u)) + 2 * math.log(math.cosh(0.3))
+    assert logp.item() == pytest.approx(expected, rel=1e-6)
+    (gradient,) = torch.autograd.grad(logp.sum(), mu)
+    assert gradient.tolist() == [pytest.approx([2 * math.tanh(u), 2 * math.tanh(0.3)], rel=1e-5)]
+    assert a[0, 0].item() == pytest.approx(math.tanh(u), abs=1e-6)
+
+
+def test_squashed_densities_integrate_to_one():
+    """The mean of 1 / density over samples is the volume of (-1, 1), where the density covers it evenly enough."""
+    pi = SquashedGaussian(torch.full((200_000, 1), 0.2), torch.zeros(200_000, 1), torch.tensor([3.0]), torch.ones(1))
+    a, logp = pi.rsample()
+    inside = (a[:, 0] - 3).abs() < 0.8
+    assert (logp.neg().exp() * inside).mean().item() == pytest.approx(1.6, rel=0.02)
+
+
+def test_gradients_of_squashed_samples_flow_into_mu_and_log_std():
+    pi = squashed((4,))
+    weights = torch.randn(4, 3, dtype=torch.float64)
+
+    def ours(mu, log_std):
+        torch.manual_seed(5)
+        a, logp = SquashedGaussian(mu, log_std, pi.middle, pi.half_range).rsample()
+        return (a * weights).sum(-1), logp
+
+    def twin(mu, log_std):
+        torch.manual_seed(5)
+        u = mu + log_std.exp() * torch.randn_like(mu)
+        x = torch.tanh(u)
+        logp = (td.Normal(mu, log_std.exp()).log_prob(u) - torch.log(1 - x**2)).sum(-1)
+        return ((pi.middle + pi.half_range * x) * weights).sum(-1), logp
+
+    inputs = [x.clone().requires_grad_() for x in (pi.mu, pi.log_std)]
+    assert torch.autograd.gradcheck(ours, inputs)  # finite differences
+    for i in range(2):
+        gradients = [torch.autograd.grad(f(*inputs)[i].sum(), inputs) for f in (ours, twin)]
+        for x, y in zip(*gradients, strict=True):
+            assert (x != 0).all()
+            close(x, y, 1e-10)
+
+
+def test_squashed_samples_without_a_gradient_and_modes_with_one():
+    pi = squashed((5,))
+    mu = pi.mu.clone().requires_grad_()
+    assert not pi._replace(mu=mu).sample().requires_grad
+    assert pi._replace(mu=mu).mode().requires_grad
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+def test_squashed_actions_keep_within_bounds(scale):
+    space = spaces.Box(np.array([-1, 0, -7, 0.1, 2], np.float32), np.array([1, 10, -5, 0.3, 2], np.float32))
+    bounds = Bounds(space)
+    mu = scale * torch.randn(2000, 5)
+    pi = SquashedGaussian(mu, torch.full_like(mu, 0.5), bounds.middle, bounds.half_range)
+    low, high = torch.tensor(space.low), torch.tensor(space.high)
+    rounding = 1e-6 * (1 + high.abs().maximum(low.abs()))  # of middle + half_range
+    for a in (pi.sample(), pi.mode(), pi.rsample()[0]):
+        assert (a >= low - rounding).all()
+        assert (a <= high + rounding).all()
+        assert (a[:, 4] == 2).all()  # low == high
+        if scale == 30:  # both ends are reached
+            near = 1e-4 * (high - low)
+            assert (a.min(0).values <= low + near).all()
+            assert (a.max(0).values >= high - near).all()
+    logp = pi.rsample()[1]
+    assert logp.isfinite().all()
+
+
+def test_bounds_by_hand():
+    bounds = Bounds(spaces.Box(np.array([0, -3, 5], np.float32), np.array([10, 1, 5], np.float32)))
+    close(bounds.from_unit(torch.tensor([[-1.0, -1, -1], [0, 0.5, 0], [1, 1, 1]])),
+          torch.tensor([[0.0, -3, 5], [5, 0, 5], [10, 1, 5]]), 0)  # fmt: skip
+    close(bounds.to_unit(torch.tensor([[0.0, -3, 5], [7.5, 0, 5]])), torch.tensor([[-1.0, -1, 0], [0.5, 0.5, 0]]), 0)
+    assert len(bounds.state_dict()) == 0  # the environment's, not the network's
+
+
+# ---- actors and action-value functions
+
+OFF_POLICY = {"ddpg": DeterministicActorCritic, "td3": TwinActorCritic, "sac": SoftActorCritic}
+CRITICS = {"ddpg": 1, "td3": 2, "sac": 2}
+WIDE = spaces.Box(np.array([-1, 0, -7], np.float32), np.array([1, 10, -5], np.float32))
+SHAPES = [(name, space, action) for name in OFF_POLICY for space in (BOX, IMAGE) for action in ("box", "discrete")]
+SHAPES = [x for x in SHAPES if x[2] == "box" or x[0] == "sac"]
+kinds = pytest.mark.parametrize(("name", "space", "action"), SHAPES)
+
+
+def observations(space, n=6):
+    space.seed(0)
+    return np.stack([space.sample() for _ in range(n)])
+
+
+def test_deterministic_actor_covers_the_bounds_of_each_dimension():
+    ac = DeterministicActorCritic(BOX, WIDE)
+    o = torch.randn(50, 3)
+    with torch.no_grad():
+        plain = ac.actor.net(o).tanh()
+        close(ac.actor(o), torch.tensor([0.0, 5, -6]) + torch.tensor([1.0, 5, 1]) * plain, 1e-6)
+        for bias, ends in ((100, WIDE.high), (-100, WIDE.low)):
+            ac.actor.net[1][-1].bias.fill_(bias)
+            assert ac.actor(o).tolist() == [ends.tolist()] * 50
+        for p in ac.actor.net.parameters():
+            p.zero_()
+        assert ac.actor(o).tolist() == [[0, 5, -6]] * 50
+
+
+def test_a_dimension_of_one_point_does_no_harm():
+    space = spaces.Box(np.array([2, -1], np.float32), np.array([2, 1], np.float32))
+    o = torch.randn(7, 3)
+    for name, make in OFF_POLICY.items():
+        ac = make(BOX, space)
+        check_q_actor_critic(ac, BOX, space, CRITICS[name], soft=name == "sac")
+        assert (ac.act(o.numpy())[:, 0] == 2).all()
+        a = ac.actor(o).rsample()[0] if name == "sac" else ac.actor(o)
+        q = ac.critic(o, a)
+        assert q.isfinite().all()
+        gradients = torch.autograd.grad(q.sum(), list(ac.actor.parameters()))
+        assert all(g.isfinite().all() for g in gradients)
+        assert any((g != 0).any() for g in gradients)
+
+
+def test_log_std_is_clamped():
+    ac = SoftActorCritic(BOX, WIDE)
+    for bias, log_std in ((100.0, 2.0), (-100.0, -20.0), (1.5, 1.5)):
+        nn.init.zeros_(ac.actor.net[1][-1].weight)
+        with torch.no_grad():
+            ac.actor.net[1][-1].bias.copy_(torch.tensor([0.5] * 3 + [bias] * 3))
+        pi = ac.actor(torch.randn(4, 3))
+        assert pi.log_std.tolist() == [[log_std] * 3] * 4
+        assert pi.mu.tolist() == [[0.5] * 3] * 4  # the first half of the outputs
+        assert all(x.isfinite().all() for x in pi.rsample())
+
+
+def q_function(space=BOX, action_space=WIDE, layer_norm=False):
+    return QFunction(space, action_space, (16, 8), "ReLU", nn.Linear, layer_norm)
+
+
+@pytest.mark.parametrize("lead", LEADS)
+@pytest.mark.parametrize("space", [BOX, IMAGE], ids=["box", "image"])
+def test_q_function_shapes(space, lead):
+    o = torch.as_tensor(observations(space, math.prod(lead))).reshape(*lead, *space.shape)
+    q = q_function(space)
+    a = torch.rand(*lead, 3)
+    assert q(o, a).shape == lead  # never (..., 1), which would broadcast: exercise 2.2
+    q = q_function(space, ACTIONS["discrete"])
+    a = torch.randint(4, lead)
+    assert q(o).shape == (*lead, 4)
+    assert q(o, a).shape == lead
+    each = [q(o).reshape(-1, 4)[i, a.flatten()[i]] for i in range(math.prod(lead))]
+    close(q(o, a).flatten(), torch.stack(each), 0)
+
+
+def test_q_function_sees_observations_beside_actions_in_half_ranges():
+    q, o, a = q_function(), torch.randn(5, 3), torch.tensor(WIDE.low) + torch.rand(5, 3) * torch.tensor([2.0, 10, 2])
+    unit = (a - torch.tensor([0.0, 5, -6])) / torch.tensor([1.0, 5, 1])
+    assert unit.abs().max() <= 1
+    close(q(o, a), q.net(torch.cat([o, unit], 1)).squeeze(1), 1e-6)
+    image = q_function(IMAGE)
+    o = torch.as_tensor(observations(IMAGE, 5))
+    close(image(o, a), image.net(torch.cat([image.encoder(o), unit], 1)).squeeze(1), 1e-6)
+
+
+def test_action_values_move_with_each_dimension_of_the_action():
+    q = q_function()
+    a = torch.tensor([[0.0, 5, -6]]).repeat(20, 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(q(torch.randn(20, 3), a).sum(), a)
+    assert (gradient != 0).any(0).all()
+
+
+@kinds
+def test_critics_are_stacked_and_independent(name, space, action):
+    ac = OFF_POLICY[name](space, ACTIONS[action], hidden_sizes=(16,))
+    o = torch.as_tensor(observations(space))
+    a = torch.rand(6, 2) if action == "box" else torch.randint(4, (6,))
+    n = CRITICS[name]
+    assert isinstance(ac.critic, QFunctions)
+    assert len(ac.critic) == n
+    assert ac.critic(o, a).shape == (n, 6)
+    for i in range(n):
+        close(ac.critic(o, a)[i], ac.critic[i](o, a), 0)
+    if action == "discrete":
+        assert ac.critic(o).shape == (n, 6, 4)
+    if n == 2:
+        assert (ac.critic[0](o, a) != ac.critic[1](o, a)).all()  # they begin with other weights
+    groups = [{id(p) for p in part.parameters()} for part in (ac.actor, *ac.critic)]
+    assert len(set.union(*groups)) == sum(map(len, groups)) == len(list(ac.parameters()))
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@kinds
+def test_layer_norm_is_in_the_critics_alone(name, space, action, layer_norm):
+    ac = OFF_POLICY[name](space, ACTIONS[action], hidden_sizes=(16, 8), layer_norm=layer_norm)
+    assert not any(isinstance(m, nn.LayerNorm) for m in ac.actor.modules())
+    norm = [nn.LayerNorm] * layer_norm
+    for q in ac.critic:
+        assert [type(m) for m in q.net] == [nn.Linear, *norm, nn.ReLU, nn.Linear, *norm, nn.ReLU, nn.Linear]
+        assert [m.normalized_shape for m in q.net if isinstance(m, nn.LayerNorm)] == [(16,), (8,)] * layer_norm
+    if layer_norm:
+        hidden = ac.critic[0].net[:2](torch.randn(5, ac.critic[0].net[0].in_features))
+        close(hidden.mean(-1), torch.zeros(5), 1e-5)
+        close(hidden.std(-1, correction=0), torch.ones(5), 1e-3)
+
+
+@pytest.mark.parametrize("name", OFF_POLICY)
+def test_default_networks_are_the_originals(name):
+    ac = OFF_POLICY[name](BOX, ACTIONS["box"])
+    for net, n_in, n_out in [(ac.actor.net[1], 3, 4 if name == "sac" else 2), *((q.net, 5, 1) for q in ac.critic)]:
+        shapes = [tuple(m.weight.shape) for m in net if isinstance(m, nn.Linear)]
+        assert shapes == [(256, n_in), (256, 256), (n_out, 256)]
+        assert [type(m) for m in net[1::2]] == [nn.ReLU, nn.ReLU]
+
+
+@kinds
+def test_every_linear_layer_of_actors_and_critics_is_the_factorys(name, space, action, monkeypatch):
+    monkeypatch.setattr(OtherLinear, "made", [], raising=False)
+    ac = OFF_POLICY[name](space, ACTIONS[action], hidden_sizes=(16, 8), linear=OtherLinear, activation="Tanh")
+    assert not any(
+        isinstance(m, nn.Linear | nn.ReLU) for part in (ac.actor.net[1], *ac.critic) for m in part.children()
+    )
+    features = 3 if space is BOX else ac.critic[0].encoder.features
+    n_out = {"box": 4 if name == "sac" else 2, "discrete": 4}[action]
+    q_in, q_out = (features + 2, 1) if action == "box" else (features, 4)
+    actor, critic = [(features, 16), (16, 8), (8, n_out)], [(q_in, 16), (16, 8), (8, q_out)]
+    assert OtherLinear.made == actor + CRITICS[name] * critic
+    check_q_actor_critic(ac, space, ACTIONS[action], CRITICS[name], soft=name == "sac")
+
+
+@kinds
+def test_act_takes_any_leading_shape(name, space, action):
+    action_space = ACTIONS[action]
+    ac = OFF_POLICY[name](space, action_space, hidden_sizes=(16,))
+    o = observations(space)
+    mode = ac.act(o, deterministic=True)
+    for lead in [(), (1,), (6,), (3, 2), (2, 3, 1)]:
+        part = o[: math.prod(lead)].reshape(*lead, *space.shape)
+        for deterministic in (True, False):
+            a = ac.act(part, deterministic)
+            assert isinstance(a, np.ndarray)
+            assert a.shape == (*lead, *action_space.shape)
+            assert a.dtype == action_space.dtype
+        again = ac.act(part, deterministic=True).reshape(-1, *action_space.shape)
+        np.testing.assert_allclose(again, mode[: math.prod(lead)], rtol=1e-4, atol=1e-5)
+    pi = ac.actor(as_input(o, ac))
+    expected = pi.mode() if name == "sac" else pi
+    np.testing.assert_allclose(mode, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@kinds
+def test_only_the_soft_policy_samples(name, space, action):
+    ac = OFF_POLICY[name](space, ACTIONS[action], hidden_sizes=(16,))
+    o = observations(space, 50)
+    torch.manual_seed(4)
+    first, second = ac.act(o), ac.act(o)
+    torch.manual_seed(4)
+    np.testing.assert_array_equal(ac.act(o), first)
+    assert (first != second).any() == (name == "sac")
+    np.testing.assert_array_equal(ac.act(o, deterministic=True), ac.act(o, deterministic=True))
+    assert (first != ac.act(o, deterministic=True)).any() == (name == "sac")
+    assert all(ACTIONS[action].contains(a) for a in first.clip(*bounds_of(ACTIONS[action])))
+    assert all(p.grad is None and not p.is_inference() for p in ac.parameters())
+
+
+def bounds_of(space):
+    return (space.low, space.high) if isinstance(space, spaces.Box) else (0, int(space.n) - 1)
+
+
+# ---- an actor-critic of the user's own, for DDPG, TD3 and SAC
+
+
+class OwnQ(nn.Module):
+    """The protocol at the top of spinup/nets.py and no more: kind is "plain", "soft" or "discrete"."""
+
+    def __init__(self, kind, n=2):
+        super().__init__()
+        self.kind, self.n = kind, n
+        self.actor = nn.Linear(3, 4 if kind == "discrete" else 2)
+        self.actor.forward = self.policy
+        self.critic = OwnCritics([nn.Linear(3, 4) if kind == "discrete" else nn.Linear(5, 1) for _ in range(n)])
+
+    def policy(self, o):
+        x = nn.functional.linear(o, self.actor.weight, self.actor.bias)
+        if self.kind == "discrete":
+            return Categorical(x.log_softmax(-1))
+        if self.kind == "soft":
+            return SquashedGaussian(x, torch.zeros(2), torch.zeros(2), torch.ones(2))
+        return x.tanh()
+
+    def act(self, o, deterministic=False):
+        a = self.actor(torch.as_tensor(o))
+        return (a if self.kind == "plain" else a.mode() if deterministic else a.sample()).detach().numpy()
+
+
+class OwnCritics(nn.ModuleList):
+    def __init__(self, nets):
+        super().__init__(map(OwnCritic, nets))
+
+    def forward(self, o, a=None):
+        return torch.stack([q(o, a) for q in self])
+
+
+class OwnCritic(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, o, a=None):
+        if a is None:
+            return self.net(o)
+        if not a.is_floating_point():
+            return self.net(o).gather(-1, a.unsqueeze(-1)).squeeze(-1)
+        return self.net(torch.cat([o, a], -1)).squeeze(-1)
+
+
+PROTOCOLS = {  # the action space, how many critics are asked for, and whether the policy is
+    "ddpg": ("plain", "box", 1, False),
+    "td3": ("plain", "box", 2, False),
+    "sac": ("soft", "box", 2, True),
+    "discrete sac": ("discrete", "discrete", 2, True),
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_check_accepts_action_values_of_ones_own(protocol):
+    kind, action, n, soft = PROTOCOLS[protocol]
+    check_q_actor_critic(OwnQ(kind, n), BOX, ACTIONS[action], n, soft)
+
+
+@kinds
+def test_check_accepts_our_action_values_and_changes_nothing(name, space, action):
+    ac = OFF_POLICY[name](space, ACTIONS[action], hidden_sizes=(16,))
+    before = {k: v.clone() for k, v in ac.state_dict().items()}
+    check_q_actor_critic(ac, space, ACTIONS[action], CRITICS[name], soft=name == "sac")
+    assert all(torch.equal(v, before[k]) for k, v in ac.state_dict().items())
+
+
+def q_error_of(ac, protocol):
+    _, action, n, soft = PROTOCOLS[protocol]
+    with pytest.raises(UserError) as error:
+        check_q_actor_critic(ac, BOX, ACTIONS[action], n, soft)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"actor_critic {type(ac).__name__}")
+    return str(error.value)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("attribute", ["actor", "critic"])
+def test_q_check_names_a_missing_module(protocol, attribute):
+    ac = OwnQ(*PROTOCOLS[protocol][::2])
+    delattr(ac, attribute)
+    assert f"OwnQ has no '{attribute}'; spinup.nets says" in q_error_of(ac, protocol)
+    setattr(ac, attribute, None)
+    assert f"'{attribute}' is no torch.nn.Module" in q_error_of(ac, protocol)
+
+
+def test_q_check_names_a_missing_act_and_one_without_deterministic():
+    ac = type("Bare", (nn.Module,), {})()
+    ac.actor, ac.critic = nn.Linear(3, 2), nn.Linear(5, 1)
+    assert "Bare has no 'act'" in q_error_of(ac, "ddpg")
+
+    class Plain(OwnQ):
+        def act(self, o):
+            return super().act(o)
+
+    assert "act takes no 'deterministic'" in q_error_of(Plain("plain", 1), "ddpg")
+
+
+def test_q_check_names_common_parameters():
+    class Shared(OwnQ):
+        def __init__(self):
+            super().__init__("plain")
+            self.actor.log_std = self.critic[1].net.bias
+
+    assert "actor and critic have parameters in common" in q_error_of(Shared(), "td3")
+
+
+def broken(protocol, **methods):
+    """An OwnQ with another act, or another forward of its actor or critic."""
+    kind, _, n, _ = PROTOCOLS[protocol]
+    ac = OwnQ(kind, n)
+    for name, method in methods.items():
+        target, attribute = (ac, name) if name == "act" else (getattr(ac, name), "forward")
+        setattr(target, attribute, method)
+    return ac
+
+
+def zeros(*shape):
+    return lambda *args, **kwargs: torch.zeros(shape)
+
+
+def rsample_of(a, logp):
+    class Pi:
+        def rsample(self):
+            return torch.zeros(a), torch.zeros(logp)
+
+    return lambda o: Pi()
+
+
+def an_act(*shape, dtype=np.float32):
+    return lambda o, deterministic=False: np.zeros(shape, dtype)
+
+
+WRONG_SHAPES = [
+    ("ddpg", dict(act=an_act(3, 1)), "act(o) has shape (3, 1) for 3 observations; it must be (3, 2)"),
+    (
+        "td3",
+        dict(actor=zeros(3, 1), act=an_act(3, 2)),
+        "actor(o) has shape (3, 1) for 3 observations; it must be (3, 2)",
+    ),
+    ("td3", dict(critic=zeros(1, 3)), "critic(o, a) has shape (1, 3) for 3 observations; it must be (2, 3)"),
+    ("td3", dict(critic=zeros(2, 3, 1)), "critic(o, a) has shape (2, 3, 1) for 3 observations; it must be (2, 3)"),
+    ("ddpg", dict(critic=zeros(2, 3)), "critic(o, a) has shape (2, 3) for 3 observations; it must be (1, 3)"),
+    (
+        "sac",
+        dict(actor=rsample_of((3, 1), (3,)), act=an_act(3, 2)),
+        "actor(o).rsample()[0] has shape (3, 1) for 3 observations; it must be (3, 2)",
+    ),
+    (
+        "sac",  # log-probabilities that were not summed over the dimensions
+        dict(actor=rsample_of((3, 2), (3, 2)), act=an_act(3, 2)),
+        "actor(o).rsample()[1] has shape (3, 2) for 3 observations; it must be (3,)",
+    ),
+    ("discrete sac", dict(act=an_act(3, 1, dtype=int)), "act(o) has shape (3, 1) for 3 observations; it must be (3,)"),
+    (
+        "discrete sac",
+        dict(actor=lambda o: Categorical(torch.zeros(3, 5)), act=an_act(3, dtype=int)),
+        "actor(o).logp has shape (3, 5) for 3 observations; it must be (3, 4)",
+    ),
+    (
+        "discrete sac",
+        dict(critic=zeros(2, 3)),
+        "critic(o) has shape (2, 3) for 3 observations; it must be (2, 3, 4)",
+    ),
+    (
+        "discrete sac",
+        dict(critic=lambda o, a=None: torch.zeros((2, 3, 4) if a is None else (2, 3, 1))),
+        "critic(o, a) has shape (2, 3, 1) for 3 observations; it must be (2, 3)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("protocol", "methods", "message"), WRONG_SHAPES)
+def test_q_check_names_a_wrong_shape(protocol, methods, message):
+    assert message in q_error_of(broken(protocol, **methods), protocol)
+
+
+def test_q_check_names_a_first_critic_of_a_wrong_shape():
+    """Which TD3's and DDPG's policies climb alone."""
+    ac = OwnQ("plain")
+    ac.critic.forward = zeros(2, 3)
+    ac.critic[0].forward = zeros(3, 1)
+    assert "critic[0](o, a) has shape (3, 1) for 3 observations; it must be (3,)" in q_error_of(ac, "td3")
+
+
+def test_q_check_names_what_a_policy_lacks():
+    for protocol, a, method in (("sac", an_act(3, 2), "rsample"), ("discrete sac", an_act(3, dtype=int), "logp")):
+        ac = broken(protocol, act=a, actor=zeros(3, 4))
+        assert f"actor(o) has no '{method}'; spinup.nets says" in q_error_of(ac, protocol)
+
+
+def test_q_check_refuses_actions_that_are_tensors():
+    ac = broken("td3", act=lambda o, deterministic=False: torch.zeros(3, 2))
+    assert "act(o) gives a Tensor; it must be a numpy array" in q_error_of(ac, "td3")

@@ -224,7 +224,7 @@ def test_a_mistake_is_told_in_one_line_before_anything_is_done(calls, words, mes
 
 def test_unknown_command(capsys):
     assert_refused(["ppoo"], "unknown command 'ppoo'; did you mean 'ppo'?", capsys)
-    assert_refused(["--env", "x"], "unknown command '--env'; the commands are ppo, ", capsys)
+    assert_refused(["--env", "x"], "unknown command '--env'; the commands are ddpg, ", capsys)
 
 
 def test_a_folder_that_cannot_be_written(calls, tmp_path, capsys):

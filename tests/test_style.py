@@ -21,6 +21,7 @@ LAYERS = {
     "errors": 0,
     **dict.fromkeys(("mpi", "accel", "sparse"), 1),
     **dict.fromkeys(("nets", "buffers", "envs", "logger", "checkpoint", "optim"), 2),
+    **{"stats": 1, "results": 2},  # of plot
     "jobs": 3,
     "algos": 3,
     **dict.fromkeys(("grid", "watch", "plot", "cli"), 4),
