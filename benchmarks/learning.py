@@ -36,7 +36,8 @@ from spinup.errors import UserError  # noqa: E402
 from spinup.run import ALIASES  # noqa: E402
 
 ALGOS = ("vpg", "trpo", "ppo", "ddpg", "td3", "sac")
-MARKS = (100_000, 300_000, 1_000_000)  # steps at which the learning curve is read
+MARKS = (100_000, 300_000, 1_000_000)  # steps at which the learning curve is read,
+SHORT_MARKS = (20_000, 40_000, 60_000, 80_000, 100_000)  # and those of runs of at most 100k steps
 EVAL_EPISODES = 20
 EVAL_SEED = 1_000_000  # the same 20 starts for every policy, far from the seeds of training
 
@@ -60,6 +61,11 @@ SUITES = {
         ],
         range(3),
     ),
+    "pendulum": ([(algo, "Pendulum-v1", 20_000) for algo in ("sac", "td3", "ddpg")], range(5)),
+    "offpolicy": (
+        [(algo, "HalfCheetah-v5", 100_000) for algo in ("sac", "td3", "ddpg")] + [("sac", "Hopper-v5", 100_000)],
+        range(3),
+    ),
 }
 
 # Published returns at 100k / 300k / 1M steps, +- one standard deviation over seeds. Sources: benchmarks/README.md.
@@ -70,11 +76,15 @@ PUBLISHED = {
     ("trpo", "HalfCheetah"): {"S": "-576/-330/720+-278", "T": "365/2601/4527+-603"},
     ("trpo", "Hopper"): {"S": "248/458/1161+-321", "T": "326/508/2006+-928"},
     ("trpo", "Walker2d"): {"S": "45/220/556+-298", "T": "391/1696/3507+-714"},
+    ("sac", "HalfCheetah"): {"S": "6081/9163/11496+-792", "T": "6515/9059/12120+-1010", "CleanRL": "-/-/9635+-1424"},
+    ("sac", "Hopper"): {"S": "1164/2887/3535+-106", "T": "2613/3388/3532+-43", "CleanRL": "-/-/2310+-343"},
+    ("td3", "HalfCheetah"): {"S": "5242/7625/9755+-763", "T": "5336/7546/10130+-692", "F": "5514/7697/9567+-833"},
+    ("ddpg", "HalfCheetah"): {"S": "4339/7757/10109+-979", "T": "6308/9137/11650+-430", "CleanRL": "-/-/10374"},
     ("vpg", "HalfCheetah"): {"S": "-269/-209/-49+-103"},
     ("vpg", "Hopper"): {"S": "99/202/391+-40"},
     ("vpg", "Walker2d"): {"S": "42/190/293+-14"},
 }
-PUBLISHED_SEEDS = {"S": "10", "T": "10", "CleanRL": "3"}
+PUBLISHED_SEEDS = {"S": "10", "T": "10", "F": "10", "CleanRL": "3"}
 
 
 # ---- reading a run
@@ -130,7 +140,7 @@ def curve_summary(rows):
         "wall": last["Time"],
         "steps_per_second": last["TotalEnvInteracts"] / last["Time"],
         "last_100_episodes": last_episodes_return(rows),
-        "return_at": {str(mark): return_at(rows, mark) for mark in MARKS},
+        "return_at": {str(mark): return_at(rows, mark) for mark in sorted({*MARKS, *SHORT_MARKS})},
     }
 
 
@@ -314,39 +324,47 @@ def mean_std(values):
     return f"{mean} ± {statistics.stdev(values):.0f}" if len(values) > 1 else mean
 
 
-def published_rows(algo, env):
+def published_rows(algo, env, marks):
     rows = []
     for source, text in PUBLISHED.get((algo, env.rpartition("-v")[0]), {}).items():
-        at_marks = text.replace("+-", " ± ").split("/")
+        published = dict(zip(MARKS, text.replace("+-", " ± ").split("/"), strict=True))
+        at_marks = [published.get(mark, "-") for mark in marks]
         rows.append([algo, env, f"published: {source}", PUBLISHED_SEEDS[source], *at_marks, "", "", "", ""])
     return rows
 
 
 def report(records):
-    """A Markdown table with one row per algorithm, environment and flags, published rows below each environment."""
+    """Markdown tables, one of the runs of at most 100k steps and one of the longer ones, and the jobs that failed."""
     ok = [record for record in records if record["status"] == "ok"]
+    short = [record for record in ok if record["budget"] <= SHORT_MARKS[-1]]
+    long = [record for record in ok if record["budget"] > SHORT_MARKS[-1]]
+    tables = [table(runs, marks) for runs, marks in ((short, SHORT_MARKS), (long, MARKS)) if runs]
+    failures = [f"failed: {job_name(record)}: {record['error']}" for record in records if record["status"] != "ok"]
+    return "\n\n".join([*tables, *failures])
+
+
+def table(records, marks):
+    """A row for each algorithm, environment and flags, published rows below each environment."""
     groups = {}
-    for record in ok:
+    for record in records:
         key = record["algo"], record["env"], record["budget"], " ".join(record["flags"])
         groups.setdefault(key, []).append(record)
-    marks = [f"{mark // 1000}k" if mark < 1_000_000 else f"{mark // 1_000_000}M" for mark in MARKS]
-    header = ["algo", "env", "run", "seeds", *(f"return at {mark}" for mark in marks)]
+    names = [f"{mark // 1000}k" if mark < 1_000_000 else f"{mark // 1_000_000}M" for mark in marks]
+    header = ["algo", "env", "run", "seeds", *(f"return at {name}" for name in names)]
     header += ["last 100 episodes", "evaluation", "worst seed", "steps/s"]
     rows, keys = [], sorted(groups)
     for i, key in enumerate(keys):
         algo, env, budget, flags = key
         runs = groups[key]
         row = [algo, env, f"{budget:,} steps {flags}".strip(), str(len(runs))]
-        row += [mean_std([run["return_at"][str(mark)] for run in runs]) for mark in MARKS]
+        row += [mean_std([run["return_at"].get(str(mark)) for run in runs]) for mark in marks]
         evaluations = [run["eval_mean"] for run in runs]
         row += [mean_std([run["last_100_episodes"] for run in runs]), mean_std(evaluations), f"{min(evaluations):.0f}"]
         rows.append([*row, f"{statistics.median(run['steps_per_second'] for run in runs):.0f}"])
         if i + 1 == len(keys) or keys[i + 1][:2] != (algo, env):
-            rows += published_rows(algo, env)
+            rows += published_rows(algo, env, marks)
     lines = [header, ["---"] * len(header), *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    failures = [f"failed: {job_name(record)}: {record['error']}" for record in records if record["status"] != "ok"]
-    return "\n\n".join([text, *failures])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 # ---- command line

@@ -157,6 +157,20 @@ def test_report_groups_seeds_and_adds_the_published_rows():
     assert lines[-1].startswith("failed: ppo_Hopper-v5_1000000_s3: training ended")
 
 
+def test_report_has_a_table_of_its_own_for_short_runs():
+    job = {"algo": "sac", "env": "HalfCheetah-v5", "flags": [], "status": "ok", "seed": 0, "eval_mean": 7000.0}
+    job |= {"last_100_episodes": 1.0, "steps_per_second": 100.0}
+    short = {**job, "budget": 100_000, "return_at": {str(mark): mark / 100 for mark in learning.SHORT_MARKS}}
+    long = {**job, "budget": 300_000, "return_at": {"100000": 1.0, "300000": 2.0, "1000000": None}}
+    first, second = learning.report([short, long]).split("\n\n")
+    assert "return at 20k | return at 40k | return at 60k | return at 80k | return at 100k" in first.splitlines()[0]
+    assert "| 200 | 400 | 600 | 800 | 1000 | 1 | 7000 | 7000 | 100 |" in first.splitlines()[2]
+    assert "published: T | 10 | - | - | - | - | 6515 |" in first.splitlines()[4]
+    assert "return at 100k | return at 300k | return at 1M" in second.splitlines()[0]
+    assert "| 1 | 2 | - |" in second.splitlines()[2]
+    assert "published: T | 10 | 6515 | 9059 | 12120 ± 1010 |" in second.splitlines()[4]
+
+
 # ---- speed.py
 
 
