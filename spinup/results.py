@@ -1,0 +1,312 @@
+"""What runs left behind, as tables: every row that they logged, a score for each run, statistics for each group.
+
+Reads progress.txt and config.json of our runs and of the original Spinning Up. pandas is imported when first needed,
+so that the plotter's --help does not wait for it.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from spinup.errors import UserError, closest
+from spinup.stats import iqm, iqm_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNKNOWN = "unknown"  # the environment of a run whose config.json does not name it
+
+
+# ---- reading
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """The columns of a progress.txt, each of shape (rows,): floats, NaN for a cell that is no number.
+
+    A line still being written (no newline yet) or with another number of cells than the header is left out.
+    A column without any number is an array of strings.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    header, *rows = [line.rstrip("\r").split("\t") for line in text.split("\n")[:-1]] or [[]]
+    rows = [row for row in rows if len(row) == len(header)]
+    cells = zip(*rows, strict=True) if rows else [()] * len(header)
+    return {key: _column(column) for key, column in zip(header, cells, strict=True)}
+
+
+def _column(cells: tuple) -> np.ndarray:
+    try:
+        return np.array(cells, dtype=np.float64)
+    except ValueError:  # a word or an empty cell
+        pass
+    numbers = np.full(len(cells), np.nan)
+    words = 0
+    for i, cell in enumerate(cells):
+        try:
+            numbers[i] = float(cell)
+        except ValueError:
+            words += bool(cell)
+    return np.array(cells) if words and np.isnan(numbers).all() else numbers
+
+
+def expand(logdir: str) -> list[str]:
+    """The folders that `logdir` stands for: itself with a slash at its end or a run in it, else what begins so."""
+    path = os.path.expanduser(logdir)
+    if os.path.basename(path) == "progress.txt":
+        path = os.path.dirname(path) or "."
+    if path.endswith(("/", os.sep)) or os.path.exists(os.path.join(path, "progress.txt")):
+        found = [path] if os.path.isdir(path) else []
+    elif os.path.basename(path) in (".", ".."):
+        found = [path]
+    else:
+        parent, prefix = os.path.split(path)
+        names = sorted(os.listdir(parent or "."), key=_natural) if os.path.isdir(parent or ".") else []
+        found = [os.path.join(parent, name) for name in names if name.startswith(prefix)]
+        found = [folder for folder in found if os.path.isdir(folder)]
+    if not found:
+        raise UserError(
+            f"plot: there is no folder {logdir}{'' if logdir.endswith('/') else ' and none that begins so'}"
+        )
+    return found
+
+
+def _natural(name: str) -> list:
+    """A sort key: a_2 before a_10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def load(logdirs, legend=(), select=(), exclude=()) -> "pd.DataFrame":
+    """All runs in and below the folders `logdirs`, in the order of their names, as one table.
+
+    logdirs: one folder or several; without a slash at its end, the beginning of the names of several
+    legend: a name for each of them; by default a run belongs to the group that its config.json calls exp_name
+    select, exclude: use only runs whose path contains all of the first and none of the second
+
+    A row for each row of each progress.txt. Columns: group, env ("unknown" where config.json does not tell), seed
+    (missing likewise), run (its folder), then those of progress.txt, NaN where a run has no such column. A run without
+    any row yet does not appear. Raises UserError where no run is found.
+    """
+    import pandas as pd
+
+    logdirs = [str(logdirs)] if isinstance(logdirs, (str, Path)) else [str(logdir) for logdir in logdirs]
+    folders = [(i, folder) for i, logdir in enumerate(logdirs) for folder in expand(logdir)]
+    if legend and len(legend) == len(folders):
+        labels = legend
+    elif legend and len(legend) == len(logdirs):
+        labels = [legend[i] for i, _ in folders]
+    elif legend:
+        names = ", ".join(folder for _, folder in folders)
+        raise UserError(f"plot: {len(legend)} legends for {len(folders)} folders ({names}); give one for each")
+    else:
+        labels = [None] * len(folders)
+    runs = {}
+    for label, (_, folder) in zip(labels, folders, strict=True):
+        for path, below, files in os.walk(folder):
+            below.sort(key=_natural)
+            chosen = all(word in path for word in select) and not any(word in path for word in exclude)
+            if "progress.txt" in files and chosen:
+                runs.setdefault((label, os.path.realpath(path)), _run(Path(path), label))
+    where = f"in or below {', '.join(folder for _, folder in folders)}"
+    if not runs:
+        sieve = " that --select and --exclude let through" if select or exclude else ""
+        raise UserError(f"plot: no progress.txt{sieve} {where}")
+    frames = [run for run in runs.values() if len(run)]
+    if not frames:
+        raise UserError(f"plot: no progress.txt {where} has a row yet")
+    return pd.concat(frames, ignore_index=True)
+
+
+def _run(path: Path, label: str | None) -> "pd.DataFrame":
+    import pandas as pd
+
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or half written
+        config = {}
+    config = config if isinstance(config, dict) else {}
+    env = config.get("env_name") or config.get("env_fn")
+    named = isinstance(env, str) and re.fullmatch(r"[\w.:/-]+", env)  # not "<function ... at 0x...>"
+    seed = config.get("seed")
+    seed = seed if type(seed) is int and abs(seed) < 2**63 else None
+    data = read(path / "progress.txt")
+    rows = len(next(iter(data.values()), ()))
+    first = {
+        "group": str(label or config.get("exp_name") or re.sub(r"_s\d+(-\d+)?$", "", path.resolve().name)),
+        "env": env if named else UNKNOWN,
+        "seed": pd.array([seed] * rows, dtype="Int64"),
+        "run": str(path),
+    }
+    return pd.DataFrame({**first, **{key: y for key, y in data.items() if key not in first}}, index=range(rows))
+
+
+# ---- the numbers of each run
+
+
+class Line(NamedTuple):
+    """One run's numbers: the column that was meant, and x ascending and y, both of shape (n,)."""
+
+    group: str
+    env: str
+    run: str
+    column: str
+    x: np.ndarray
+    y: np.ndarray
+
+
+def smoothed(y: np.ndarray, window: int) -> np.ndarray:
+    """The centred moving average of y, shape (n,); at the edges over as much of the window as there is."""
+    if window <= 1 or len(y) == 0:
+        return y
+    ones, start = np.ones(window), (window - 1) // 2
+    total, count = (np.convolve(a, ones)[start : start + len(y)] for a in (y, np.ones(len(y))))
+    return total / count
+
+
+def column(rows: "pd.DataFrame", value: str) -> tuple[str, np.ndarray] | None:
+    """The column that `value` means for the rows of one run, as (its name, its numbers), or None without numbers.
+
+    Performance is AverageTestEpRet where that was logged, else AverageEpRet; EpRet finds AverageEpRet, and so on.
+    """
+    import pandas as pd
+
+    names = ("AverageTestEpRet", "AverageEpRet") if value == "Performance" else (value, "Average" + value)
+    for name in names:
+        if name in rows:
+            y = pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+            if not np.isnan(y).all():
+                return name, y
+    return None
+
+
+def series(df: "pd.DataFrame", value: str, xaxis: str, smooth: int = 1, normalize=None) -> list[Line]:
+    """The numbers of each run that has some in both columns. Raises UserError where none has any.
+
+    normalize: (low, high), or {environment: (low, high)}: low becomes 0 and high 1
+    """
+    lines = []
+    for (group, run), rows in df.groupby(["group", "run"], sort=False):
+        xs, ys = column(rows, xaxis), column(rows, value)
+        if xs and ys:
+            (_, x), (name, y), env = xs, ys, rows["env"].iloc[0]
+            ok = np.isfinite(x) & np.isfinite(y)
+            x, first = np.unique(x[ok], return_index=True)
+            y = y[ok][first]
+            if normalize is not None:
+                low, high = _range(normalize, env)
+                y = (y - low) / (high - low)
+            if len(x):
+                lines.append(Line(group, env, run, name, x, smoothed(y, smooth)))
+    if not lines:
+        known = sorted({"Performance", *df.columns} - {"group", "env", "seed", "run"})
+        missing = next((name for name in (xaxis, value) if not column(df, name)), value)
+        raise UserError(f"plot: no run has numbers in a column {missing}{closest(missing, known)} (of {known})")
+    return lines
+
+
+def _range(normalize, env: str) -> tuple[float, float]:
+    if isinstance(normalize, Mapping):
+        if env not in normalize:
+            raise UserError(f"plot: --normalize has no LOW HIGH for {env}, only for {', '.join(normalize)}")
+        normalize = normalize[env]
+    low, high = normalize
+    if not (math.isfinite(low) and math.isfinite(high)) or low == high:
+        raise UserError(f"plot: --normalize needs two different numbers, not {low:g} and {high:g}")
+    return low, high
+
+
+# ---- scores
+
+
+def scores(
+    df: "pd.DataFrame", value: str = "Performance", xaxis: str = "TotalEnvInteracts", smooth: int = 1, normalize=None
+) -> "pd.DataFrame":
+    """Two scores for each run: a table with the columns group, env, run, column, end, final and best.
+
+    column: what `value` means for this run
+    end: where the run stands on the x axis
+    final: mean of its rows in the last tenth of the x axis up to there
+    best: the highest point of its curve, smoothed as for `curves`
+
+    The other arguments are those of `curves`.
+    """
+    import pandas as pd
+
+    rows = []
+    for line in series(df, value, xaxis, 1, normalize):
+        end = line.x[-1]
+        late = (line.x > 0.9 * end) | (line.x == end)
+        best = smoothed(line.y, smooth).max()
+        rows.append((line.group, line.env, line.run, line.column, end, line.y[late].mean(), best))
+    return pd.DataFrame(rows, columns=["group", "env", "run", "column", "end", "final", "best"])
+
+
+def table(
+    df: "pd.DataFrame", value: str = "Performance", xaxis: str = "TotalEnvInteracts", smooth: int = 1, normalize=None
+) -> "pd.DataFrame":
+    """The scores of each group on each environment or, when normalized, on all it has.
+
+    Columns: group, env, runs, end_min, end_max, final_mean, final_std (over the runs), final_iqm, final_low, final_high
+    (the 95% interval of the interquartile mean) and the same of best. The arguments are those of `scores`.
+    """
+    import pandas as pd
+
+    rows, keys = [], ["group"] if normalize else ["group", "env"]
+    for (group, *_), runs in scores(df, value, xaxis, smooth, normalize).groupby(keys, sort=False):
+        envs = runs["env"].unique()
+        row = {"group": group, "env": envs[0] if len(envs) == 1 else f"{len(envs)} environments", "runs": len(runs)}
+        row |= {"end_min": runs["end"].min(), "end_max": runs["end"].max()}
+        for name in ("final", "best"):
+            y = runs[name].to_numpy()
+            low, high = iqm_interval(y[:, None], runs["env"].to_numpy(dtype=str))
+            std = y.std() if len(y) > 1 else np.nan  # one run says nothing of the spread
+            row |= {f"{name}_mean": y.mean(), f"{name}_std": std, f"{name}_iqm": iqm(y)}
+            row |= {f"{name}_low": low[0], f"{name}_high": high[0]}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def table_text(table: "pd.DataFrame", kind: str) -> str:
+    """A `table` as csv (every number in full), or for reading as txt (aligned) or md (Markdown)."""
+    if kind == "csv":
+        return table.to_csv(index=False, lineterminator="\n")
+    head = ["group", "env", "runs", "end", "final", "final IQM [95%]", "best", "best IQM [95%]"]
+    rows = [head]
+    for row in table.to_dict("records"):
+        ends = dict.fromkeys(short(row[key]) for key in ("end_min", "end_max"))
+        rows.append([row["group"], row["env"], str(row["runs"]), " to ".join(ends)])
+        for name in ("final", "best"):
+            mean, std, middle, low, high = numbers(
+                *(row[f"{name}_{key}"] for key in ("mean", "std", "iqm", "low", "high"))
+            )
+            rows[-1].append(mean if std == "nan" else f"{mean} ± {std}")
+            rows[-1].append(middle if low == "nan" else f"{middle} [{low}, {high}]")
+    if kind == "md":
+        rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+        rows.insert(1, ["---", "---"] + ["---:"] * (len(head) - 2))
+        return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    aligned = [
+        [c.ljust(n) if i < 2 else c.rjust(n) for i, (c, n) in enumerate(zip(row, widths, strict=True))] for row in rows
+    ]
+    return "".join("  ".join(row).rstrip() + "\n" for row in aligned)
+
+
+def numbers(*values: float) -> list[str]:
+    """Numbers with as many decimals each as show three digits of the largest, or all before the point."""
+    largest = max((abs(v) for v in values if math.isfinite(v)), default=0)
+    decimals = max(2 - math.floor(math.log10(largest)), 0) if largest else 0
+    return [f"{v:.{decimals}f}" if decimals <= 6 else f"{v:.3g}" for v in values]
+
+
+def short(n: float) -> str:
+    """A number of steps: 250k, 1.5M."""
+    size, unit = next(((size, unit) for size, unit in ((1e6, "M"), (1e3, "k")) if abs(n) >= size), (1, ""))
+    return f"{n / size:.4g}{unit}"
