@@ -52,7 +52,7 @@ def spinup_kwargs(algo, setting):
         "replay_ratio": 1.0,
         "n_step": 1,
         "eval_freq": 0,
-        "ac_kwargs": {"hidden_sizes": HIDDEN, "activation": "ReLU"},
+        "ac_kwargs": {"hidden_sizes": HIDDEN, "activation": "ReLU", "layer_norm": False},
         **own[algo],
     }
 

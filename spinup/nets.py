@@ -243,15 +243,13 @@ def make_encoder(space: spaces.Box) -> tuple[nn.Module, int]:
     return encoder, encoder.features if is_image(space) else space.shape[0]
 
 
-def network(
-    space: spaces.Box, out: int, hidden_sizes, activation, linear, gain: float | None = None, layer_norm: bool = False
-) -> nn.Sequential:
+def network(space: spaces.Box, out: int, hidden_sizes, activation, linear, gain: float | None = None) -> nn.Sequential:
     """From observations of `space` to `out` numbers: an MLP, with a CNN before it for images.
 
     gain: of the last layer's orthogonal weights, sqrt(2) in the others; None: PyTorch's own initial weights
     """
     encoder, features = make_encoder(space)
-    net = nn.Sequential(encoder, mlp([features, *as_sizes(hidden_sizes), out], activation, linear, layer_norm))
+    net = nn.Sequential(encoder, mlp([features, *as_sizes(hidden_sizes), out], activation, linear))
     if gain is not None:
         orthogonal_(net, math.sqrt(2))
         orthogonal_(net[-1][-1], gain)
@@ -486,10 +484,11 @@ class DeterministicActorCritic(nn.Module):
     hidden_sizes: units of each hidden layer
     activation: a name from torch.nn, or a class
     linear: makes the linear layers, linear(in_features, out_features)
-    layer_norm: layer normalization in the action-value functions
+    layer_norm: layer normalization (arXiv:1607.06450) in the action-value functions; None: with DDPG, which it keeps
+        from overestimating, and not with TD3 and SAC, which have two of them for that
     """
 
-    num_critics = 1
+    num_critics, layer_norm = 1, True
 
     def __init__(
         self,
@@ -498,10 +497,11 @@ class DeterministicActorCritic(nn.Module):
         hidden_sizes: Sequence[int] = (256, 256),
         activation: str | type = "ReLU",
         linear: Callable = nn.Linear,
-        layer_norm: bool = False,
+        layer_norm: bool | None = None,
     ):
         super().__init__()
         common = hidden_sizes, activation, linear
+        layer_norm = self.layer_norm if layer_norm is None else layer_norm
         self.actor = self.make_actor(observation_space, action_space, *common)
         self.critic = QFunctions(
             QFunction(observation_space, action_space, *common, layer_norm) for _ in range(self.num_critics)
@@ -519,7 +519,7 @@ class DeterministicActorCritic(nn.Module):
 class TwinActorCritic(DeterministicActorCritic):
     """Policy and two action-value functions, for TD3; the arguments are those of DeterministicActorCritic."""
 
-    num_critics = 2
+    num_critics, layer_norm = 2, False
 
 
 class SoftActorCritic(DeterministicActorCritic):
@@ -528,7 +528,7 @@ class SoftActorCritic(DeterministicActorCritic):
     The arguments are those of DeterministicActorCritic.
     """
 
-    num_critics = 2
+    num_critics, layer_norm = 2, False
 
     def make_actor(self, observation_space, action_space, *common) -> nn.Module:
         if isinstance(action_space, spaces.Discrete):

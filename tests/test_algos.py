@@ -361,7 +361,7 @@ def test_every_option_changes_the_run(tmp_path, algo):
 
 OFF_CHANGES = dict(gamma=0.8, n_step=3, polyak=0.5, batch_size=4, start_steps=30, update_after=30, update_every=8)
 OFF_CHANGES |= dict(replay_ratio=1.0, replay_size=20, max_ep_len=2, seed=1, num_envs=4)
-NOISE = dict(act_noise=0.5, pi_lr=0.1, q_lr=0.1)
+NOISE = dict(act_noise=0.5, noise_corr=0.9, pi_lr=0.1, q_lr=0.1)
 OWN_CHANGES |= {
     "ddpg": NOISE,
     "td3": NOISE | dict(target_noise=0.5, noise_clip=0.01, policy_delay=1),
@@ -492,7 +492,7 @@ WRONG |= dict(vectorization="threads", device="abacus", num_test_episodes=0, max
 WRONG_ON = dict(lam=-0.1, value_target="mc")
 WRONG_OFF = dict(polyak=1.1, replay_size=0, n_step=0, batch_size=0, start_steps=-1, update_after=-1, update_every=0)
 WRONG_OFF |= dict(replay_ratio=-0.5, matmul_precision="low")
-WRONG_NOISE = dict(pi_lr=-1.0, q_lr=-1.0, act_noise=-0.1)
+WRONG_NOISE = dict(pi_lr=-1.0, q_lr=-1.0, act_noise=-0.1, noise_corr=1.5)
 WRONG_OWN = {
     **dict.fromkeys(ON_POLICY, WRONG_ON),
     "ddpg": WRONG_OFF | WRONG_NOISE,

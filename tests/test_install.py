@@ -16,7 +16,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = {"mujoco", "mpi", "box2d", "atari", "tensorboard", "triton", "ray", "video", "yaml", "docs", "dev", "peers", "all"}
+EXTRAS = {
+    "mujoco",
+    "mpi",
+    "box2d",
+    "atari",
+    "tensorboard",
+    "triton",
+    "ray",
+    "video",
+    "yaml",
+    "docs",
+    "dev",
+    "peers",
+    "all",
+}
 HEAVY = {"torch", "gymnasium", "matplotlib", "pandas", "mpi4py", "triton", "ray", "tensorboard", "mujoco"}
 PAGES = sorted(
     path for folder in ("", "docs", "docs/algorithms", "benchmarks") for path in (ROOT / folder).glob("*.md")

@@ -1021,10 +1021,12 @@ def test_critics_are_stacked_and_independent(name, space, action):
     assert len(set.union(*groups)) == sum(map(len, groups)) == len(list(ac.parameters()))
 
 
-@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("layer_norm", [False, True, None])
 @kinds
 def test_layer_norm_is_in_the_critics_alone(name, space, action, layer_norm):
+    """None: with a single critic."""
     ac = OFF_POLICY[name](space, ACTIONS[action], hidden_sizes=(16, 8), layer_norm=layer_norm)
+    layer_norm = len(ac.critic) == 1 if layer_norm is None else layer_norm
     assert not any(isinstance(m, nn.LayerNorm) for m in ac.actor.modules())
     norm = [nn.LayerNorm] * layer_norm
     for q in ac.critic:
@@ -1038,7 +1040,7 @@ def test_layer_norm_is_in_the_critics_alone(name, space, action, layer_norm):
 
 @pytest.mark.parametrize("name", OFF_POLICY)
 def test_default_networks_are_the_originals(name):
-    ac = OFF_POLICY[name](BOX, ACTIONS["box"])
+    ac = OFF_POLICY[name](BOX, ACTIONS["box"], layer_norm=False)
     for net, n_in, n_out in [(ac.actor.net[1], 3, 4 if name == "sac" else 2), *((q.net, 5, 1) for q in ac.critic)]:
         shapes = [tuple(m.weight.shape) for m in net if isinstance(m, nn.Linear)]
         assert shapes == [(256, n_in), (256, 256), (n_out, 256)]

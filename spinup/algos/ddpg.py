@@ -169,6 +169,7 @@ PRESETS = {
         epochs=100,
         batch_size=100,
         update_every=50,
+        ac_kwargs=dict(layer_norm=False),
     )
 }
 

@@ -1,0 +1,377 @@
+"""What DDPG, TD3 and SAC have in common: when and how often they learn, what they do first, targets, mistakes."""
+
+import copy
+import math
+from collections import Counter
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from probes import (
+    ALGOS,
+    OFF_POLICY,
+    Diary,
+    Discounting,
+    Mixed,
+    Probe,
+    Replay,
+    Target,
+    Walk,
+    fit,
+    parameters,
+    train,
+)
+
+from spinup import run
+from spinup.algos import ddpg, sac, td3
+
+MODULES = {"ddpg": ddpg, "td3": td3, "sac": sac}
+algos = pytest.mark.parametrize("algo", OFF_POLICY)
+noisy = pytest.mark.parametrize("algo", ["ddpg", "td3"])
+
+SMALL = dict(num_envs=1, epochs=1, batch_size=4, replay_size=1000, eval_freq=0, ac_kwargs=dict(hidden_sizes=(8,)))
+
+
+def still(algo, **kwargs):
+    """Settings under which nothing is learned."""
+    return SMALL | (dict(lr=0.0) if algo == "sac" else dict(pi_lr=0.0, q_lr=0.0)) | kwargs
+
+
+# ---- when and how often
+
+
+@algos
+@pytest.mark.parametrize(
+    ("num_envs", "update_every", "replay_ratio", "updates"),
+    [
+        # after steps 20, 21, ..., 80; with four environments 1 after step 20, then 4 after each fourth
+        (1, 1, 1, dict.fromkeys(range(20, 81), 1)),
+        (4, 1, 1, {20: 1, **dict.fromkeys(range(24, 81, 4), 4)}),
+        (1, 1, 2, dict.fromkeys(range(20, 81), 2)),
+        (4, 1, 2, {20: 2, **dict.fromkeys(range(24, 81, 4), 8)}),
+        (1, 1, 0.5, dict.fromkeys(range(21, 81, 2), 1)),
+        (4, 1, 0.5, dict.fromkeys(range(24, 81, 4), 2)),
+        # in blocks of twenty
+        (1, 20, 1, {20: 20, 40: 20, 60: 20, 80: 20}),
+        (4, 20, 1, {20: 20, 40: 20, 60: 20, 80: 20}),
+        (3, 20, 1, {21: 21, 42: 21, 60: 18, 81: 21}),  # at the first step that reaches a multiple of twenty
+        (1, 20, 2, {20: 40, 40: 40, 60: 40, 80: 40}),
+        (4, 20, 0.5, {20: 10, 40: 10, 60: 10, 80: 10}),
+        (1, 1, 0, {}),
+    ],
+)
+def test_gradient_steps_are_those_that_the_transitions_after_update_after_call_for(
+    monkeypatch, tmp_path, algo, num_envs, update_every, replay_ratio, updates
+):
+    options = dict(num_envs=num_envs, update_every=update_every, replay_ratio=replay_ratio, batch_size=2)
+    options = {**SMALL, **options, "steps_per_epoch": 80, "start_steps": 0, "update_after": 20}
+    replay = Replay(monkeypatch, algo, fit(algo, Mixed), tmp_path, **options)
+    assert dict(Counter(replay.when)) == updates
+    assert {len(batch.r) for batch in replay.batches} <= {2}
+
+
+@algos
+def test_blocks_run_on_across_epochs(monkeypatch, tmp_path, algo):
+    options = {**SMALL, "steps_per_epoch": 25, "epochs": 3, "start_steps": 0, "update_after": 20, "update_every": 20}
+    replay = Replay(monkeypatch, algo, fit(algo, Mixed), tmp_path, **options)
+    assert Counter(replay.when) == {20: 20, 40: 20, 60: 20}
+
+
+# ---- what is done first
+
+
+@algos
+@pytest.mark.parametrize(("num_envs", "start_steps", "drawn"), [(1, 30, 30), (4, 30, 32), (1, 0, 0)])
+def test_the_policy_acts_after_start_steps(tmp_path, algo, num_envs, start_steps, drawn):
+    """And its actions, with the noise, are what the environment gets."""
+    pages, acted = [], []
+
+    class Watched(OFF_POLICY[algo].__defaults__[0]):
+        def act(self, o, deterministic=False):
+            a = super().act(o, deterministic)
+            acted.append(a)
+            return a
+
+    noise = {} if algo == "sac" else dict(act_noise=0.0)
+    options = still(algo, num_envs=num_envs, start_steps=start_steps, update_after=10**6, steps_per_epoch=60, **noise)
+    train(algo, lambda: Diary(Target(), pages), tmp_path, actor_critic=Watched, **options)
+    actions = np.stack([a for what, a in pages if what == "step"])
+    assert len(actions) == 60
+    del acted[0]  # the check of the protocol
+    assert num_envs * len(acted) == 60 - drawn
+    if acted:
+        np.testing.assert_array_equal(actions[drawn:], np.concatenate(acted))
+
+
+@algos
+def test_first_actions_are_uniform_within_the_bounds(tmp_path, algo):
+    pages = []
+    options = still(algo, num_envs=8, start_steps=4000, update_after=10**6, steps_per_epoch=4000)
+    train(algo, lambda: Diary(Target(), pages), tmp_path, **options)
+    actions = np.stack([a for what, a in pages if what == "step"])
+    for dimension, (low, high) in enumerate([(0, 10), (-3, 1)]):
+        counts, _ = np.histogram(actions[:, dimension], bins=10, range=(low, high))
+        assert counts.sum() == 4000
+        assert ((counts - 400) ** 2 / 400).sum() < 27.9  # the 99.9 % point with 9 degrees of freedom
+    assert abs(np.corrcoef(actions.T)[0, 1]) < 5 / 4000**0.5
+
+
+def explored(algo, folder, **kwargs):
+    """What the noise added to the actions of a policy that stays as it is, in half-ranges, and the actions."""
+    pages = []
+    options = still(algo, num_envs=8, start_steps=0, update_after=10**6, steps_per_epoch=4000, **kwargs)
+    ac = train(algo, lambda: Diary(Target(), pages), folder, **options)
+    actions = np.stack([a for what, a in pages if what == "step"])
+    return (actions - ac.act(np.zeros((1, 1), np.float32))) / [5, 2], actions
+
+
+@noisy
+def test_exploration_noise_is_normal_in_half_ranges(tmp_path, algo):
+    noise, _ = explored(algo, tmp_path, act_noise=0.1)
+    assert abs(noise.mean(0)) == pytest.approx([0, 0], abs=5 * 0.1 / 4000**0.5)
+    assert noise.std(0) == pytest.approx([0.1, 0.1], rel=5 / 8000**0.5)
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 5 / 4000**0.5  # of its own for each dimension
+    assert abs(np.corrcoef(noise[:-8, 0], noise[8:, 0])[0, 1]) < 5 / 4000**0.5  # and step
+    assert abs(np.corrcoef(noise[:-1, 0], noise[1:, 0])[0, 1]) < 5 / 4000**0.5  # and environment
+
+
+@noisy
+def test_noise_corr_is_the_correlation_of_successive_noise(tmp_path, algo):
+    noise, _ = explored(algo, tmp_path, act_noise=0.1, noise_corr=0.9)
+    each = noise.reshape(500, 8, 2)  # steps, environments, dimensions
+    late = each[50:]  # it starts from nothing
+    assert late.std((0, 1)) == pytest.approx([0.1, 0.1], rel=0.25)
+    for lag in (1, 2, 5):
+        correlation = (late[lag:] * late[:-lag]).mean() / (late**2).mean()
+        assert correlation == pytest.approx(0.9**lag, abs=0.08)
+    fresh = (each[1:] - 0.9 * each[:-1]).reshape(-1, 2)  # of which no two have to do with each other
+    assert fresh.std(0) == pytest.approx([0.1 * (1 - 0.9**2) ** 0.5] * 2, rel=5 / 8000**0.5)
+    for one, other in ((fresh[:, 0], fresh[:, 1]), (fresh[1:, 0], fresh[:-1, 0]), (fresh[8:, 0], fresh[:-8, 0])):
+        assert abs(np.corrcoef(one, other)[0, 1]) < 5 / 3900**0.5
+
+
+@noisy
+def test_exploration_keeps_to_the_bounds(tmp_path, algo):
+    _, actions = explored(algo, tmp_path, act_noise=3.0)
+    assert all(Target.action_space.contains(a) for a in actions)
+    at_an_end = (actions == Target.action_space.low) | (actions == Target.action_space.high)
+    assert (at_an_end.mean(0) > 0.6).all()  # P(|N(0, 3)| > 1) = 0.74
+
+
+# ---- what is learned from
+
+
+class Told(Probe):
+    """Four steps, o is their number, and the reward tells observation and action: r = 100 o + a."""
+
+    observation_space = spaces.Box(0, 10, (1,), np.float32)
+    action_space = spaces.Box(0, 1, (1,), np.float32)
+
+    def __init__(self):
+        super().__init__(length=4)
+
+    def observe(self):
+        return np.full(1, self.t, np.float32)
+
+    def reward(self, a):
+        return float(100 * self.o[0] + a[0])
+
+
+@algos
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_batches_hold_what_happened(monkeypatch, tmp_path, algo, num_envs):
+    options = {**SMALL, "num_envs": num_envs, "start_steps": 10, "update_after": 20, "steps_per_epoch": 60}
+    replay = Replay(monkeypatch, algo, Told, tmp_path, **options, gamma=0.9)
+    o, a, r, o2, terminated, discount = (torch.cat(x) for x in zip(*replay.batches, strict=True))
+    assert set(o.flatten().tolist()) == {0, 1, 2, 3}
+    torch.testing.assert_close(r, (100 * o + a).squeeze(1), rtol=0, atol=1e-4)
+    assert torch.equal(o2, o + 1)
+    assert torch.equal(terminated, (o2 == 4).float().squeeze(1))
+    assert discount.tolist() == pytest.approx([0.9] * len(discount))
+
+
+@algos
+def test_n_step_and_gamma_reach_the_buffer(monkeypatch, tmp_path, algo):
+    """With rewards of 1 the sum of k of them is (1 - gamma^k) / (1 - gamma)."""
+    options = {**SMALL, "start_steps": 0, "update_after": 20, "steps_per_epoch": 60, "n_step": 3, "gamma": 0.5}
+    replay = Replay(monkeypatch, algo, fit(algo, lambda: Probe(length=5)), tmp_path, **options)
+    batch = [torch.cat(x) for x in zip(*replay.batches, strict=True)]
+    r, terminated, discount = batch[2], batch[4], batch[5]
+    assert set(discount.tolist()) == {0.5, 0.25, 0.125}
+    assert torch.equal(r, 2 * (1 - discount))
+    assert (discount[terminated == 0] == 0.125).float().mean() > 0.8  # fewer at the newest transition alone
+    assert abs(terminated.mean().item() - 0.6) < 0.15  # three of five starts see the end
+
+
+@algos
+def test_replay_size_is_the_memory_of_the_run(monkeypatch, tmp_path, algo):
+    class Counting(Probe):
+        observation_space = spaces.Box(0, 1000, (1,), np.float32)
+
+        def observe(self):
+            return np.full(1, self.t, np.float32)
+
+    options = {**SMALL, "start_steps": 0, "update_after": 100, "steps_per_epoch": 120, "replay_size": 10}
+    replay = Replay(monkeypatch, algo, fit(algo, lambda: Counting(length=10**6)), tmp_path, **options)
+    for batch, t in zip(replay.batches, replay.when, strict=True):
+        assert batch.o.min() >= t - 10
+        assert batch.o.max() < t
+    seen = torch.cat([batch.o[:, 0] - t for batch, t in zip(replay.batches, replay.when, strict=True)])
+    assert set(seen.tolist()) == set(range(-10, 0))
+
+
+# ---- target networks
+
+
+@algos
+@pytest.mark.parametrize("polyak", [0.9, 0.0, 1.0])
+def test_targets_follow_all_parameters_by_polyak_averaging(monkeypatch, tmp_path, algo, polyak):
+    """Exact for one update, which is TD3's first with a delay of 1."""
+    rates = dict(lr=0.1) if algo == "sac" else dict(pi_lr=0.1, q_lr=0.1)
+    delay = dict(policy_delay=1) if algo == "td3" else {}
+    options = {**SMALL, "start_steps": 0, "update_after": 20, "steps_per_epoch": 20, "polyak": polyak, **rates, **delay}
+    replay = Replay(monkeypatch, algo, Walk, tmp_path, **options)
+    assert len(replay.batches) == 1
+    assert set(replay.targets) == ({"critic"} if algo == "sac" else {"actor", "critic"})
+    for part, target in replay.targets.items():
+        old, new = (parameters(getattr(ac, part)) for ac in (replay.first, replay.ac))
+        assert len(parameters(target)) == len(old)
+        assert ((new - old).abs() > 0.05).float().mean() > 0.5  # so that the two shares can be told apart
+        expected = polyak * old.double() + (1 - polyak) * new.double()
+        torch.testing.assert_close(parameters(target).double(), expected, rtol=0, atol=1e-7)
+
+
+@algos
+def test_targets_begin_as_copies(monkeypatch, tmp_path, algo):
+    replay = Replay(
+        monkeypatch, algo, Walk, tmp_path, **still(algo, update_after=20, start_steps=0, steps_per_epoch=30)
+    )
+    for part, target in replay.targets.items():
+        torch.testing.assert_close(parameters(target), parameters(getattr(replay.first, part)), rtol=0, atol=0)
+
+
+# ---- n-step returns and ends, in the target
+
+
+@algos
+def test_discounting_over_two_steps(monkeypatch, tmp_path, algo):
+    """A reward of 1 at the end of two steps is worth gamma at the start: by bootstrapping, or within one sum."""
+    options = {**SMALL, "start_steps": 0, "update_after": 20, "steps_per_epoch": 40, "gamma": 0.5}
+    for n_step, rewards in ((1, {(0, 0): 0.0, (1, 1): 1.0}), (2, {(0, 1): 0.5, (1, 1): 1.0, (0, 0): 0.0})):
+        replay = Replay(monkeypatch, algo, fit(algo, Discounting), tmp_path / str(n_step), **options, n_step=n_step)
+        seen = Counter()
+        for batch in replay.batches:
+            for o, r, terminated in zip(
+                batch.o[:, 0].tolist(), batch.r.tolist(), batch.terminated.tolist(), strict=True
+            ):
+                assert rewards[o, terminated] == r
+                seen[o, terminated] += 1
+        assert len(seen) >= 2
+        assert n_step == 1 or seen[0, 1] > 10 * seen[0, 0]  # which the newest transition alone can be
+
+
+# ---- settings of the original
+
+TABLE = dict(steps_per_epoch=4000, epochs=100, replay_size=1_000_000, gamma=0.99, polyak=0.995, batch_size=100)
+TABLE |= dict(start_steps=10_000, update_after=1000, update_every=50, num_test_episodes=10, max_ep_len=1000)
+TABLE |= dict(save_freq=1, seed=0)
+NOISE = dict(pi_lr=1e-3, q_lr=1e-3, act_noise=0.1, noise_corr=0.0)
+OWN = {
+    "ddpg": NOISE,
+    "td3": NOISE | dict(target_noise=0.2, noise_clip=0.5, policy_delay=2),
+    "sac": dict(lr=1e-3, alpha=0.2),
+}
+OFF = dict(num_envs=1, n_step=1, replay_ratio=1.0, eval_freq=1, matmul_precision="highest")
+
+
+@algos
+def test_spinningup_preset(algo):
+    """The original's settings, and every departure of ours switched off."""
+    preset = MODULES[algo].PRESETS["spinningup"]
+    settings = {**ALGOS[algo].__kwdefaults__, "seed": 0, **preset}
+    wanted = TABLE | OWN[algo] | OFF
+    assert {key: settings[key] for key in wanted} == wanted
+    rest = set(settings) - set(wanted)
+    assert rest <= {"env_kwargs", "vectorization", "device", "threads", "logger_kwargs", "target_entropy", "ac_kwargs"}
+    critic = OFF_POLICY[algo].__defaults__[0]  # (256, 256), ReLU: see test_nets.py
+    assert critic.layer_norm == (preset.get("ac_kwargs") == {"layer_norm": False}), "turned off where it is the default"
+
+
+@algos
+def test_spinningup_preset_trains(tmp_path, algo):
+    options = {
+        **MODULES[algo].PRESETS["spinningup"],
+        "epochs": 1,
+        "steps_per_epoch": 60,
+        "start_steps": 30,
+        "update_after": 50,
+        "batch_size": 8,
+    }
+    ac = train(algo, Walk, tmp_path, **options, eval_freq=0, replay_size=100)
+    assert all(p.isfinite().all() for p in ac.parameters())
+
+
+# ---- mistakes, on the command line
+
+
+class Multi(Probe):
+    action_space = spaces.MultiDiscrete([2, 3])
+
+
+class Unbounded(Probe):
+    action_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+
+class HalfBounded(Probe):
+    action_space = spaces.Box(np.zeros(2, np.float32), np.array([1, np.inf], np.float32))
+
+
+UNFIT = [(algo, env) for algo in OFF_POLICY for env in (Multi, Unbounded, HalfBounded)]
+UNFIT += [("ddpg", Probe), ("td3", Probe)]
+SAYS = {
+    Multi: "not MultiDiscrete([2 3]); ",
+    Unbounded: "needs bounded actions, and these have no bounds: Box(-inf, inf, (2,), float32); ppo, trpo and vpg take",
+    HalfBounded: "needs bounded actions, and these have no bounds: Box(",
+    Probe: "needs a bounded Box of actions, not Discrete(2); sac (Discrete alone), ppo, trpo and vpg take these",
+}
+
+
+@pytest.mark.parametrize(("algo", "env"), UNFIT)
+def test_unfit_actions_are_told_in_one_line(capsys, data_dir, algo, env):
+    gym.register("Unfit-v0", entry_point=env)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            run.main([algo, "--env", "Unfit-v0", "--quiet"])
+    finally:
+        gym.registry.pop("Unfit-v0")
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"spinup: error: {algo} needs ")
+    assert SAYS[env] in err
+    assert err.count("\n") == 1
+    assert not data_dir.exists() or not any(data_dir.rglob("*.*"))
+
+
+def test_a_buffer_that_does_not_fit_is_told_in_one_line(capsys, data_dir):
+    with pytest.raises(SystemExit) as stop:
+        run.main(["sac", "--env", "Pendulum-v1", "--replay_size", "1e15", "--quiet"])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("spinup: error: replay_size 1000000000000000 needs ")
+    assert err.count("\n") == 1
+
+
+# ---- what is shared must not be
+
+
+@algos
+def test_two_runs_share_nothing(tmp_path, algo):
+    """The second leaves the first's policy as it was."""
+    options = {**SMALL, "start_steps": 0, "update_after": 20, "steps_per_epoch": 40}
+    ac = train(algo, Walk, tmp_path / "a", **options)
+    before = copy.deepcopy(ac.state_dict())
+    train(algo, Walk, tmp_path / "b", **options, seed=1)
+    assert all(torch.equal(x, before[name]) for name, x in ac.state_dict().items())
+    assert math.isfinite(parameters(ac).sum().item())
