@@ -56,8 +56,9 @@ def free_memory(device: torch.device) -> int | None:
         lines = Path("/proc/meminfo").read_text().splitlines()
         limits.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
     with suppress(OSError, ValueError):  # a container's own limit, and no number ("max") where it has none
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        limits.append(limit - used)
+        limit, used, stat = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current", "stat"))
+        cache = dict(line.split() for line in stat.splitlines()).get("inactive_file", 0)  # given up when needed
+        limits.append(int(limit) - int(used) + int(cache))
     return min(limits, default=None)
 
 

@@ -393,4 +393,4 @@ def assert_follows(replay: Replay, networks: dict[str, nn.Module]) -> None:
         part, targ, _ = name.partition("_targ")
         ours = replay.targets[part] if targ else getattr(replay.ac, part)
         for (key, p), q in zip(ours.named_parameters(), twin.parameters(), strict=True):
-            torch.testing.assert_close(p, q, rtol=0, atol=1e-6, msg=lambda m, key=key: f"{name}.{key}: {m}")
+            torch.testing.assert_close(p, q, rtol=0, atol=1e-6, msg=lambda m, key=f"{name}.{key}": f"{key}: {m}")

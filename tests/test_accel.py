@@ -1,23 +1,28 @@
-"""Seeds, threads and the device."""
+"""Seeds, threads, the device and its memory."""
 
 import ctypes
+import os
 import random
 import sys
+import types
 
 import numpy as np
 import pytest
 import torch
 
-from spinup.accel import keep_freed_memory, setup
+from spinup import accel
+from spinup.accel import free_memory, keep_freed_memory, setup
 from spinup.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def restored():
-    """Threads and random streams as they were."""
+    """Threads, precision and random streams as they were."""
+    precision = torch.get_float32_matmul_precision()
     threads, states = torch.get_num_threads(), (random.getstate(), np.random.get_state(), torch.get_rng_state())
     yield
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
@@ -63,6 +68,15 @@ def test_threads_below_one_are_an_error(threads):
         setup(0, threads=threads)
 
 
+def test_matmul_precision():
+    for precision in ("medium", "high", "highest"):
+        setup(0, matmul_precision=precision)
+        assert torch.get_float32_matmul_precision() == precision
+    torch.set_float32_matmul_precision("medium")
+    setup(0)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 @pytest.mark.parametrize("device", ["cpu", "cpu:0", torch.device("cpu")])
 def test_the_device_is_returned(device):
     assert setup(0, device) == torch.device(device)
@@ -99,3 +113,59 @@ def test_malloc_takes_its_settings_on_linux_and_is_left_alone_elsewhere(monkeypa
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("opened the C library"))
     keep_freed_memory()
+
+
+# ---- free memory
+
+MEMINFO = "MemTotal:  16000000 kB\nMemFree:  1000000 kB\nMemAvailable:   8000000 kB\nBuffers:  1 kB\n"
+CGROUP = "/sys/fs/cgroup/memory."
+
+
+def pretend(monkeypatch, **files):
+    """The only files that there are: meminfo, and a container's memory.max and so on."""
+    texts = {"/proc/meminfo" if name == "meminfo" else f"{CGROUP}{name}": text for name, text in files.items()}
+
+    def read_text(path):
+        if path not in texts:
+            raise FileNotFoundError(path)
+        return texts[path]
+
+    def path(name):
+        return types.SimpleNamespace(read_text=lambda *_: read_text(str(name)))
+
+    monkeypatch.setattr(accel, "Path", path)
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        (dict(meminfo=MEMINFO), 8_000_000 * 1024),
+        (dict(meminfo=MEMINFO, max="max\n", current="5\n"), 8_000_000 * 1024),  # a container without a limit
+        (dict(meminfo=MEMINFO, max="2000000000\n", current="500000000\n", stat=""), 1_500_000_000),
+        (dict(meminfo=MEMINFO, max="999000000000\n", current="5\n"), 8_000_000 * 1024),  # more than the machine has
+        (dict(max="2000\n", current="500\n", stat=""), 1500),
+        (dict(meminfo="MemTotal:  16000000 kB\n"), None),  # a kernel from before 2014
+        ({}, None),  # no Linux
+    ],
+)
+def test_free_memory(monkeypatch, files, free):
+    pretend(monkeypatch, **files)
+    assert free_memory("cpu") == free
+
+
+def test_files_in_a_containers_cache_count_as_free(monkeypatch):
+    """What it has read and written lies in memory until that is needed, up to the limit in one that runs for long."""
+    stat = "anon 1000000000\nfile 6900000000\nactive_file 900000000\ninactive_file 6000000000\n"
+    pretend(monkeypatch, meminfo=MEMINFO, max="8000000000\n", current="7900000000\n", stat=stat)
+    assert free_memory("cpu") >= 6_000_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not told elsewhere")
+def test_free_memory_of_this_machine():
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 2**20 < free_memory("cpu") < total
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_free_memory_of_a_gpu():
+    assert free_memory("cuda") == pytest.approx(torch.cuda.mem_get_info("cuda")[0], rel=0.1)

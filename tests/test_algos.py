@@ -516,7 +516,7 @@ def test_a_buffer_that_does_not_fit_is_told_before_anything_is_written(monkeypat
     envs = make_envs(fit(algo, Mixed))
     each = replay_bytes(envs.observation_space, envs.action_space)
     monkeypatch.setattr(accel, "free_memory", lambda device: 100 * each - 1)
-    with pytest.raises(UserError, match="^replay_size 100 needs "):
+    with pytest.raises(UserError, match=r"^replay_size 100 needs "):
         train(algo, fit(algo, Mixed), tmp_path / "run", **{**SMALL[algo], "replay_size": 100})
     assert not (tmp_path / "run").exists()
     train(algo, fit(algo, Mixed), tmp_path / "run", **{**SMALL[algo], "replay_size": 99})

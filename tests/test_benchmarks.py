@@ -304,7 +304,11 @@ def test_off_policy_algorithms_get_the_same_settings_on_all_sides(algo, setting)
     assert {name: ours[name] for name in pairs} == {name: theirs[peer] for name, peer in pairs.items()}
     assert 1 - ours["polyak"] == pytest.approx(theirs["tau"])
     assert ours["update_after"] == theirs["learning_starts"] + 1  # they update when there are more steps than that
-    assert ours["ac_kwargs"] == {"hidden_sizes": tuple(theirs["policy_kwargs"]["net_arch"]), "activation": "ReLU"}
+    assert ours["ac_kwargs"] == {
+        "hidden_sizes": tuple(theirs["policy_kwargs"]["net_arch"]),
+        "activation": "ReLU",
+        "layer_norm": False,
+    }
     assert ours.get("act_noise", offpolicy.NOISE) == offpolicy.NOISE
     assert set(theirs) == {*pairs.values(), "tau", "policy_kwargs"} | ({"target_entropy"} if algo == "sac" else set())
     assert speed.STEPS_PER_EPOCH[setting] == ours["steps_per_epoch"] > ours["update_after"]

@@ -440,11 +440,10 @@ def written_out_replay(rows, n_step, gamma):
         for n in range(len(rows[0][1])):
             total, steps = 0.0, 0
             for time, r, terminated, truncated in list(rows)[i : i + n_step]:
-                total += gamma**steps * r[n]
-                steps += 1
+                total, steps, last = total + gamma**steps * r[n], steps + 1, time
                 if terminated[n] or truncated[n]:
                     break
-            found[t, n] = [10 * t + n, total, time + 0.5, n, float(terminated[n]), gamma**steps]
+            found[t, n] = [10 * t + n, total, last + 0.5, n, float(terminated[n]), gamma**steps]
     return found
 
 

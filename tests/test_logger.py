@@ -108,6 +108,47 @@ def test_what_is_never_logged_does_not_grow(log):
     assert len(pickle.dumps(log._running)) <= before + 16
 
 
+def test_tensors_are_taken_as_they_are_when_stored(log):
+    """They wait for the row; what becomes of the caller's own until then is nothing to them."""
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    log.store(X=x)
+    with torch.no_grad():
+        x.mul_(100)
+    log.store(X=x.detach())
+    x.data.zero_()
+    assert log.get_stats("X") == pytest.approx((303 / 4, np.std([1, 2, 100, 200]), 1, 200))
+
+
+@pytest.mark.parametrize("n", [1, 99, 100, 101, 999, 1000, 1001, 2500])
+def test_waiting_tensors_are_all_counted_once(log, n):
+    for i in range(n):
+        log.store(X=torch.tensor([float(i), -1.0]), Y=torch.tensor(2.0 * i))
+    x = np.concatenate([np.arange(n), np.full(n, -1)])
+    for _ in range(2):  # asking takes nothing away
+        assert log.get_stats("X") == pytest.approx((x.mean(), x.std(), -1, n - 1))
+    log.log_tabular("X")
+    log.log_tabular("Y", average_only=True)
+    assert log.log_current_row["Y"] == n - 1
+    assert np.isnan(log.get_stats("X")).all()
+    assert np.isnan(log.get_stats("Y")).all()
+
+
+def test_waiting_tensors_and_numbers_under_one_key(log):
+    log.store(X=torch.tensor([1.0, 2.0]))
+    log.store(X=3.0)
+    log.store(X=[4, 5])
+    log.store(X=torch.tensor(6))  # an integer
+    log.store(X=torch.tensor([[7.0], [8.0]], dtype=torch.float64))
+    assert log.get_stats("X")[0] == pytest.approx(4.5)
+    assert log.get_stats("X")[2:] == (1, 8)
+
+
+def test_tensors_that_are_never_logged_do_not_grow(log):
+    for i in range(3000):
+        log.store(Unused=torch.ones(2))
+        assert len(log._waiting.get("Unused", [])) <= 1000, i
+
+
 @pytest.mark.parametrize("value", ["high", [1.0, "x"], object(), [[1.0], [2.0, 3.0]]])
 def test_store_takes_numbers(log, value):
     with pytest.raises(UserError, match=r"^store\(EpRet=\.\.\.\) takes numbers"):

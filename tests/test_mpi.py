@@ -272,16 +272,82 @@ sys.exit(int(sys.argv[1]))
 """
 
 
-def test_two_processes(tmp_path):
+def launch(tmp_path, text, *words):
     pytest.importorskip("mpi4py")
     beside = Path(sys.executable).parent / "mpiexec"
     if not beside.exists() and shutil.which("mpiexec") is None:
         pytest.skip("no mpiexec")
     script = tmp_path / "two.py"
-    script.write_text(TWO)
+    script.write_text(text)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, script, "7", "a b"], env=env, capture_output=True, text=True, timeout=300, cwd=tmp_path
+    return subprocess.run(
+        [sys.executable, script, *words], env=env, capture_output=True, text=True, timeout=300, cwd=tmp_path
     )
+
+
+def test_two_processes(tmp_path):
+    result = launch(tmp_path, TWO, "7", "a b")
     assert sorted(result.stdout.split("\n")) == ["", "done 0 7 a b", "done 1 7 a b"], result.stderr
     assert result.returncode == 7
+
+
+# Each algorithm that learns from a replay buffer, 60 steps in all: its updates come after steps 20, 22, ..., 60.
+OFF_POLICY = """
+import importlib
+import sys
+
+from spinup import mpi
+
+mpi.mpi_fork(2)
+
+import torch
+import gymnasium as gym
+
+
+def abort(*error):  # or the other process would wait for ever
+    sys.__excepthook__(*error)
+    mpi.world().Abort(1)
+
+
+sys.excepthook = abort
+for algo in ("ddpg", "td3", "sac"):
+    module = importlib.import_module(f"spinup.algos.{algo}")
+    batches, buffers = [], []
+
+    class Recorder(module.ReplayBuffer):
+        def __init__(self, size, *args):
+            super().__init__(size, *args)
+            buffers.append((self, size))
+
+        def sample(self, batch_size):
+            batches.append((self.t, super().sample(batch_size)))
+            return batches[-1][1]
+
+    module.ReplayBuffer = Recorder
+    ac = getattr(module, algo)(
+        "Pendulum-v1", steps_per_epoch=30, epochs=2, start_steps=10, update_after=20, batch_size=9, replay_size=101,
+        ac_kwargs=dict(hidden_sizes=(8,)), num_test_episodes=1, max_ep_len=7,
+        logger_kwargs=dict(output_dir=algo, quiet=True),
+    )
+    assert [t for t, _ in batches] == [10, *(t for t in range(11, 31) for _ in range(2))], batches
+    assert all(len(batch.r) == 5 for _, batch in batches)  # a half of 9, rounded up
+    assert buffers[0][1] == 50 and buffers[0][0].t == 30
+    values = torch.cat([x.detach().double().flatten() for x in ac.state_dict().values()]).numpy()
+    assert (mpi.mpi_min(values) == mpi.mpi_max(values)).all(), "the processes' networks differ"
+    seen = buffers[0][0].o[:30].double().flatten().numpy()
+    assert (mpi.mpi_min(seen) != mpi.mpi_max(seen)).all(), "both have seen the same"
+    if mpi.proc_id() == 0:
+        rows = [line.split() for line in open(f"{algo}/progress.txt")]
+        column = rows[0].index("TotalEnvInteracts")
+        assert [float(row[column]) for row in rows[1:]] == [30, 60]
+
+sys.stdout.write("done\\n")
+sys.stdout.flush()
+"""
+
+
+def test_off_policy_in_two_processes(tmp_path):
+    """The same networks in both, by halves of each batch, from experience of their own."""
+    result = launch(tmp_path, OFF_POLICY)
+    assert result.stdout.split() == ["done", "done"], result.stderr
+    assert result.returncode == 0

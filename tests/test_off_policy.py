@@ -182,11 +182,14 @@ class Told(Probe):
 @algos
 @pytest.mark.parametrize("num_envs", [1, 3])
 def test_batches_hold_what_happened(monkeypatch, tmp_path, algo, num_envs):
+    """Also where the noise would lead out of the bounds: what is stored is the action that was taken."""
     options = {**SMALL, "num_envs": num_envs, "start_steps": 10, "update_after": 20, "steps_per_epoch": 60}
+    options |= {} if algo == "sac" else dict(act_noise=1.0)
     replay = Replay(monkeypatch, algo, Told, tmp_path, **options, gamma=0.9)
     o, a, r, o2, terminated, discount = (torch.cat(x) for x in zip(*replay.batches, strict=True))
     assert set(o.flatten().tolist()) == {0, 1, 2, 3}
     torch.testing.assert_close(r, (100 * o + a).squeeze(1), rtol=0, atol=1e-4)
+    assert algo == "sac" or ((a == 0) | (a == 1)).float().mean() > 0.2
     assert torch.equal(o2, o + 1)
     assert torch.equal(terminated, (o2 == 4).float().squeeze(1))
     assert discount.tolist() == pytest.approx([0.9] * len(discount))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from spinup.optim import Adam, flatten
+from spinup.optim import Adam, flatten, polyak_average
 
 
 def net(seed=0):
@@ -177,3 +177,41 @@ def test_it_minimizes():
         optimizer.lr = 0.05 * (1 - step / 600)
         optimizer.minimize((module.weight - target).square().sum())
     assert math.dist(module.weight.flatten().tolist(), [2, -1]) < 1e-3
+
+
+def test_polyak_average_by_hand():
+    target, source = torch.tensor([1.0, 2.0, -4.0]), torch.tensor([3.0, 6.0, 4.0])
+    polyak_average(target, source, 0.75)
+    assert target.tolist() == [1.5, 3, -2]  # 3/4 of itself and 1/4 of the other
+    assert source.tolist() == [3, 6, 4]
+    polyak_average(target, source, 0.0)
+    assert target.tolist() == [3, 6, 4]
+    polyak_average(target, torch.zeros(3), 1.0)
+    assert target.tolist() == [3, 6, 4]
+
+
+def test_polyak_average_moves_every_parameter_of_a_module():
+    module, other = net(0), net(1)
+    expected = [0.9 * p + 0.1 * q for p, q in zip(module.parameters(), other.parameters(), strict=True)]
+    target, source = flatten(module), Adam(other, 0.1).flat
+    polyak_average(target, source, 0.9)
+    for p, q in zip(module.parameters(), expected, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+    assert target.requires_grad  # no trace of the averaging is left
+    assert target.is_leaf
+    assert_same(other, net(1), 0)
+
+
+def test_minimize_steps_its_own_parameters_alone():
+    """In a chain of two modules; neither the other's gradients nor the loss's graph are touched more than once."""
+    first, second = net(0), nn.Linear(1, 1).double()
+    one, two = Adam(first, 0.1), Adam(second, 0.1)
+    before = [p.detach().clone() for p in first.parameters()]
+    x = torch.randn(3, 1, 5, 5, dtype=torch.float64)
+    two.minimize(second(first(x)).sum())
+    assert all(torch.equal(p, q) for p, q in zip(first.parameters(), before, strict=True))
+    assert (one.grad == 0).all()
+    kept = two.flat.detach().clone()
+    one.minimize(second(first(x)).sum())
+    assert torch.equal(two.flat.detach(), kept)
+    assert any((p != q).any() for p, q in zip(first.parameters(), before, strict=True))
