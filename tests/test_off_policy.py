@@ -73,6 +73,22 @@ def test_gradient_steps_are_those_that_the_transitions_after_update_after_call_f
 
 
 @algos
+@pytest.mark.parametrize(
+    ("update_after", "update_every", "updates"),
+    [
+        (0, 1, {t: 1 for t in range(1, 61)}),
+        (10, 40, {40: 40}),
+        (25, 20, {40: 20, 60: 20}),  # the first block at a multiple of update_every
+    ],
+)
+def test_the_first_block_is_one_block(monkeypatch, tmp_path, algo, update_after, update_every, updates):
+    options = dict(update_after=update_after, update_every=update_every, batch_size=2)
+    options = {**SMALL, **options, "steps_per_epoch": 60, "start_steps": 0}
+    replay = Replay(monkeypatch, algo, fit(algo, Mixed), tmp_path, **options)
+    assert dict(Counter(replay.when)) == updates
+
+
+@algos
 def test_blocks_run_on_across_epochs(monkeypatch, tmp_path, algo):
     options = {**SMALL, "steps_per_epoch": 25, "epochs": 3, "start_steps": 0, "update_after": 20, "update_every": 20}
     replay = Replay(monkeypatch, algo, fit(algo, Mixed), tmp_path, **options)

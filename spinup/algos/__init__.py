@@ -5,8 +5,8 @@ actor_critic: class of the networks; the protocol is at the top of spinup.nets
 ac_kwargs: arguments of actor_critic, as hidden_sizes, activation, log_std_init, orthogonal, layer_norm, linear
 seed: of networks, environments and sampling; the same seed gives the same run on the same machine
 num_envs: environments stepped side by side, on each MPI process
-steps_per_epoch: environment steps in a row of progress.txt, over all environments and processes, rounded up to a
-    multiple of both; on-policy algorithms update after each
+steps_per_epoch: environment steps in a row of progress.txt, over all environments and processes; on-policy algorithms
+    update after each, and round it up to a multiple of both
 epochs: rows of progress.txt to train for
 gamma: discount factor, 0 to 1
 n_step: rewards that a target sums before the value of a next state; more learn faster where rewards are rare, and

@@ -122,6 +122,7 @@ def ddpg(
     o = envs.reset()
     noise = np.zeros((num_envs, *low.shape), np.float32)
     t = updates = 0  # environment steps and gradient steps so far
+    first_block = max(1, -(-update_after // update_every)) * update_every
     for epoch in range(1, epochs + 1):
         while t < epoch * steps_per_epoch:
             a = explore(o) if t >= start_steps else envs.random_actions()
@@ -130,8 +131,8 @@ def ddpg(
             o = envs.reset_done()
             t += num_envs * procs
             logger.progress(t)
-            if t >= update_after and t % update_every < num_envs * procs:
-                while updates < int(replay_ratio * (t - update_after + update_every)):
+            if t >= first_block and t % update_every < num_envs * procs:
+                while updates < int(replay_ratio * (t - first_block + update_every)):
                     updates += 1
                     logger.store(**update(buffer.sample(-(-batch_size // procs))))
         logger.store(**envs.pop_episodes())

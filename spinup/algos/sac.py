@@ -151,6 +151,7 @@ def sac(
     start_time = time.time()
     o = envs.reset()
     t = updates = 0  # environment steps and gradient steps so far
+    first_block = max(1, -(-update_after // update_every)) * update_every
     for epoch in range(1, epochs + 1):
         while t < epoch * steps_per_epoch:
             a = ac.act(o) if t >= start_steps else envs.random_actions()
@@ -159,8 +160,8 @@ def sac(
             o = envs.reset_done()
             t += num_envs * procs
             logger.progress(t)
-            if t >= update_after and t % update_every < num_envs * procs:
-                while updates < int(replay_ratio * (t - update_after + update_every)):
+            if t >= first_block and t % update_every < num_envs * procs:
+                while updates < int(replay_ratio * (t - first_block + update_every)):
                     updates += 1
                     logger.store(**update(buffer.sample(-(-batch_size // procs))))
         logger.store(**envs.pop_episodes())
