@@ -76,7 +76,7 @@ def test_gradient_steps_are_those_that_the_transitions_after_update_after_call_f
 @pytest.mark.parametrize(
     ("update_after", "update_every", "updates"),
     [
-        (0, 1, {t: 1 for t in range(1, 61)}),
+        (0, 1, dict.fromkeys(range(1, 61), 1)),
         (10, 40, {40: 40}),
         (25, 20, {40: 20, 60: 20}),  # the first block at a multiple of update_every
     ],
