@@ -1,7 +1,6 @@
 """Where and how torch computes: device, threads, seeds. The one place that knows."""
 
 import ctypes
-import gc
 import random
 import sys
 from contextlib import suppress
@@ -30,7 +29,6 @@ def setup(seed: int, device: str = "cpu", threads: int = 1, matmul_precision: st
         raise UserError(f"seed is {seed}; it must lie in 0 to {2**32 - 1}")
     seed = int(seed)
     keep_freed_memory()
-    gc.freeze()  # what is imported stays, and the collector need not walk it again and again
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision(matmul_precision)
     random.seed(seed)

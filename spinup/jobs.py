@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import platform
 import shutil
 import signal
 import sys
@@ -125,7 +126,8 @@ def read_status(folder: Path) -> dict:
 def write_status(job: Job, outcome: str, start: float) -> None:
     if mpi.proc_id() == 0:
         job.folder.mkdir(parents=True, exist_ok=True)
-        status = {"outcome": outcome, "seconds": time.time() - start, "arguments": as_recorded(job.arguments)}
+        status = {"outcome": outcome, "seconds": time.time() - start, "process": [platform.node(), os.getpid()]}
+        status["arguments"] = as_recorded(job.arguments)
         temporary = job.folder / f".{STATUS}"
         temporary.write_text(json.dumps(status, indent=1) + "\n", "utf-8")
         os.replace(temporary, job.folder / STATUS)
@@ -141,6 +143,7 @@ def place(job: Job) -> tuple[Job, bool]:
 
     Its own is one whose status.json has the same arguments. What an unfinished try left there is removed: the seed
     makes it the beginning of what the next try will write. Another run's folder is left alone; folder-2 follows it.
+    Raises UserError where a process on this machine is still at work on it.
     """
     for i in itertools.count(1):
         folder = job.folder if i == 1 else job.folder.with_name(f"{job.folder.name}-{i}")
@@ -150,10 +153,25 @@ def place(job: Job) -> tuple[Job, bool]:
         if not status and not (folder / "config.json").exists() and not (folder / "progress.txt").exists():
             break
     done = status.get("outcome") == DONE
+    if status.get("outcome") == "running" and is_alive(*status.get("process", (None, 0))):
+        raise UserError(f"{folder} is at work in process {status['process'][1]}; wait for it, or end it first")
     if status and not done:
         shutil.rmtree(folder)
     kwargs = {**job.arguments["logger_kwargs"], "output_dir": str(folder)}
     return job._replace(arguments={**job.arguments, "logger_kwargs": kwargs}), done
+
+
+def is_alive(node: str, process: int) -> bool:
+    """Whether a process runs on this machine; False where that cannot be told."""
+    if node != platform.node() or os.name == "nt":  # on Windows os.kill would end it
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 # ---- executors

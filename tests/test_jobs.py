@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -124,6 +125,22 @@ def test_a_run_that_is_no_grids_is_left_alone(tmp_path, log):
     runs = run_grid(tmp_path, log, seeds=(0, 2))
     assert runs[0].folder == f"{folder}-2"
     assert [p.name for p in folder.iterdir()] == ["progress.txt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="cannot be told there")
+def test_a_run_that_is_at_work_is_not_touched(tmp_path, log):
+    run_grid(tmp_path, log, seeds=(0, 2))
+    file = tmp_path / "data" / "g" / "g_s0" / "status.json"
+    status = json.loads(file.read_text())
+    for process, free in ((os.getpid(), False), (2**22 + 1, True)):  # ours, and one above all that Linux has
+        file.write_text(json.dumps({**status, "outcome": "running", "process": [platform.node(), process]}))
+        if free:
+            assert outcomes(run_grid(tmp_path, log, seeds=(0, 2))) == {0: "done", 2: "done before"}
+        else:
+            with pytest.raises(UserError, match=f"g_s0 is at work in process {process}"):
+                run_grid(tmp_path, log, seeds=(0, 2))
+            assert file.exists()
+    assert seeds_run(log) == [0, 0, 2]
 
 
 # ---- other executors
