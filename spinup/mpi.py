@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -135,10 +136,31 @@ def mpi_statistics_scalar(x, with_min_and_max: bool = False):
     return mean, std, mpi_min(x.min() if x.size else np.inf), mpi_max(x.max() if x.size else -np.inf)
 
 
+def share(x: Any) -> Any:
+    """Process 0's `x`, whatever it is, on all processes."""
+    return world().bcast(x) if world() else x
+
+
+def allgather(x: Any) -> list:
+    """The list of every process's `x`, whatever it is, by rank."""
+    return world().allgather(x) if world() else [x]
+
+
+def barrier() -> None:
+    """Wait for all processes to come here."""
+    if world():
+        world().Barrier()
+
+
 def average_tensor(x) -> None:
     """Replace the tensor `x` (any shape) by its mean over all processes, in place."""
     if world():
-        x.copy_(x.new_tensor(mpi_avg(x.detach().cpu().numpy())))
+        from mpi4py import MPI
+
+        x = x.detach()
+        values = x.cpu().contiguous()  # x itself, where it is so already
+        world().Allreduce(MPI.IN_PLACE, values.numpy())
+        x.copy_(values.div_(num_procs()))
 
 
 def mpi_avg_grads(module) -> None:

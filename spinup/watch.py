@@ -6,7 +6,6 @@ Loading reads JSON and tensors; no code that a run's folder names or holds is ev
 import argparse
 import contextlib
 import ctypes
-import json
 import math
 import os
 import pickle
@@ -22,7 +21,8 @@ from torch import nn
 
 from spinup import nets
 from spinup.envs import VecEnv, evaluate, make_env, make_envs
-from spinup.errors import UserError, closest
+from spinup.errors import UserError, closest, first_line
+from spinup.logger import read_config
 
 EnvFn = str | Callable
 ONLY_TRAINING = ("rew_norm.", "temperature.")  # saved with a policy that can do without
@@ -64,23 +64,6 @@ def load(
     return policy.eval()
 
 
-def read_config(path: str | Path) -> tuple[Path, dict]:
-    """A run's folder and its config.json, with env_kwargs and ac_kwargs as dicts."""
-    folder = Path(path).expanduser()
-    file = folder / "config.json"
-    if not folder.is_dir():
-        names = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        raise UserError(f"there is no folder '{folder}'{closest(folder.name, names)}")
-    if not file.exists():
-        below = sorted(str(p.parent) for p in folder.glob("**/config.json"))
-        raise UserError(f"'{folder}' holds no run (no config.json); runs below it: {', '.join(below[:5]) or 'none'}")
-    try:
-        config = json.loads(file.read_text("utf-8"))
-        return folder, {**config, **{key: dict(config.get(key) or {}) for key in ("env_kwargs", "ac_kwargs")}}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file} is not a config.json that spinup wrote ({first_line(error)})") from error
-
-
 def read_state(folder: Path, itr: int | None) -> dict[str, torch.Tensor]:
     """The parameters in model.pt or model{itr}.pt, without those that only training uses."""
     file = folder / f"model{'' if itr is None else itr}.pt"
@@ -120,10 +103,6 @@ def network_class(config: dict) -> type[nn.Module]:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise UserError(f"the networks are {name}; in Python: spinup.load(..., actor_critic=that class)")
     return found
-
-
-def first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
 
 
 # ---- test_policy
