@@ -24,14 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 
-import spinup
-from spinup import mpi
+from spinup import __version__, mpi
 from spinup.errors import Fault, UserError, first_line
 from spinup.files import checksum, replace_file, to_disk, writing
 from spinup.logger import EpochLogger
 
 FORMAT = 1  # of the files; another one cannot be read
-CALLS_BETWEEN_AGREEMENTS = 100  # steps between two rounds in which MPI processes ask each other whether to stop
+CALLS_BETWEEN_AGREEMENTS = 20  # steps between two rounds in which MPI processes ask each other whether to stop
 
 
 class RunState:
@@ -142,6 +141,7 @@ class RunState:
         self.logger.save_state()
         self.logger.log(f"To go on: python -m spinup.run resume {self.folder}", color="yellow")
         self.close()
+        mpi.barrier()  # who ends first has the launcher end the others
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     # ---- what is saved
@@ -232,7 +232,7 @@ class RunState:
         """What must be the same for a checkpoint to be used."""
         return {
             "format": FORMAT,
-            "spinup": spinup.__version__,
+            "spinup": __version__,
             "algorithm": self.config["algorithm"],
             "environment": self.envs.name.removesuffix(": environment"),
             "observation space": str(self.envs.observation_space),

@@ -301,8 +301,21 @@ class VecEnv:
         try:
             return getattr(self.envs, what)(*args, **kwargs)
         except (EOFError, ConnectionError) as error:
+            for process in self.envs.processes:
+                process.join(0.1)  # until when the end of one shows
             dead = [i for i, process in enumerate(self.envs.processes) if not process.is_alive()]
-            raise Fault(f"{self.name}: the process of environment {dead} died in {what}") from error
+            self._end_workers()
+            raise Fault(f"the process of {self.name} {', '.join(map(str, dead))} died in {what}") from error
+        except Fault:
+            self._end_workers()
+            raise
+
+    def _end_workers(self) -> None:
+        """Leave no process of an asynchronous vector environment behind; it answers no more."""
+        for process in getattr(self.envs, "processes", ()):
+            process.terminate()
+            process.join()
+        self.envs.closed = True
 
     def _observations(self, o: np.ndarray) -> np.ndarray:
         """A copy, as the next step overwrites Gymnasium's own array."""

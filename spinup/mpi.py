@@ -43,7 +43,22 @@ def world():
         raise UserError(
             f"started as one of several MPI processes, but mpi4py cannot load ({error}): {INSTALL_HINT}"
         ) from error
-    return MPI.COMM_WORLD if MPI.COMM_WORLD.Get_size() > 1 else None
+    if MPI.COMM_WORLD.Get_size() == 1:
+        return None
+    end_all_when_one_raises()
+    return MPI.COMM_WORLD
+
+
+def end_all_when_one_raises() -> None:
+    """Have an exception that nobody catches end the other processes too, which would wait for this one for ever."""
+    show = sys.excepthook
+
+    def show_and_abort(*exception) -> None:
+        show(*exception)
+        sys.stdout.flush(), sys.stderr.flush()
+        world().Abort(1)
+
+    sys.excepthook = show_and_abort
 
 
 def stay_alone() -> None:
@@ -64,7 +79,7 @@ def num_procs() -> int:
 
 
 def mpi_fork(n: int) -> None:
-    """Run this same command again as `n` MPI processes and exit with their status; return at once where n <= 1
+    """Turn this process into a launcher of `n` MPI processes that run the same command; return at once where n <= 1
     or where a launcher has started this process already.
 
     Raises UserError where mpi4py or the launcher is missing.
@@ -79,7 +94,11 @@ def mpi_fork(n: int) -> None:
     main = sys.modules["__main__"]
     program = ["-m", main.__spec__.name] if getattr(main, "__spec__", None) else [sys.argv[0]]
     command = [launcher, "-n", str(n), sys.executable, "-u", *program, *sys.argv[1:]]
-    sys.exit(subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    sys.stdout.flush(), sys.stderr.flush()
+    if os.name == "nt":
+        sys.exit(subprocess.run(command, env=environment).returncode)
+    os.execve(launcher, command, environment)  # no process is left in between to lose signals or leave orphans
 
 
 def msg(text: str, string: str = "") -> None:

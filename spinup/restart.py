@@ -35,10 +35,9 @@ def resume(
     module = env_name.rpartition(":")[0]
     if env_fn is None and module and module not in sys.modules:
         raise UserError(f"{folder}: its environment '{env_name}' imports {module}; allow it with --env {env_name}")
-    if actor_critic is None and not str(config.get("actor_critic")).startswith("spinup.nets."):
-        raise UserError(
-            f"{folder}: its networks are {config.get('actor_critic')}; in Python: spinup.resume(folder, actor_critic=...)"
-        )
+    networks = str(config.get("actor_critic"))
+    if actor_critic is None and not networks.startswith("spinup.nets."):
+        raise UserError(f"{folder}: its networks are {networks}; in Python: spinup.resume(folder, actor_critic=...)")
     arguments["env_fn"] = env_name if env_fn is None else env_fn
     arguments["epochs"] = config["epochs"] if epochs is None else epochs
     del arguments["actor_critic"]
@@ -46,7 +45,7 @@ def resume(
         arguments["actor_critic"] = actor_critic
     done = epochs_done(folder)
     if done >= arguments["epochs"]:
-        raise UserError(f"the run in {folder} has done its {done} epochs; --epochs {2 * done} would go on to {2 * done}")
+        raise UserError(f"the run in {folder} has done epoch {done}, its last; --epochs {2 * done} would double it")
     logger_kwargs = {**(config.get("logger_kwargs") or {}), "output_dir": str(folder), "exp_name": config["exp_name"]}
     return function(**{**arguments, "logger_kwargs": {**logger_kwargs, "resume": True}})
 
@@ -56,7 +55,8 @@ def find_algorithm(folder: Path, config: dict) -> Callable:
     names = sorted(path.stem for path in (Path(__file__).parent / "algos").glob("[!_]*.py"))
     name = config.get("algorithm")
     if name not in names:
-        raise UserError(f"{folder / 'config.json'} names the algorithm {name!r:.80}; it must be one of {', '.join(names)}")
+        names = ", ".join(names)
+        raise UserError(f"{folder / 'config.json'} names the algorithm {name!r:.80}; it must be one of {names}")
     return getattr(importlib.import_module(f"spinup.algos.{name}"), name)
 
 
@@ -75,7 +75,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str]) -> None:
     """The command: on as many MPI processes as the run had."""
-    parser = Parser(prog="python -m spinup.run resume", description="Go on with a run that was ended.")
+    parser = Parser("python -m spinup.run resume", description="Go on with a run that was ended.", allow_abbrev=False)
     parser.add_argument("path", help="folder of a run, as data/cmd_ppo/cmd_ppo_s0")
     parser.add_argument("--epochs", type=int, help="train for so many in all; default: as the run was to")
     parser.add_argument("--env", help="train in this environment; module:Env-v0 imports module")

@@ -106,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(status, f"{cause}spinup: error: {' '.join(str(error).split())}; what was logged and saved stays")
     except KeyboardInterrupt:
         status = 130
-        print("spinup: stopped; what was logged and saved stays", file=sys.stderr)
+        if importlib.import_module("spinup.mpi").proc_id() == 0:
+            print("spinup: stopped; what was logged and saved stays", file=sys.stderr)
     except BrokenPipeError:  # who read our output has seen enough, as in `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141

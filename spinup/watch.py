@@ -11,6 +11,7 @@ import os
 import pickle
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -71,6 +72,9 @@ def read_state(folder: Path, itr: int | None) -> dict[str, torch.Tensor]:
         there = ", ".join(sorted(p.name for p in folder.glob("model*.pt"))) or "nothing; did the run save yet?"
         raise UserError(f"there is no {file}; saved there: {there}")
     try:
+        with zipfile.ZipFile(file) as archive:
+            if broken := archive.testzip():  # torch does not look at the checksums
+                raise zipfile.BadZipFile(f"the checksum of {broken} does not fit")
         state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{file} is damaged, or holds more than tensors and is not loaded") from error

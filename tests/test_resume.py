@@ -11,14 +11,10 @@ import time
 from pathlib import Path
 
 import gymnasium as gym
-import numpy as np
 import pytest
 import torch
 
 import spinup
-from spinup import checkpoint
-from spinup.errors import UserError
-from spinup.run import main
 
 ROOT = Path(__file__).parent.parent
 TIMES = {"Time", "EvalTime"}
@@ -57,7 +53,7 @@ class At(gym.Wrapper):
 
 
 def at(env_id, num_envs, step, action):
-    """A maker of environments; the first that it makes is tried and closed, and those after `num_envs` more are tests'."""
+    """A maker of environments; the first that it makes is only tried, and those after `num_envs` more are for tests."""
     made, count = [0], [0]
 
     def make():
@@ -147,3 +143,56 @@ def test_a_run_that_was_stopped_goes_on_exactly_from_that_step(name, action, err
     assert kept.name == ("153" if SETTINGS[name][1]["num_envs"] == 1 else "154")  # the step at work was done first
     train(name, tmp_path, resume=True)
     same_run(tmp_path, whole(name))
+
+
+# ---- the command line, killed without warning
+
+
+def start(folder, *words):
+    """The command in a session of its own, so that all its processes can be killed at once."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with open(folder.with_suffix(".log"), "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "spinup.run", *words], env=env, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+COMMANDS = {
+    "vpg": "--env CartPole-v1 --steps 200 --epochs 60",
+    "trpo": "--env CartPole-v1 --steps 200 --epochs 60",
+    "ppo": "--env CartPole-v1 --steps 200 --epochs 40",
+    "ddpg": "--env Pendulum-v1 --steps 100 --epochs 8 --batch_size 16 --hid 32,32 --start_steps 100 --update_after 50",
+    "td3": "--env Pendulum-v1 --steps 100 --epochs 8 --batch_size 16 --hid 32,32 --start_steps 100 --update_after 50",
+    "sac": "--env Pendulum-v1 --steps 100 --epochs 8 --batch_size 16 --hid 32,32 --start_steps 100 --update_after 50",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("algo", COMMANDS)
+def test_killed_at_ten_random_moments(algo, processes, tmp_path):
+    """kill -9 on all processes of the run, ten times on its way to the end."""
+    flags = [*COMMANDS[algo].split(), "--checkpoint_freq", "1", "--cpu", str(processes), "--quiet"]
+    began = time.time()
+    assert start(tmp_path / "whole", algo, *flags, "--data_dir", str(tmp_path / "whole")).wait(500) == 0
+    took = time.time() - began
+    run = tmp_path / "killed" / f"cmd_{algo}" / f"cmd_{algo}_s0"
+    luck, ended, kills = random.Random(algo), False, 0
+    while not ended:
+        exists = (run / "config.json").exists()
+        if not exists:
+            shutil.rmtree(run, ignore_errors=True)
+        first = [algo, *flags, "--data_dir", str(tmp_path / "killed")]
+        process = start(tmp_path / "killed", *(["resume", str(run)] if exists else first))
+        try:
+            status = process.wait(500 if kills == 10 else luck.uniform(0.2, 0.9) * took)
+            assert status == 0, (tmp_path / "killed.log").read_text()
+            ended = True
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            lines = (run / "progress.txt").read_bytes() if (run / "progress.txt").exists() else b""
+            assert not lines or lines.endswith(b"\n")
+    assert kills >= 3  # how many fit in depends on the machine
+    same_run(run, tmp_path / "whole" / f"cmd_{algo}" / f"cmd_{algo}_s0")
