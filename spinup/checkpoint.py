@@ -248,7 +248,7 @@ class RunState:
         """Raise Fault where a tensor of the actor-critic has NaN or infinity, or differs between MPI processes."""
         tensors = {name: x.detach() for name, x in self.logger.module.state_dict().items()}
         for name, x in tensors.items():
-            if x.is_floating_point() and not x.isfinite().all():
+            if x.is_floating_point() and not (x < math.inf).all():  # log_alpha may be minus infinity
                 raise Fault(f"{name} has NaN or infinity after epoch {self.epoch}, step {self.t}; {self.what_stays()}")
         if mpi.num_procs() > 1:
             sums = mpi.allgather({name: zlib.crc32(x.cpu().contiguous().numpy().data) for name, x in tensors.items()})

@@ -284,10 +284,12 @@ class VecEnv:
     # ---- parts
 
     def _episode_seeds(self) -> list[int]:
-        """The seed of each environment's running episode: the first is the environment's own, seed + its number."""
-        own = range(self.seed, self.seed + self.num_envs)
-        pairs = zip(own, self.episode.tolist(), strict=True)
-        return [np.random.SeedSequence(pair).generate_state(1).item() if pair[1] else pair[0] for pair in pairs]
+        """The seed of each environment's running episode: seed + its number for the first, then one drawn from both."""
+        seeds = []
+        for i, episode in enumerate(self.episode.tolist()):
+            later = np.random.SeedSequence((self.seed, i, episode)).generate_state(1).item() if episode else 0
+            seeds.append(later or self.seed + i)
+        return seeds
 
     def _begin_episodes(self, mask: np.ndarray) -> None:
         """New episodes where mask, (N,), says so."""
