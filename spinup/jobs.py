@@ -68,7 +68,8 @@ def perform(job: Job, apart: bool = False) -> Run:
     """
     if apart:
         mpi.stay_alone()
-        if read_status(job.folder).get("outcome") == DONE:  # by an earlier try, whose answer was lost
+        job, done = place(job)  # once more, as an executor may try again what was begun or done on a node that died
+        if done:
             return Run(job.name, job.seed, str(job.folder), 0.0, DONE)
     start, outcome = time.time(), DONE
     write_status(job, "running", start)

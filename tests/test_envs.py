@@ -289,7 +289,7 @@ def test_every_episode_has_a_seed_of_its_own():
     assert (first[0], second[0]) == (7, 8)
     assert len({*first, *second}) == 8
     assert seeds(7) == [first, second]
-    assert not set(first[1:] + second[1:]) & set(sum(seeds(8), []))  # other seeds are other runs
+    assert not set(first[1:] + second[1:]) & {*seeds(8)[0], *seeds(8)[1]}  # other seeds are other runs
     assert second[2] == np.random.SeedSequence((7, 1, 2)).generate_state(1)[0]
 
 
