@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -506,3 +507,18 @@ def test_an_environment_that_does_not_repeat_itself_goes_on_with_a_new_episode(t
     go(Drifts, resume=True)
     assert "Drifts: environment [0, 1] did not repeat the episode from its seed" in capfd.readouterr().err
     assert len(table(tmp_path)) == 4
+
+
+# ---- the page
+
+
+def test_every_row_of_the_table_of_faults_names_tests_that_there_are():
+    root = Path(__file__).parents[1]
+    rows = [row for row in (root / "docs" / "faults.md").read_text("utf-8").split("\n") if row.startswith("| ")][1:]
+    rows = [row for row in rows if not row.startswith(("| ---", "| **"))]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"\ndef {test}(" in (root / "tests" / file).read_text("utf-8"), f"there is no {file}::{test}"
