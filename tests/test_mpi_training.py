@@ -1,5 +1,6 @@
 """Training on two processes, through the real launcher: gradients, exact resume, and one end for all."""
 
+import json
 import os
 import shutil
 import signal
@@ -233,3 +234,72 @@ def test_parameters_that_differ_are_named(tmp_path):
     )
     assert result.returncode != 0
     assert "critic.1.2.weight on process 1 is not that on process 0, after epoch 1" in result.stderr
+
+
+# ---- two hosts
+
+HOSTS = """set -e
+ip netns add {a}; ip netns add {b}
+ip link add {a} type veth peer name {b}
+ip link set {a} netns {a}; ip link set {b} netns {b}
+ip -n {a} addr add 10.77.0.1/24 dev {a}; ip -n {b} addr add 10.77.0.2/24 dev {b}
+for name in {a} {b}; do ip -n $name link set lo up; ip -n $name link set $name up; done
+"""
+# Stands for ssh: called as `[-x] HOST COMMAND...`.
+SSH = """#!/bin/sh
+while [ "${{1#-}}" != "$1" ]; do shift; done
+case $1 in 10.77.0.1) host={a};; *) host={b};; esac
+shift
+exec ip netns exec $host unshare --uts sh -c "hostname $host; $*"
+"""
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    """Two network namespaces that see each other, and what logs in to them; yields the first one's name."""
+    name = f"su{os.getpid()}"
+    names = dict(a=f"{name}a", b=f"{name}b")
+    if not shutil.which("ip") or not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("only root can make network namespaces, with the command ip")
+    try:
+        if subprocess.run(["sh", "-c", HOSTS.format(**names)], capture_output=True).returncode:
+            pytest.skip("this system lets nobody make network namespaces")
+        (tmp_path / "ssh").write_text(SSH.format(**names))
+        (tmp_path / "ssh").chmod(0o755)
+        (tmp_path / "hosts").write_text("10.77.0.1:1\n10.77.0.2:1\n")
+        yield names["a"]
+    finally:
+        for host in names.values():
+            subprocess.run(["ip", "netns", "delete", host], capture_output=True)
+
+
+def test_two_hosts(tmp_path, hosts):
+    """A hostfile, as in the documentation; what the processes send each other goes from one network to the other."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    launcher = Path(sys.executable).parent / "mpiexec"
+    if "HYDRA" not in subprocess.run([launcher, "--version"], capture_output=True, text=True).stdout.upper():
+        pytest.skip("another launcher than MPICH's takes other flags")
+    login = ["-launcher", "ssh", "-launcher-exec", str(tmp_path / "ssh")]
+    train = [
+        "-m",
+        "spinup.run",
+        "ppo",
+        "--env",
+        "CartPole-v1",
+        "--steps",
+        "256",
+        "--epochs",
+        "2",
+        "--quiet",
+        "--data_dir",
+    ]
+    result = subprocess.run(
+        ["ip", "netns", "exec", hosts, launcher, *login, "-f", tmp_path / "hosts", "-n", "2", sys.executable, *train,
+         str(tmp_path)], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    run = tmp_path / "cmd_ppo" / "cmd_ppo_s0"
+    assert json.loads((run / "config.json").read_text())["run"]["processes"] == 2
+    assert (run / "progress.txt").read_text().count("\n") == 3
+    (kept,) = (run / "checkpoint").iterdir()
+    assert {path.name for path in kept.iterdir()} == {"manifest.json", "rank0.pt", "rank1.pt"}
