@@ -50,6 +50,7 @@ class Adam:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ):
+        self.module = module
         self.names, self.params = zip(*module.named_parameters(), strict=True)
         self.flat = flatten(module)
         self.lr, self.max_grad_norm, self.betas, self.eps = lr, max_grad_norm, betas, eps
@@ -63,26 +64,26 @@ class Adam:
 
     def minimize(self, loss: torch.Tensor) -> None:
         """One step down the gradient of `loss` (a scalar), averaged over all MPI processes."""
+        self.check_finite(loss)
         grads = torch.autograd.grad(loss, self.params, materialize_grads=True)
         torch.cat([g.reshape(-1) for g in grads], out=self.grad)
         mpi.average_tensor(self.grad)
-        self.check_finite(loss)
         if self.max_grad_norm is not None:
             self.grad.mul_((self.max_grad_norm / (self.grad.norm() + 1e-6)).clamp(max=1.0))
         self.step()
 
     def check_finite(self, loss: torch.Tensor) -> None:
-        """Raise Fault where the gradient has NaN or infinity. Not on a GPU, which would have to wait for it: there the
-        parameters are looked at once an epoch."""
-        if self.grad.device.type == "cpu" and not math.isfinite(self.grad.sum().item()):
-            grads = self.grad.split([p.numel() for p in self.params])
-            bad = [name for name, grad in zip(self.names, grads, strict=True) if not grad.isfinite().all()]
-            if bad:
-                raise Fault(
-                    f"the gradient of {bad[0]} has NaN or infinity in gradient step {int(self.t) + 1} (loss "
-                    f"{loss.item():g}); the parameters are those before it, and a smaller learning rate or "
-                    "max_grad_norm may help"
-                )
+        """Raise Fault where the loss is NaN or infinite, as it is once a gradient was. Not on a GPU, which would have to
+        wait for it: there the parameters are looked at once an epoch."""
+        if loss.device.type != "cpu" or math.isfinite(loss.item()):
+            return
+        grads = self.grad.split([p.numel() for p in self.params])
+        bad = [name for name, grad in zip(self.names, grads, strict=True) if not grad.isfinite().all()]
+        first = f"; the step before had NaN or infinity in the gradient of {bad[0]}" if bad else ""
+        raise Fault(
+            f"the loss of {type(self.module).__name__} is {loss.item()} in its gradient step {int(self.t) + 1}{first}; "
+            "a smaller learning rate or max_grad_norm may help"
+        )
 
     def state_dict(self) -> dict:
         return {"m": self.m, "v": self.v, "t": self.t}
