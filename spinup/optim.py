@@ -73,8 +73,10 @@ class Adam:
         self.step()
 
     def check_finite(self, loss: torch.Tensor) -> None:
-        """Raise Fault where the loss is NaN or infinite, as it is once a gradient was. Not on a GPU, which would have to
-        wait for it: there the parameters are looked at once an epoch."""
+        """Raise Fault where the loss is NaN or infinite, as it is once a gradient was.
+
+        Not on a GPU, which would have to wait for it: there the parameters are looked at once an epoch.
+        """
         if loss.device.type != "cpu" or math.isfinite(loss.item()):
             return
         grads = self.grad.split([p.numel() for p in self.params])
