@@ -68,9 +68,7 @@ def main() -> None:
         folder = Path(name)
         make_runs(folder / "runs", args.runs, args.rows, args.groups)
         size = sum(path.stat().st_size for path in folder.rglob("progress.txt")) / 1e6
-        print(
-            f"{args.runs} runs of {args.rows} rows in {args.groups} groups, {size:.0f} MB; seconds, {args.repeats} times"
-        )
+        print(f"{args.runs} runs of {args.rows} rows, {args.groups} groups, {size:.0f} MB: seconds, fastest first")
         for label, flags in FIGURES.items():
             times = sorted(seconds(flags, folder) for _ in range(args.repeats))
             print(f"{label:<20}" + "".join(f"{t:8.1f}" for t in times), flush=True)

@@ -25,10 +25,10 @@ FLAGS = {
     ("CartPole-v1", "trpo"): "--epochs 58",
     ("CartPole-v1", "ppo"): "--epochs 29",
     ("CartPole-v1", "sac"): f"{SMALL} 15",
-    ("Pendulum-v1", "vpg"): "--epochs 240",
+    ("Pendulum-v1", "vpg"): "--steps_per_epoch 1600 --epochs 75",
     ("Pendulum-v1", "trpo"): "--epochs 120",
     ("Pendulum-v1", "ppo"): "--epochs 60",
-    ("Pendulum-v1", "sac"): f"{SMALL} 15",
+    ("Pendulum-v1", "sac"): f"{SMALL} 10",
 }
 KEPT = ("config.json", "progress.txt")
 
