@@ -24,7 +24,7 @@ FLAGS = {
     ("CartPole-v1", "vpg"): "--epochs 117",
     ("CartPole-v1", "trpo"): "--epochs 58",
     ("CartPole-v1", "ppo"): "--epochs 29",
-    ("CartPole-v1", "sac"): f"{SMALL} 14 --batch_size 64 --polyak 0.98 --target_entropy 0.1",
+    ("CartPole-v1", "sac"): f"{SMALL} 14 --batch_size 64 --polyak 0.99 --n_step 8 --alpha 0.05",
     ("Pendulum-v1", "vpg"): "--steps_per_epoch 1600 --epochs 75",
     ("Pendulum-v1", "trpo"): "--epochs 120",
     ("Pendulum-v1", "ppo"): "--epochs 60",
