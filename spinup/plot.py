@@ -180,7 +180,7 @@ def _draw(ax, lines: list[Line], estimator: str, style: dict) -> None:
     enough = 2 * np.isfinite(ys).sum(axis=0) >= len(ys)
     y = np.where(enough, y, np.nan)
     if len(lines) > 1:
-        alpha = 0.35 * min(1, (5 / len(lines)) ** 0.5)  # many seeds must not hide the line over them
+        alpha = (0.6 if _dark(ax) else 0.35) * min(1, (5 / len(lines)) ** 0.5)  # many must not hide the line over them
         for line in lines:
             ax.plot(line.x, line.y, color=style["color"], linewidth=0.5, alpha=alpha, zorder=1.5)
         if low is not None:
@@ -334,10 +334,15 @@ def _scale(ax) -> None:
 
 def _band(ax, x, low, high, color: str, where=None) -> None:
     """Shade an interval: enough to be seen on the background, and little enough to see others through it."""
+    alpha = 0.4 if _dark(ax) else 0.18
+    ax.fill_between(x, low, high, where=where, color=color, alpha=alpha, linewidth=0, zorder=1.4)
+
+
+def _dark(ax) -> bool:
+    """Whether the page is dark, on which faint lines and shades need to be stronger."""
     import matplotlib
 
-    dark = sum(matplotlib.colors.to_rgb(ax.get_facecolor())) < 1.5
-    ax.fill_between(x, low, high, where=where, color=color, alpha=0.4 if dark else 0.18, linewidth=0, zorder=1.6)
+    return sum(matplotlib.colors.to_rgb(ax.get_facecolor())) < 1.5
 
 
 def _title(names: list[str], sizes: list[int], envs: set[str], note: str = "") -> str:

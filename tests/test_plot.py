@@ -216,6 +216,21 @@ def test_seen_on_white_and_on_black():
         assert matplotlib.colors.to_rgb(ax.xaxis.label.get_color()) == (ink,) * 3
 
 
+@pytest.mark.parametrize(("style", "page"), [("default", 1), ("dark_background", 0)])
+def test_seeds_are_faint_and_not_lost(style, page):
+    """On the page and on the band, a seed's line lies between the page and the line over all seeds."""
+    with plt.style.context(style):
+        ax = curves(frame(([0, 1], [0, 0]), ([0, 1], [2, 2])))
+    (band,) = ax.collections
+    (seed, *_), mean = ax.get_lines(), ax.get_lines()[-1]
+    assert band.get_zorder() < seed.get_zorder() < mean.get_zorder()
+    ink = np.array(matplotlib.colors.to_rgb(mean.get_color()))
+    on_band = page + band.get_alpha() * (ink - page)
+    for under in (np.full(3, page), on_band):
+        faint = under + seed.get_alpha() * (ink - under)
+        assert 0.15 < np.abs(faint - under).max() < 0.7 * np.abs(ink - page).max()
+
+
 # What a colour looks like without the long, the middle and the short cones, in linear RGB: Machado, Oliveira and
 # Fernandes 2009, doi:10.1109/TVCG.2009.113, severity 1.
 BLINDNESS = {
