@@ -123,7 +123,8 @@ class RunState:
             if inner is None:  # the run has ended by an exception
                 return os.kill(os.getpid(), number)
             self.wish = int(number)
-            self.logger.log("Stopping after this step; once more to stop at once", color="yellow")
+            if not self.logger.quiet:  # print() might be at work, and must not be entered twice
+                os.write(1, b"\nStopping after this step; once more to stop at once\n")
 
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -234,7 +235,7 @@ class RunState:
             "format": FORMAT,
             "spinup": __version__,
             "algorithm": self.config["algorithm"],
-            "environment": self.envs.name.removesuffix(": environment"),
+            "environment": env if isinstance(env := self.config["env_fn"], str) else "a function",
             "observation space": str(self.envs.observation_space),
             "action space": str(self.envs.action_space),
             "num_envs": self.envs.num_envs,

@@ -157,7 +157,7 @@ def trpo(
     # ---- act
     obs = run.begin()
     for epoch in range(run.epoch, epochs + 1):
-        for _ in range(buffer.t, steps):
+        for _ in range(buffer.t, steps):  # from 0, but for a run that was stopped in an epoch
             run.step(num_envs)
             action = ac.act(obs)
             next_obs, reward, terminated, truncated = envs.step(action)
