@@ -23,6 +23,7 @@ LAYERS = {
     **dict.fromkeys(("nets", "buffers", "envs", "logger", "checkpoint", "optim"), 2),
     **{"stats": 1, "results": 2},  # of plot
     "jobs": 3,
+    "examples": 1,  # programs that stand alone
     "algos": 3,
     **dict.fromkeys(("grid", "watch", "plot", "cli"), 4),
     "run": 5,

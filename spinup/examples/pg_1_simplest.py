@@ -40,7 +40,7 @@ def play(envs: list[gym.Env], policy: nn.Module) -> list[tuple[Tensor, Tensor, T
     return [(torch.tensor(np.stack(obs)), torch.tensor(act), torch.tensor(rew)) for obs, act, rew in episodes]
 
 
-def train(epochs: int = 60, episodes: int = 20, lr: float = 1e-2, seed: int = 0) -> list[float]:
+def train(epochs: int = 60, episodes: int = 10, lr: float = 1e-2, seed: int = 0) -> list[float]:
     """Take one step after each epoch of episodes; returns the mean return of each."""
     torch.manual_seed(seed)
     envs = [gym.make("CartPole-v1") for _ in range(episodes)]

@@ -64,7 +64,7 @@ def play(envs: list[gym.Env], policy: nn.Module) -> list[tuple[Tensor, Tensor, T
 
 
 def train(
-    epochs: int = 60, episodes: int = 20, lr: float = 1e-2, gamma: float = 0.99, lam: float = 0.95, seed: int = 0
+    epochs: int = 60, episodes: int = 10, lr: float = 1e-2, gamma: float = 0.99, lam: float = 0.95, seed: int = 0
 ) -> list[float]:
     """Take one step after each epoch of episodes; returns the mean return of each."""
     torch.manual_seed(seed)
