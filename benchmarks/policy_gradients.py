@@ -63,7 +63,7 @@ def fitted(batch: list, gamma: float) -> nn.Module:
     zeros = [torch.zeros(len(rew) + 1) for _, _, rew, _ in batch]
     ret = [pg_4_gae.advantages(rew, z, gamma, 1.0) for (_, _, rew, _), z in zip(batch, zeros, strict=True)]
     obs = torch.cat([obs[:-1] for obs, _, _, _ in batch])
-    pg_4_gae.fit(value, torch.optim.Adam(value.parameters(), 3e-2), obs, torch.cat(ret), steps=1000)
+    pg_4_gae.fit(value, torch.optim.Adam(value.parameters(), 3e-2), obs, torch.cat(ret), steps=400)
     return value
 
 
@@ -87,7 +87,7 @@ def variance(epochs: tuple[int, ...] = (0, 10, 20, 30), episodes: int = 2000) ->
     for i, env in enumerate(envs):
         env.reset(seed=1000 + i)
     for policy in policies(epochs).values():
-        fresh = [episode for _ in range(5) for episode in pg_4_gae.play(envs, policy)]
+        fresh = pg_4_gae.play(envs, policy)
         v, v_discounted = fitted(fresh, 1.0), fitted(fresh, GAMMA)
         gradients = {name: [] for name in STAGES}
         returns = []
