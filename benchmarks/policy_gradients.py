@@ -10,7 +10,9 @@ import argparse
 import contextlib
 import copy
 import io
+import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import gymnasium as gym
@@ -111,13 +113,19 @@ def variance(epochs: tuple[int, ...] = (0, 10, 20, 30), episodes: int = 2000) ->
 # ---- learning
 
 
-def learning(seeds: int = 5) -> dict[str, np.ndarray]:
-    """The mean return of each epoch, (seeds, epochs), of each program with its defaults."""
-    curves = {}
-    for name, stage in STAGES.items():
-        with contextlib.redirect_stdout(io.StringIO()):
-            curves[name] = np.array([stage.train(seed=seed) for seed in range(seeds)])
-    return curves
+def train(name: str, seed: int) -> list[float]:
+    """The mean return of each epoch of one run of a program with its defaults."""
+    torch.set_num_threads(1)
+    with contextlib.redirect_stdout(io.StringIO()):
+        return STAGES[name].train(seed=seed)
+
+
+def learning(seeds: int = 5, jobs: int = 1) -> dict[str, np.ndarray]:
+    """The curves of each program, (seeds, epochs), by so many processes at a time."""
+    runs = [(name, seed) for name in reversed(STAGES) for seed in range(seeds)]  # the longest first
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        curves = dict(zip(runs, pool.map(train, *zip(*runs, strict=True)), strict=True))
+    return {name: np.array([curves[name, seed] for seed in range(seeds)]) for name in STAGES}
 
 
 # ---- what is shown
@@ -179,8 +187,10 @@ def show_learning(curves: dict[str, np.ndarray]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("variance", "learning"))
+    parser.add_argument("--jobs", type=int, default=1, help="processes for `learning`")
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    if parser.parse_args().what == "variance":
+    if args.what == "variance":
         show_variance(variance())
     else:
-        show_learning(learning())
+        show_learning(learning(jobs=args.jobs))

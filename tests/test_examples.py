@@ -5,6 +5,8 @@ The gradients are exact because the chain below is so small that every trajector
 
 import ast
 import importlib
+import itertools
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -16,6 +18,9 @@ from torch import Tensor, nn
 from spinup.examples import pg_1_simplest, pg_2_reward_to_go, pg_3_baseline, pg_4_gae
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts, and no package
+policy_gradients = importlib.import_module("policy_gradients")
+
 PROGRAMS = ("pg_1_simplest", "pg_2_reward_to_go", "pg_3_baseline", "pg_4_gae")
 
 # ---- a chain of at most three steps over two states, with two actions; any step may end the episode
@@ -152,7 +157,7 @@ def test_gae_is_unbiased_with_the_true_values_or_lambda_1(lam):
 def test_variance_falls_with_each_stage(seed):
     policy = make_policy(seed)
     variances = [moments(policy, loss)[1] for loss in estimators(policy, exact_values(policy, 1.0), lam=0.5).values()]
-    assert all(b < 0.95 * a for a, b in zip(variances, variances[1:], strict=False)), variances
+    assert all(b < 0.95 * a for a, b in itertools.pairwise(variances)), variances
 
 
 def test_reward_to_go_can_raise_the_variance():
@@ -289,3 +294,36 @@ def test_stands_alone(name):
     assert {module.split(".")[0] for module in modules} == {"torch", "numpy", "gymnasium"}
     assert source.endswith('\n\nif __name__ == "__main__":\n    train()\n')
     assert f"python -m spinup.examples.{name}\n" in source
+
+
+# ---- the figures of the introduction
+
+
+def test_noise_by_hand():
+    """Of (1, 0) and (3, 0): variance 2, mean (2, 0), whose squared norm 4 is too large by 2 / 2."""
+    assert policy_gradients.noise(np.array([[1.0, 0.0], [3.0, 0.0]])) == pytest.approx(2 / 3)
+
+
+def test_noise_counts_episodes():
+    """The mean of as many samples as it says has noise as large as the signal: here 2 / 0.5 = 4."""
+    samples = np.random.default_rng(0).normal([0.5, 0.5], 1.0, (200_000, 2))
+    assert policy_gradients.noise(samples) == pytest.approx(4, rel=0.05)
+
+
+def test_variance_of_cartpole_falls():
+    rows = policy_gradients.variance(epochs=(0,), episodes=200)
+    assert [len(row) for row in rows.values()] == [1] * 5
+    assert 15 < rows["mean return"][0] < 40
+    assert rows["whole return"][0] > rows["reward-to-go"][0] > rows["baseline"][0] > 0
+
+
+def test_figures_are_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(policy_gradients, "IMAGES", tmp_path)
+    names = list(policy_gradients.STAGES)
+    policy_gradients.show_variance({"mean return": [20.0, 90.0]} | {name: [3.0, 44.04] for name in names})
+    policy_gradients.show_learning({name: np.arange(0.0, 80.0, 2.0).reshape(2, 20) for name in names})
+    out = capsys.readouterr().out
+    assert "| weights | return 20 | return 90 |" in out
+    assert "| GAE | 3.0 | 44.0 |" in out
+    assert "| GAE | 49 | 29 | 69 |" in out  # of the last ten of 0, 2, ... 38 and of 40, ... 78
+    assert {path.name for path in tmp_path.iterdir()} == {"pg-variance.svg", "pg-learning.svg"}

@@ -15,7 +15,8 @@ SPEC = importlib.util.spec_from_file_location("reading_list", DOCS / "reading_li
 reading_list = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(reading_list)
 
-ARXIV = r"arXiv:(?:(?:0[7-9]|1[0-4])(?:0[1-9]|1[0-2])\.\d{4}|(?:1[5-9]|2\d)(?:0[1-9]|1[0-2])\.\d{5})"  # longer since 2015
+# An arXiv id is year, month and a number, of five digits since 2015.
+ARXIV = r"arXiv:(?:0[7-9]|1[0-4])(?:0[1-9]|1[0-2])\.\d{4}|arXiv:(?:1[5-9]|2\d)(?:0[1-9]|1[0-2])\.\d{5}"
 ID = re.compile(ARXIV + r"|doi:10\.\d{4,5}/[\w.\-]+|https://[\w.\-]+/[\w.\-/?=%~]+")
 
 

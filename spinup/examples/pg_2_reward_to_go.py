@@ -2,8 +2,8 @@
 
     python -m spinup.examples.pg_2_reward_to_go
 
-Equation pg-reward-to-go of docs/introduction/policy-optimization.md. The stage before: pg_1_simplest.py, from which only
-`weights` differs; the next: pg_3_baseline.py.
+Equation pg-reward-to-go of docs/introduction/policy-optimization.md. The stage before: pg_1_simplest.py, from which
+only `weights` differs; the next: pg_3_baseline.py.
 """
 
 import gymnasium as gym

@@ -14,7 +14,7 @@ from torch.distributions import Categorical
 
 
 def advantages(rew: Tensor, v: Tensor, gamma: float, lam: float) -> Tensor:
-    """Discounted sums of temporal-difference errors. rew, result (T,); v (T + 1,), the last 0 after a terminal state."""
+    """Discounted sums of temporal-difference errors. rew, result (T,); v (T + 1,), the last 0 in a terminal state."""
     delta = rew + gamma * v[1:] - v[:-1]
     adv = delta.clone()
     for t in reversed(range(len(rew) - 1)):
