@@ -164,7 +164,7 @@ def show_variance(rows: dict[str, list[float]]) -> None:
     for name, colour, marker in zip(STAGES, COLOURS, MARKERS, strict=True):
         ax.plot(rows["mean return"], rows[name], marker=marker, color=colour, label=name)
     ax.set(yscale="log", xlabel="mean return of the policy", ylabel="episodes until noise = gradient")
-    ax.legend()
+    figure.legend(loc="outside upper center", ncols=4)
     save(figure, "pg-variance.svg")
 
 
