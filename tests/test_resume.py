@@ -157,13 +157,12 @@ def start(folder, *words):
         )
 
 
+EPOCHS = 80
+ON_POLICY = f"--env CartPole-v1 --steps 200 --epochs {EPOCHS}"
+OFF_POLICY = f"--env Pendulum-v1 --steps 50 --epochs {EPOCHS} --batch_size 16 --hid 32,32 --start_steps 100"
 COMMANDS = {
-    "vpg": "--env CartPole-v1 --steps 200 --epochs 60",
-    "trpo": "--env CartPole-v1 --steps 200 --epochs 60",
-    "ppo": "--env CartPole-v1 --steps 200 --epochs 40",
-    "ddpg": "--env Pendulum-v1 --steps 100 --epochs 8 --batch_size 16 --hid 32,32 --start_steps 100 --update_after 50",
-    "td3": "--env Pendulum-v1 --steps 100 --epochs 8 --batch_size 16 --hid 32,32 --start_steps 100 --update_after 50",
-    "sac": "--env Pendulum-v1 --steps 100 --epochs 8 --batch_size 16 --hid 32,32 --start_steps 100 --update_after 50",
+    **dict.fromkeys(("vpg", "trpo", "ppo"), ON_POLICY),
+    **dict.fromkeys(("ddpg", "td3", "sac"), f"{OFF_POLICY} --update_after 50 --eval_freq 10"),
 }
 
 
@@ -171,28 +170,31 @@ COMMANDS = {
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("algo", COMMANDS)
 def test_killed_at_ten_random_moments(algo, processes, tmp_path):
-    """kill -9 on all processes of the run, ten times on its way to the end."""
+    """kill -9 on all processes of the run: as it starts, and after some epochs, in whatever it does then."""
     flags = [*COMMANDS[algo].split(), "--checkpoint_freq", "1", "--cpu", str(processes), "--quiet"]
-    began = time.time()
     assert start(tmp_path / "whole", algo, *flags, "--data_dir", str(tmp_path / "whole")).wait(500) == 0
-    took = time.time() - began
-    run = tmp_path / "killed" / f"cmd_{algo}" / f"cmd_{algo}_s0"
-    luck, ended, kills = random.Random(algo), False, 0
-    while not ended:
-        exists = (run / "config.json").exists()
-        if not exists:
-            shutil.rmtree(run, ignore_errors=True)
-        first = [algo, *flags, "--data_dir", str(tmp_path / "killed")]
-        process = start(tmp_path / "killed", *(["resume", str(run)] if exists else first))
-        try:
-            status = process.wait(500 if kills == 10 else luck.uniform(0.2, 0.9) * took)
-            assert status == 0, (tmp_path / "killed.log").read_text()
-            ended = True
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-            lines = (run / "progress.txt").read_bytes() if (run / "progress.txt").exists() else b""
-            assert not lines or lines.endswith(b"\n")
-    assert kills >= 3  # how many fit in depends on the machine
+    run, luck = tmp_path / "killed" / f"cmd_{algo}" / f"cmd_{algo}_s0", random.Random(f"{algo}{processes}")
+
+    def rows():
+        return (run / "progress.txt").read_bytes().count(b"\n") if (run / "progress.txt").exists() else 0
+
+    def command():
+        if (run / "config.json").exists():
+            return "resume", str(run)
+        shutil.rmtree(run, ignore_errors=True)
+        return algo, *flags, "--data_dir", str(tmp_path / "killed")
+
+    for _ in range(10):
+        process = start(tmp_path / "killed", *command())
+        enough = time.monotonic() + luck.uniform(1, 100)  # at the latest
+        more = rows() + luck.randint(1, EPOCHS // 20)
+        while rows() < more and time.monotonic() < enough:
+            assert process.poll() in (None, 0), (tmp_path / "killed.log").read_text()
+            time.sleep(0.01)
+        time.sleep(luck.uniform(0, 0.2))
+        assert process.poll() is None, "it ended before it was killed ten times"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert rows() == 0 or (run / "progress.txt").read_bytes().endswith(b"\n")
+    assert start(tmp_path / "killed", *command()).wait(500) == 0
     same_run(run, tmp_path / "whole" / f"cmd_{algo}" / f"cmd_{algo}_s0")

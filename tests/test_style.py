@@ -24,6 +24,7 @@ LAYERS = {
     "checkpoint": 2.5,
     **{"stats": 1, "results": 2},  # of plot
     "jobs": 3,
+    "examples": 1,  # programs that stand alone
     "algos": 3,
     **dict.fromkeys(("grid", "watch", "restart", "plot", "cli"), 4),
     "run": 5,
