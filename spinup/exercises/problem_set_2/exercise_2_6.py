@@ -31,7 +31,7 @@ def evaluate(env: gym.Env, theta: np.ndarray, episodes: int, seed: int) -> list[
     return returns
 
 
-def train(seed: int = 0, iters: int = 5, population: int = 16, elite: int = 4, max_steps: int = 100) -> list[float]:
+def train(seed: int = 0, iters: int = 4, population: int = 8, elite: int = 2, max_steps: int = 500) -> list[float]:
     """Search for iters rounds, and return the mean policy's return after each."""
     random = np.random.default_rng(seed)
     env = gym.make("CartPole-v1", max_episode_steps=max_steps)
