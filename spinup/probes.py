@@ -144,7 +144,8 @@ class Case(NamedTuple):
     tolerance: float = 0.1
 
 
-STUCK = "nothing is learned: is the loss computed from the network's output, its gradient not cut off, and a step taken?"
+STUCK = "nothing is learned: does the loss depend on the network's output, does its gradient arrive, is a step taken?"
+CUT_OFF = "truncated is treated as terminated: only terminated may stop the bootstrapping"
 CASES = (
     Case(
         "constant reward",
@@ -163,8 +164,11 @@ CASES = (
         "values follow what is observed",
         "how observations and rewards are stored, indexed and shaped on their way to the value function's loss",
         [
-            ({-1: 0.0, 1: 0.0}, "each observation gets the mean of all rewards: a loss of (B, 1) against (B,) broadcasts to (B, B)"),
-            ({-1: 1.0, 1: -1.0}, "the sign is wrong, or a reward is stored with the next observation in place of its own"),
+            (
+                {-1: 0.0, 1: 0.0},
+                "each observation gets the mean of all rewards: a loss of (B, 1) against (B,) broadcasts to (B, B)",
+            ),
+            ({-1: 1.0, 1: -1.0}, "the sign is wrong, or a reward is stored with another step's observation"),
         ],
         values={-1: -1.0, 1: 1.0},
     ),
@@ -187,8 +191,8 @@ CASES = (
         "a cut-off is not an end",
         "what the target does where an episode is truncated: it goes on with the value of the true next observation",
         [
-            ({0: 1 / (1 - 0.8 * 2 / 3)}, "truncated is treated as terminated: only terminated may stop the bootstrapping"),
-            ({0: (1 + 1.8 + 2.44) / 3}, "truncated is treated as terminated: only terminated may stop the bootstrapping"),
+            ({0: 1 / (1 - 0.8 * 2 / 3)}, CUT_OFF),  # one-step targets, in which two of three steps go on
+            ({0: (1 + 1.8 + 2.44) / 3}, CUT_OFF),  # the mean of the returns to the cut
             ({0: 0.0}, STUCK),
         ],
         values={0: 5.0},
@@ -214,7 +218,7 @@ CASES = (
         "whether observation, action and advantage of one step stay together: shuffling, flattening, axes",
         [
             ({-1: [1.0], 1: [0.0]}, "the policy seeks the worst action: the sign of its loss is wrong"),
-            ({-1: [0.5], 1: [0.5]}, "observations and what they earned are mixed up, or the policy ignores what it sees"),
+            ({-1: [0.5], 1: [0.5]}, "observations and what they earned are mixed up, or the policy does not see them"),
         ],
         actions={-1: [0.0], 1: [1.0]},
         tolerance=0.2,
@@ -228,7 +232,7 @@ CASES = (
         actions={0: [8.0, -2.0]},
         tolerance=0.7,
     ),
-)  # fmt: skip
+)
 
 
 class Result(NamedTuple):
@@ -352,10 +356,11 @@ def trainer(algo: str, settings: Mapping | None = None) -> Train:
 
 
 def numbers(by_observation: Mapping) -> str:
-    """{-1: -1.0, 1: 1.0} as "-1.00 at -1, 1.00 at 1"."""
+    """{-1: -1.0, 1: 1.0} as "-1.00 at -1, 1.00 at 1"; several numbers that look the same are shown as one."""
 
     def show(x) -> str:
-        return "/".join(f"{v:.2f}" for v in np.atleast_1d(np.asarray(x, float)))
+        shown = [f"{v:.2f}" for v in np.atleast_1d(np.asarray(x, float))]
+        return shown[0] if len(set(shown)) == 1 else "/".join(shown)
 
     if len(by_observation) == 1:
         return show(*by_observation.values())

@@ -53,14 +53,17 @@ def mistakes(r, v, v2, terminated, done, gamma, lam):
     going, alive = (~done).float(), (~terminated).float()
     delta = r + gamma * alive * v2 - v
     factor = gamma * lam * going
-    yield recursion(r + gamma * v2 - v, factor), (
-        "the value of a terminal state is counted; multiply v2 by (1 - terminated)"
+    yield (
+        recursion(r + gamma * v2 - v, factor),
+        ("the value of a terminal state is counted; multiply v2 by (1 - terminated)"),
     )
-    yield recursion(r + gamma * going * v2 - v, factor), (
-        "v2 is left out where an episode was cut off; only terminated makes the next state worth 0, not done"
+    yield (
+        recursion(r + gamma * going * v2 - v, factor),
+        ("v2 is left out where an episode was cut off; only terminated makes the next state worth 0, not done"),
     )
-    yield recursion(delta, gamma * lam * alive), (
-        "advantages flow from one episode into the one before where it was cut off; stop the recursion where done"
+    yield (
+        recursion(delta, gamma * lam * alive),
+        ("advantages flow from one episode into the one before where it was cut off; stop the recursion where done"),
     )
     leak = "advantages flow from one episode into the one before; stop the recursion where done"
     yield recursion(delta, torch.full_like(r, gamma * lam)), leak
@@ -78,9 +81,11 @@ def mistakes(r, v, v2, terminated, done, gamma, lam):
     last[-1] = (r - v)[-1]
     yield recursion(last, factor), "v2 is left out in the last row; the rollout ends there, the episode does not"
     shifted = torch.cat([v[1:], v2[-1:]])
-    yield recursion(r + gamma * alive * shifted - v, factor), (
-        "v[t + 1] stands in place of v2[t]; after an end of an episode that is a state of another one"
+    yield (
+        recursion(r + gamma * alive * shifted - v, factor),
+        ("v[t + 1] stands in place of v2[t]; after an end of an episode that is a state of another one"),
     )
-    yield recursion(r + gamma * going * shifted - v, factor), (
-        "v[t + 1] stands in place of v2[t], and is left out where an episode was cut off; v2 counts there"
+    yield (
+        recursion(r + gamma * going * shifted - v, factor),
+        ("v[t + 1] stands in place of v2[t], and is left out where an episode was cut off; v2 counts there"),
     )

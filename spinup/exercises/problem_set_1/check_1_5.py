@@ -102,7 +102,10 @@ def check_q_loss(q_loss) -> None:
         (second, "only the second critic's loss is there; both critics learn"),
         ((first + second) / 2, "this is half of the sum of the two losses"),
         (6 * (first + second), "the sum over the batch is taken; take the mean"),
-        ((torch.min(q1, q2) - y).square().mean(), "the smaller value alone is fitted; each critic has a loss of its own"),
+        (
+            (torch.min(q1, q2) - y).square().mean(),
+            "the smaller value alone is fitted; each critic has a loss of its own",
+        ),
         ((q1 - y).abs().mean() + (q2 - y).abs().mean(), "this is the absolute error; take the square"),
         (-first - second, "the sign is wrong; the error is to be made small"),
     ]

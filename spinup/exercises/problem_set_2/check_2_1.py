@@ -19,7 +19,10 @@ def check(module) -> str:
         y = r.reshape(-1) + 0.9 * (1 - terminated.reshape(-1)) * q(o2, pi(o2)).reshape(-1)
         value = q(o, a).reshape(-1)
     mistakes = [
-        ((value[:, None] - y).square().mean(), "every value is compared with every target: (B, 1) minus (B,) is (B, B)"),
+        (
+            (value[:, None] - y).square().mean(),
+            "every value is compared with every target: (B, 1) minus (B,) is (B, B)",
+        ),
         ((value - y).square().sum(), "the sum over the batch is taken; take the mean"),
     ]
     got = module.q_loss(q, q, pi, batch, 0.9)

@@ -29,6 +29,8 @@ def check(module) -> str:
             (going, "the next state's value is counted; nothing comes after a terminal state"),
         ]
         right = end if terminated else going
-        compare(f"the loss of a step after which the episode {name}", module.q_loss(q, q_targ, [row], 0.9), right, mistakes)
+        compare(
+            f"the loss of a step after which the episode {name}", module.q_loss(q, q_targ, [row], 0.9), right, mistakes
+        )
     fail_by_probes(module.train, ["constant reward", "time limit", "action by observation"], discrete=True)
     return "terminal states are worth 0 and cut-off ones are not, and the probes succeed"

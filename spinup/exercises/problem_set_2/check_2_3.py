@@ -18,11 +18,8 @@ def check(module) -> str:
     message = "there is no gradient for the policy; the action must reach the critic with its gradient"
     loss = module.pi_loss(lambda o, a: 5.0 + a @ slope, pi, o)
     got = gradients("pi_loss", loss, [pi.net[-1].bias], message)[0]
-    right, entropy = expected(module.ALPHA, slope, pi.half_range), expected(module.ALPHA, 0 * slope, pi.half_range)
-    mistakes = [
-        (-right, "its sign was right: minus the soft value"),
-        (right - entropy, "the entropy is gone; the loss is alpha * logp - q"),
-    ]
+    right = expected(module.ALPHA, slope, pi.half_range)
+    mistakes = [(-right, "its sign was right: minus the soft value")]
     mean = "the gradient of pi_loss by the bias of mean and log standard deviation"
     if (got[:2] - right[:2]).abs().max() > 0.5 * right[:2].abs().max() and got[:2].abs().max() < 0.2:
         raise Wrong(
@@ -31,6 +28,11 @@ def check(module) -> str:
             "action a sample that can be differentiated?"
         )
     compare(mean, got, right, mistakes, tol=0.06)
+    flat = module.pi_loss(lambda o, a: 5.0 + 0 * a.sum(-1), pi, o)
+    got = gradients("pi_loss", flat, [pi.net[-1].bias], message)[0] / module.ALPHA
+    mistakes = [(0 * got, "the entropy is gone; the loss is alpha * logp - q")]
+    entropy = expected(1.0, 0 * slope, pi.half_range)
+    compare("the gradient of pi_loss where the critic is flat, over alpha,", got, entropy, mistakes, tol=0.06)
     a, logp = pi.sample(o[:4])
     if a.shape != (4, 2) or logp.shape != (4,):
         raise Wrong("sample must return actions (B, A) and log-probabilities (B,)")

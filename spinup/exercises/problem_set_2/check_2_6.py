@@ -40,13 +40,17 @@ def check(module) -> str:
     if np.allclose(a, a[0]):
         raise Wrong("all episodes of an evaluation start from the same state; give each a seed of its own, as seed + i")
     if not np.array_equal(a, b):
-        raise Wrong("only the first episodes of two evaluations agree; seed every reset, or a fresh environment each time")
+        raise Wrong(
+            "only the first episodes of two evaluations agree; seed every reset, or a fresh environment each time"
+        )
     if np.array_equal(a, other):
         raise Wrong("evaluations with different seeds start from the same states; the argument seed is not used")
     before = np.random.get_state()[1].copy(), random.getstate()
     starts(module, 3)
     if not np.array_equal(before[0], np.random.get_state()[1]) or before[1] != random.getstate():
-        raise Wrong("evaluate seeds the global random numbers; the training that uses them would repeat itself after it")
+        raise Wrong(
+            "evaluate seeds the global random numbers; the training that uses them would repeat itself after it"
+        )
     first, second, different = module.train(seed=0), module.train(seed=0), module.train(seed=1)
     if first != second:
         raise Wrong(f"train(seed=0) gave {first} and then {second}")

@@ -73,7 +73,10 @@ def train(env_fn, gamma: float = 0.99, steps: int = 500, seed: int = 0):
     low, high = (torch.as_tensor(x) for x in (env.action_space.low, env.action_space.high))
     pi, q = Actor(env.observation_space.shape[0], low, high), Critic(env.observation_space.shape[0], len(low))
     pi_targ, q_targ = copy.deepcopy(pi), copy.deepcopy(q)
-    pi_optimizer, q_optimizer = torch.optim.Adam(pi.parameters(), 3e-3, fused=True), torch.optim.Adam(q.parameters(), 1e-2, fused=True)
+    pi_optimizer, q_optimizer = (
+        torch.optim.Adam(pi.parameters(), 3e-3, fused=True),
+        torch.optim.Adam(q.parameters(), 1e-2, fused=True),
+    )
     buffer = Buffer()
 
     env.action_space.seed(seed)

@@ -23,7 +23,9 @@ def answers(folder: str) -> str:
     names = {"0.01": "0.01", "0.2": "0.2", "2": "2.0"}
     means = df.groupby("group")[["KL", "ClipFrac"]].mean()
     lines = [f'folder = "{folder}"']
-    lines += [f"iqm_{key} = {table.loc[group].final_iqm:.2f}" for key, group in zip(("001", "02", "2"), names, strict=True)]
+    lines += [
+        f"iqm_{key} = {table.loc[group].final_iqm:.2f}" for key, group in zip(("001", "02", "2"), names, strict=True)
+    ]
     lines += [f'largest_kl = "{names[means.KL.idxmax()]}"', f'most_clipped = "{names[means.ClipFrac.idxmax()]}"']
     lines += [f'better_001_or_02 = "{better("0.01", "0.2")}"', f'better_02_or_2 = "{better("0.2", "2.0")}"']
     return "\n".join(lines) + "\n"
