@@ -4,7 +4,7 @@ Each asks one thing more than the one before, so the first that fails says where
 
     python -m spinup.run probe ppo
 
-and for one of your own, where `train(env_fn, gamma)` makes its environments by env_fn() and returns a pair of functions:
+and for one of your own, where train(env_fn, gamma) makes its environments by env_fn() and returns two functions:
 
     results = spinup.probes.check(train)
     print(spinup.probes.table(results))

@@ -169,7 +169,7 @@ def test_best_point_of_a_box(tmp_path, algo):
 # ---- the command
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", [pytest.param(a, marks=pytest.mark.slow) if a in ("td3", "sac") else a for a in ALGOS])
 def test_command(capsys, algo):
     """Every probe of every algorithm is right, and the table says so."""
     run.main(["probe", algo])

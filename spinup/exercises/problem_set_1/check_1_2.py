@@ -51,7 +51,7 @@ def check_module(make) -> None:
                 p.zero_()
         if torch.allclose(policy(o + o.flip(0))[0], policy(o)[0] + policy(o.flip(0))[0], rtol=1e-3):
             raise Wrong("the mean is a linear function of the observation; there must be a tanh between linear layers")
-        bound = [p for p in policy.parameters() if p.shape == (2, 16)][0].abs().sum(1)
+        bound = next(p for p in policy.parameters() if p.shape == (2, 16)).abs().sum(1)
         if (policy(100 * o)[0].abs() > bound + 1e-3).any():
             raise Wrong("the hidden units leave (-1, 1); the activation must be tanh")
 

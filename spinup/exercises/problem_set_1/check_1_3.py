@@ -17,7 +17,7 @@ def recursion(delta, factor):
 
 
 def check(module) -> str:
-    """First without ends of episodes, then with terminal states, then with time limits, so that the first fault shows."""
+    """First without ends of episodes, then with terminal states, then with time limits: the first fault shows."""
     r, v, v2 = (torch.randn(7, 3) for _ in range(3))
     none = torch.zeros(7, 3, dtype=torch.bool)
     terminated, truncated = none.clone(), none.clone()

@@ -34,7 +34,7 @@ def check(module) -> str:
         ),
         (
             ((logp - logp_old).abs() > EPS).float().mean(),
-            "log-ratios are counted; compare the ratios, their exponentials",
+            "log-ratios are counted; compare the ratios",
         ),
     ]
     compare("clip_fraction", module.clip_fraction(logp, logp_old, EPS), share, others)
@@ -61,9 +61,7 @@ def mistakes(logp, logp_old, adv):
     yield -(ratio * adv).mean(), "the clip is missing; this is the surrogate that TRPO keeps in bounds by other means"
     yield (
         -(torch.min(ratio, clipped) * adv).mean(),
-        (
-            "the min is taken of the ratios; take it of the products, as for a negative advantage it is the other way round"
-        ),
+        ("the min is taken of the ratios; take it of the products, since a negative advantage turns it round"),
     )
     log_ratio = logp - logp_old
     yield (

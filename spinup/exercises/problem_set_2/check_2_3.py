@@ -22,10 +22,10 @@ def check(module) -> str:
     mistakes = [(-right, "its sign was right: minus the soft value")]
     mean = "the gradient of pi_loss by the bias of mean and log standard deviation"
     if (got[:2] - right[:2]).abs().max() > 0.5 * right[:2].abs().max() and got[:2].abs().max() < 0.2:
+        shown, wanted = ([round(x, 3) for x in y.tolist()] for y in (got, right))
         raise Wrong(
-            f"{mean} is {[round(x, 3) for x in got.tolist()]}, and for a critic with the slope {slope.tolist()} it should "
-            f"be near {[round(x, 3) for x in right.tolist()]}: the critic does not reach it, only the entropy does; is the "
-            "action a sample that can be differentiated?"
+            f"{mean} is {shown}, and for a critic with the slope {slope.tolist()} it should be near {wanted}: the "
+            "critic does not reach it, only the entropy does; is the action a sample that can be differentiated?"
         )
     compare(mean, got, right, mistakes, tol=0.06)
     flat = module.pi_loss(lambda o, a: 5.0 + 0 * a.sum(-1), pi, o)

@@ -32,8 +32,8 @@ def check(module) -> str:
         if not torch.allclose(first[0], first[1], atol=1e-6):
             off = ((first[0] - first[1]).exp() - 1).abs().max()
             raise Wrong(
-                f"in epoch {epoch + 1} the first pass finds ratios that are off 1 by up to {off:.2f}, before any step: the "
-                "old log-probabilities are of an earlier policy than the one that collected the data"
+                f"in epoch {epoch + 1} the first pass finds ratios that are off 1 by up to {off:.2f}, before any step: "
+                "the old log-probabilities are of an earlier policy than the one that collected the data"
             )
         if torch.allclose(last[0], first[1], atol=1e-6):
             raise Wrong("the last pass finds the ratio 1 everywhere; the policy no longer moves in an epoch")

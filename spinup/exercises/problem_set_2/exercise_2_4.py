@@ -1,7 +1,8 @@
 """Exercise 2.4: a silent bug in PPO.
 
-The program learns, but not as it should: `python exercise_2_4.py` trains on CartPole-v1 and prints, for each epoch, the
-share of samples that the first of its passes over the data finds clipped. Nothing has moved by then, so it should be 0.
+The program learns, and still it is not PPO: `python exercise_2_4.py` trains on CartPole-v1 and prints, for each epoch,
+the share of samples that the first of its passes over the data finds clipped. Nothing has moved by then, so it should
+be 0.
 Find the bug and mend it. Keep the names and arguments of functions.
 """
 
