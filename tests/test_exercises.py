@@ -554,6 +554,16 @@ def test_missing_file_is_the_users_mistake(tmp_path):
 # ---- the texts
 
 
+def test_all_files_are_shipped():
+    """What is no Python file gets into a wheel only by a pattern in pyproject.toml."""
+    patterns = re.search(r'^"spinup.exercises" = \[(.*)\]$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    folder = ROOT / "spinup" / "exercises"
+    shipped = {path for pattern in re.findall(r'"(.+?)"', patterns) for path in folder.glob(pattern)}
+    others = {p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert others == shipped
+    assert len(others) == 16 + 4
+
+
 def test_pages_include_every_exercise():
     text = "\n".join(path.read_text() for path in sorted((ROOT / "docs" / "exercises").glob("*.md")))
     for number, starter in EXERCISES.items():
