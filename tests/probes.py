@@ -1,7 +1,4 @@
-"""Environments so small that the right values and actions are known, networks to watch, and a way to train on them.
-
-Each environment asks one thing of an algorithm, so that a failing one says where to look.
-"""
+"""What tests of algorithms share beside spinup.probes: more environments, networks to watch, a way to train."""
 
 import copy
 import importlib

@@ -297,6 +297,23 @@ def test_start_never_overwrites(tmp_path, monkeypatch, capsys):
     assert path.read_text() == "my work"
 
 
+def test_start_where_nothing_can_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    status, out = run(capsys, "start", "1.3", str(tmp_path / "file"))
+    assert status == 2
+    assert out.startswith("exercises: error: cannot write ")
+
+
+def test_check_of_what_is_no_program(tmp_path, capsys):
+    (tmp_path / "a.py").write_bytes(b"x = '\xff\x00'")
+    (tmp_path / "a.txt").write_text("x")
+    for name, line in (("a.py", "is no text file"), ("a.txt", "is no Python file; its name must end in .py")):
+        status, out = run(capsys, "check", "1.1", str(tmp_path / name))
+        assert status == 2
+        assert out.endswith(f"{line}\n")
+        assert out.count("\n") == 1
+
+
 @pytest.mark.parametrize("number", EXERCISES)
 def test_hints_and_solution(capsys, number):
     status, out = run(capsys, "hint", number)

@@ -1,8 +1,11 @@
 """Each algorithm on environments whose values and best actions are known, and the command that tries all of them."""
 
 import importlib
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,6 +201,13 @@ def test_command_wants_one_algorithm(capsys, words, message):
     assert error.count("\n") == 1
 
 
+def test_face_of_the_package():
+    import spinup
+
+    assert spinup.probes is probes
+    assert "probes" in dir(spinup)
+
+
 def test_help_needs_no_torch():
     code = "import sys; from spinup.run import main; main(['probe', '--help']); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -290,6 +300,21 @@ def test_check_of_ones_own():
     assert [result.case.name for result in results] == [case.name for case in probes.CASES if case.env is not Target]
     assert all(result.passed for result in results), probes.table(results)
     assert probes.table(results).splitlines()[1].endswith("right")
+
+
+def test_the_pages_program(tmp_path):
+    """What the page shows as an algorithm of one's own."""
+    page = (Path(__file__).parents[1] / "docs" / "exercises" / "probes.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for change, wrong in ((("", ""), []), (("not terminated", "not (terminated or truncated)"), ["time limit"])):
+        done = subprocess.run(
+            [sys.executable, "-c", program.replace(*change)], capture_output=True, text=True, timeout=120, cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        )  # fmt: skip
+        assert done.stderr == ""
+        rows = [line for line in done.stdout.splitlines()[:-1] if line.endswith((" right", "WRONG"))]
+        assert len(rows) == 6
+        assert [line[:22].rstrip() for line in rows if line.endswith("WRONG")] == wrong
 
 
 def test_check_finds_faults_in_ones_own():

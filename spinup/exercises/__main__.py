@@ -93,7 +93,8 @@ def folded(text: str, title: str) -> list[str]:
 
 
 def solution_of(starter: Path) -> Path:
-    return starter.with_name(f"{starter.stem}_solution{starter.suffix}")
+    """The solution's program; of an experiment, the one that computes the answers from the runs."""
+    return starter.with_name(f"{starter.stem}_solution.py")
 
 
 # ---- the commands

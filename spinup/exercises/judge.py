@@ -30,7 +30,10 @@ def load(path: Path, starter: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(starter.stem, path)
     if spec is None:
         raise UserError(f"{path} is no Python file; its name must end in .py")
-    wanted, given = signatures(starter), signatures(path)
+    try:
+        wanted, given = signatures(starter), signatures(path)
+    except ValueError:  # no UTF-8, or a null byte
+        raise UserError(f"{path} is no text file") from None
     for name, arguments in wanted.items():
         if name not in given:
             raise Wrong(f"{path.name} has no {name}; keep the names of the starter file")
