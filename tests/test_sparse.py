@@ -388,7 +388,7 @@ def test_first_weights_are_those_of_a_dense_layer_with_as_many_inputs():
     layer = BlockSparseLinear(1024, 1024, layout=BlockLayout(torch.ones(32, 32).triu(), 32), generator=generator())
     degree = layer.layout.mask.sum(0)[layer.layout.cols] * 32
     for n in (32, 1024):
-        values = layer.weight[degree == n].abs()
+        values = layer.weight.detach()[degree == n].abs()
         assert values.max() <= n**-0.5
         assert values.mean() == pytest.approx(n**-0.5 / 2, rel=0.05)
     assert layer.bias.abs().max() <= 32**-0.5
@@ -397,7 +397,7 @@ def test_first_weights_are_those_of_a_dense_layer_with_as_many_inputs():
 def test_orthogonal_blocks_keep_the_scale():
     torch.manual_seed(0)
     layer = BlockSparseLinear(512, 512, 0.2, block_size=32).orthogonal_(math.sqrt(2))
-    assert layer(torch.randn(1000, 512)).var() == pytest.approx(2, rel=0.05)
+    assert layer(torch.randn(1000, 512)).detach().var() == pytest.approx(2, rel=0.05)
     degree = layer.layout.mask.sum(0)[layer.layout.cols[0]].item()
     assert torch.allclose(layer.weight[0] @ layer.weight[0].t(), torch.eye(32) * 2 / degree, atol=1e-5)
     assert layer.bias.abs().sum() == 0
@@ -454,7 +454,7 @@ def test_block_norms_lasso_and_pruning():
     layer.prune_(3 / 16)
     assert (layer.layout, layer.weight.shape) == (kept, (3, 16, 16))
     assert torch.allclose(layer(x), expected, atol=1e-4)
-    with pytest.raises(ValueError, match=r"density is 0.5; it must leave a block and be at most 0.188 here"):
+    with pytest.raises(ValueError, match=r"density is 0.5; it must leave a block and be at most 0.188"):
         layer.prune_(0.5)
 
 
@@ -470,7 +470,7 @@ def test_gates_multiply_blocks():
 
 def test_block_norms_of_half_precision_do_not_overflow():
     w = torch.full((1, 128, 128), 1000.0, dtype=torch.float16)
-    assert block_norms(w).item() == 128_000
+    assert block_norms(w).item() == pytest.approx(128_000, rel=1e-4)
 
 
 def test_summary_counts():

@@ -43,7 +43,7 @@ def flex_mask(layout: BlockLayout, device="cpu"):
     from torch.nn.attention.flex_attention import BlockMask
 
     counts = layout.mask.sum(1).int()[None, None].to(device)
-    keys = layout.mask.int().argsort(1, descending=True, stable=True).int()[None, None].to(device)
+    keys = layout.mask.int().argsort(dim=1, descending=True, stable=True).int()[None, None].to(device)
     return BlockMask.from_kv_blocks(
         torch.zeros_like(counts),
         torch.zeros_like(keys),

@@ -19,7 +19,7 @@ def draw(layout, norms=None, ax=None, title: str | None = None):
         _, ax = plt.subplots(figsize=(4, 4), layout="constrained")
     values = torch.full(layout.shape, torch.nan)
     values[layout.rows, layout.cols] = 1.0 if norms is None else torch.as_tensor(norms).detach().float().cpu()
-    image = ax.imshow(values, cmap="Greys" if norms is None else "viridis", vmin=0, interpolation="nearest")
+    image = ax.imshow(values.numpy(), cmap="Greys" if norms is None else "viridis", vmin=0, interpolation="nearest")
     if norms is not None:
         ax.figure.colorbar(image, ax=ax, label="norm of the block", shrink=0.8)
     rows, cols = layout.shape

@@ -95,7 +95,7 @@ def block_matmul(
         raise ValueError(f"the blocks have shape {tuple(w.shape)}, for this layout it must be {expected}")
     w = w if gates is None else w * gates.view(-1, 1, 1)
     table = layout.table.to(x.device) if table is None else table
-    if torch.is_autocast_enabled(x.device.type):
+    if x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, w = x.to(dtype), w.to(dtype)
     flat = x.reshape(-1, layout.in_features)
