@@ -18,8 +18,8 @@ from spinup.buffers import Batch, ReplayBuffer, check_replay_memory
 from spinup.envs import check_actions, evaluate, make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
-from spinup.nets import DeterministicActorCritic, check_q_actor_critic
-from spinup.optim import Adam, flatten, polyak_average
+from spinup.nets import DeterministicActorCritic, check_q_actor_critic, describe
+from spinup.optim import Adam, flatten, polyak_average, set_progress
 
 
 def target(r: Tensor, terminated: Tensor, discount: Tensor, q2: Tensor) -> Tensor:
@@ -87,6 +87,7 @@ def ddpg(
     logger = EpochLogger(**(logger_kwargs or {"exp_name": "ddpg"}))
     logger.save_config(config)
     logger.setup_pytorch_saver(ac)
+    logger.log(describe(ac))
     logger.log(memory)
     buffer = ReplayBuffer(
         replay_size // procs, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma
@@ -124,6 +125,7 @@ def ddpg(
     t = updates = 0  # environment steps and gradient steps so far
     first_block = max(1, -(-update_after // update_every)) * update_every
     for epoch in range(1, epochs + 1):
+        set_progress(ac, (epoch - 1) / epochs)
         while t < epoch * steps_per_epoch:
             a = explore(o) if t >= start_steps else envs.random_actions()
             o2, r, terminated, truncated = envs.step(a)

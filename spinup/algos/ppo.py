@@ -16,8 +16,8 @@ from spinup.buffers import RolloutBuffer, gae, minibatches, normalize
 from spinup.envs import evaluate, make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
-from spinup.nets import ActorCritic, RunningNorm, check_actor_critic
-from spinup.optim import Adam
+from spinup.nets import ActorCritic, RunningNorm, check_actor_critic, describe
+from spinup.optim import Adam, set_progress
 
 
 def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, clip_ratio: float) -> Tensor:
@@ -108,6 +108,7 @@ def ppo(
     logger = EpochLogger(**(logger_kwargs or {"exp_name": "ppo"}))
     logger.save_config(config)
     logger.setup_pytorch_saver(ac)
+    logger.log(describe(ac))
 
     # ---- learn
     def update_pi(o: Tensor, a: Tensor, adv: Tensor, logp_old: Tensor) -> bool:
@@ -139,6 +140,7 @@ def ppo(
     start_time = time.time()
     obs = envs.reset()
     for epoch in range(1, epochs + 1):
+        set_progress(ac, (epoch - 1) / epochs)
         for _ in range(steps):
             action = ac.act(obs)
             next_obs, reward, terminated, truncated = envs.step(action)

@@ -17,8 +17,8 @@ from spinup.buffers import RolloutBuffer, gae, normalize
 from spinup.envs import evaluate, make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
-from spinup.nets import ActorCritic, RunningNorm, check_actor_critic
-from spinup.optim import Adam, flatten
+from spinup.nets import ActorCritic, RunningNorm, check_actor_critic, describe
+from spinup.optim import Adam, evolve, flatten, set_progress
 
 
 def surrogate(logp: Tensor, logp_old: Tensor, adv: Tensor) -> Tensor:
@@ -125,6 +125,7 @@ def trpo(
     logger = EpochLogger(**(logger_kwargs or {"exp_name": "trpo"}))
     logger.save_config(config)
     logger.setup_pytorch_saver(ac)
+    logger.log(describe(ac))
 
     # ---- learn
     def update_pi(pi, a: Tensor, adv: Tensor) -> int:
@@ -156,6 +157,7 @@ def trpo(
     start_time = time.time()
     obs = envs.reset()
     for epoch in range(1, epochs + 1):
+        set_progress(ac, (epoch - 1) / epochs)
         for _ in range(steps):
             action = ac.act(obs)
             next_obs, reward, terminated, truncated = envs.step(action)
@@ -191,6 +193,7 @@ def trpo(
         logger.store(DeltaLossPi=loss_pi - loss_pi_old, DeltaLossV=loss_v - loss_v_old)
         logger.store(KL=pi_old.kl(pi), BacktrackIters=backtracks)
         logger.store(**envs.pop_episodes())
+        evolve(ac.actor)
         ac.obs_norm.update(o)  # after the update, so that acting and learning see the same observations
         if eval_freq and epoch % eval_freq == 0:
             test = evaluate(ac, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)

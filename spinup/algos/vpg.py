@@ -15,8 +15,8 @@ from spinup.buffers import RolloutBuffer, gae, normalize
 from spinup.envs import evaluate, make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
-from spinup.nets import ActorCritic, RunningNorm, check_actor_critic
-from spinup.optim import Adam
+from spinup.nets import ActorCritic, RunningNorm, check_actor_critic, describe
+from spinup.optim import Adam, set_progress
 
 
 def policy_loss(logp: Tensor, adv: Tensor) -> Tensor:
@@ -79,11 +79,13 @@ def vpg(
     logger = EpochLogger(**(logger_kwargs or {"exp_name": "vpg"}))
     logger.save_config(config)
     logger.setup_pytorch_saver(ac)
+    logger.log(describe(ac))
 
     # ---- act
     start_time = time.time()
     obs = envs.reset()
     for epoch in range(1, epochs + 1):
+        set_progress(ac, (epoch - 1) / epochs)
         for _ in range(steps):
             action = ac.act(obs)
             next_obs, reward, terminated, truncated = envs.step(action)
