@@ -177,7 +177,6 @@ def trpo(
         adv = normalize(adv) if normalize_adv else adv
         if anneal_lr:
             vf_optimizer.lr = vf_lr * (1 - (epoch - 1) / epochs)
-
         pi = ac.pi(o)
         pi_old, backtracks = pi.detach(), update_pi(pi, a, adv)
         for _ in range(train_v_iters):
@@ -191,8 +190,7 @@ def trpo(
             loss_v_old, loss_v = value_loss(v_old, ret), value_loss(ac.v(o), ret)
         logger.store(VVals=v_old, LossPi=loss_pi_old, LossV=loss_v_old)
         logger.store(DeltaLossPi=loss_pi - loss_pi_old, DeltaLossV=loss_v - loss_v_old)
-        logger.store(KL=pi_old.kl(pi), BacktrackIters=backtracks)
-        logger.store(**envs.pop_episodes())
+        logger.store(KL=pi_old.kl(pi), BacktrackIters=backtracks, **envs.pop_episodes())
         evolve(ac.actor)
         ac.obs_norm.update(o)  # after the update, so that acting and learning see the same observations
         if eval_freq and epoch % eval_freq == 0:
