@@ -9,8 +9,9 @@ from torch import Tensor
 
 from spinup.sparse.layout import runs, side
 
-# Above this density, by block size, a dense product with the zeros filled in is faster (benchmarks/sparse.py).
-DENSE_ABOVE = {16: 0.3, 32: 0.3, 64: 0.3, 128: 0.3}
+# Above this density, by block size, a dense product with the zeros filled in is faster, or nearly so (at M = 256,
+# 1024 x 1024, one thread).
+DENSE_ABOVE = {16: 0.25, 32: 0.45, 64: 0.6, 128: 0.6}
 GATHERED = 2**21  # numbers gathered at a time: what is written is read again while the cache has it
 
 
