@@ -36,10 +36,11 @@ def matmul(x: Tensor, w: Tensor, table: Tensor, out_features: int, transpose: bo
             continue
         gathered = x.index_select(1, sources[here]).view(m, count, degree * b).transpose(0, 1)
         factor = stack_transposed(w, blocks[here], degree) if transpose else w[here].view(count, degree * b, b)
+        product = torch.bmm(gathered, factor).transpose(0, 1)  # into y itself, with its strides, it would be slower
         if start >= 0:  # the outputs are neighbours
-            torch.bmm(gathered, factor, out=y[:, start : start + count].transpose(0, 1))
+            y[:, start : start + count] = product
         else:
-            y.index_copy_(1, targets[there].long(), torch.bmm(gathered, factor).transpose(0, 1))
+            y.index_copy_(1, targets[there].long(), product)
     return y.view(m, out_features)
 
 
