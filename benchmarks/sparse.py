@@ -9,8 +9,8 @@ The products of a layer (M, in) -> (M, out): forward, dx, dW, and forward with b
 dense: the same layer in torch; dense of equal parameters: a square layer with as many weights as the blocks have;
 torch BSR: torch's own block-sparse format, forward only, as it has no more; on a GPU stk where it is installed.
 Before a shape is timed, y, dx and dW are checked against the masked dense matrix. What is compared takes turns, so
-that both see the same noise, and figures are medians with quartiles; the least times of each say what a machine
-that is busy with other things would do by itself. Writes CSV and a picture into --out.
+that both see the same noise, and figures are medians with quartiles. With --threads 1 it is CPU time, which other
+programs on the machine disturb little; else time on the wall, for which the machine should be doing nothing else. Writes CSV and a picture into --out.
 """
 
 import argparse
@@ -155,9 +155,10 @@ def seconds(run: Callable, cuda: bool) -> float:
         stop.record()
         stop.synchronize()
         return start.elapsed_time(stop) / 1e3
-    start = time.perf_counter()
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     run()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def take_turns(runs: dict, budget: float, cuda: bool) -> dict[tuple, tuple[float, ...]]:
@@ -304,7 +305,11 @@ def cases(args: argparse.Namespace):
     cuda = args.device == "cuda"
     shapes, densities, blocks = GPU_SHAPES if cuda else CPU_SHAPES, DENSITIES, BLOCK_SIZES
     if args.quick:
-        shapes, densities, blocks = [(4096, 4096, 4096)] if cuda else shapes[:1], [1.0, 0.25, 0.1, 0.05], [64]
+        shapes, densities, blocks = (
+            [(4096, 4096, 4096)] if cuda else shapes[:1],
+            [1.0, 0.75, 0.5, 0.25, 0.1, 0.05],
+            [64],
+        )
     for (m, inputs, outputs), dtype, b, d in itertools.product(
         shapes, GPU_DTYPES if cuda else ["fp32"], blocks, densities
     ):
