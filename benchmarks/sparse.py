@@ -10,7 +10,8 @@ dense: the same layer in torch; dense of equal parameters: a square layer with a
 torch BSR: torch's own block-sparse format, forward only, as it has no more; on a GPU stk where it is installed.
 Before a shape is timed, y, dx and dW are checked against the masked dense matrix. What is compared takes turns, so
 that both see the same noise, and figures are medians with quartiles. With --threads 1 it is CPU time, which other
-programs on the machine disturb little; else time on the wall, for which the machine should be doing nothing else. Writes CSV and a picture into --out.
+programs on the machine disturb little; else time on the wall, for which the machine should be doing nothing else.
+Writes CSV and a picture into --out.
 """
 
 import argparse

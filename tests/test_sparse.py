@@ -1,9 +1,11 @@
 """Block-sparse layers: layouts, the products against a masked dense twin in float64, the layer and its conversions."""
 
 import copy
+import importlib.util
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -496,6 +498,55 @@ def test_summary_counts():
         "1,794 parameters (4,866 if dense); 1 block-sparse layers of density 0.250; "
         "0.00333 MFLOPs forward per input (0.00947 if dense)"
     )
+
+
+# ---- the benchmark and the example
+
+
+def load_benchmark():
+    """benchmarks/sparse.py, which is a script and in no package."""
+    spec = importlib.util.spec_from_file_location("bench", Path(__file__).parents[1] / "benchmarks" / "sparse.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore:Sparse BSR tensor support is in beta:UserWarning")
+def test_benchmark_measures_and_finds_the_break_even(tmp_path):
+    bench = load_benchmark()
+    layout = layouts.regular(64, 64, 0.5, 16, generator())
+    rows = [{"layout": "regular", **row} for row in bench.measure(8, layout, "fp32", "cpu", 0.0)]
+    kinds = {(row["kind"], row["product"]) for row in rows}
+    assert {(kind, name) for kind in ("sparse", "dense") for name in bench.PASSES} <= kinds
+    assert all(row["speedup"] == 1 for row in rows if row["kind"] == "dense")
+    bench.show(rows)
+    bench.draw(rows, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    points = [{**rows[3], "density": d, "speedup": s} for d, s in ((0.1, 5), (0.5, 1.5), (1.0, 0.5))]
+    assert rows[3]["product"] == "forward+backward"
+    assert bench.break_even(points)[0].endswith("break-even density 0.75")
+    assert bench.break_even(points[:2])[0].endswith("faster at all of those measured")
+    assert bench.break_even(points[2:])[0].endswith("none of those measured")
+
+
+def test_benchmark_stops_at_a_wrong_result(monkeypatch):
+    bench = load_benchmark()
+    layout = layouts.regular(64, 64, 0.5, 16, generator())
+    x, w, dy = bench.operands(layout, 8, torch.float32, "cpu")
+    bench.check(layout, x, w, dy)
+    monkeypatch.setattr(bench, "block_matmul", lambda x, w, layout: block_matmul(x, 1.001 * w, layout))
+    with pytest.raises(SystemExit, match=r"y is wrong, relative error 1\.00e-03"):
+        bench.check(layout, x, w, dy)
+
+
+def test_example_learns(monkeypatch, capsys):
+    from spinup.sparse import example
+
+    monkeypatch.setattr(sys, "argv", ["example", "--steps", "60"])
+    example.main()
+    losses = [float(line.split("loss ")[1].split()[0]) for line in capsys.readouterr().out.splitlines()]
+    assert len(losses) == 4
+    assert max(losses) < 1.0
 
 
 # ---- attention, pictures, imports
