@@ -37,8 +37,8 @@ clean:
 # ---- set-up: done once, and again when what it depends on changes
 
 .venv/demo.stamp: EXTRAS =
-.venv/test.stamp: EXTRAS = [dev,mpi,mujoco,video]
-.venv/slow.stamp: EXTRAS = [dev,mpi,mujoco,video,ray]
+.venv/test.stamp: EXTRAS = [dev,mpi,mujoco,video,triton]
+.venv/slow.stamp: EXTRAS = [dev,mpi,mujoco,video,triton,ray]
 .venv/demo.stamp .venv/test.stamp .venv/slow.stamp: pyproject.toml setup.py constraints.txt | $(PY)
 	@echo "installing into .venv: the first time takes minutes (torch is large)"
 	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS)"

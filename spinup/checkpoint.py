@@ -28,6 +28,8 @@ from spinup import __version__, mpi
 from spinup.errors import Fault, UserError, first_line
 from spinup.files import checksum, replace_file, to_disk, writing
 from spinup.logger import EpochLogger
+from spinup.nets import describe
+from spinup.optim import set_progress
 
 FORMAT = 1  # of the files; another one cannot be read
 CALLS_BETWEEN_AGREEMENTS = 20  # steps between two rounds in which MPI processes ask each other whether to stop
@@ -65,12 +67,15 @@ class RunState:
         """Bring all parts to where the checkpoint has them, where there is one; the observations to act on."""
         self.started = time.time()
         self.listen(sys._getframe(1).f_code)
+        self.logger.log(describe(self.logger.module))
         checkpoint = mpi.share(newest(self.folder) if self.logger.resume else None)
         if checkpoint is None:
             if self.logger.resume:
                 self.logger.begin_table()
+            self.begin_epoch()
             return self.envs.reset()
         self.restore(checkpoint)
+        self.begin_epoch()
         self.logger.log(f"Going on at epoch {self.epoch}, step {self.t}")
         return self.envs.o
 
@@ -100,6 +105,11 @@ class RunState:
         due = self.config["checkpoint_freq"] and (last or (self.epoch - 1) % self.config["checkpoint_freq"] == 0)
         if due:
             self.save()
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Tell block-sparse layers with a schedule how far the training is."""
+        set_progress(self.logger.module, (self.epoch - 1) / self.config["epochs"])
 
     def time(self) -> float:
         """Seconds at work, those before a checkpoint included."""

@@ -192,7 +192,9 @@ def mpi_avg_grads(module) -> None:
 def sync_params(module) -> None:
     """Give every process the parameters and buffers of process 0."""
     if world():
-        for tensor in module.state_dict().values():
+        state = module.state_dict()
+        for tensor in state.values():
             values = tensor.cpu().numpy().copy()
             broadcast(values)
             tensor.copy_(tensor.new_tensor(values))
+        module.load_state_dict(state)  # for modules that make more of their state, as block-sparse layers

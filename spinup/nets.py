@@ -176,19 +176,42 @@ def activation_class(name: str | type) -> type[nn.Module]:
 def mlp(
     sizes: Sequence[int],
     activation: str | type = "Tanh",
-    linear: Callable = nn.Linear,
+    linear: Callable | dict = nn.Linear,
     layer_norm: bool = False,
 ) -> nn.Sequential:
     """Linear layers of the given sizes, input and output included, with an activation between each two.
 
-    layer_norm: layer normalization (arXiv:1607.06450) before each activation
+    linear, layer_norm: of `make_linears`; layer normalization (arXiv:1607.06450) before each activation
     """
     activation = activation_class(activation)
-    layers = [linear(sizes[0], sizes[1])]
-    for n_in, n_out in itertools.pairwise(sizes[1:]):
-        layers += [nn.LayerNorm(n_in)] if layer_norm else []
-        layers += [nn.ReLU(inplace=True) if activation is nn.ReLU else activation(), linear(n_in, n_out)]
+    first, *others = make_linears(linear, sizes)
+    layers = [first]
+    for n, layer in zip(sizes[1:-1], others, strict=True):
+        layers += [nn.LayerNorm(n)] if layer_norm else []
+        layers += [nn.ReLU(inplace=True) if activation is nn.ReLU else activation(), layer]
     return nn.Sequential(*layers)
+
+
+def make_linears(linear: Callable | dict, sizes: Sequence[int]) -> list[nn.Module]:
+    """The linear layers of an MLP of these sizes.
+
+    linear: a function that makes each; or a dict of settings, as {"sparsity": 0.9, "block_size": 64}: the layers
+        between hidden ones are block-sparse (spinup.sparse.linear_factory), the first and the last are dense
+
+    Raises UserError for settings that cannot be.
+    """
+    pairs = list(itertools.pairwise(sizes))
+    if callable(linear):
+        return [linear(*pair) for pair in pairs]
+    from spinup.sparse import linear_factory
+
+    try:
+        make = linear_factory(linear)
+        if len(pairs) < 3:
+            raise ValueError("they stand between hidden layers; give two of these or more, for example --hid 256,256")
+        return [nn.Linear(*pairs[0]), *(make(*pair) for pair in pairs[1:-1]), nn.Linear(*pairs[-1])]
+    except ValueError as error:
+        raise UserError(f"block-sparse layers: {error}") from None
 
 
 def orthogonal_(module: nn.Module, gain: float) -> nn.Module:
@@ -198,6 +221,8 @@ def orthogonal_(module: nn.Module, gain: float) -> nn.Module:
             nn.init.orthogonal_(layer.weight, gain)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+        elif hasattr(layer, "orthogonal_"):  # a block-sparse layer knows how
+            layer.orthogonal_(gain)
     return module
 
 
@@ -355,7 +380,7 @@ class ActorCritic(nn.Module):
     action_space: a Box or MultiDiscrete with one dimension, or Discrete, as VecEnv.action_space
     hidden_sizes: units of each hidden layer
     activation: a name from torch.nn, or a class
-    linear: makes the linear layers, linear(in_features, out_features)
+    linear: makes the linear layers, linear(in_features, out_features); or a dict, for block-sparse ones
     log_std_init: log of the Gaussian's first standard deviation, in half-ranges of the actions
     orthogonal: orthogonal first weights with a last policy layer near zero; False: PyTorch's own
     normalize_obs: centre and scale observations by running statistics (not images)
@@ -367,7 +392,7 @@ class ActorCritic(nn.Module):
         action_space: spaces.Space,
         hidden_sizes: Sequence[int] = (64, 64),
         activation: str | type = "Tanh",
-        linear: Callable = nn.Linear,
+        linear: Callable | dict = nn.Linear,
         log_std_init: float = -0.5,
         orthogonal: bool = True,
         normalize_obs: bool = False,
@@ -483,7 +508,7 @@ class DeterministicActorCritic(nn.Module):
     action_space: a bounded Box with one dimension, as VecEnv.action_space
     hidden_sizes: units of each hidden layer
     activation: a name from torch.nn, or a class
-    linear: makes the linear layers, linear(in_features, out_features)
+    linear: makes the linear layers, linear(in_features, out_features); or a dict, for block-sparse ones
     layer_norm: layer normalization (arXiv:1607.06450) in the action-value functions; None: with DDPG, which it keeps
         from overestimating, and not with TD3 and SAC, which have two of them for that
     """
@@ -496,7 +521,7 @@ class DeterministicActorCritic(nn.Module):
         action_space: spaces.Space,
         hidden_sizes: Sequence[int] = (256, 256),
         activation: str | type = "ReLU",
-        linear: Callable = nn.Linear,
+        linear: Callable | dict = nn.Linear,
         layer_norm: bool | None = None,
     ):
         super().__init__()
@@ -549,6 +574,18 @@ def as_input(o: np.ndarray, module: nn.Module) -> Tensor:
     """Observations as a tensor on the module's device: float32, and uint8 for images."""
     o = torch.as_tensor(o, device=next(module.parameters()).device)
     return o if o.dtype in (torch.float32, torch.uint8) else o.float()
+
+
+def describe(ac: nn.Module) -> str:
+    """How many parameters actor and critic have, and what their block-sparse layers save."""
+    parts = {"actor": ac.actor, "critic": ac.critic}
+    if any(hasattr(layer, "layout") for layer in ac.modules()):
+        from spinup.sparse import summary
+
+        return "\n".join(f"{name}: {summary(part)}" for name, part in parts.items())
+    return ", ".join(
+        f"{name}: {sum(p.numel() for p in part.parameters()):,} parameters" for name, part in parts.items()
+    )
 
 
 # ---- is an actor-critic what the algorithms need?

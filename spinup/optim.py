@@ -14,7 +14,7 @@ def flatten(module: nn.Module) -> nn.Parameter:
     """Lay all parameters of `module` in one tensor and their gradients in another, and return it, shape (P,).
 
     The module's own parameters become views of it, and so do their gradients, so a change to either shows in both.
-    Do it after the module has been moved to its device.
+    Do it after the module has been moved to its device. Block-sparse layers with a schedule are its `evolving`.
     """
     params = list(module.parameters())
     flat = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in params]))
@@ -22,12 +22,35 @@ def flatten(module: nn.Module) -> nn.Parameter:
     sizes = [p.numel() for p in params]
     for p, data, grad in zip(params, flat.detach().split(sizes), flat.grad.split(sizes), strict=True):
         p.data, p.grad = data.view_as(p), grad.view_as(p)
+    flat.evolving = evolving(module)
     return flat
+
+
+def evolving(module: nn.Module) -> list[nn.Module]:
+    """The layers whose layout changes as they learn: block-sparse ones with a schedule."""
+    return [layer for layer in module.modules() if getattr(layer, "schedule", None) is not None]
+
+
+def set_progress(module: nn.Module, progress: float) -> None:
+    """Tell the layers whose layout changes as they learn which share of the training is done, 0 to 1."""
+    for layer in evolving(module):
+        layer.schedule.progress = progress
+
+
+def evolve(module: nn.Module) -> None:
+    """One step of the schedules of a module that no Adam steps."""
+    for layer in evolving(module):
+        layer.evolve(mpi.average_tensor)
 
 
 @torch.no_grad()
 def polyak_average(target: torch.Tensor, source: torch.Tensor, polyak: float) -> None:
-    """target <- polyak * target + (1 - polyak) * source, for flat parameters (P,), in place."""
+    """target <- polyak * target + (1 - polyak) * source, for flat parameters (P,), in place.
+
+    Where layers of the source have changed their layout, the target's take the same first.
+    """
+    for copy, layer in zip(getattr(target, "evolving", ()), getattr(source, "evolving", ()), strict=True):
+        copy.follow(layer)
     target.lerp_(source, 1 - polyak)
 
 
@@ -57,6 +80,13 @@ class Adam:
         self.lr, self.max_grad_norm, self.betas, self.eps = lr, max_grad_norm, betas, eps
         self.m, self.v = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.t = torch.zeros((), device=self.flat.device)
+        moments = {id(p): (m, v) for p, m, v in zip(self.params, self._parts(self.m), self._parts(self.v), strict=True)}
+        self.evolving = [(layer, *moments[id(layer.weight)]) for layer in self.flat.evolving]
+
+    def _parts(self, flat: torch.Tensor) -> list[torch.Tensor]:
+        """A view of flat, (P,), for each parameter."""
+        parts = flat.detach().split([p.numel() for p in self.params])
+        return [part.view_as(p) for part, p in zip(parts, self.params, strict=True)]
 
     @property
     def grad(self) -> torch.Tensor:
@@ -66,6 +96,8 @@ class Adam:
     def minimize(self, loss: torch.Tensor) -> None:
         """One step down the gradient of `loss` (a scalar), averaged over all MPI processes."""
         self.check_finite(loss)
+        for layer, *_ in self.evolving:
+            layer.schedule.signal = None  # the gradients of other losses, as the policy's through the critic
         grads = torch.autograd.grad(loss, self.params, materialize_grads=True)
         torch._foreach_copy_(self.grads, grads)
         mpi.average_tensor(self.grad)
@@ -114,3 +146,5 @@ class Adam:
             amsgrad=False,
             maximize=False,
         )
+        for layer, m, v in self.evolving:
+            layer.evolve(mpi.average_tensor, m, v)

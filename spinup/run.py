@@ -68,12 +68,18 @@ ALIASES = {
     "env_fn": "env_name",
     "hid": "ac_kwargs:hidden_sizes",
     "act": "ac_kwargs:activation",
+    "sparsity": "ac_kwargs:linear:sparsity",
+    "block_size": "ac_kwargs:linear:block_size",
+    "layout": "ac_kwargs:linear:layout",
+    "sparse_schedule": "ac_kwargs:linear:schedule",
+    "sparse_every": "ac_kwargs:linear:every",
+    "sparse_fraction": "ac_kwargs:linear:fraction",
     "steps": "steps_per_epoch",
     "s": "seed",
     "cpu": "num_cpu",
     "dt": "datestamp",
 }
-INT, BOOL, STR = frozenset({int}), frozenset({bool}), frozenset({str})
+INT, BOOL, STR, NUMBER = frozenset({int}), frozenset({bool}), frozenset({str}), frozenset({int, float})
 SPECIAL = {  # of the command, not of the algorithm; one value each
     "exp_name": Parameter(
         "exp_name", STR, None, "the experiment's name and folder; else cmd_ALGORITHM", sample="walker"
@@ -87,6 +93,37 @@ SPECIAL = {  # of the command, not of the algorithm; one value each
     "tensorboard": Parameter("tensorboard", BOOL, False, "write TensorBoard files too"),
     "quiet": Parameter("quiet", BOOL, False, "print only warnings and errors"),
     "l": Parameter("l", INT, 2, "number of hidden layers, where --hid is a width"),
+}
+LINEAR = {  # of block-sparse layers, spinup.sparse.linear_factory; any of them makes hidden layers block-sparse
+    "sparsity": Parameter(
+        "sparsity",
+        NUMBER,
+        None,
+        "share of the weights between hidden layers to leave out, in blocks; 0.9 if only "
+        "other flags of block-sparse layers are given",
+        sample="0.9",
+    ),
+    "block_size": Parameter("block_size", INT, None, "side of a block: 16, 32, 64 or 128; else 64", sample="64"),
+    "layout": Parameter(
+        "layout",
+        STR,
+        None,
+        "which blocks: regular, random, barabasi_albert, watts_strogatz; else regular",
+        sample="regular",
+    ),
+    "schedule": Parameter(
+        "schedule",
+        STR,
+        None,
+        "static; rigl or set, which replace weak blocks as they learn; or prune, which starts with all; else static",
+        sample="rigl",
+    ),
+    "every": Parameter(
+        "every", INT, None, "gradient steps between two changes of the layout; else 1000", sample="1000"
+    ),
+    "fraction": Parameter(
+        "fraction", NUMBER, None, "share of the blocks that the first change replaces; else 0.3", sample="0.3"
+    ),
 }
 ENV = Parameter("env_name", STR, None, "id of the environment; module:Env-v0 imports module", sample="CartPole-v1")
 HIDDEN_SIZES, ACTIVATION = "ac_kwargs:hidden_sizes", "ac_kwargs:activation"
@@ -214,6 +251,8 @@ def flags_of(function: Callable) -> dict[str, Parameter]:
     for name, parameter in cli.parameters(networks, *(cls.__doc__ for cls in networks.__mro__[:-1])).items():
         if name not in found:
             found[f"ac_kwargs:{name}"] = parameter
+    if found.pop("ac_kwargs:linear", None):
+        found |= {f"ac_kwargs:linear:{name}": parameter for name, parameter in LINEAR.items()}
     if HIDDEN_SIZES in found:
         found[HIDDEN_SIZES] = found[HIDDEN_SIZES]._replace(types=frozenset({int, list}))
     taken = ("env_fn", "ac_kwargs", "env_kwargs", "logger_kwargs")
@@ -327,7 +366,7 @@ def flatten(arguments: dict[str, Any]) -> dict[str, Any]:
     """{"lam": 1, "ac_kwargs": {"a": 2}} -> {"lam": 1, "ac_kwargs:a": 2}."""
     flat = {}
     for key, value in arguments.items():
-        flat |= {f"{key}:{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+        flat |= {f"{key}:{k}": v for k, v in flatten(value).items()} if isinstance(value, dict) else {key: value}
     return flat
 
 

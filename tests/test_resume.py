@@ -23,6 +23,7 @@ ON = dict(num_envs=2, steps_per_epoch=60, epochs=5, checkpoint_freq=2, save_freq
 OFF = dict(num_envs=2, steps_per_epoch=60, epochs=5, checkpoint_freq=2, max_ep_len=35, num_test_episodes=2)
 OFF |= dict(start_steps=40, update_after=30, update_every=4, batch_size=8, replay_size=200)
 OFF |= dict(ac_kwargs=dict(hidden_sizes=[16, 16]))
+RIGL = dict(sparsity=0.5, block_size=16, layout="regular", schedule="rigl", every=5, fraction=0.5)
 SETTINGS = {
     "vpg": ("CartPole-v1", ON | dict(train_v_iters=3, eval_freq=2, num_test_episodes=2)),
     "trpo": ("Pendulum-v1", ON | dict(train_v_iters=3)),
@@ -30,6 +31,11 @@ SETTINGS = {
     "ddpg": ("Pendulum-v1", OFF | dict(noise_corr=0.7, n_step=3)),
     "td3": ("Pendulum-v1", OFF | dict(num_envs=1, update_every=1, policy_delay=3, noise_corr=0.5)),
     "sac": ("Pendulum-v1", OFF),
+    "sac-rigl": ("Pendulum-v1", OFF | dict(ac_kwargs=dict(hidden_sizes=[64, 64], linear=RIGL))),
+    "ppo-prune": (
+        "CartPole-v1",
+        ON | dict(ac_kwargs=dict(hidden_sizes=[64, 64], linear=RIGL | dict(schedule="prune"))),
+    ),
     "sac-discrete": ("CartPole-v1", OFF | dict(eval_freq=3, n_step=2)),
 }
 

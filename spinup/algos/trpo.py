@@ -18,7 +18,7 @@ from spinup.envs import evaluate, make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
 from spinup.nets import ActorCritic, RunningNorm, check_actor_critic
-from spinup.optim import Adam, flatten
+from spinup.optim import Adam, evolve, flatten
 
 
 def surrogate(logp: Tensor, logp_old: Tensor, adv: Tensor) -> Tensor:
@@ -191,8 +191,8 @@ def trpo(
             loss_v_old, loss_v = value_loss(v_old, ret), value_loss(ac.v(o), ret)
         logger.store(VVals=v_old, LossPi=loss_pi_old, LossV=loss_v_old)
         logger.store(DeltaLossPi=loss_pi - loss_pi_old, DeltaLossV=loss_v - loss_v_old)
-        logger.store(KL=pi_old.kl(pi), BacktrackIters=backtracks)
-        logger.store(**envs.pop_episodes())
+        logger.store(KL=pi_old.kl(pi), BacktrackIters=backtracks, **envs.pop_episodes())
+        evolve(ac.actor)  # layouts of block-sparse layers, outside of the trust region
         ac.obs_norm.update(o)  # after the update, so that acting and learning see the same observations
         if eval_freq and epoch % eval_freq == 0:
             test = evaluate(ac, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)

@@ -1,0 +1,91 @@
+"""The products on the CPU, in plain PyTorch: gather what each output needs, then one batched product.
+
+Functions of tensors, without autograd; `spinup.sparse.ops` makes operators of them. They run on any device that
+PyTorch has, and are what the Triton kernels are tested against.
+"""
+
+import torch
+from torch import Tensor
+
+from spinup.sparse.layout import runs, side
+
+# Above this density, by block size, a dense product with the zeros filled in is faster, or nearly so (at M = 256,
+# 1024 x 1024, one thread).
+DENSE_ABOVE = {16: 0.25, 32: 0.45, 64: 0.6, 128: 0.6}
+GATHERED = 2**21  # numbers gathered at a time: what is written is read again while the cache has it
+
+
+def matmul(x: Tensor, w: Tensor, table: Tensor, out_features: int, transpose: bool) -> Tensor:
+    """x @ W, or x @ W.T (transpose): (M, in) -> (M, out).
+
+    w: the blocks of W, (nnz, b, b); table: of the BlockLayout of W, on the CPU's side of x's device
+    """
+    nnz, b = w.shape[:2]
+    w = w.contiguous()
+    m, n_in, n_out = x.shape[0], x.shape[1] // b, out_features // b
+    if nnz > DENSE_ABOVE[b] * n_in * n_out:
+        dense = to_dense(w, table, *((n_out, n_in) if transpose else (n_in, n_out)))
+        return x @ (dense.t() if transpose else dense)
+    targets, _, sources, blocks = side(table, nnz, n_in, n_out, transpose)
+    x = x.contiguous().view(m, n_in, b)
+    y = x.new_empty(m, n_out, b)
+    for degree, here, there, start in pieces(runs(table, nnz, n_in, n_out, transpose), m * b):
+        count = there.stop - there.start
+        if degree == 0:
+            y.index_fill_(1, targets[there].long(), 0)
+            continue
+        gathered = x.index_select(1, sources[here]).view(m, count, degree * b).transpose(0, 1)
+        factor = stack_transposed(w, blocks[here], degree) if transpose else w[here].view(count, degree * b, b)
+        product = torch.bmm(gathered, factor).transpose(0, 1)  # into y itself, with its strides, it would be slower
+        if start >= 0:  # the outputs are neighbours
+            y[:, start : start + count] = product
+        else:
+            y.index_copy_(1, targets[there].long(), product)
+    return y.view(m, out_features)
+
+
+def outer(x: Tensor, dy: Tensor, table: Tensor, nnz: int, block_size: int) -> Tensor:
+    """The blocks of x.T @ dy that the layout has: (M, in), (M, out) -> (nnz, b, b)."""
+    b = block_size
+    m, n_in, n_out = x.shape[0], x.shape[1] // b, dy.shape[1] // b
+    if nnz > DENSE_ABOVE[b] * n_in * n_out:
+        at = table[:nnz].long() * n_out + table[nnz : 2 * nnz]
+        return (x.t() @ dy).view(n_in, b, n_out, b).transpose(1, 2).reshape(-1, b, b).index_select(0, at)
+    targets, _, sources, _ = side(table, nnz, n_in, n_out, False)
+    x, dy = x.contiguous().view(m, n_in, b), dy.contiguous().view(m, n_out, b)
+    dw = x.new_empty(nnz, b, b)
+    for degree, here, there, start in pieces(runs(table, nnz, n_in, n_out, False), m * b):
+        if degree:
+            count = there.stop - there.start
+            gathered = x.index_select(1, sources[here]).view(m, count, degree * b).permute(1, 2, 0)
+            factor = dy[:, start : start + count] if start >= 0 else dy.index_select(1, targets[there])
+            torch.bmm(gathered, factor.transpose(0, 1), out=dw[here].view(count, degree * b, b))
+    return dw
+
+
+def pieces(all_runs: list[tuple[int, int, int]], numbers_per_block: int):
+    """(degree, its blocks, its targets, the first of these if they are neighbours, else -1), so few blocks at a time
+    that not much more than GATHERED numbers are gathered.
+    """
+    first = at = 0
+    for degree, count, start in all_runs:
+        most = max(1, GATHERED // (1 + degree * numbers_per_block)) if degree else count
+        for i in range(0, count, most):
+            n = min(most, count - i)
+            yield degree, slice(at, at + n * degree), slice(first, first + n), start + i if start >= 0 else -1
+            first, at = first + n, at + n * degree
+
+
+def stack_transposed(w: Tensor, blocks: Tensor, degree: int) -> Tensor:
+    """The transposes of `degree` blocks at a time, below one another: (len(blocks) / degree, degree * b, b)."""
+    b = w.shape[1]
+    lines = blocks.view(-1, 1, degree) * b + torch.arange(b, dtype=torch.int32, device=w.device).view(b, 1)
+    return w.view(-1, b).index_select(0, lines.view(-1)).view(-1, b, degree * b).transpose(1, 2)
+
+
+def to_dense(w: Tensor, table: Tensor, rows: int, cols: int) -> Tensor:
+    """W, (rows * b, cols * b), with zeros where it has no block."""
+    nnz, b = w.shape[:2]
+    dense = w.new_zeros(rows, b, cols, b)
+    dense.transpose(1, 2).index_put_((table[:nnz].long(), table[nnz : 2 * nnz].long()), w)
+    return dense.view(rows * b, cols * b)
