@@ -20,6 +20,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "offline_math",
     "docstrings",
+    "references",
     "sources",
 ]
 exclude_patterns = ["_build", "_ext", "notebooks"]

@@ -69,15 +69,16 @@ class Page:
         """Load a page and wait for its scripts and its equations."""
         self.faults, self.requests = [], []
         self.call("Page.navigate", url=url)
-        end = time.monotonic() + 60
-        while (
-            self.evaluate(f"document.readyState == 'complete' && location.href.startsWith({json.dumps(url)})")
-            is not True
-        ):
-            if time.monotonic() > end:
-                raise TimeoutError(url)
-            time.sleep(0.02)
+        self.wait(f"document.readyState == 'complete' && location.href.startsWith({json.dumps(url)})")
         self.evaluate("window.MathJax?.startup?.promise.then(() => null)")
+
+    def wait(self, condition: str) -> None:
+        """Until a JavaScript condition holds; TimeoutError after a minute."""
+        end = time.monotonic() + 60
+        while self.evaluate(condition) is not True:
+            if time.monotonic() > end:
+                raise TimeoutError(condition)
+            time.sleep(0.02)
 
     def look(self, width: int, height: int, dark: bool) -> None:
         """From now on a window of this size, light or dark."""

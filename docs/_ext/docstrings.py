@@ -74,7 +74,13 @@ def parameters(obj) -> set[str]:
 
 
 def process(app, what, name, obj, options, lines) -> None:
-    lines[:] = convert(lines, parameters(obj))
+    module, _, last = name.rpartition(".")
+    if module == f"spinup.algos.{last}":  # its page has a table of the arguments
+        lines[:] = [lines[0].partition(f" {last.upper()}'s own arguments")[0]]
+    elif what == "module":
+        lines[:] = [] if module == "spinup.algos" else convert(lines, set())
+    else:
+        lines[:] = convert(lines, parameters(obj))
 
 
 def knobs(docstring: str | None) -> dict[str, str]:

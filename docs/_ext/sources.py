@@ -130,12 +130,9 @@ def diff_html(a: str, b: str, old: str, new: str) -> str:
 
     def line(kind: str, i: int | None, j: int | None) -> str:
         code = a_code[i] if j is None else b_code[j]
-        left_number, right_number = ("" if k is None else str(k + 1) for k in (i, j))
+        numbers = "".join(f'<span class="number">{"" if k is None else k + 1}</span>' for k in (i, j))
         mark = {"gone": "-", "added": "+", "same": " "}[kind]
-        return (
-            f'<span class="line {kind}"><span class="number">{left_number}</span><span class="number">{right_number}</span>'
-            f"<b>{mark}</b>{code}\n</span>"
-        )
+        return f'<span class="line {kind}">{numbers}<b>{mark}</b>{code}\n</span>'
 
     for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
         if tag == "equal":
