@@ -92,12 +92,16 @@ class AnnotatedSource(SphinxDirective):
     def row(self, algo: str, code: list[str], tex: dict[str, str], first: int, last: int, labels: list[str]):
         lines = "".join(self.line(algo, n, code[n - 1]) for n in range(first, last + 1))
         block = f'<div class="highlight"><pre>{lines}</pre></div>'
+        piece = nodes.container("", nodes.raw("", block, format="html"), classes=["piece"])
+        if not labels:
+            return piece
         notes = nodes.container("", classes=["notes"])
         for label in labels:
             link = f'<a class="label" href="../algorithms/{algo}.html#equation-{label}">{label}</a>'
             notes += nodes.raw("", link, format="html")
             notes += nodes.math_block("", tex[label].strip(), nowrap=False, number=None, label=None, docname=None)
-        return nodes.container("", nodes.raw("", block, format="html"), notes, classes=["piece"])
+        piece += notes
+        return piece
 
     def line(self, algo: str, number: int, code: str) -> str:
         def link(match: re.Match) -> str:
