@@ -29,8 +29,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "benchmarks").glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PAGES = [page for page in PAGES if "_build" not in page.parts]
 RUN, DATA = ("python", "console", "bash"), ("toml", "yaml", "text", "json")
-SHORT = {"--epochs": "2", "--steps_per_epoch": "200"}
-SHORT_OFF_POLICY = SHORT | {"--start_steps": "100", "--update_after": "100", "--num_test_episodes": "1"}
+SHORT = {"--epochs": "2", "--steps_per_epoch": "1024", "--max_ep_len": "100"}
+SHORT_OFF_POLICY = {"--steps_per_epoch": "200", "--start_steps": "100", "--update_after": "100"}
 
 
 # ---- reading
@@ -100,7 +100,7 @@ def shortened(words: list[str]) -> list[str]:
         return words
     if algo not in run.algorithms() or "--help" in flags:
         return words
-    short = SHORT_OFF_POLICY if algo in ("ddpg", "td3", "sac") else SHORT
+    short = SHORT | SHORT_OFF_POLICY if algo in ("ddpg", "td3", "sac") else SHORT
     keep = list(words)
     for flag, value in short.items():
         if flag in keep:
@@ -285,8 +285,11 @@ def test_console_lines():
 
 def test_shortened():
     ppo = ["-m", "spinup.run", "ppo", "--env", "CartPole-v1"]
-    assert shortened(ppo) == [*ppo, "--epochs", "2", "--steps_per_epoch", "200"]
-    assert shortened([*ppo, "--epochs", "1", "--steps", "50"]) == [*ppo, "--epochs", "1", "--steps", "50"]
+    assert shortened(ppo) == [*ppo, "--epochs", "2", "--steps_per_epoch", "1024", "--max_ep_len", "100"]
+    assert shortened([*ppo, "--epochs", "1", "--steps", "50"]) == [
+        *ppo,
+        *("--epochs", "1", "--steps", "50", "--max_ep_len", "100"),
+    ]
     assert shortened(["-m", "spinup.run", "plot", "data"]) == ["-m", "spinup.run", "plot", "data"]
     assert shortened(["-m", "spinup.algos.sac"])[2:4] == ["--epochs", "2"]
 

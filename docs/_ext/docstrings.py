@@ -52,7 +52,7 @@ def convert(lines: list[str], arguments: set[str]) -> list[str]:
         for line in paragraph:
             knob = KNOB.fullmatch(line)
             if knob and knob[1] in arguments:
-                out += [] if field or not out else [""]
+                out += [""] if out and out[-1] and not field else []
                 out.append(f":param {knob[1]}: {escape(knob[2])}")
                 field = True
             elif field and line.startswith(" "):
