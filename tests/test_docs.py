@@ -1,7 +1,8 @@
 """Every block of code on every page runs, or says why not; every link leads somewhere or is listed in docs/links.txt.
 
 A page's blocks run in order, in a folder of their own: Python as a file, and each line of a console by itself. A
-training command runs for two short epochs, whatever the page says. Comments before a block say more:
+training command runs for two short epochs, and a policy plays two short episodes, whatever the page says. Comments
+before a block say more:
 
     <!-- not run: REASON -->           it is left out, and counted
     <!-- needs command: NAME -->       left out where `python -m spinup.run` has no such command
@@ -92,6 +93,8 @@ def console_lines(text: str) -> list[str]:
 
 def shortened(words: list[str]) -> list[str]:
     """A training command's words with few steps; any other as it is."""
+    if words[:3] == ["-m", "spinup.run", "test_policy"]:
+        return words if {"--episodes", "-n", "--video"} & set(words) else [*words, "--episodes", "2", "--len", "100"]
     if words[:2] == ["-m", "spinup.run"] and len(words) > 2:
         algo, flags = words[2].removesuffix("_pytorch"), words[3:]
     elif words[0] == "-m" and words[1].startswith("spinup.algos."):
