@@ -100,7 +100,9 @@ def chromium(folder: Path) -> Iterator[Page]:
     with open(folder / "output.txt", "wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
-        yield Page(page_address(folder, process))
+        page = Page(page_address(folder, process))
+        yield page
+        page.socket.close()
     finally:
         process.terminate()
         process.wait(timeout=30)
