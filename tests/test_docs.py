@@ -225,7 +225,7 @@ def external_links(markdown: str) -> set[str]:
     found = {link.rstrip(".,;)") for link in re.findall(r"https?://[^\s\])>\"]+", text)}
     text = re.sub(r"https?://[^\s\])>\"]+", "", text)
     found |= {f"https://arxiv.org/abs/{i}" for i in re.findall(r"\barXiv:(\d{4}\.\d{4,5})", text)}
-    return found | {f"https://doi.org/{i.rstrip('.,;')}" for i in re.findall(r"\bdoi:(10\.[^\s,;)]+)", text)}
+    return found | {f"https://doi.org/{i.rstrip('.,;')}" for i in re.findall(r"\bdoi:(10\.[^\s,;:)]+)", text)}
 
 
 def listed_links() -> set[str]:
@@ -234,7 +234,9 @@ def listed_links() -> set[str]:
 
 
 def all_external_links() -> set[str]:
-    return set().union(*(external_links(page.read_text(encoding="utf-8")) for page in PAGES))
+    """Of all pages, and of the source, whose docstrings the site shows."""
+    files = [*PAGES, *(ROOT / "spinup").rglob("*.py")]
+    return set().union(*(external_links(file.read_text(encoding="utf-8")) for file in files))
 
 
 def test_external_links_are_listed():
