@@ -117,6 +117,20 @@ def test_search_index_knows_the_pages(site):
         assert word in index
 
 
+def faults_of(page: browser.Page) -> tuple[list[str], int]:
+    """(what is wrong with the page that is open, the number of equations drawn on it)."""
+    faults = [*page.faults]
+    faults += [f"asks for {url}" for url in page.requests if not url.startswith(("file:", "data:"))]
+    meant, drawn, wrong = page.evaluate(
+        "['.math', '.math > mjx-container', 'mjx-merror, [data-mjx-error]']"
+        ".map(s => document.querySelectorAll(s).length)"
+    )
+    if meant != drawn or wrong:
+        faults.append(f"{drawn} of {meant} equations drawn, {wrong} with errors")
+    hidden = "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.getAttribute('src'))"
+    return faults + [f"{source} is not shown" for source in page.evaluate(hidden)], drawn
+
+
 @pytest.mark.slow
 def test_pages_in_a_browser(site):
     """No message in the console, nothing from elsewhere, no equation left as TeX; and the search finds something."""
@@ -126,20 +140,10 @@ def test_pages_in_a_browser(site):
     faults, equations = [], 0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, browser.chromium(Path(folder)) as page:
         for file in pages(site):
-            name = file.relative_to(site).as_posix()
             page.open(file.as_uri())
-            faults += [f"{name}: {fault}" for fault in page.faults]
-            elsewhere = [url for url in page.requests if not url.startswith(("file:", "data:"))]
-            faults += [f"{name}: asks for {url}" for url in elsewhere]
-            meant, drawn, wrong = page.evaluate(
-                "['.math', '.math > mjx-container', 'mjx-merror, [data-mjx-error]']"
-                ".map(s => document.querySelectorAll(s).length)"
-            )
+            found, drawn = faults_of(page)
+            faults += [f"{file.relative_to(site).as_posix()}: {fault}" for fault in found]
             equations += drawn
-            if meant != drawn or wrong:
-                faults.append(f"{name}: {drawn} of {meant} equations drawn, {wrong} with errors")
-            pictures = "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src)"
-            faults += [f"{name}: {source} is not shown" for source in page.evaluate(pictures)]
         assert faults == []
         assert equations > 100
         page.open((site / "search.html").as_uri() + "?q=entropy")
@@ -174,13 +178,18 @@ def test_browser_finds_faults(tmp_path):
         pytest.skip("there is no Chromium here (Debian: apt-get install chromium)")
     pytest.importorskip("websocket", reason="the extra docs is not installed")
     bad = tmp_path / "bad.html"
-    bad.write_text("<img src='nowhere.png'><script>console.error('oh'); undefined.x</script>")
+    bad.write_text(
+        "<img src='nowhere.png'><script>console.error('oh'); undefined.x</script><i class='math'>x</i>"
+        "<i class='math'><mjx-container><mjx-merror></mjx-merror></mjx-container></i>"
+        "<script src='http://127.0.0.1:9/x.js'></script>"
+    )
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, browser.chromium(Path(folder)) as page:
         page.open(bad.as_uri())
-        faults = " ".join(page.faults)
-    assert "console error: oh" in faults
-    assert "TypeError" in faults
-    assert "not loaded" in faults
+        faults, drawn = faults_of(page)
+    for fault in ("console error: oh", "TypeError", "not loaded", "asks for http://127.0.0.1:9/x.js"):
+        assert fault in " ".join(faults)
+    assert faults[-2:] == ["1 of 2 equations drawn, 1 with errors", "nowhere.png is not shown"]
+    assert drawn == 1
 
 
 # ---- the extensions
