@@ -97,8 +97,8 @@ def draw(algo: str, figure: Figure) -> None:
                 rows = run[run[column].notna()]
                 ax.plot(rows["TotalEnvInteracts"] / 1000, rows[column], line, color=colour, linewidth=0.9)
             values = np.concatenate([run[column].dropna() for run in (*healthy, spoilt)])
-            if column.startswith("Loss") and values.min() > 0:
-                ax.set_yscale("log")
+            if column in ("KL", "Alpha") or (column.startswith("Loss") and values.min() > 0):
+                ax.set_yscale("log", nonpositive="mask")
             ax.set_title(column, fontsize=7)
             ax.spines[["top", "right"]].set_visible(False)
         for ax in axes[1]:

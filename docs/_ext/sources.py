@@ -99,7 +99,8 @@ class AnnotatedSource(SphinxDirective):
         for label in labels:
             link = f'<a class="label" href="../algorithms/{algo}.html#equation-{label}">{label}</a>'
             notes += nodes.raw("", link, format="html")
-            notes += nodes.math_block("", tex[label].strip(), nowrap=False, number=None, label=None, docname=None)
+            lines = re.sub(r"\s*\\qquad\s*", r" \\\\ ", tex[label].strip())  # the column is narrow
+            notes += nodes.math_block("", lines, nowrap=False, number=None, label=None, docname=None)
         piece += notes
         return piece
 
