@@ -99,7 +99,8 @@ class AnnotatedSource(SphinxDirective):
         for label in labels:
             link = f'<a class="label" href="../algorithms/{algo}.html#equation-{label}">{label}</a>'
             notes += nodes.raw("", link, format="html")
-            lines = re.sub(r"\s*\\qquad\s*", r" \\\\ ", tex[label].strip())  # the column is narrow
+            lines = re.split(r"\s*\\qquad\s*", tex[label].strip())  # below each other, as the column is narrow
+            lines = " \\\\ ".join(f"& {line}" for line in lines) if len(lines) > 1 else lines[0]
             notes += nodes.math_block("", lines, nowrap=False, number=None, label=None, docname=None)
         piece += notes
         return piece
