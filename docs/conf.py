@@ -23,7 +23,7 @@ extensions = [
     "references",
     "sources",
 ]
-exclude_patterns = ["_build", "_ext", "notebooks"]
+exclude_patterns = ["_build", "_ext", "notebooks/*"]
 
 # ---- Markdown
 myst_enable_extensions = ["dollarmath", "deflist"]

@@ -24,6 +24,7 @@ _HOMES = {
     "EpochLogger": "spinup.logger",
     "ExperimentGrid": "spinup.grid",
     "load": "spinup.watch",
+    "resume": "spinup.restart",
     "UserError": "spinup.errors",
 }
 __all__ = ["plot", *_HOMES]

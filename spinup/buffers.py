@@ -1,6 +1,6 @@
 """Where transitions are kept, and advantages from them. Rollouts have shape (T, N, ...): T steps of N environments."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -72,6 +72,8 @@ class RolloutBuffer:
     steps: T; num_envs: N; observation_space, action_space: those of VecEnv
     """
 
+    columns = ("o", "a", "r", "o2", "terminated", "done")
+
     def __init__(self, steps: int, num_envs: int, observation_space: spaces.Box, action_space: spaces.Space):
         def rows(shape: tuple[int, ...] = (), dtype=np.float32) -> np.ndarray:
             return np.zeros((steps, num_envs, *shape), dtype)
@@ -109,6 +111,19 @@ class RolloutBuffer:
         self.running_return = returns[-1] * (1 - done[-1])
         return returns
 
+    def cut(self, mask: np.ndarray) -> None:
+        """The newest transition of the environments in mask, (N,), was the last of its episode."""
+        self.done[self.t - 1] |= mask
+
+    def state_dict(self) -> dict:
+        columns = {name: getattr(self, name)[: self.t].copy() for name in self.columns}
+        return {**columns, "running_return": self.running_return}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        self.t, self.running_return = len(state["r"]), state["running_return"]
+        for name in self.columns:
+            getattr(self, name)[: self.t] = state[name]
+
 
 class Batch(NamedTuple):
     """B transitions from a ReplayBuffer; with n-step returns each spans up to n steps of one episode."""
@@ -130,6 +145,8 @@ class ReplayBuffer:
 
     Raises UserError where it would not fit into memory.
     """
+
+    columns = ("o", "a", "r", "o2", "terminated", "done")
 
     def __init__(
         self,
@@ -163,6 +180,18 @@ class ReplayBuffer:
         for column, x in zip((self.o, self.a, self.r, self.o2, self.terminated, self.done), values, strict=True):
             column[row] = torch.as_tensor(x)
         self.t += 1
+
+    def cut(self, mask: np.ndarray) -> None:
+        """The newest transition of the environments in mask, (N,), was the last of its episode."""
+        self.done[(self.t - 1) % self.rows] |= torch.from_numpy(mask).to(self.done.device)
+
+    def state_dict(self) -> dict:
+        return {name: getattr(self, name)[: self.t] for name in self.columns} | {"t": self.t}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        self.t = state["t"]
+        for name in self.columns:
+            getattr(self, name)[: self.t] = state[name]
 
     def sample(self, batch_size: int) -> Batch:
         """Transitions drawn uniformly, with replacement."""

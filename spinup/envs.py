@@ -1,15 +1,17 @@
 """Environments: made, seeded, stepped N at a time, and turned into the few kinds of arrays that networks take."""
 
 import importlib
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from numbers import Real
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from spinup.errors import UserError, closest
+from spinup.errors import Fault, UserError, closest, first_line
 
 # Packages that register environments when imported, by the first part of the id, and the extra that brings them.
 NAMESPACES = {"ALE": ("ale_py", "atari")}
@@ -112,17 +114,74 @@ def has_fixed_size(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
 
 
+class Guarded(gym.Wrapper):
+    """One of several environments: where it raises, or returns what it must not, a Fault says which one and when.
+
+    name: what the message calls it
+    """
+
+    def __init__(self, env: gym.Env, name: str):
+        super().__init__(env)
+        self.name, self.steps = name, 0
+
+    def reset(self, **kwargs) -> tuple:
+        self.steps = 0
+        try:
+            result = self.env.reset(**kwargs)
+        except Exception as error:
+            raise Fault(f"{self.name} raised {first_line(error)} in reset") from error
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise Fault(f"{self.name} returned {result!r:.80} from reset; it must be (observation, info)")
+        self.check_observation(result[0])
+        return result
+
+    def step(self, action) -> tuple:
+        self.steps += 1
+        try:
+            result = self.env.step(action)
+        except Exception as error:
+            when = f"at step {self.steps} of its episode, on action {action}"
+            raise Fault(f"{self.name} raised {first_line(error)} {when}") from error
+        if not (isinstance(result, tuple) and len(result) == 5):
+            raise Fault(
+                f"{self.name} returned {result!r:.80} from step; it must be (observation, reward, terminated, "
+                "truncated, info)"
+            )
+        o, r = result[:2]
+        self.check_observation(o)
+        if not isinstance(r, Real):
+            raise Fault(f"{self.name} gave the reward {r!r:.80} at step {self.steps}; it must be a number")
+        return result
+
+    def check_observation(self, o) -> None:
+        """Raise Fault for another shape or kind of number than the space's."""
+        space, dtype = self.observation_space, getattr(o, "dtype", None) or np.asarray(o).dtype
+        if np.shape(o) != space.shape:
+            what = f"an observation of shape {np.shape(o)}; its space says {space.shape}"
+        elif dtype != space.dtype and not np.can_cast(dtype, space.dtype, "same_kind"):
+            what = f"an observation of {dtype} ({o!r:.80}); its space says {space.dtype}"
+        else:
+            return
+        raise Fault(f"{self.name} gave {what}, at step {self.steps} of its episode")
+
+
 class VecEnv:
     """N environments side by side, with the true next observation at every step and statistics of their episodes.
 
+    Every episode has a seed of its own, made from the run's seed, the environment's number and the episode's. So the
+    seed and the actions since tell all of a running episode: `state_dict` holds them, and `load_state_dict` plays the
+    actions again.
+
     observation_space: a float32 Box with one dimension, or a uint8 Box of images
     action_space: what the policy's actions are: a Box or MultiDiscrete with one dimension, or Discrete from 0
-    num_envs: N; max_ep_len: an episode is truncated after so many steps
+    num_envs: N; max_ep_len: an episode is truncated after so many steps; name: what messages call the environment
+
+    Raises Fault where an environment raises, dies, or gives NaN, infinity or another shape than its space's.
     """
 
-    def __init__(self, envs: gym.vector.VectorEnv, seed: int, max_ep_len: int):
+    def __init__(self, envs: gym.vector.VectorEnv, seed: int, max_ep_len: int, name: str = "environment"):
         self.envs, self.num_envs, self.max_ep_len = envs, envs.num_envs, max_ep_len
-        self.seed = seed
+        self.seed, self.name = seed, name
         obs, act = envs.single_observation_space, envs.single_action_space
         image = obs.dtype == np.uint8 and len(obs.shape) in (2, 3)
         size = int(np.prod(obs.shape))
@@ -131,13 +190,17 @@ class VecEnv:
         self.action_space = flat_action_space(act)
         self.start = np.asarray(act.start) if isinstance(act, spaces.Discrete | spaces.MultiDiscrete) else 0
         self.finished: list[tuple[float, int]] = []
+        bounded = isinstance(obs, spaces.Box) and (np.isfinite(obs.low).any() or np.isfinite(obs.high).any())
+        self.bounds = (obs.low, obs.high) if bounded and not image else None  # None: nothing to leave, or told already
 
     def reset(self) -> np.ndarray:
         """Start all episodes anew, from the seed; the first observations, (N, *obs_shape)."""
         self.ep_ret, self.ep_len = np.zeros(self.num_envs), np.zeros(self.num_envs, int)
         self.done = np.zeros(self.num_envs, bool)
+        self.episode = np.zeros(self.num_envs, int)  # the number of each environment's running episode
+        self.actions: list[np.ndarray] = []  # the environments' own, back to the first of the longest running episode
         self.envs.action_space.seed(self.seed)
-        self.o = self._observations(self.envs.reset(seed=self.seed)[0])
+        self.o = self._observations(self._call("reset", seed=self._episode_seeds())[0])
         return self.o
 
     def step(self, a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -146,10 +209,12 @@ class VecEnv:
         Returns (o2, r, terminated, truncated): the true next observations, (N, *obs_shape), and three (N,) arrays.
         Where an episode ended, `reset_done` must come next.
         """
-        o2, r, terminated, truncated, _ = self.envs.step(self._raw_actions(a))
-        self.o = self._observations(o2)
+        self.actions.append(self._raw_actions(a))
+        o2, r, terminated, truncated, _ = self._call("step", self.actions[-1])
         self.ep_ret += r
         self.ep_len += 1
+        self.o = self._observations(o2)
+        self._check_finite("reward", r)
         truncated = truncated | (self.ep_len >= self.max_ep_len)
         self.done = terminated | truncated
         return self.o, r, terminated.copy(), truncated
@@ -158,8 +223,7 @@ class VecEnv:
         """Start new episodes where the last step ended one; the observations to act on next, (N, *obs_shape)."""
         if self.done.any():
             self.finished += zip(self.ep_ret[self.done].tolist(), self.ep_len[self.done].tolist(), strict=True)
-            self.ep_ret[self.done], self.ep_len[self.done] = 0, 0
-            self.o = self._observations(self.envs.reset(options={"reset_mask": self.done})[0])
+            self._begin_episodes(self.done)
             self.done = np.zeros_like(self.done)
         return self.o
 
@@ -175,9 +239,109 @@ class VecEnv:
     def close(self) -> None:
         self.envs.close()
 
+    # ---- as it was, in another process
+
+    def state_dict(self) -> dict:
+        """What `load_state_dict` needs, between `reset_done` and the next step."""
+        kept = ("ep_ret", "ep_len", "episode", "o")
+        return {
+            **{name: getattr(self, name).copy() for name in kept},
+            "actions": np.array(self.actions) if self.actions else np.zeros((0, self.num_envs)),
+            "finished": list(self.finished),
+            "action_space": self.envs.action_space.np_random.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: Mapping) -> np.ndarray:
+        """Bring all environments to where they were: each episode's seed, and its actions again.
+
+        Returns where that failed, (N,) bool: there another observation came out than was seen then, because the
+        environment does not repeat itself from its seed, and a new episode has begun.
+        """
+        self.reset()
+        self.episode, lengths = state["episode"].copy(), state["ep_len"]
+        seeds, actions, steps = self._episode_seeds(), list(state["actions"]), int(lengths.max())
+        # All step together, so an environment with a shorter episode plays it several times over, the last in full.
+        spans, position = np.maximum(lengths, 1), np.zeros(self.num_envs, int)
+        for left in range(steps, 0, -1):
+            begins = (left % spans == 0) | (left == steps)
+            position[begins] = 0
+            if begins.any():
+                self._call("reset", seed=seeds, options={"reset_mask": begins})
+            raw = np.stack([actions[row][i] for i, row in enumerate(steps - spans + position)])
+            o = self._call("step", raw)[0]
+            position += 1
+        if (lengths == 0).any():
+            o = self._call("reset", seed=seeds, options={"reset_mask": lengths == 0})[0]
+        self.o = self._observations(o)
+        failed = (self.o != state["o"]).reshape(self.num_envs, -1).any(-1)
+        self.actions, self.finished = actions, [tuple(episode) for episode in state["finished"]]
+        self.ep_ret, self.ep_len = state["ep_ret"].copy(), lengths.copy()
+        self.envs.action_space.np_random.bit_generator.state = state["action_space"]
+        if failed.any():
+            self._begin_episodes(failed)
+        return failed
+
+    # ---- parts
+
+    def _episode_seeds(self) -> list[int]:
+        """The seed of each environment's running episode: seed + its number for the first, then one drawn from both."""
+        seeds = []
+        for i, episode in enumerate(self.episode.tolist()):
+            later = np.random.SeedSequence((self.seed, i, episode)).generate_state(1).item() if episode else 0
+            seeds.append(later or self.seed + i)
+        return seeds
+
+    def _begin_episodes(self, mask: np.ndarray) -> None:
+        """New episodes where mask, (N,), says so."""
+        self.ep_ret[mask], self.ep_len[mask] = 0, 0
+        self.episode[mask] += 1
+        self.o = self._observations(self._call("reset", seed=self._episode_seeds(), options={"reset_mask": mask})[0])
+        del self.actions[: len(self.actions) - self.ep_len.max()]
+
+    def _call(self, what: str, *args, **kwargs) -> tuple:
+        """Gymnasium's `reset` or `step`; a worker process of an asynchronous one may die in it."""
+        try:
+            return getattr(self.envs, what)(*args, **kwargs)
+        except (EOFError, ConnectionError) as error:
+            for process in self.envs.processes:
+                process.join(0.1)  # until when the end of one shows
+            dead = [i for i, process in enumerate(self.envs.processes) if not process.is_alive()]
+            self._end_workers()
+            raise Fault(f"the process of {self.name} {', '.join(map(str, dead))} died in {what}") from error
+        except Fault:
+            self._end_workers()
+            raise
+
+    def _end_workers(self) -> None:
+        """Leave no process of an asynchronous vector environment behind; it answers no more."""
+        for process in getattr(self.envs, "processes", ()):
+            process.terminate()
+            process.join()
+        self.envs.closed = True
+
     def _observations(self, o: np.ndarray) -> np.ndarray:
         """A copy, as the next step overwrites Gymnasium's own array."""
-        return o.reshape(self.num_envs, *self.observation_space.shape).astype(self.observation_space.dtype)
+        if self.bounds and not ((o >= self.bounds[0]) & (o <= self.bounds[1])).all():
+            self._check_finite("observation", o)
+            self._warn_of_bounds(o)
+        o = o.reshape(self.num_envs, *self.observation_space.shape).astype(self.observation_space.dtype)
+        self._check_finite("observation", o)
+        return o
+
+    def _check_finite(self, what: str, x: np.ndarray) -> None:
+        """Raise Fault for the first environment with NaN or infinity in x, (N, ...)."""
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
+            i = int(np.argwhere(~np.isfinite(x))[0, 0])
+            raise Fault(f"{self.name} {i} gave the {what} {x[i]} at step {self.ep_len[i]} of its episode")
+
+    def _warn_of_bounds(self, o: np.ndarray) -> None:
+        """Tell, once, of an observation outside its space: it can be learned from, and should not be there."""
+        outside = (o < self.bounds[0]) | (o > self.bounds[1])
+        i, *where = np.argwhere(outside)[0].tolist()
+        low, high = (bound[tuple(where)] for bound in self.bounds)
+        self.bounds = None
+        value = f"{o[(i, *where)]} at index {tuple(where)}, outside of its space's {low} to {high}"
+        print(f"warning: {self.name} {i} observed {value}; this is said once", file=sys.stderr, flush=True)
 
     def _raw_actions(self, a: np.ndarray) -> np.ndarray:
         """The environments' own actions for the policy's."""
@@ -217,9 +381,14 @@ def make_envs(
     if vectorization not in kinds:
         raise UserError(f"vectorization is '{vectorization}'; it must be 'sync' or 'async'")
     make_env(env_fn, env_kwargs).close()  # so that a mistake shows here, not in a worker process
-    fns = [lambda: make_env(env_fn, env_kwargs)] * num_envs
+    name = f"{env_fn if isinstance(env_fn, str) else getattr(env_fn, '__name__', 'env_fn')}: environment"
+
+    def maker(i: int) -> Callable[[], gym.Env]:
+        return lambda: Guarded(make_env(env_fn, env_kwargs), f"{name} {i}")
+
     copy = {"copy": False} if vectorization == "sync" else {}
-    return VecEnv(kinds[vectorization](fns, autoreset_mode=AutoresetMode.DISABLED, **copy), int(seed), max_ep_len)
+    envs = kinds[vectorization]([maker(i) for i in range(num_envs)], autoreset_mode=AutoresetMode.DISABLED, **copy)
+    return VecEnv(envs, int(seed), max_ep_len, name)
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""The one exception for a mistake of the user's: the command line prints its message as one line and exits with 2."""
+"""Two exceptions with a message for people: UserError for a mistake of theirs, Fault for a run that cannot go on."""
 
 import difflib
 import math
@@ -14,7 +14,9 @@ RANGES = {
     **dict.fromkeys(("start_steps", "update_after", "replay_ratio"), (0, math.inf)),
     **dict.fromkeys(("lr", "q_lr", "act_noise", "target_noise", "noise_clip", "alpha"), (0, math.inf)),
     "target_entropy": (-math.inf, math.inf),
-    **dict.fromkeys(("train_pi_iters", "train_v_iters", "backtrack_iters", "eval_freq"), (0, math.inf)),
+    **dict.fromkeys(
+        ("train_pi_iters", "train_v_iters", "backtrack_iters", "eval_freq", "checkpoint_freq"), (0, math.inf)
+    ),
     **dict.fromkeys(("pi_lr", "vf_lr", "max_grad_norm", "clip_ratio", "vf_clip", "target_kl"), (0, math.inf)),
     **dict.fromkeys(("delta", "damping_coeff"), (0, math.inf)),
 }
@@ -29,7 +31,19 @@ WORDS = {"alpha": "auto"}
 
 
 class UserError(ValueError):
-    """Says in one line what was wrong and what would be right."""
+    """A mistake of the user's: says in one line what was wrong and what would be right; the command exits with 2."""
+
+
+class Fault(RuntimeError):
+    """A run that cannot go on, through no fault of the command's: says in one line what failed, where and when.
+
+    The command line prints that line, after the traceback of what caused it where there is one, and exits with 1.
+    """
+
+
+def first_line(error: BaseException) -> str:
+    """An exception's class and message, in one line of bounded length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
 
 
 def closest(word: str, choices: Iterable[str]) -> str:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spinup import mpi
+from spinup.checkpoint import newest
 from spinup.errors import UserError
 from spinup.logger import convert_json
 
@@ -67,7 +68,8 @@ def perform(job: Job, apart: bool = False) -> Run:
     """
     if apart:
         mpi.stay_alone()
-        if read_status(job.folder).get("outcome") == DONE:  # by an earlier try, whose answer was lost
+        job, done = place(job)  # once more, as an executor may try again what was begun or done on a node that died
+        if done:
             return Run(job.name, job.seed, str(job.folder), 0.0, DONE)
     start, outcome = time.time(), DONE
     write_status(job, "running", start)
@@ -141,8 +143,9 @@ def as_recorded(arguments: Mapping) -> dict:
 def place(job: Job) -> tuple[Job, bool]:
     """The job with a folder that is free or its own, and whether it is done there already.
 
-    Its own is one whose status.json has the same arguments. What an unfinished try left there is removed: the seed
-    makes it the beginning of what the next try will write. Another run's folder is left alone; folder-2 follows it.
+    Its own is one whose status.json has the same arguments. The job goes on from the checkpoint of an unfinished try;
+    a try without one is removed: the seed makes it the beginning of what the next will write. Another run's folder is
+    left alone; folder-2 follows it.
     Raises UserError where a process on this machine is still at work on it.
     """
     for i in itertools.count(1):
@@ -155,9 +158,12 @@ def place(job: Job) -> tuple[Job, bool]:
     done = status.get("outcome") == DONE
     if status.get("outcome") == "running" and is_alive(*status.get("process", (None, 0))):
         raise UserError(f"{folder} is at work in process {status['process'][1]}; wait for it, or end it first")
-    if status and not done:
-        shutil.rmtree(folder)
     kwargs = {**job.arguments["logger_kwargs"], "output_dir": str(folder)}
+    if status and not done and newest(folder):
+        kwargs["resume"] = True
+        (folder / ERROR).unlink(missing_ok=True)
+    elif status and not done:
+        shutil.rmtree(folder)
     return job._replace(arguments={**job.arguments, "logger_kwargs": kwargs}), done
 
 

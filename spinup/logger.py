@@ -9,7 +9,6 @@ A cell with no value, in that case or any other, is `nan`, so that every line ha
 
 import contextlib
 import datetime
-import errno
 import functools
 import importlib.metadata
 import io
@@ -31,7 +30,8 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from spinup import mpi
-from spinup.errors import UserError
+from spinup.errors import UserError, closest, first_line
+from spinup.files import append_to_file, lock, replace_file, writing
 
 COLORS = {"gray": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "white": 37}
 RECORDED = ("torch", "numpy", "gymnasium", "mujoco", "mpi4py")  # packages whose version can change a result
@@ -106,16 +106,6 @@ def setup_logger_kwargs(
     return {"output_dir": str(root / (outer + exp_name) / run), "exp_name": exp_name}
 
 
-@contextlib.contextmanager
-def _writing(path):
-    """Turns what the system says against writing `path` into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write {path}: {reason}; mend that or choose another folder with --data_dir") from error
-
-
 def _claim(folder: Path, fname: str) -> Path:
     """Makes and returns `folder`, or the first of folder-2, folder-3, ... without a run, taking it by creating `fname`.
 
@@ -125,35 +115,12 @@ def _claim(folder: Path, fname: str) -> Path:
         folder = folder.resolve()
     for i in itertools.count(1):
         path = folder if i == 1 else folder.with_name(f"{folder.name}-{i}")
-        with _writing(path):
+        with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             if not (path / "config.json").exists():
                 with contextlib.suppress(FileExistsError):
                     (path / fname).touch(exist_ok=False)
                     return path
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Gives `path` the content `data` at once: a reader finds all of the old or of the new, also after a crash."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with _writing(path):
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _append(path: Path, data: bytes) -> None:
-    """Appends in one write, and takes back what a full disk cut short: no line is ever half there."""
-    with _writing(path), open(path, "ab", buffering=0) as file:
-        size = file.tell()
-        if file.write(data) < len(data):
-            file.truncate(size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _git(folder: Path) -> dict | None:
@@ -183,7 +150,7 @@ def _record(config: Mapping) -> dict:
         git["git_spinup"] = _git(here)
     return {
         "command": shlex.join(sys.orig_argv),
-        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "started": _now(),
         **versions,
         **git,
         "platform": platform.platform(),
@@ -191,6 +158,30 @@ def _record(config: Mapping) -> dict:
         "threads": torch.get_num_threads() if torch else None,
         "processes": mpi.num_procs(),
     }
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def read_config(path: str | Path) -> tuple[Path, dict]:
+    """A run's folder and its config.json, with env_kwargs and ac_kwargs as dicts.
+
+    Raises UserError where there is no run, or the file is not one of ours.
+    """
+    folder = Path(path).expanduser()
+    file = folder / "config.json"
+    if not folder.is_dir():
+        names = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise UserError(f"there is no folder '{folder}'{closest(folder.name, names)}")
+    if not file.exists():
+        below = sorted(str(p.parent) for p in folder.glob("**/config.json"))
+        raise UserError(f"'{folder}' holds no run (no config.json); runs below it: {', '.join(below[:5]) or 'none'}")
+    try:
+        config = json.loads(file.read_text("utf-8"))
+        return folder, {**config, **{key: dict(config.get(key) or {}) for key in ("env_kwargs", "ac_kwargs")}}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file} is not a config.json that spinup wrote ({first_line(error)})") from error
 
 
 def _cell(value) -> str:
@@ -278,8 +269,11 @@ class Logger:
     exp_name: by what runs are grouped in plots; by default the folder's name
     quiet: show warnings only
     tensorboard: also write the table's numbers as TensorBoard events
+    resume: go on with the run that output_dir holds, from its checkpoint (spinup.checkpoint), or from the beginning
+        where there is none yet
 
-    Raises UserError where the folder cannot be written or tensorboard is not installed.
+    Raises UserError where the folder cannot be written, where another process is at work on it, and where tensorboard
+    is not installed.
     Usable in a `with` statement; close() ends the progress bar.
     """
 
@@ -290,12 +284,14 @@ class Logger:
         exp_name: str | None = None,
         quiet: bool = False,
         tensorboard: bool = False,
+        resume: bool = False,
     ):
         self.is_root = mpi.proc_id() == 0
         self.quiet = quiet or not self.is_root
         self.log_headers, self.log_current_row = [], {}
         self.total_steps = self.module = self.output_dir = self._tensorboard = self._bar = None
-        self._last_return, self._closed = math.nan, False
+        self.epoch_return, self._last_return, self._closed = math.nan, math.nan, False
+        self.resume = resume
         isatty = getattr(sys.stdout, "isatty", lambda: False)
         self._live = not self.quiet and isatty() and os.environ.get("TERM") != "dumb"
         self._colour = self._live and not os.environ.get("NO_COLOR")
@@ -308,8 +304,10 @@ class Logger:
                 raise UserError('TensorBoard is missing: pip install "spinup[tensorboard]"') from error
         wanted = Path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"]).expanduser()
         self.exp_name = exp_name or wanted.resolve().name
-        self.output_dir = _claim(wanted, output_fname)
+        self.output_dir = wanted if resume else _claim(wanted, output_fname)
         self.output_file = self.output_dir / output_fname
+        with writing(self.output_dir):
+            self._lock = lock(self.output_dir)
         if self.output_dir.name not in (wanted.name, wanted.resolve().name):
             self.warn(f"{wanted} holds a run already; this one goes to {self.output_dir}")
         else:
@@ -342,8 +340,13 @@ class Logger:
             return
         with contextlib.suppress(KeyError, TypeError):
             self.total_steps = config["steps_per_epoch"] * config["epochs"]
-        content = convert_json({**config, "exp_name": self.exp_name, "run": _record(config)})
-        _replace(self.output_dir / "config.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        record = _record(config)
+        if self.resume:
+            earlier = read_config(self.output_dir)[1].get("run", {})
+            record = {**record, "started": earlier.get("started"), "command": earlier.get("command")}
+            record["resumed"] = [*earlier.get("resumed", []), _now()]
+        content = convert_json({**config, "exp_name": self.exp_name, "run": record})
+        replace_file(self.output_dir / "config.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
         self.progress(0)
 
     def setup_pytorch_saver(self, module) -> None:
@@ -356,13 +359,16 @@ class Logger:
         """Write the module's state_dict to model.pt (model{itr}.pt), which a crash leaves whole, old or new."""
         if self.module is None:
             raise UserError("save_state has nothing to save: call setup_pytorch_saver(module) first")
-        if not self.is_root:
-            return
-        import torch
+        self.save_tensors(f"model{'' if itr is None else int(itr)}.pt", self.module.state_dict())
 
-        data = io.BytesIO()
-        torch.save(self.module.state_dict(), data)
-        _replace(self.output_dir / f"model{'' if itr is None else int(itr)}.pt", data.getvalue())
+    def save_tensors(self, name: str, state: Mapping) -> None:
+        """Write a state_dict to the file `name` of the run's folder, as save_state does."""
+        if self.is_root:
+            import torch
+
+            data = io.BytesIO()
+            torch.save(state, data)
+            replace_file(self.output_dir / name, data.getvalue())
 
     def log_tabular(self, key: str, val) -> None:
         """Put `val` (a number, a one-element array or tensor, a word) under `key` in this epoch's row, once."""
@@ -374,6 +380,8 @@ class Logger:
     def dump_tabular(self) -> None:
         """Write this epoch's row to progress.txt, show it, and begin the next."""
         row, self.log_current_row = self.log_current_row, {}
+        ret = row.get("AverageTestEpRet", row.get("AverageEpRet", math.nan))
+        self.epoch_return = ret if isinstance(ret, (int, float)) else math.nan  # NaN where no episode ended
         if not self.is_root or not row:
             return
         self._write(row)
@@ -384,20 +392,35 @@ class Logger:
         if not self.quiet:
             width = shutil.get_terminal_size().columns if self._live else 80
             print(_table(row, width) + "\n", end="", flush=True)  # one write, so the bar is drawn once
-        ret = row.get("AverageTestEpRet", row.get("AverageEpRet", math.nan))
-        if isinstance(ret, (int, float)) and not math.isnan(ret):  # an epoch in which no episode ended has none
-            self._last_return = ret
+        if not math.isnan(self.epoch_return):
+            self._last_return = self.epoch_return
         self.progress(steps, now=True)
 
     def _write(self, row: dict) -> None:
         new = [key for key in row if key not in self.log_headers]
         if new:
             self.log_headers += new
-            with _writing(self.output_file):
+            with writing(self.output_file):
                 rows = self.output_file.read_bytes().splitlines()[1:]
             lines = ["\t".join(map(_cell, self.log_headers)).encode(), *(line + b"\tnan" * len(new) for line in rows)]
-            _replace(self.output_file, b"\n".join(lines) + b"\n")
-        _append(self.output_file, ("\t".join(_cell(row.get(key)) for key in self.log_headers) + "\n").encode())
+            replace_file(self.output_file, b"\n".join(lines) + b"\n")
+        append_to_file(self.output_file, ("\t".join(_cell(row.get(key)) for key in self.log_headers) + "\n").encode())
+
+    def state_dict(self) -> dict:
+        """The table so far, for a checkpoint."""
+        table = self.output_file.read_text("utf-8") if self.is_root else ""
+        return {"table": table, "headers": list(self.log_headers), "last_return": self._last_return}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Bring the table to where it was: rows of later epochs will come again."""
+        self.log_headers, self._last_return = list(state["headers"]), state["last_return"]
+        if self.is_root:
+            replace_file(self.output_file, state["table"].encode())
+
+    def begin_table(self) -> None:
+        """Let go of rows that the file has from an earlier try."""
+        if self.is_root:
+            replace_file(self.output_file, b"")
 
     def progress(self, steps: float, now: bool = False) -> None:
         """Move the progress bar, where there is one, to `steps`; cheap enough to call at every step."""
@@ -415,6 +438,8 @@ class Logger:
             self._tensorboard.close()
         if self.output_dir and not self._closed:
             self.log(f"The run is in {self.output_dir}")
+            if self._lock is not None:
+                os.close(self._lock)
         self._live, self._closed = False, True
 
 
@@ -516,6 +541,19 @@ class EpochLogger(Logger):
         if with_min_and_max:
             super().log_tabular("Max" + key, high)
             super().log_tabular("Min" + key, low)
+
+    def state_dict(self) -> dict:
+        """The table so far, and what is stored since its last row."""
+        running = {key: vars(running).copy() for key, running in self._running.items()}
+        waiting = {key: list(tensors) for key, tensors in self._waiting.items()}
+        return {**super().state_dict(), "running": running, "waiting": waiting}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        super().load_state_dict(state)
+        self._waiting, self._running = {key: list(x) for key, x in state["waiting"].items()}, {}
+        for key, values in state["running"].items():
+            self._running[key] = _Running()
+            vars(self._running[key]).update(values)
 
     def get_stats(self, key: str) -> tuple[float, float, float, float]:
         """(mean, std, min, max) of what was stored since `key` was last logged; NaN where nothing was."""

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,22 @@ def world():
         raise UserError(
             f"started as one of several MPI processes, but mpi4py cannot load ({error}): {INSTALL_HINT}"
         ) from error
-    return MPI.COMM_WORLD if MPI.COMM_WORLD.Get_size() > 1 else None
+    if MPI.COMM_WORLD.Get_size() == 1:
+        return None
+    end_all_when_one_raises()
+    return MPI.COMM_WORLD
+
+
+def end_all_when_one_raises() -> None:
+    """Have an exception that nobody catches end the other processes too, which would wait for this one for ever."""
+    show = sys.excepthook
+
+    def show_and_abort(*exception) -> None:
+        show(*exception)
+        sys.stdout.flush(), sys.stderr.flush()
+        world().Abort(1)
+
+    sys.excepthook = show_and_abort
 
 
 def stay_alone() -> None:
@@ -63,7 +79,7 @@ def num_procs() -> int:
 
 
 def mpi_fork(n: int) -> None:
-    """Run this same command again as `n` MPI processes and exit with their status; return at once where n <= 1
+    """Turn this process into a launcher of `n` MPI processes that run the same command; return at once where n <= 1
     or where a launcher has started this process already.
 
     Raises UserError where mpi4py or the launcher is missing.
@@ -78,7 +94,11 @@ def mpi_fork(n: int) -> None:
     main = sys.modules["__main__"]
     program = ["-m", main.__spec__.name] if getattr(main, "__spec__", None) else [sys.argv[0]]
     command = [launcher, "-n", str(n), sys.executable, "-u", *program, *sys.argv[1:]]
-    sys.exit(subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    sys.stdout.flush(), sys.stderr.flush()
+    if os.name == "nt":
+        sys.exit(subprocess.run(command, env=environment).returncode)
+    os.execve(launcher, command, environment)  # no process is left in between to lose signals or leave orphans
 
 
 def msg(text: str, string: str = "") -> None:
@@ -135,10 +155,31 @@ def mpi_statistics_scalar(x, with_min_and_max: bool = False):
     return mean, std, mpi_min(x.min() if x.size else np.inf), mpi_max(x.max() if x.size else -np.inf)
 
 
+def share(x: Any) -> Any:
+    """Process 0's `x`, whatever it is, on all processes."""
+    return world().bcast(x) if world() else x
+
+
+def allgather(x: Any) -> list:
+    """The list of every process's `x`, whatever it is, by rank."""
+    return world().allgather(x) if world() else [x]
+
+
+def barrier() -> None:
+    """Wait for all processes to come here."""
+    if world():
+        world().Barrier()
+
+
 def average_tensor(x) -> None:
     """Replace the tensor `x` (any shape) by its mean over all processes, in place."""
     if world():
-        x.copy_(x.new_tensor(mpi_avg(x.detach().cpu().numpy())))
+        from mpi4py import MPI
+
+        x = x.detach()
+        values = x.cpu().contiguous()  # x itself, where it is so already
+        world().Allreduce(MPI.IN_PLACE, values.numpy())
+        x.copy_(values.div_(num_procs()))
 
 
 def mpi_avg_grads(module) -> None:

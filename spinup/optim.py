@@ -1,9 +1,13 @@
 """Adam on one flat tensor: every network is stepped, clipped, averaged over processes and followed in single calls."""
 
+import math
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
 from spinup import mpi
+from spinup.errors import Fault
 
 
 def flatten(module: nn.Module) -> nn.Parameter:
@@ -46,7 +50,8 @@ class Adam:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ):
-        self.params = list(module.parameters())
+        self.module = module
+        self.names, self.params = zip(*module.named_parameters(), strict=True)
         self.flat = flatten(module)
         self.lr, self.max_grad_norm, self.betas, self.eps = lr, max_grad_norm, betas, eps
         self.m, self.v = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
@@ -59,12 +64,35 @@ class Adam:
 
     def minimize(self, loss: torch.Tensor) -> None:
         """One step down the gradient of `loss` (a scalar), averaged over all MPI processes."""
+        self.check_finite(loss)
         grads = torch.autograd.grad(loss, self.params, materialize_grads=True)
         torch.cat([g.reshape(-1) for g in grads], out=self.grad)
         mpi.average_tensor(self.grad)
         if self.max_grad_norm is not None:
             self.grad.mul_((self.max_grad_norm / (self.grad.norm() + 1e-6)).clamp(max=1.0))
         self.step()
+
+    def check_finite(self, loss: torch.Tensor) -> None:
+        """Raise Fault where the loss is NaN or infinite, as it is once a gradient was.
+
+        Not on a GPU, which would have to wait for it: there the parameters are looked at once an epoch.
+        """
+        if loss.device.type != "cpu" or math.isfinite(loss.item()):
+            return
+        grads = self.grad.split([p.numel() for p in self.params])
+        bad = [name for name, grad in zip(self.names, grads, strict=True) if not grad.isfinite().all()]
+        first = f"; the step before had NaN or infinity in the gradient of {bad[0]}" if bad else ""
+        raise Fault(
+            f"the loss of {type(self.module).__name__} is {loss.item()} in its gradient step {int(self.t) + 1}{first}; "
+            "a smaller learning rate or max_grad_norm may help"
+        )
+
+    def state_dict(self) -> dict:
+        return {"m": self.m, "v": self.v, "t": self.t}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        for name, value in state.items():
+            getattr(self, name).copy_(value)
 
     @torch.no_grad()
     def step(self) -> None:

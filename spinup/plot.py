@@ -127,7 +127,6 @@ def curves(
     Where some runs of a group have no data (they are of unequal length), the line is dashed: it is over the others. It
     ends where fewer than half of the runs have some.
     """
-    import matplotlib
 
     if estimator not in ESTIMATORS:
         raise UserError(f"plot: est is {', '.join(ESTIMATORS)}, not {estimator!r}{closest(estimator, ESTIMATORS)}")
@@ -138,7 +137,7 @@ def curves(
         groups.setdefault((line.group, line.run if count else None), []).append(line._replace(x=line.x / unit))
     names = [group if run is None else _run_name(group, run) for group, run in groups]
     sizes = [len(own) for own in groups.values()]
-    with matplotlib.rc_context(STYLE):
+    with _style():
         figure, ax = _axes(ax)
         for i, (label, own) in enumerate(zip(_labels(names, sizes), groups.values(), strict=True)):
             _draw(ax, own, estimator, {"label": label, **_look(i)})
@@ -181,7 +180,7 @@ def _draw(ax, lines: list[Line], estimator: str, style: dict) -> None:
     enough = 2 * np.isfinite(ys).sum(axis=0) >= len(ys)
     y = np.where(enough, y, np.nan)
     if len(lines) > 1:
-        alpha = 0.35 * min(1, (5 / len(lines)) ** 0.5)  # many seeds must not hide the line over them
+        alpha = (0.6 if _dark(ax) else 0.35) * min(1, (5 / len(lines)) ** 0.5)  # many must not hide the line over them
         for line in lines:
             ax.plot(line.x, line.y, color=style["color"], linewidth=0.5, alpha=alpha, zorder=1.5)
         if low is not None:
@@ -203,7 +202,6 @@ def profile(df: "pd.DataFrame", value: str = "Performance", xaxis: str = "TotalE
     That is the fraction of runs whose final score is above a threshold, over all thresholds; final scores are those of
     `scores`. Several environments can only share an axis when `normalize` says how. Arguments as for `curves`.
     """
-    import matplotlib
 
     runs = _final_scores(df, value, xaxis, normalize)
     if normalize is None and runs["env"].nunique() > 1:
@@ -214,7 +212,7 @@ def profile(df: "pd.DataFrame", value: str = "Performance", xaxis: str = "TotalE
     thresholds = np.linspace(low - margin, high + margin, 1001)
     groups = dict(list(runs.groupby("group", sort=False)))
     sizes = [len(own) for own in groups.values()]
-    with matplotlib.rc_context(STYLE):
+    with _style():
         figure, ax = _axes(ax)
         for i, (label, own) in enumerate(zip(_labels(list(groups), sizes), groups.values(), strict=True)):
             y, low, high = stats.profile(own["final"].to_numpy(), own["env"].to_numpy(dtype=str), thresholds)
@@ -233,7 +231,6 @@ def improvement(df: "pd.DataFrame", value: str = "Performance", xaxis: str = "To
     With 95% intervals; final scores are those of `scores`. Compared within each environment that both groups have, the
     mean over these: no scale is needed. Arguments as for `curves`.
     """
-    import matplotlib
 
     runs = _final_scores(df, value, xaxis)
     groups = {
@@ -243,13 +240,14 @@ def improvement(df: "pd.DataFrame", value: str = "Performance", xaxis: str = "To
     if len(groups) < 2:
         raise UserError(f"plot: --improvement compares groups, and there is only {', '.join(groups)}")
     pairs = [(x, y, *_compare(x, y, groups)) for x, y in combinations(groups, 2)]
-    with matplotlib.rc_context(STYLE):
+    with _style():
         _, ax = _axes(ax, (SIZE[0], 0.75 + 0.33 * len(pairs)))
         for row, (x, y, p, low, high) in enumerate(pairs):
             ax.plot([low, high], [row, row], color=COLORS[0], linewidth=4, alpha=0.5, solid_capstyle="butt")
             ax.plot(p, row, "o", color=COLORS[0], markersize=4)
             text = f"{x} > {y}: {p:.2f} [{low:.2f}, {high:.2f}]".replace("$", r"\$")
-            ax.annotate(text, (0, row), (0, 5), textcoords="offset points", fontsize=7)
+            page = {"facecolor": ax.get_facecolor(), "linewidth": 0, "pad": 0.5}  # the grid must not cross the text
+            ax.annotate(text, (0, row), (0, 5), textcoords="offset points", fontsize=7, bbox=page)
         ax.axvline(0.5, color="#808080", linewidth=0.8, zorder=1)
         ax.set(xlabel=f"P(X > Y) in final {_label(set(runs['column']), value)}", xlim=(-0.02, 1.02))
         ax.set(ylim=(len(pairs) - 0.6, -0.8), yticks=[])
@@ -275,6 +273,21 @@ def _final_scores(df: "pd.DataFrame", value: str, xaxis: str, normalize=None) ->
 
 
 # ---- parts of a picture
+
+
+@contextlib.contextmanager
+def _style():
+    """STYLE for what is drawn inside.
+
+    The first figure in a notebook switches matplotlib's interactive mode on, by which all figures show; rc_context
+    alone would switch it off again.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        yield
+        interactive = matplotlib.is_interactive()
+    matplotlib.interactive(interactive)
 
 
 def _axes(ax, size: tuple[float, float] = SIZE) -> tuple:
@@ -321,10 +334,15 @@ def _scale(ax) -> None:
 
 def _band(ax, x, low, high, color: str, where=None) -> None:
     """Shade an interval: enough to be seen on the background, and little enough to see others through it."""
+    alpha = 0.4 if _dark(ax) else 0.18
+    ax.fill_between(x, low, high, where=where, color=color, alpha=alpha, linewidth=0, zorder=1.4)
+
+
+def _dark(ax) -> bool:
+    """Whether the page is dark, on which faint lines and shades need to be stronger."""
     import matplotlib
 
-    dark = sum(matplotlib.colors.to_rgb(ax.get_facecolor())) < 1.5
-    ax.fill_between(x, low, high, where=where, color=color, alpha=0.4 if dark else 0.18, linewidth=0, zorder=1.6)
+    return sum(matplotlib.colors.to_rgb(ax.get_facecolor())) < 1.5
 
 
 def _title(names: list[str], sizes: list[int], envs: set[str], note: str = "") -> str:

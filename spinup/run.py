@@ -21,10 +21,11 @@ from typing import Any
 
 from spinup import __version__, cli
 from spinup.cli import Parameter
-from spinup.errors import UserError, closest
+from spinup.errors import Fault, UserError, closest
 
 TOOLS = {
     "grid": "the runs that a TOML or YAML file describes",
+    "resume": "go on with a run that was ended",
     "plot": "learning curves of runs",
     "test_policy": "play episodes with a trained policy",
 }
@@ -46,7 +47,8 @@ Examples
   python -m spinup.run ppo --env CartPole-v1
   python -m spinup.run ppo --env HalfCheetah-v5 --exp_name cheetah --seed 0 10 20
   python -m spinup.run plot data/cheetah
-  python -m spinup.run test_policy data/cheetah/cheetah_s0"""
+  python -m spinup.run test_policy data/cheetah/cheetah_s0
+  python -m spinup.run resume data/cheetah/cheetah_s0"""
 
 GRID_HELP = """\
 Usage: python -m spinup.run grid FILE [flags]
@@ -98,9 +100,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         status = 2
         fail(status, f"spinup: error: {' '.join(str(error).split())}")
+    except Fault as error:
+        status = 1
+        cause = "".join(traceback.format_exception(error.__cause__)) if error.__cause__ else ""
+        fail(status, f"{cause}spinup: error: {' '.join(str(error).split())}; what was logged and saved stays")
     except KeyboardInterrupt:
         status = 130
-        print("spinup: stopped; what was logged and saved stays", file=sys.stderr)
+        if importlib.import_module("spinup.mpi").proc_id() == 0:
+            print("spinup: stopped; what was logged and saved stays", file=sys.stderr)
     except BrokenPipeError:  # who read our output has seen enough, as in `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
@@ -134,6 +141,8 @@ def dispatch(words: list[str]) -> int:
         print(USAGE.format(commands="\n".join(f"  {name:<12} {line}" for name, line in commands().items())))
     elif command == "--version":
         print(__version__)
+    elif command == "resume":
+        importlib.import_module("spinup.restart").main(rest)
     elif command == "plot":
         importlib.import_module("spinup.plot").main(rest)
     elif command == "grid" and {"-h", "--help"} & set(rest):

@@ -6,12 +6,13 @@ Loading reads JSON and tensors; no code that a run's folder names or holds is ev
 import argparse
 import contextlib
 import ctypes
-import json
 import math
 import os
 import pickle
+import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from torch import nn
 
 from spinup import nets
 from spinup.envs import VecEnv, evaluate, make_env, make_envs
-from spinup.errors import UserError, closest
+from spinup.errors import UserError, closest, first_line
+from spinup.logger import read_config
 
 EnvFn = str | Callable
 ONLY_TRAINING = ("rew_norm.", "temperature.")  # saved with a policy that can do without
@@ -30,11 +32,12 @@ GIF_FPS, GIF_SIDE = 30, 400  # pictures a second and pixels a side, at most: a G
 
 
 def load(
-    path: str | Path, itr: int | None = None, actor_critic: Callable | None = None, env_fn: EnvFn | None = None
+    path: str | Path, itr: int | str | None = None, actor_critic: Callable | None = None, env_fn: EnvFn | None = None
 ) -> nn.Module:
     """The policy of the run in the folder `path`: policy.act(o, deterministic=False) gives numpy actions.
 
-    itr: load model{itr}.pt; default: model.pt, the last one saved
+    itr: load model{itr}.pt; "best": model_best.pt, of the epoch with the highest mean return; default: model.pt, the
+        last one saved
     actor_critic: class of the networks, where they are not those of spinup.nets
     env_fn: environment's id or a function that makes it, where the run's own is a function or a "module:Env-v0"
 
@@ -64,30 +67,15 @@ def load(
     return policy.eval()
 
 
-def read_config(path: str | Path) -> tuple[Path, dict]:
-    """A run's folder and its config.json, with env_kwargs and ac_kwargs as dicts."""
-    folder = Path(path).expanduser()
-    file = folder / "config.json"
-    if not folder.is_dir():
-        names = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        raise UserError(f"there is no folder '{folder}'{closest(folder.name, names)}")
-    if not file.exists():
-        below = sorted(str(p.parent) for p in folder.glob("**/config.json"))
-        raise UserError(f"'{folder}' holds no run (no config.json); runs below it: {', '.join(below[:5]) or 'none'}")
-    try:
-        config = json.loads(file.read_text("utf-8"))
-        return folder, {**config, **{key: dict(config.get(key) or {}) for key in ("env_kwargs", "ac_kwargs")}}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file} is not a config.json that spinup wrote ({first_line(error)})") from error
-
-
-def read_state(folder: Path, itr: int | None) -> dict[str, torch.Tensor]:
-    """The parameters in model.pt or model{itr}.pt, without those that only training uses."""
-    file = folder / f"model{'' if itr is None else itr}.pt"
+def read_state(folder: Path, itr: int | str | None) -> dict[str, torch.Tensor]:
+    """The parameters in model.pt, model{itr}.pt or model_best.pt, without those that only training uses."""
+    file = folder / f"model{'' if itr is None else '_best' if itr == 'best' else itr}.pt"
     if not file.exists():
         there = ", ".join(sorted(p.name for p in folder.glob("model*.pt"))) or "nothing; did the run save yet?"
         raise UserError(f"there is no {file}; saved there: {there}")
     try:
+        if zipfile.is_zipfile(file) and (broken := zipfile.ZipFile(file).testzip()):  # torch looks at no checksums
+            raise zipfile.BadZipFile(f"the checksum of {broken} does not fit")
         state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{file} is damaged, or holds more than tensors and is not loaded") from error
@@ -120,10 +108,6 @@ def network_class(config: dict) -> type[nn.Module]:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise UserError(f"the networks are {name}; in Python: spinup.load(..., actor_critic=that class)")
     return found
-
-
-def first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
 
 
 # ---- test_policy
@@ -169,7 +153,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-l", "--len", type=int, default=0, help="longest episode; 0: the environment's own limit")
     parser.add_argument("-n", "--episodes", type=int, help="how many (100; with --video 1)")
     parser.add_argument("-nr", "--norender", action="store_true", help="open no window; all episodes at once")
-    parser.add_argument("-i", "--itr", type=int, default=-1, help="play model{ITR}.pt; -1: the last one saved")
+    parser.add_argument("-i", "--itr", default="-1", help="play model{ITR}.pt; best: model_best.pt; -1: the last saved")
     parser.add_argument("-d", "--deterministic", action="store_true", help="take the mode of the policy")
     parser.add_argument("-s", "--seed", type=int, default=0, help="of environments and sampled actions (%(default)s)")
     parser.add_argument("--video", metavar="FILE", help="record a .gif or .mp4 instead of opening a window")
@@ -180,8 +164,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unknown argument '{rest[0]}'{closest(rest[0], options)}")
     if args.episodes is None:
         args.episodes = 1 if args.video else 100
-    if args.episodes < 1 or args.len < 0 or args.itr < -1 or not 0 <= args.seed < 2**31:
-        parser.error("episodes must be at least 1, len at least 0, itr at least -1, and seed in 0 to 2147483647")
+    if args.itr != "best":
+        args.itr = (
+            int(args.itr)
+            if re.fullmatch(r"-1|\d{1,9}", args.itr)
+            else parser.error(f"itr is '{args.itr}'; it must be a number from 0, best, or -1 for the last one saved")
+        )
+    if args.episodes < 1 or args.len < 0 or not 0 <= args.seed < 2**31:
+        parser.error("episodes must be at least 1, len at least 0, and seed in 0 to 2147483647")
     args.len = args.len or sys.maxsize
     args.itr = None if args.itr == -1 else args.itr
     return args
@@ -197,7 +187,7 @@ def open_window(env: EnvFn, env_kwargs: dict, max_ep_len: int) -> VecEnv | None:
         window.reset()
         return window
     except Exception as error:  # a missing graphics library or driver raises anything; the episodes need no window
-        print(f"cannot open a window ({first_line(error)}): playing without")
+        print(f"cannot open a window ({first_line(error.__cause__ or error)}): playing without")
         return None
 
 

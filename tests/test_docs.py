@@ -186,6 +186,8 @@ def name_of(page: Path) -> str:
 @pytest.mark.skipif(not POSIX, reason="the consoles' commands are those of a POSIX shell")
 @pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
 def test_blocks_run(page, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "reference").symlink_to(ROOT / "data" / "reference")
     for number, block in enumerate(blocks(page.read_text(encoding="utf-8"))):
         if not is_left_out(block):
             try:

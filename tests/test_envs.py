@@ -38,7 +38,7 @@ class Count(gym.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.log.append(("reset", seed))
-        if seed is not None and self.lengths:
+        if self.lengths and seed in range(len(self.lengths)):
             self.length = self.lengths[seed]
         self.o += [1, 0]
         self.o[1] = 0
@@ -276,15 +276,21 @@ def test_environments_have_streams_of_their_own():
     np.testing.assert_array_equal(make_envs("CartPole-v1", 1, seed=2).reset()[0], first[2])
 
 
-def test_only_the_first_reset_is_seeded():
-    envs = make_envs(lambda: Count(1), 2, seed=7)
-    envs.reset()
-    envs.step(noop(envs))
-    envs.reset_done()
-    assert [[call for call in env.log if call[0] == "reset"] for env in inner(envs)] == [
-        [("reset", 7), ("reset", None)],
-        [("reset", 8), ("reset", None)],
-    ]
+def test_every_episode_has_a_seed_of_its_own():
+    def seeds(seed):
+        envs = make_envs(lambda: Count(1), 2, seed)
+        envs.reset()
+        for _ in range(3):
+            envs.step(noop(envs))
+            envs.reset_done()
+        return [[seed for what, seed in env.log if what == "reset"] for env in inner(envs)]
+
+    first, second = seeds(7)
+    assert (first[0], second[0]) == (7, 8)
+    assert len({*first, *second}) == 8
+    assert seeds(7) == [first, second]
+    assert not set(first[1:] + second[1:]) & {*seeds(8)[0], *seeds(8)[1]}  # other seeds are other runs
+    assert second[2] == np.random.SeedSequence((7, 1, 2)).generate_state(1)[0]
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])

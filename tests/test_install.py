@@ -94,7 +94,7 @@ def test_start_imports_nothing_heavy(args):
 
 def commands(page: Path) -> list[str]:
     """Everything that a page sets as code, line by line, without comments."""
-    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))  # a line that goes on
     fenced = [line for block in text.split("```")[1::2] for line in block.splitlines()]
     indented = re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)
     spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)

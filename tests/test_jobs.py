@@ -16,7 +16,7 @@ import thunks
 
 from spinup.errors import UserError
 from spinup.grid import ExperimentGrid
-from spinup.jobs import progress
+from spinup.jobs import Job, progress, write_status
 
 TESTS = Path(__file__).parent
 
@@ -106,6 +106,45 @@ def test_a_grid_started_again_does_what_is_left(tmp_path, log, jobs):
     assert seeds_run(log) == [0, 1, 1, 2]
     assert not junk.exists(), "the second try began in what the first had left"
     assert sorted(p.name for p in (tmp_path / "data" / "g").iterdir()) == ["g_s0", "g_s1", "g_s2"]
+
+
+def test_an_unfinished_run_goes_on_from_its_checkpoint(tmp_path, log):
+    """The second try trains the last two epochs alone, and ends with the table of a run that was never ended."""
+    quick = dict(thunk=thunks.train, seeds=(1, 2))
+    assert outcomes(run_grid(tmp_path / "whole", log, **quick)) == {1: "done", 2: "done"}
+    assert outcomes(run_grid(tmp_path, log, **quick, stop_at=130)) == {1: "failed", 2: "done"}
+    folder = tmp_path / "data" / "g" / "g_s1"
+    began = json.loads((folder / "config.json").read_text())["run"]["started"]
+    assert outcomes(run_grid(tmp_path, log, **quick, stop_at=130)) == {1: "done", 2: "done before"}
+    assert json.loads((folder / "config.json").read_text())["run"]["started"] == began
+    assert len(json.loads((folder / "config.json").read_text())["run"]["resumed"]) == 1
+
+    def table(folder):
+        return [line.rpartition("\t")[0] for line in (folder / "progress.txt").read_text().split("\n")]  # not Time
+
+    assert table(folder) == table(tmp_path / "whole" / "data" / "g" / "g_s1")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="cannot be told there")
+def test_an_executor_that_tries_again_takes_the_same_folder(tmp_path, log):
+    """A node that died has left its folder as a run at work."""
+    kwargs = {"output_dir": str(tmp_path / "g_s0"), "exp_name": "g", "quiet": True}
+    job = Job("g", 0, thunks.train, {"seed": 0, "log": str(log), "logger_kwargs": kwargs})
+    write_status(job, "running", time.time())
+    (tmp_path / "g_s0" / "config.json").write_text("{}")
+    file = tmp_path / "g_s0" / "status.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "process": ["a node that died", 1]}))
+    code = (
+        "import sys, thunks; from spinup.jobs import Job, perform\n"
+        f"print(perform(Job('g', 0, thunks.train, {job.arguments!r}), True).outcome)"
+    )
+    env = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300, check=True
+    )
+    assert done.stdout == "done\n", done.stderr
+    assert [path.name for path in tmp_path.glob("g_s*")] == ["g_s0"]
+    assert (tmp_path / "g_s0" / "progress.txt").read_text().count("\n") == 5
 
 
 def test_other_arguments_are_another_run(tmp_path, log):

@@ -277,7 +277,7 @@ def test_a_failed_rewrite_leaves_the_old_file(log, monkeypatch):
     with pytest.raises(UserError, match="Permission denied"):
         log.dump_tabular()
     assert lines(log) == ["A", "1", ""]
-    assert os.listdir(log.output_dir) == ["progress.txt"]
+    assert sorted(os.listdir(log.output_dir)) == [".lock", "progress.txt"]
 
 
 # ---- config.json
@@ -454,7 +454,7 @@ def test_save_state(log):
     log.setup_pytorch_saver(module)
     log.save_state()
     log.save_state(7)
-    assert sorted(os.listdir(log.output_dir)) == ["model.pt", "model7.pt", "progress.txt"]
+    assert sorted(os.listdir(log.output_dir)) == [".lock", "model.pt", "model7.pt", "progress.txt"]
     for name in ("model.pt", "model7.pt"):
         state = torch.load(log.output_dir / name, weights_only=True)
         assert list(state) == ["weight", "bias"]
@@ -475,7 +475,7 @@ def test_a_failed_save_leaves_the_old_model(log, monkeypatch):
     with pytest.raises(UserError, match=r"model\.pt: Input/output error"):
         log.save_state()
     assert (log.output_dir / "model.pt").read_bytes() == old
-    assert sorted(os.listdir(log.output_dir)) == ["model.pt", "progress.txt"]
+    assert sorted(os.listdir(log.output_dir)) == [".lock", "model.pt", "progress.txt"]
 
 
 def test_only_rank_0_writes_and_prints(tmp_path, monkeypatch, capsys):

@@ -154,27 +154,28 @@ def test_mpi_fork_says_what_is_missing(missing, monkeypatch, tmp_path):
         mpi.mpi_fork(2)
 
 
-def test_mpi_fork_runs_the_same_command_and_exits_with_its_status(monkeypatch, tmp_path):
-    seen = {}
+def test_mpi_fork_becomes_the_launcher_of_the_same_command(monkeypatch, tmp_path):
+    class Became(Exception):
+        pass
 
-    def run(command, env):
-        seen.update(command=command, env=env)
-        return subprocess.CompletedProcess(command, 3)
+    def execve(*arguments):
+        raise Became(*arguments)
 
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setattr(sys, "argv", ["train.py", "--env", "CartPole-v1"])
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(subprocess, "run", run)
-    with pytest.raises(SystemExit) as exit_:
+    monkeypatch.setattr(os, "execve", execve)
+    with pytest.raises(Became) as became:
         mpi.mpi_fork(4)
-    assert exit_.value.code == 3
-    assert seen["command"] == [
+    program, command, env = became.value.args
+    assert program == "/usr/bin/mpiexec"
+    assert command == [
         *("/usr/bin/mpiexec", "-n", "4", str(tmp_path / "python"), "-u", "train.py", "--env", "CartPole-v1")
     ]
-    assert seen["env"]["OMP_NUM_THREADS"] == "1"
-    assert seen["env"]["PATH"] == os.environ["PATH"]
+    assert env["OMP_NUM_THREADS"] == "1"
+    assert env["PATH"] == os.environ["PATH"]
 
 
 # ---- two processes

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 
 import matplotlib
@@ -215,6 +216,76 @@ def test_seen_on_white_and_on_black():
         assert matplotlib.colors.to_rgb(ax.xaxis.label.get_color()) == (ink,) * 3
 
 
+@pytest.mark.parametrize(("style", "page"), [("default", 1), ("dark_background", 0)])
+def test_seeds_are_faint_and_not_lost(style, page):
+    """On the page and on the band, a seed's line lies between the page and the line over all seeds."""
+    with plt.style.context(style):
+        ax = curves(frame(([0, 1], [0, 0]), ([0, 1], [2, 2])))
+    (band,) = ax.collections
+    (seed, *_), mean = ax.get_lines(), ax.get_lines()[-1]
+    assert band.get_zorder() < seed.get_zorder() < mean.get_zorder()
+    ink = np.array(matplotlib.colors.to_rgb(mean.get_color()))
+    on_band = page + band.get_alpha() * (ink - page)
+    for under in (np.full(3, page), on_band):
+        faint = under + seed.get_alpha() * (ink - under)
+        assert 0.15 < np.abs(faint - under).max() < 0.7 * np.abs(ink - page).max()
+
+
+# What a colour looks like without the long, the middle and the short cones, in linear RGB: Machado, Oliveira and
+# Fernandes 2009, doi:10.1109/TVCG.2009.113, severity 1.
+BLINDNESS = {
+    "none": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def lab(color, matrix):
+    """CIELAB of an sRGB colour as it is seen through the matrix."""
+    rgb = np.array(matplotlib.colors.to_rgb(color))
+    rgb = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    xyz = to_xyz @ np.clip(matrix @ rgb, 0, 1) / [0.9505, 1, 1.089]
+    x, y, z = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def closest_pair(colors, blindness):
+    seen = [lab(color, np.array(BLINDNESS[blindness])) for color in colors]
+    return min(np.linalg.norm(a - b) for a, b in combinations(seen, 2))
+
+
+def test_lab_by_hand():
+    np.testing.assert_allclose(lab("white", np.eye(3)), [100, 0, 0], atol=0.1)
+    np.testing.assert_allclose(lab("red", np.eye(3)), [53.2, 80.1, 67.2], atol=0.1)
+
+
+@pytest.mark.parametrize("blindness", BLINDNESS)
+def test_told_apart_by_colour_blind_readers(blindness):
+    """A distance of 2.3 in CIELAB is just noticeable."""
+    assert closest_pair((*plot.COLORS[:-1], "black"), blindness) > 14
+
+
+def test_red_and_green_would_not_be():
+    assert closest_pair(("tab:red", "tab:green"), "deuteranopia") < 8
+
+
+def test_later_figures_show_in_a_notebook(monkeypatch):
+    """The backend of notebooks shows a figure if interactive mode is on, and turns that on with the first one."""
+    subplots = plt.subplots
+
+    def first_figure(*args, **kwargs):
+        plt.ion()
+        return subplots(*args, **kwargs)
+
+    monkeypatch.setattr(plt, "subplots", first_figure)
+    with plt.rc_context({"interactive": False, "font.size": 11}):
+        curves(frame(([1, 2], [3, 4])))
+        assert plt.isinteractive()
+        assert plt.rcParams["font.size"] == 11
+
+
 # ---- comparisons
 
 
@@ -259,6 +330,7 @@ def test_improvement_by_hand():
     assert [line.get_xdata()[0] for line in ax.get_lines() if line.get_marker() == "o"] == [0.375, 0, 0]
     assert ax.get_xlabel() == "P(X > Y) in final return (training)"
     assert ax.get_title(loc="left") == "2 runs each"
+    assert {text.get_bbox_patch().get_facecolor() for text in ax.texts} == {(1, 1, 1, 1)}
     _, axes = plt.subplots()
     assert improvement(ends(a=[1, 2], b=[1, 3]), ax=axes) is axes
 

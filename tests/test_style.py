@@ -19,12 +19,14 @@ ROOT = Path(__file__).parents[1]
 # A module imports from lower layers only. "" is spinup/__init__.py, the lazy public face.
 LAYERS = {
     "errors": 0,
-    **dict.fromkeys(("mpi", "accel", "sparse"), 1),
-    **dict.fromkeys(("nets", "buffers", "envs", "logger", "checkpoint", "optim"), 2),
+    **dict.fromkeys(("mpi", "accel", "sparse", "files"), 1),
+    **dict.fromkeys(("nets", "buffers", "envs", "logger", "optim"), 2),
+    "checkpoint": 2.5,
     **{"stats": 1, "results": 2},  # of plot
     "jobs": 3,
+    "examples": 1,  # programs that stand alone
     "algos": 3,
-    **dict.fromkeys(("grid", "watch", "plot", "cli"), 4),
+    **dict.fromkeys(("grid", "watch", "restart", "plot", "cli"), 4),
     "run": 5,
     "": 6,
 }

@@ -215,9 +215,16 @@ def test_config_that_is_none(run, text):
     assert f"{run / 'config.json'} is not a config.json that spinup wrote" in error_of(spinup.load, run)
 
 
+def test_the_best_policy(run):
+    saved = torch.load(run / "model_best.pt", weights_only=True)
+    torch.save({key: x + 1 if x.is_floating_point() else x for key, x in saved.items()}, run / "model_best.pt")
+    best = spinup.load(run, itr="best").state_dict()
+    assert all(torch.equal(best[key], saved[key] + 1) for key in best if best[key].is_floating_point())
+
+
 def test_missing_model(run):
-    assert error_of(spinup.load, run, itr=3) == f"there is no {run / 'model3.pt'}; saved there: model.pt"
-    (run / "model.pt").unlink()
+    assert error_of(spinup.load, run, itr=3) == f"there is no {run / 'model3.pt'}; saved there: model.pt, model_best.pt"
+    (run / "model.pt").unlink(), (run / "model_best.pt").unlink()
     assert error_of(spinup.load, run) == f"there is no {run / 'model.pt'}; saved there: nothing; did the run save yet?"
 
 
@@ -398,9 +405,10 @@ def test_main_with_a_window_that_cannot_open(walk, capsys, monkeypatch):
         (["x", "--nrender"], "test_policy: unknown argument '--nrender'; did you mean '--norender'?"),
         (["x", "y"], "test_policy: unknown argument 'y'"),
         (["x", "-n", "many"], "test_policy: argument -n/--episodes: invalid int value: 'many'"),
-        (["x", "-n", "0"], "test_policy: episodes must be at least 1, len at least 0, itr at least -1"),
+        (["x", "-n", "0"], "test_policy: episodes must be at least 1, len at least 0, and seed in 0"),
         (["x", "-l", "-1"], "test_policy: episodes must be at least 1, len at least 0"),
-        (["x", "-i", "-2"], "test_policy: episodes must be at least 1, len at least 0, itr at least -1"),
+        (["x", "-i", "-2"], "test_policy: itr is '-2'; it must be a number from 0, best, or -1 for the last one saved"),
+        (["x", "-i", "worst"], "test_policy: itr is 'worst'; it must be a number"),
         (["x", "-s", "-2"], "and seed in 0 to 2147483647"),
         (["no_such_folder"], "there is no folder 'no_such_folder'"),
         (["x", "--video", "x.avi"], "cannot record 'x.avi'; the file's name must end in .gif or .mp4"),

@@ -34,6 +34,27 @@ def run(seed, logger_kwargs, log, does="work", seconds=0.0, **arguments):
     note(seed, logger_kwargs, f"{log}.finished")
 
 
+def train(seed, logger_kwargs, log, stop_at=None, **arguments):
+    """VPG, which in its first try dies in step `stop_at`, where its seed is 1."""
+    import gymnasium as gym
+
+    import spinup
+
+    note(seed, logger_kwargs, log)
+    steps = [0]
+
+    class Stops(gym.Wrapper):
+        def step(self, action):
+            steps[0] += 1
+            if seed == 1 and steps[0] == stop_at and not Path(f"{log}.stopped").exists():
+                Path(f"{log}.stopped").touch()
+                os._exit(7)
+            return self.env.step(action)
+
+    settings = dict(num_envs=1, steps_per_epoch=50, epochs=4, checkpoint_freq=1, train_v_iters=2)
+    spinup.vpg(lambda: Stops(gym.make("CartPole-v1")), seed=seed, **settings, logger_kwargs=logger_kwargs)
+
+
 def lines(file) -> int:
     """How many lines a file has, 0 where it is not there."""
     return Path(file).read_text().count("\n") if Path(file).exists() else 0

@@ -41,5 +41,7 @@ matmul_precision: of float32 matrix products: 'highest', 'high' (TF32) or 'mediu
 eval_freq: epochs between evaluations (columns TestEpRet, TestEpLen); 0: none
 num_test_episodes: episodes of the mode of the policy in one evaluation, in environments with other seeds
 save_freq: epochs between two saves of the policy; the last update is always saved
+checkpoint_freq: epochs between two checkpoints, from which a run that was ended goes on exactly; 0: none but when it is
+    stopped
 logger_kwargs: arguments of EpochLogger, as output_dir, exp_name, quiet, tensorboard
 """

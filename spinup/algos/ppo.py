@@ -6,13 +6,12 @@ learning rates fall linearly to 0, advantages are computed anew in each pass, an
 switch; `PRESETS["spinningup"]` turns all but the early stop off.
 """
 
-import time
-
 import torch
 from torch import Tensor
 
 from spinup import accel, mpi
 from spinup.buffers import RolloutBuffer, gae, minibatches, normalize
+from spinup.checkpoint import RunState
 from spinup.envs import evaluate, make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
@@ -77,6 +76,7 @@ def ppo(
     eval_freq: int = 0,
     num_test_episodes: int = 10,
     save_freq: int = 10,
+    checkpoint_freq: int = 10,
     logger_kwargs: dict | None = None,
 ) -> torch.nn.Module:
     """Train a policy by PPO-clip and return its actor-critic. PPO's own arguments:
@@ -89,7 +89,7 @@ def ppo(
     vf_clip: how far a value may usefully move from its old one in an epoch; None: any distance
     recompute_adv: compute the advantages anew before each pass, with the current value function
     """
-    config = locals()
+    config = {"algorithm": "ppo", **locals()}
     check_arguments(config)
 
     # ---- setup
@@ -108,6 +108,9 @@ def ppo(
     logger = EpochLogger(**(logger_kwargs or {"exp_name": "ppo"}))
     logger.save_config(config)
     logger.setup_pytorch_saver(ac)
+    run = RunState(
+        config, logger, envs=envs, buffer=buffer, ac=ac, pi_optimizer=pi_optimizer, vf_optimizer=vf_optimizer
+    )
 
     # ---- learn
     def update_pi(o: Tensor, a: Tensor, adv: Tensor, logp_old: Tensor) -> bool:
@@ -136,10 +139,10 @@ def ppo(
         return normalize(adv) if normalize_adv else adv, ret, v
 
     # ---- act
-    start_time = time.time()
-    obs = envs.reset()
-    for epoch in range(1, epochs + 1):
-        for _ in range(steps):
+    obs = run.begin()
+    for epoch in range(run.epoch, epochs + 1):
+        for _ in range(buffer.t, steps):  # from 0, but for a run that was stopped in an epoch
+            run.step(num_envs)
             action = ac.act(obs)
             next_obs, reward, terminated, truncated = envs.step(action)
             buffer.store(obs, action, reward, next_obs, terminated, truncated)
@@ -183,8 +186,6 @@ def ppo(
         if eval_freq and epoch % eval_freq == 0:
             test = evaluate(ac, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
             logger.store(TestEpRet=test["EpRet"], TestEpLen=test["EpLen"])
-        if epoch % save_freq == 0 or epoch == epochs:
-            logger.save_state()
 
         logger.log_tabular("Epoch", epoch)
         logger.log_tabular("EpRet", with_min_and_max=True)
@@ -193,14 +194,14 @@ def ppo(
             logger.log_tabular("TestEpRet", with_min_and_max=True)
             logger.log_tabular("TestEpLen", average_only=True)
         logger.log_tabular("VVals", with_min_and_max=True)
-        logger.log_tabular("TotalEnvInteracts", epoch * steps * num_envs * mpi.num_procs())
+        logger.log_tabular("TotalEnvInteracts", run.t)
         for key in ("LossPi", "LossV", "DeltaLossPi", "DeltaLossV", "Entropy", "KL", "ClipFrac", "StopIter"):
             logger.log_tabular(key, average_only=True)
-        logger.log_tabular("Time", time.time() - start_time)
+        logger.log_tabular("Time", run.time())
         logger.dump_tabular()
+        run.end_epoch()
 
-    envs.close()
-    logger.close()
+    run.close()
     return ac
 
 

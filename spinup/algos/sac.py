@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from spinup import accel, mpi
 from spinup.buffers import Batch, ReplayBuffer, check_replay_memory
+from spinup.checkpoint import RunState
 from spinup.envs import check_actions, evaluate, make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
@@ -86,6 +87,7 @@ def sac(
     eval_freq: int = 1,
     num_test_episodes: int = 10,
     save_freq: int = 1,
+    checkpoint_freq: int = 10,
     logger_kwargs: dict | None = None,
 ) -> torch.nn.Module:
     """Train a policy by SAC and return its actor-critic. SAC's own arguments:
@@ -95,7 +97,7 @@ def sac(
     target_entropy: entropy per state that alpha='auto' holds; None: minus the number of actions' dimensions, or half of
         log K for K Discrete actions
     """
-    config = locals()
+    config = {"algorithm": "sac", **locals()}
     check_arguments(config)
 
     # ---- setup
@@ -123,6 +125,10 @@ def sac(
     buffer = ReplayBuffer(
         replay_size // procs, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma
     )
+    parts = dict(
+        ac=ac, q_targ=q_targ, pi_optimizer=pi_optimizer, q_optimizer=q_optimizer, alpha_optimizer=alpha_optimizer
+    )
+    run = RunState(config, logger, envs=envs, buffer=buffer, **parts)
 
     # ---- learn
     def update(batch: Batch) -> dict[str, Tensor]:
@@ -148,21 +154,18 @@ def sac(
         return dict(LossQ=loss_q, LossPi=loss_pi, Q1Vals=q1, Q2Vals=q2, LogPi=logp, Alpha=temperature)
 
     # ---- act
-    start_time = time.time()
-    o = envs.reset()
-    t = updates = 0  # environment steps and gradient steps so far
+    o = run.begin()
     first_block = max(1, -(-update_after // update_every)) * update_every
-    for epoch in range(1, epochs + 1):
-        while t < epoch * steps_per_epoch:
-            a = ac.act(o) if t >= start_steps else envs.random_actions()
+    for epoch in range(run.epoch, epochs + 1):
+        while run.t < epoch * steps_per_epoch:
+            run.step(num_envs)
+            a = ac.act(o) if run.t > start_steps else envs.random_actions()
             o2, r, terminated, truncated = envs.step(a)
             buffer.store(o, a, r, o2, terminated, truncated)
             o = envs.reset_done()
-            t += num_envs * procs
-            logger.progress(t)
-            if t >= first_block and t % update_every < num_envs * procs:
-                while updates < int(replay_ratio * (t - first_block + update_every)):
-                    updates += 1
+            if run.t >= first_block and run.t % update_every < num_envs * procs:
+                while run.updates < int(replay_ratio * (run.t - first_block + update_every)):
+                    run.updates += 1
                     logger.store(**update(buffer.sample(-(-batch_size // procs))))
         logger.store(**envs.pop_episodes())
 
@@ -172,9 +175,6 @@ def sac(
             test = evaluate(ac, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
             logger.store(TestEpRet=test["EpRet"], TestEpLen=test["EpLen"])
         eval_time = time.time() - eval_time
-        if epoch % save_freq == 0 or epoch == epochs:
-            logger.save_state()
-
         logger.log_tabular("Epoch", epoch)
         logger.log_tabular("EpRet", with_min_and_max=True)
         logger.log_tabular("EpLen", average_only=True)
@@ -182,16 +182,16 @@ def sac(
             logger.log_tabular("TestEpRet", with_min_and_max=True)
             logger.log_tabular("TestEpLen", average_only=True)
             logger.log_tabular("EvalTime", eval_time)
-        logger.log_tabular("TotalEnvInteracts", t)
+        logger.log_tabular("TotalEnvInteracts", run.t)
         for key in ("Q1Vals", "Q2Vals", "LogPi"):
             logger.log_tabular(key, with_min_and_max=True)
         for key in ("LossPi", "LossQ", "Alpha"):
             logger.log_tabular(key, average_only=True)
-        logger.log_tabular("Time", time.time() - start_time)
+        logger.log_tabular("Time", run.time())
         logger.dump_tabular()
+        run.end_epoch()
 
-    envs.close()
-    logger.close()
+    run.close()
     return ac
 
 

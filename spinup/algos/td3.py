@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spinup import accel, mpi
 from spinup.buffers import Batch, ReplayBuffer, check_replay_memory
+from spinup.checkpoint import RunState
 from spinup.envs import check_actions, evaluate, make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
@@ -65,6 +66,7 @@ def td3(
     eval_freq: int = 1,
     num_test_episodes: int = 10,
     save_freq: int = 1,
+    checkpoint_freq: int = 10,
     logger_kwargs: dict | None = None,
 ) -> torch.nn.Module:
     """Train a policy by TD3 and return its actor-critic. TD3's own arguments:
@@ -73,7 +75,7 @@ def td3(
     noise_clip: that noise is cut off here, in half-ranges
     policy_delay: steps of the critics to one of the policy and of the targets
     """
-    config = locals()
+    config = {"algorithm": "td3", **locals()}
     check_arguments(config)
 
     # ---- setup
@@ -100,6 +102,9 @@ def td3(
     buffer = ReplayBuffer(
         replay_size // procs, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma
     )
+    noise = np.zeros((num_envs, *low.shape), np.float32)
+    parts = dict(ac=ac, pi_targ=pi_targ, q_targ=q_targ, noise=noise, pi_optimizer=pi_optimizer, q_optimizer=q_optimizer)
+    run = RunState(config, logger, envs=envs, buffer=buffer, **parts)
 
     # ---- learn
     def update(batch: Batch, delayed: bool) -> dict[str, Tensor]:
@@ -126,28 +131,23 @@ def td3(
     # ---- act
     def explore(o: np.ndarray) -> np.ndarray:
         """The policy's actions with noise, (N, A)."""
-        nonlocal noise
-        fresh = torch.randn(noise.shape).numpy()
-        noise = noise_corr * noise + math.sqrt(1 - noise_corr**2) * fresh
+        noise[:] = noise_corr * noise + math.sqrt(1 - noise_corr**2) * torch.randn(noise.shape).numpy()
         return np.clip(ac.act(o) + act_noise * (high - low) / 2 * noise, low, high)  # td3-6
 
-    start_time = time.time()
-    o = envs.reset()
-    noise = np.zeros((num_envs, *low.shape), np.float32)
-    t = updates = 0  # environment steps and gradient steps so far
+    o = run.begin()
     first_block = max(1, -(-update_after // update_every)) * update_every
-    for epoch in range(1, epochs + 1):
-        while t < epoch * steps_per_epoch:
-            a = explore(o) if t >= start_steps else envs.random_actions()
+    for epoch in range(run.epoch, epochs + 1):
+        while run.t < epoch * steps_per_epoch:
+            run.step(num_envs)
+            a = explore(o) if run.t > start_steps else envs.random_actions()
             o2, r, terminated, truncated = envs.step(a)
             buffer.store(o, a, r, o2, terminated, truncated)
             o = envs.reset_done()
-            t += num_envs * procs
-            logger.progress(t)
-            if t >= first_block and t % update_every < num_envs * procs:
-                while updates < int(replay_ratio * (t - first_block + update_every)):
-                    updates += 1
-                    logger.store(**update(buffer.sample(-(-batch_size // procs)), delayed=updates % policy_delay != 0))
+            if run.t >= first_block and run.t % update_every < num_envs * procs:
+                while run.updates < int(replay_ratio * (run.t - first_block + update_every)):
+                    run.updates += 1
+                    delayed = run.updates % policy_delay != 0
+                    logger.store(**update(buffer.sample(-(-batch_size // procs)), delayed))
         logger.store(**envs.pop_episodes())
 
         # ---- evaluate, save, log
@@ -156,9 +156,6 @@ def td3(
             test = evaluate(ac, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
             logger.store(TestEpRet=test["EpRet"], TestEpLen=test["EpLen"])
         eval_time = time.time() - eval_time
-        if epoch % save_freq == 0 or epoch == epochs:
-            logger.save_state()
-
         logger.log_tabular("Epoch", epoch)
         logger.log_tabular("EpRet", with_min_and_max=True)
         logger.log_tabular("EpLen", average_only=True)
@@ -166,16 +163,16 @@ def td3(
             logger.log_tabular("TestEpRet", with_min_and_max=True)
             logger.log_tabular("TestEpLen", average_only=True)
             logger.log_tabular("EvalTime", eval_time)
-        logger.log_tabular("TotalEnvInteracts", t)
+        logger.log_tabular("TotalEnvInteracts", run.t)
         for key in ("Q1Vals", "Q2Vals"):
             logger.log_tabular(key, with_min_and_max=True)
         for key in ("LossPi", "LossQ"):
             logger.log_tabular(key, average_only=True)
-        logger.log_tabular("Time", time.time() - start_time)
+        logger.log_tabular("Time", run.time())
         logger.dump_tabular()
+        run.end_epoch()
 
-    envs.close()
-    logger.close()
+    run.close()
     return ac
 
 

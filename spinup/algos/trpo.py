@@ -6,7 +6,6 @@ Each has a switch; `PRESETS["spinningup"]` keeps GAE, normalised advantages and 
 policy gradient, doi:10.5555/2980539.2980738.
 """
 
-import time
 from collections.abc import Callable
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from spinup import accel, mpi
 from spinup.buffers import RolloutBuffer, gae, normalize
+from spinup.checkpoint import RunState
 from spinup.envs import evaluate, make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
@@ -95,6 +95,7 @@ def trpo(
     eval_freq: int = 0,
     num_test_episodes: int = 10,
     save_freq: int = 10,
+    checkpoint_freq: int = 10,
     logger_kwargs: dict | None = None,
 ) -> torch.nn.Module:
     """Train a policy by TRPO, one step an epoch, and return its actor-critic. TRPO's own arguments:
@@ -106,7 +107,7 @@ def trpo(
     backtrack_coeff: each is so much shorter than the last
     algo: 'trpo', or 'npg' for the natural policy gradient: the full step, without a line search
     """
-    config = locals()
+    config = {"algorithm": "trpo", **locals()}
     check_arguments(config)
 
     # ---- setup
@@ -125,6 +126,7 @@ def trpo(
     logger = EpochLogger(**(logger_kwargs or {"exp_name": "trpo"}))
     logger.save_config(config)
     logger.setup_pytorch_saver(ac)
+    run = RunState(config, logger, envs=envs, buffer=buffer, ac=ac, vf_optimizer=vf_optimizer)
 
     # ---- learn
     def update_pi(pi, a: Tensor, adv: Tensor) -> int:
@@ -153,10 +155,10 @@ def trpo(
         return backtrack_iters
 
     # ---- act
-    start_time = time.time()
-    obs = envs.reset()
-    for epoch in range(1, epochs + 1):
-        for _ in range(steps):
+    obs = run.begin()
+    for epoch in range(run.epoch, epochs + 1):
+        for _ in range(buffer.t, steps):  # from 0, but for a run that was stopped in an epoch
+            run.step(num_envs)
             action = ac.act(obs)
             next_obs, reward, terminated, truncated = envs.step(action)
             buffer.store(obs, action, reward, next_obs, terminated, truncated)
@@ -195,8 +197,6 @@ def trpo(
         if eval_freq and epoch % eval_freq == 0:
             test = evaluate(ac, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
             logger.store(TestEpRet=test["EpRet"], TestEpLen=test["EpLen"])
-        if epoch % save_freq == 0 or epoch == epochs:
-            logger.save_state()
 
         logger.log_tabular("Epoch", epoch)
         logger.log_tabular("EpRet", with_min_and_max=True)
@@ -205,14 +205,14 @@ def trpo(
             logger.log_tabular("TestEpRet", with_min_and_max=True)
             logger.log_tabular("TestEpLen", average_only=True)
         logger.log_tabular("VVals", with_min_and_max=True)
-        logger.log_tabular("TotalEnvInteracts", epoch * steps * num_envs * mpi.num_procs())
+        logger.log_tabular("TotalEnvInteracts", run.t)
         for key in ("LossPi", "LossV", "DeltaLossPi", "DeltaLossV", "KL", "BacktrackIters"):
             logger.log_tabular(key, average_only=True)
-        logger.log_tabular("Time", time.time() - start_time)
+        logger.log_tabular("Time", run.time())
         logger.dump_tabular()
+        run.end_epoch()
 
-    envs.close()
-    logger.close()
+    run.close()
     return ac
 
 

@@ -1,0 +1,128 @@
+"""What data-parallel training gains, and what checkpoints and guards cost, as shares of a run's own time.
+
+    python benchmarks/overheads.py [--what mpi checkpoint guards] [--env HalfCheetah-v5] [--repeats 3]
+
+mpi: steps per second of PPO at its defaults with 1 and with 2 processes at the same steps_per_epoch, taking turns; the
+share of the time in which the processes add up gradients and statistics, waiting for the slower one included.
+checkpoint and guards: PPO at its defaults, and SAC; seconds in RunState.save, and in the checks for NaN, infinity and
+bounds of observations, rewards, gradients and parameters, as shares of the run. Every call is timed, which costs about
+a microsecond a call and is counted in.
+"""
+
+import argparse
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+RUNS = {
+    "ppo": dict(epochs=21, steps_per_epoch=2048),
+    "sac": dict(epochs=11, steps_per_epoch=400, start_steps=400, update_after=100, eval_freq=0),
+}
+
+
+class Stopwatch:
+    """Adds up the seconds that some functions take."""
+
+    def __init__(self):
+        self.seconds, self.calls = 0.0, 0
+
+    def watch(self, owner, *names: str) -> None:
+        for name in names:
+            setattr(owner, name, self.timed(getattr(owner, name)))
+
+    def timed(self, function):
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            began = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - began
+                self.calls += 1
+
+        return call
+
+
+def child(algo: str, env: str, folder: str) -> None:
+    """Train, and print what was measured from the end of the first epoch on."""
+    from spinup import checkpoint, mpi
+    from spinup.envs import VecEnv
+    from spinup.logger import EpochLogger
+    from spinup.optim import Adam
+
+    watches = {"mpi": Stopwatch(), "checkpoint": Stopwatch(), "guards": Stopwatch()}
+    watches["mpi"].watch(mpi, "average_tensor", "mpi_sum", "mpi_min", "mpi_max", "allgather")
+    watches["checkpoint"].watch(checkpoint.RunState, "save")
+    watches["guards"].watch(VecEnv, "_check_finite")
+    watches["guards"].watch(Adam, "check_finite")
+    watches["guards"].watch(checkpoint.RunState, "check_parameters")
+    clock, write = {}, EpochLogger.dump_tabular
+
+    def row(self):
+        write(self)
+        if not clock:
+            clock["began"] = time.perf_counter()
+            for watch in watches.values():
+                watch.seconds, watch.calls = 0.0, 0
+
+    EpochLogger.dump_tabular = row
+    import spinup
+
+    settings = RUNS[algo]
+    getattr(spinup, algo)(env, **settings, logger_kwargs=dict(output_dir=folder, quiet=True))
+    seconds = time.perf_counter() - clock["began"]
+    if mpi.proc_id() == 0:
+        shares = {name: watch.seconds / seconds for name, watch in watches.items()}
+        shares["seconds a checkpoint"] = watches["checkpoint"].seconds / max(1, watches["checkpoint"].calls)
+        steps = settings["steps_per_epoch"] * (settings["epochs"] - 1)
+        print(json.dumps({"steps/s": steps / seconds, **shares}), flush=True)
+
+
+def measure(algo: str, env: str, processes: int) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--child", algo, env, folder]
+        if processes > 1:
+            command = [str(Path(sys.executable).parent / "mpiexec"), "-n", str(processes), *command]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr)
+        return json.loads(done.stdout.strip().split("\n")[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--what", nargs="+", choices=("mpi", "checkpoint", "guards"))
+    parser.add_argument("--env", default="HalfCheetah-v5")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        return child(*args.child)
+    what = args.what or ["mpi", "checkpoint", "guards"]
+    if "mpi" in what:
+        rounds = [(measure("ppo", args.env, 1), measure("ppo", args.env, 2)) for _ in range(args.repeats)]
+        one, two = (statistics.median(pair[i]["steps/s"] for pair in rounds) for i in range(2))
+        ratios = [pair[1]["steps/s"] / pair[0]["steps/s"] for pair in rounds]
+        share = statistics.median(pair[1]["mpi"] for pair in rounds)
+        print(f"ppo on {args.env}, 2048 steps an epoch: {one:.0f} steps/s with 1 process, {two:.0f} with 2")
+        print(f"  speed-up {two / one:.2f} (in one round {min(ratios):.2f} to {max(ratios):.2f})")
+        print(f"  share of the time in which they add up: {share:.1%}")
+    for algo in RUNS if {"checkpoint", "guards"} & set(what) else ():
+        runs = [measure(algo, args.env, 1) for _ in range(args.repeats)]
+        shares = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        print(f"{algo} on {args.env}: {shares['steps/s']:.0f} steps/s")
+        print(f"  checkpoints {shares['checkpoint']:.2%} ({shares['seconds a checkpoint']:.3f} s each), ", end="")
+        print(f"guards {shares['guards']:.2%}")
+
+
+if __name__ == "__main__":
+    main()

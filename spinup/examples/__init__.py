@@ -1,0 +1,1 @@
+"""Programs that stand by themselves: nothing of the package but the file you read, PyTorch and Gymnasium."""

@@ -1,0 +1,525 @@
+"""What can go wrong while a run is at work: it ends with one line that names the place, and what it had stays."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_resume import Ended, table, train
+
+import spinup
+from spinup import checkpoint
+from spinup.envs import make_envs
+from spinup.errors import Fault, UserError
+from spinup.files import checksum
+from spinup.nets import ActorCritic
+from spinup.optim import Adam
+from spinup.run import main
+
+
+class Faulty(gym.Env):
+    """An observation in [-1, 1]^2 and the reward 1 for 20 steps; in step `at` of all, what `fault` makes of that."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, fault=lambda result: result, at=7):
+        self.fault, self.at, self.steps, self.t = fault, at, 0, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        self.t += 1
+        result = (np.full(2, 0.5, np.float32), 1.0, False, self.t == 20, {})
+        return self.fault(result) if self.steps == self.at else result
+
+
+def raising(result):
+    raise ZeroDivisionError("in the simulator")
+
+
+def observing(value):
+    return lambda result: (value, *result[1:])
+
+
+def rewarding(value):
+    return lambda result: (result[0], value, *result[2:])
+
+
+FAULTS = {
+    "raises": (
+        raising,
+        r"environment 1 raised ZeroDivisionError: in the simulator at step 7 of its episode, on action \d",
+    ),
+    "shape": (
+        observing(np.zeros(3, np.float32)),
+        r"environment 1 gave an observation of shape \(3,\); its space says \(2,\)",
+    ),
+    "dtype": (observing(np.array(["a", "b"])), r"environment 1 gave an observation of <U1 .*; its space says float32"),
+    "no reward": (rewarding(None), r"environment 1 gave the reward None at step 7; it must be a number"),
+    "reward's shape": (rewarding(np.ones(1)), r"environment 1 gave the reward array\(\[1.\]\) at step 7"),
+    "old Gym": (
+        lambda result: result[:4],
+        r"environment 1 returned .* from step; it must be \(observation, reward, termin",
+    ),
+    "NaN": (
+        observing(np.array([0, np.nan], np.float32)),
+        r"environment 1 gave the observation \[ 0. nan\] at step 7 of",
+    ),
+    "infinity": (
+        observing(np.array([np.inf, 0], np.float32)),
+        r"environment 1 gave the observation \[inf  0.\] at step 7",
+    ),
+    "reward NaN": (rewarding(np.nan), r"environment 1 gave the reward nan at step 7 of its episode"),
+    "reward infinite": (rewarding(-np.inf), r"environment 1 gave the reward -inf at step 7 of its episode"),
+}
+
+
+def second(fault):
+    """Makes environments of which the second at work has the fault; the first that is made is only tried."""
+    made = []
+
+    def maker():
+        made.append(0)
+        return Faulty(fault if len(made) == 3 else lambda result: result)
+
+    return maker
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_an_environments_fault_names_it_and_the_step(kind):
+    fault, message = FAULTS[kind]
+    envs = make_envs(second(fault), num_envs=2)
+    envs.reset()
+    for _ in range(6):
+        envs.step(np.zeros(2, int))
+        envs.reset_done()
+    with pytest.raises(Fault, match=message):
+        envs.step(np.zeros(2, int))
+
+
+def test_a_fault_in_reset():
+    class Bad(Faulty):
+        def reset(self, *, seed=None, options=None):
+            raise OSError("no simulator")
+
+    envs = make_envs(Bad, num_envs=2)
+    with pytest.raises(Fault, match=r"Bad: environment 0 raised OSError: no simulator in reset"):
+        envs.reset()
+
+
+def test_an_observation_outside_its_space_is_told_once(capfd):
+    envs = make_envs(second(observing(np.array([0, 1.5], np.float32))), num_envs=2)
+    envs.reset()
+    for _ in range(7):
+        o = envs.step(np.zeros(2, int))[0]
+    assert o.tolist() == [[0.5, 0.5], [0, 1.5]]  # and is learned from as it is
+    envs.envs.envs[0].env.fault, envs.envs.envs[0].env.at = observing(np.array([2, 0], np.float32)), 8
+    envs.step(np.zeros(2, int))
+    told = capfd.readouterr().err
+    assert told.count("warning") == 1
+    assert "environment 1 observed 1.5 at index (1,), outside of its space's -1.0 to 1.0" in told
+
+
+def test_a_worker_that_dies():
+    class Dies(Faulty):
+        def step(self, action):
+            os._exit(3)
+
+    envs = make_envs(Dies, num_envs=2, vectorization="async")
+    envs.reset()
+    with pytest.raises(Fault, match=r"^the process of Dies: environment \d(, \d)? died in step$"):
+        envs.step(np.zeros(2, int))
+    assert not any(process.is_alive() for process in envs.envs.processes)
+    envs.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*ERROR")  # Gymnasium prints the worker's traceback so
+def test_a_worker_that_raises():
+    envs = make_envs(lambda: Faulty(raising, at=1), num_envs=2, vectorization="async")
+    envs.reset()
+    with pytest.raises(Fault, match=r"environment \d raised ZeroDivisionError: in the simulator at step 1"):
+        envs.step(np.zeros(2, int))
+    assert not any(process.is_alive() for process in envs.envs.processes)
+    envs.close()
+
+
+@pytest.mark.parametrize("algo", ["vpg", "trpo", "ppo", "sac"])
+@pytest.mark.parametrize("kind", ["raises", "NaN", "reward NaN"])
+def test_what_a_run_had_stays(algo, kind, tmp_path):
+    """The fault comes in the third epoch."""
+    made = []
+
+    def maker():
+        made.append(0)
+        return Faulty(FAULTS[kind][0] if len(made) == 2 else lambda result: result, at=50)
+
+    more = dict(start_steps=5, update_after=30, num_test_episodes=1, batch_size=4) if algo == "sac" else {}
+    with pytest.raises(Fault):
+        getattr(spinup, algo)(
+            maker, num_envs=1, steps_per_epoch=20, epochs=4, save_freq=1, checkpoint_freq=1, **more,
+            logger_kwargs=dict(output_dir=str(tmp_path), quiet=True),
+        )  # fmt: skip
+    assert len(table(tmp_path)) == 2
+    assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["40"]
+    assert all(x.isfinite().all() for x in torch.load(tmp_path / "model.pt", weights_only=True).values())
+
+
+def test_the_command_line_tells_the_cause_and_then_one_line(tmp_path, monkeypatch):
+    module = tmp_path / "faulty_envs.py"
+    module.write_text(
+        "import gymnasium as gym\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "class Broken(CartPoleEnv):\n"
+        "    def step(self, action):\n"
+        "        return self.simulate_badly()\n"
+        "gym.register('Broken-v0', Broken)\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "spinup.run",
+        "ppo",
+        "--env",
+        "faulty_envs:Broken-v0",
+        "--data_dir",
+        "d",
+        "--quiet",
+    ]
+    env = {**os.environ, "PYTHONPATH": f"{Path(spinup.__file__).parents[1]}:{tmp_path}"}
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 1
+    *trace, line = result.stderr.strip().split("\n")
+    assert "return self.simulate_badly()" in "".join(trace)  # the author's line
+    assert line.startswith("spinup: error: faulty_envs:Broken-v0: environment 0 raised AttributeError: ")
+    assert line.endswith("what was logged and saved stays")
+
+
+# ---- numbers
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_before_the_step(bad):
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    optimizer = Adam(module, 1e-2)
+    optimizer.minimize(module(torch.ones(3, 2)).square().mean())
+    before = optimizer.flat.clone()
+    with pytest.raises(
+        Fault, match=rf"the loss of Sequential is {bad} in its gradient step 2; a smaller learning rate"
+    ):
+        optimizer.minimize((module(torch.ones(3, 2)) * 0 + bad).mean())
+    assert torch.equal(optimizer.flat, before)
+
+
+def test_a_gradient_that_is_not_finite_is_named_in_the_next_step():
+    module = torch.nn.Linear(2, 1)
+    optimizer = Adam(module, 1e-2)
+    optimizer.minimize(
+        module(torch.zeros(3, 2)).square().sum() + module.weight.mul(0).pow(0.5).sum()
+    )  # slope of a root
+    with pytest.raises(Fault, match=r"is nan in its gradient step 2; the step before had .* the gradient of weight;"):
+        optimizer.minimize(module(torch.ones(3, 2)).sum())
+
+
+def test_a_parameter_that_is_not_finite_ends_the_epoch(tmp_path):
+    class Diverges(ActorCritic):
+        def act(self, o, deterministic=False):
+            a = super().act(o, deterministic)
+            self.calls = getattr(self, "calls", 0) + 1
+            if self.calls > 25:
+                with torch.no_grad():
+                    self.rew_norm.var.fill_(torch.nan)
+            return a
+
+    with pytest.raises(Fault, match=r"has NaN or infinity"):
+        spinup.vpg(
+            "CartPole-v1", Diverges, num_envs=1, steps_per_epoch=20, epochs=4, normalize_rew=False, checkpoint_freq=1,
+            logger_kwargs=dict(output_dir=str(tmp_path), quiet=True),
+        )  # fmt: skip
+    assert len(table(tmp_path)) == 2  # the second row is there, its parameters are not kept
+    assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["20"]
+
+
+# ---- the disk
+
+
+@pytest.fixture
+def room():
+    """room(n): files of this process can have n bytes from now on; ends with the test."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda n: resource.setrlimit(resource.RLIMIT_FSIZE, (n, old[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path, room, monkeypatch):
+    save = checkpoint.RunState.save
+
+    def save_with_less_room(self):
+        if self.t > 120:
+            room(5000)
+        save(self)
+
+    monkeypatch.setattr(checkpoint.RunState, "save", save_with_less_room)
+    with pytest.raises(UserError, match=r"cannot write .*checkpoint/\.240\.tmp: "):
+        train("ppo", tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["120"]
+    monkeypatch.undo()
+    room(resource.RLIM_INFINITY)
+    train("ppo", tmp_path, resume=True)
+    assert len(table(tmp_path)) == 5
+
+
+def test_a_folder_that_is_removed_in_the_middle(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match=r"cannot write .*run"):
+        train("vpg", folder, step=100, action=lambda: shutil.rmtree(folder))
+    assert not folder.exists()
+
+
+# ---- damaged and foreign checkpoints
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A run that died in its fourth epoch of five."""
+    folder = tmp_path_factory.mktemp("ended") / "run"
+    with pytest.raises(Ended):
+        train("ppo", folder, step=200)
+    return folder
+
+
+@pytest.fixture
+def run(ended, tmp_path):
+    shutil.copytree(ended, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def files(folder):
+    return folder / "checkpoint" / "120" / "rank0.pt", folder / "checkpoint" / "120" / "manifest.json"
+
+
+def refused(run, match):
+    before = (run / "progress.txt").read_bytes()
+    with pytest.raises(UserError, match=match):
+        train("ppo", run, resume=True)
+    assert (run / "progress.txt").read_bytes() == before  # nothing is lost by trying
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_flipped_bit_is_refused(ended, data):
+    tensors, _ = files(ended)
+    good = tensors.read_bytes()
+    where = data.draw(st.integers(0, 8 * len(good) - 1))
+    flipped = bytearray(good)
+    flipped[where // 8] ^= 1 << where % 8
+    digest = checksum(tensors)
+    try:
+        tensors.write_bytes(flipped)
+        with pytest.raises(UserError, match=r"rank0.pt is damaged: its SHA-256 is not the one in manifest.json"):
+            checkpoint.read_state(tensors, digest)
+    finally:
+        tensors.write_bytes(good)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_manifest_with_flipped_bits_is_refused_or_says_the_same(ended, data):
+    """Never a traceback, and never another checkpoint than was meant."""
+    _, file = files(ended)
+    good = file.read_bytes()
+    bad = bytearray(good)
+    for where in data.draw(st.lists(st.integers(0, 8 * len(good) - 1), min_size=1, max_size=5)):
+        bad[where // 8] ^= 1 << where % 8
+    try:
+        file.write_bytes(bad)
+        manifest = checkpoint.read_manifest(file.parent)
+        checkpoint.check_facts(file.parent, manifest, json.loads(good))
+    except UserError:
+        return
+    finally:
+        file.write_bytes(good)
+    known = json.loads(good).keys() - {"torch"}
+    assert {key: manifest[key] for key in known} == {key: json.loads(good)[key] for key in known}
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -1])
+def test_a_cut_off_file_is_refused(run, keep):
+    file = files(run)[0]
+    file.write_bytes(file.read_bytes()[:keep])
+    refused(run, r"rank0.pt is damaged")
+
+
+def test_a_missing_file_is_refused(run):
+    files(run)[0].unlink()
+    refused(run, r"cannot read .*rank0.pt: No such file")
+
+
+class Malicious:
+    def __reduce__(self):
+        return (os.system, ("touch owned",))
+
+
+def test_a_pickle_with_code_is_refused_though_its_checksum_fits(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tensors, manifest = files(run)
+    torch.save({"parts": Malicious()}, tensors)
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "sha256": [checksum(tensors)]}))
+    refused(run, r"rank0.pt holds more than tensors and numbers, and is not loaded")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("format", 99), ("spinup", "0.2.0"), ("algorithm", "sac"), ("observation space", "Box(4)"), ("processes", 2)],
+)
+def test_a_checkpoint_of_something_else_says_what_differs(run, key, value):
+    manifest = files(run)[1]
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, key: value}))
+    value = str(value).replace("(", r"\(").replace(")", r"\)")
+    refused(run, rf"is of {key} {value}, and this is .*; it cannot be gone on with here")
+
+
+def test_networks_of_another_shape_are_named(run):
+    with pytest.raises(UserError, match=r"its ac does not fit this run's .*size mismatch for actor.net"):
+        train("ppo", run, resume=True, ac_kwargs=dict(hidden_sizes=[8]))
+
+
+def test_another_torch_is_a_warning(run, capfd):
+    manifest = files(run)[1]
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "torch": "2.0.0"}))
+    train("ppo", run, resume=True)
+    assert "is of torch 2.0.0, and this is" in capfd.readouterr().err
+    assert len(table(run)) == 5
+
+
+# ---- resume, the command
+
+
+@pytest.fixture
+def cartpole(tmp_path, monkeypatch):
+    """A run of one epoch of a plain environment, as the command line makes it."""
+    monkeypatch.chdir(tmp_path)
+    main(["vpg", "--env", "CartPole-v1", "--steps", "40", "--epochs", "1", "--num_envs", "1", "--quiet"])
+    return tmp_path / "data" / "cmd_vpg" / "cmd_vpg_s0"
+
+
+def failed_with(capsys, *words):
+    with pytest.raises(SystemExit) as exit_:
+        main(list(words))
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.strip().split("\n")
+    return line
+
+
+def test_resume_goes_further(cartpole):
+    main(["resume", str(cartpole), "--epochs", "3"])
+    assert [row["Epoch"] for row in table(cartpole)] == ["1", "2", "3"]
+    config = json.loads((cartpole / "config.json").read_text())
+    assert config["epochs"] == 3
+    assert len(config["run"]["resumed"]) == 1
+    assert "logger_kwargs" in config
+    main(["resume", str(cartpole), "--epochs", "4"])  # a second time
+    assert len(table(cartpole)) == 4
+
+
+def test_resume_refuses(cartpole, capsys, tmp_path):
+    assert "has done epoch 1, its last; --epochs 2 would" in failed_with(capsys, "resume", str(cartpole))
+    assert "there is no folder" in failed_with(capsys, "resume", str(tmp_path / "nowhere"))
+    assert "holds no run (no config.json); runs below it: " in failed_with(capsys, "resume", str(tmp_path))
+    assert "did you mean '--epochs'?" in failed_with(capsys, "resume", str(cartpole), "--epoch", "3")
+    assert "resume: " in failed_with(capsys, "resume")
+    config = json.loads((cartpole / "config.json").read_text())
+
+    def with_config(**changes):
+        (cartpole / "config.json").write_text(json.dumps({**config, **changes}))
+        return failed_with(capsys, "resume", str(cartpole), "--epochs", "2")
+
+    assert "names the algorithm 'os'; it must be one of ddpg, " in with_config(algorithm="os")
+    assert "imports evil; allow it with --env evil:Env-v0" in with_config(env_fn="evil:Env-v0")
+    assert "its networks are evil.Net; in Python" in with_config(actor_critic="evil.Net")
+    assert "processes is 'x'; it must be an int" in with_config(run={"processes": "x"})
+
+
+def test_two_processes_cannot_take_one_run(cartpole):
+    script = (
+        "import spinup, sys\n"
+        "from spinup.logger import Logger\n"
+        "try: Logger(sys.argv[1], quiet=True, resume=True)\n"
+        "except spinup.UserError as error: print(error)\n"
+    )
+    from spinup.logger import Logger
+
+    log = Logger(cartpole, quiet=True, resume=True)
+    env = {**os.environ, "PYTHONPATH": str(Path(spinup.__file__).parents[1])}
+
+    def other():
+        command = [sys.executable, "-c", script, str(cartpole)]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=True).stdout
+
+    assert other().startswith(f"another process is at work on {cartpole}")
+    Logger(cartpole, quiet=True, resume=True).close()  # the same process may, after its run has failed
+    log.close()
+    assert other() == ""
+
+
+def test_an_environment_that_does_not_repeat_itself_goes_on_with_a_new_episode(tmp_path, capfd):
+    class Drifts(Faulty):
+        count = 0
+
+        def step(self, action):
+            Drifts.count += 1
+            _, *rest = super().step(action)
+            return np.full(2, Drifts.count % 97 / 97, np.float32), *rest
+
+    class DriftsAndStops(Drifts):
+        def step(self, action):
+            if Drifts.count == 66:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().step(action)
+
+    def go(env, resume):
+        kwargs = dict(output_dir=str(tmp_path), quiet=True, resume=resume)
+        spinup.ppo(env, num_envs=2, steps_per_epoch=50, epochs=4, minibatch_size=None, logger_kwargs=kwargs)
+
+    DriftsAndStops.__name__ = "Drifts"
+    with pytest.raises(KeyboardInterrupt):
+        go(DriftsAndStops, resume=False)
+    go(Drifts, resume=True)
+    assert "Drifts: environment [0, 1] did not repeat the episode from its seed" in capfd.readouterr().err
+    assert len(table(tmp_path)) == 4
+
+
+# ---- the page
+
+
+def test_every_row_of_the_table_of_faults_names_tests_that_there_are():
+    root = Path(__file__).parents[1]
+    rows = [row for row in (root / "docs" / "faults.md").read_text("utf-8").split("\n") if row.startswith("| ")][1:]
+    rows = [row for row in rows if not row.startswith(("| ---", "| **"))]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"\ndef {test}(" in (root / "tests" / file).read_text("utf-8"), f"there is no {file}::{test}"

@@ -1,0 +1,117 @@
+"""Files that something has spoilt: each is read as it was written, or refused in one line. Nothing else, ever.
+
+The command line's own fuzzing is in test_cli.py and test_run.py, that of checkpoints in test_faults.py.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import spinup
+from spinup import results, watch
+from spinup.errors import UserError
+from spinup.logger import read_config
+
+FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of two epochs."""
+    folder = tmp_path_factory.mktemp("run") / "x_s0"
+    spinup.vpg(
+        "CartPole-v1",
+        num_envs=1,
+        steps_per_epoch=40,
+        epochs=2,
+        ac_kwargs=dict(hidden_sizes=[8]),
+        logger_kwargs=dict(output_dir=str(folder), exp_name="x", quiet=True),
+    )
+    return folder
+
+
+@st.composite
+def spoilt(draw, good: bytes) -> bytes:
+    """`good` with bits turned, cut off, with bytes put in, or something else altogether."""
+    kind = draw(st.sampled_from(["bits", "cut", "insert", "other"]))
+    if kind == "other":
+        return draw(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
+    if kind == "cut":
+        return good[: draw(st.integers(0, len(good)))]
+    if kind == "insert":
+        where = draw(st.integers(0, len(good)))
+        return good[:where] + draw(st.binary(min_size=1, max_size=20)) + good[where:]
+    changed = bytearray(good)
+    for bit in draw(st.lists(st.integers(0, 8 * len(good) - 1), min_size=1, max_size=8)):
+        changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def in_place_of(file, content: bytes, read):
+    """What `read` returns while `file` has this content; None where it is refused."""
+    good, refusal = file.read_bytes(), ""
+    try:
+        file.write_bytes(content)
+        return read()
+    except UserError as error:
+        refusal = str(error)
+    finally:
+        file.write_bytes(good)
+    assert refusal
+    assert "\n" not in refusal
+
+
+@FUZZ
+@given(data=st.data())
+def test_config(run, data):
+    file = run / "config.json"
+    bad = data.draw(spoilt(file.read_bytes()))
+    in_place_of(file, bad, lambda: read_config(run))
+
+
+@settings(FUZZ, max_examples=60)
+@given(data=st.data())
+def test_config_before_a_policy_is_loaded_or_a_run_resumed(run, data):
+    file = run / "config.json"
+    good = json.loads(file.read_text())
+    key = data.draw(st.sampled_from(sorted(good)))
+    value = data.draw(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=20) | st.lists(st.integers(), max_size=3)
+    )
+    bad = json.dumps({**good, key: value}).encode()
+    in_place_of(file, bad, lambda: watch.load(run))
+    if key not in ("epochs", "steps_per_epoch"):
+        in_place_of(file, bad, lambda: spinup.resume(run))  # it has done its two epochs: never trains
+
+
+@FUZZ
+@given(data=st.data())
+@example(data=None)
+def test_progress(run, data):
+    file = run / "progress.txt"
+    bad = b"" if data is None else data.draw(spoilt(file.read_bytes()))
+    table = in_place_of(file, bad, lambda: results.load([str(run)]))
+    if table is not None:
+        assert len(table) <= bad.count(b"\n") + 1
+
+
+@pytest.mark.parametrize("content", [b"A\tB\n" + b"1\t2\n" * 500_000, b"\t" * 1_000_000, b"\x00" * 1_000_000])
+def test_huge_progress(run, content):
+    in_place_of(run / "progress.txt", content, lambda: results.load([str(run)]))
+
+
+@FUZZ
+@given(data=st.data())
+def test_model(run, data):
+    """A policy that is loaded from spoilt bytes is the policy that was saved."""
+    file = run / "model.pt"
+    good = torch.load(file, weights_only=True)
+    state = in_place_of(file, data.draw(spoilt(file.read_bytes())), lambda: watch.read_state(run, None))
+    if state is not None:
+        assert state.keys() == {key for key in good if not key.startswith(watch.ONLY_TRAINING)}
+        for key, value in state.items():
+            np.testing.assert_array_equal(value, good[key])

@@ -1,0 +1,305 @@
+"""Training on two processes, through the real launcher: gradients, exact resume, and one end for all."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def launcher():
+    pytest.importorskip("mpi4py")
+    if not (Path(sys.executable).parent / "mpiexec").exists() and shutil.which("mpiexec") is None:
+        pytest.skip("no mpiexec")
+
+
+def launch(folder, text, *words, timeout=300):
+    """Run a script on two processes; what it prints, and its status."""
+    script = folder / "two.py"
+    script.write_text("from spinup import mpi\nmpi.mpi_fork(2)\n" + textwrap.dedent(text))
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), *words]
+    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=timeout)
+
+
+GRADIENTS = """
+import gymnasium as gym
+import torch
+from gymnasium import spaces
+
+from spinup import nets
+from spinup.algos import ddpg, ppo, sac, td3, trpo, vpg
+from spinup.optim import Adam
+
+torch.manual_seed(0)  # the same networks and the same batch on both
+box, acts = spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))
+B = 10
+o, o2, a = torch.randn(B, 3), torch.randn(B, 3), torch.rand(B, 2) * 2 - 1
+adv, ret, r, logp_old = torch.randn(4, B)
+done = (torch.rand(B) < 0.3).float()
+mine = torch.arange(mpi.proc_id(), B, 2)  # half of it
+ac = nets.ActorCritic(box, acts, (8,))
+logp = lambda i: ac.pi(o[i]).log_prob(a[i])
+det, twin, soft = nets.DeterministicActorCritic(box, acts, (8,)), nets.TwinActorCritic(box, acts, (8,)), None
+soft = nets.SoftActorCritic(box, acts, (8,))
+temperature = sac.Temperature(0.3)
+y = torch.randn(B)
+
+
+def soft_value(i):
+    torch.manual_seed(1)
+    noise = torch.randn(B, 2)
+    pi = soft.actor(o[i])
+    u = pi.mu + pi.log_std.exp() * noise[i]
+    act = pi.middle + pi.half_range * u.tanh()
+    return soft.critic(o[i], act).min(0).values
+
+
+losses = {
+    "vpg pi": (ac.actor, lambda i: vpg.policy_loss(logp(i), adv[i])),
+    "vpg v": (ac.critic, lambda i: vpg.value_loss(ac.v(o[i]), ret[i])),
+    "ppo pi": (ac.actor, lambda i: ppo.policy_loss(logp(i), logp_old[i], adv[i], 0.2)),
+    "ppo v": (ac.critic, lambda i: ppo.value_loss(ac.v(o[i]), ret[i], ret[i] + 0.1, 0.2)),
+    "trpo pi": (ac.actor, lambda i: -trpo.surrogate(logp(i), logp_old[i], adv[i])),
+    "trpo v": (ac.critic, lambda i: trpo.value_loss(ac.v(o[i]), ret[i])),
+    "ddpg q": (det.critic, lambda i: ddpg.q_loss(det.critic[0](o[i], a[i]), y[i])),
+    "ddpg pi": (det.actor, lambda i: -det.critic[0](o[i], det.actor(o[i])).mean()),
+    "td3 q": (twin.critic, lambda i: td3.q_loss(twin.critic(o[i], a[i]), y[i])),
+    "td3 pi": (twin.actor, lambda i: -twin.critic[0](o[i], twin.actor(o[i])).mean()),
+    "sac q": (soft.critic, lambda i: sac.q_loss(soft.critic(o[i], a[i]), y[i])),
+    "sac pi": (soft.actor, lambda i: -soft_value(i).mean()),
+    "sac alpha": (temperature, lambda i: sac.alpha_loss(temperature.log_alpha, logp_old[i], -2.0)),
+}
+for name, (module, loss) in losses.items():
+    params = list(module.parameters())
+    whole = torch.cat([g.flatten() for g in torch.autograd.grad(loss(torch.arange(B)), params, materialize_grads=True)])
+    half = torch.cat([g.flatten() for g in torch.autograd.grad(loss(mine), params, materialize_grads=True)])
+    optimizer = Adam(module, 0.0)
+    optimizer.minimize(loss(mine))
+    assert (half - whole).abs().max() > 1e-4, name  # or the test would say nothing
+    torch.testing.assert_close(optimizer.grad, whole, rtol=1e-6, atol=1e-6, msg=name)
+
+params = list(ac.actor.parameters())
+v = torch.randn(sum(p.numel() for p in params))
+kl = lambda i: ac.pi(o[i]).detach().kl(ac.pi(o[i])).mean()
+product = trpo.fisher_vector_product(kl(mine), params, 0.1)(v)
+if mpi.proc_id() == 0:
+    mpi._alone = True
+    mpi.world.cache_clear()
+    whole = trpo.fisher_vector_product(kl(torch.arange(B)), params, 0.1)(v)
+    torch.testing.assert_close(product, whole, rtol=1e-5, atol=1e-6, msg="fisher")
+print("done", flush=True)
+"""
+
+
+def test_half_a_batch_each_gives_the_gradient_of_the_whole(tmp_path):
+    result = launch(tmp_path, GRADIENTS)
+    assert result.stdout.split() == ["done", "done"], result.stdout + result.stderr
+    assert result.returncode == 0
+
+
+RESUME = """
+import sys
+from pathlib import Path
+
+import test_resume as t
+
+for name in t.SETTINGS:
+    whole, cut, stopped = (Path(sys.argv[1]) / name / x for x in ("whole", "cut", "stopped"))
+    more = dict(steps_per_epoch=120)
+    t.train(name, whole, **more)
+    try:
+        t.train(name, cut, step=200, **more)
+        raise AssertionError("went on")
+    except t.Ended:
+        pass
+    try:
+        action = t.terminate if mpi.proc_id() == 1 else (lambda: None)  # one of them is told, both stop
+        t.train(name, stopped, step=153, action=action, **more)
+        raise AssertionError("went on")
+    except SystemExit:
+        pass
+    for folder in (cut, stopped):
+        t.train(name, folder, resume=True, **more)
+        if mpi.proc_id() == 0:
+            t.same_run(folder, whole)
+            assert len(t.table(folder)) == 5
+    print(name, flush=True)
+"""
+
+
+def test_exact_resume_on_two_processes(tmp_path):
+    """Each algorithm: ended without warning, and told to stop; the table and the policy are the uninterrupted run's."""
+    result = launch(tmp_path, RESUME, str(tmp_path), timeout=500)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert sorted(result.stdout.split()) == sorted(["vpg", "trpo", "ppo", "ddpg", "td3", "sac", "sac-discrete"] * 2)
+
+
+# ---- one ends, all end
+
+TRAIN = """
+import os, sys, time
+import gymnasium as gym
+import spinup
+
+class Env(gym.Wrapper):
+    steps = 0
+    def step(self, action):
+        Env.steps += 1
+        if Env.steps == 300 and mpi.proc_id() == 1:
+            print("now", time.time(), flush=True)
+            %s
+        return self.env.step(action)
+
+spinup.ppo(lambda: Env(gym.make("CartPole-v1")), epochs=10_000, checkpoint_freq=1, steps_per_epoch=256,
+    logger_kwargs=dict(output_dir="run", quiet=True))
+"""
+ENDS = {
+    "raises": ("raise ZeroDivisionError('here')", "ZeroDivisionError: here"),
+    "is killed": ("os.kill(os.getpid(), 9)", "KILLED BY SIGNAL: 9|EXIT STRING: Killed|EXIT CODE: 9"),
+    "runs out of memory": ("import numpy; numpy.empty(10**15)", "Unable to allocate"),
+    "leaves": ("os._exit(3)", ""),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_process_that_ends_takes_all_along(how, tmp_path):
+    """Within 10 seconds, with its traceback, no status 0, and nobody left behind."""
+    code, told = ENDS[how]
+    result = launch(tmp_path, TRAIN % code, timeout=200)
+    late = time.time() - float(result.stdout.split()[1])
+    assert result.returncode != 0
+    assert late < 10
+    output = result.stdout + result.stderr
+    assert any(part in output for part in told.split("|")), output
+    assert not processes(tmp_path / "two.py")
+    if how == "raises":
+        assert output.count("Traceback") <= 2  # with the cause
+
+
+def test_ctrl_c_stops_all_with_a_checkpoint(tmp_path):
+    (tmp_path / "two.py").write_text("from spinup import mpi\nmpi.mpi_fork(2)\n" + TRAIN % "pass")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "two.py"], env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while "now" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not processes(tmp_path / "two.py")
+    (kept,) = (tmp_path / "run" / "checkpoint").iterdir()
+    assert sorted(path.name for path in kept.iterdir()) == ["manifest.json", "rank0.pt", "rank1.pt"]
+
+
+def processes(script):
+    """Processes that have the script, or its folder, on their command line, after a moment to end in."""
+    for _ in range(20):
+        listed = subprocess.run(["ps", "-eo", "pid,stat,args"], capture_output=True, text=True, check=True).stdout
+        found = [line for line in listed.split("\n") if str(script) in line and " Z" not in line]
+        if not found:
+            return []
+        time.sleep(0.25)
+    return found
+
+
+def test_parameters_that_differ_are_named(tmp_path):
+    result = launch(
+        tmp_path,
+        """
+        import torch
+        import spinup
+        from spinup.nets import ActorCritic
+
+        class Differs(ActorCritic):
+            def v(self, o):
+                if mpi.proc_id() == 1 and o.dim() == 3:
+                    with torch.no_grad():
+                        self.critic[-1][2].weight[0, 0] += 1e-3
+                return super().v(o)
+
+        spinup.vpg("CartPole-v1", Differs, epochs=3, steps_per_epoch=64,
+            logger_kwargs=dict(output_dir="run", quiet=True))
+        """,
+    )
+    assert result.returncode != 0
+    assert "critic.1.2.weight on process 1 is not that on process 0, after epoch 1" in result.stderr
+
+
+# ---- two hosts
+
+HOSTS = """set -e
+ip netns add {a}; ip netns add {b}
+ip link add {a} type veth peer name {b}
+ip link set {a} netns {a}; ip link set {b} netns {b}
+ip -n {a} addr add 10.77.0.1/24 dev {a}; ip -n {b} addr add 10.77.0.2/24 dev {b}
+for name in {a} {b}; do ip -n $name link set lo up; ip -n $name link set $name up; done
+"""
+# Stands for ssh: called as `[-x] HOST COMMAND...`.
+SSH = """#!/bin/sh
+while [ "${{1#-}}" != "$1" ]; do shift; done
+case $1 in 10.77.0.1) host={a};; *) host={b};; esac
+shift
+exec ip netns exec $host unshare --uts sh -c "hostname $host; $*"
+"""
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    """Two network namespaces that see each other, and what logs in to them; yields the first one's name."""
+    name = f"su{os.getpid()}"
+    names = dict(a=f"{name}a", b=f"{name}b")
+    if not shutil.which("ip") or not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("only root can make network namespaces, with the command ip")
+    try:
+        if subprocess.run(["sh", "-c", HOSTS.format(**names)], capture_output=True).returncode:
+            pytest.skip("this system lets nobody make network namespaces")
+        (tmp_path / "ssh").write_text(SSH.format(**names))
+        (tmp_path / "ssh").chmod(0o755)
+        (tmp_path / "hosts").write_text("10.77.0.1:1\n10.77.0.2:1\n")
+        yield names["a"]
+    finally:
+        for host in names.values():
+            subprocess.run(["ip", "netns", "delete", host], capture_output=True)
+
+
+def test_two_hosts(tmp_path, hosts):
+    """A hostfile, as in the documentation; what the processes send each other goes from one network to the other."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    launcher = Path(sys.executable).parent / "mpiexec"
+    if "HYDRA" not in subprocess.run([launcher, "--version"], capture_output=True, text=True).stdout.upper():
+        pytest.skip("another launcher than MPICH's takes other flags")
+    login = ["-launcher", "ssh", "-launcher-exec", str(tmp_path / "ssh")]
+    train = [
+        "-m",
+        "spinup.run",
+        "ppo",
+        "--env",
+        "CartPole-v1",
+        "--steps",
+        "256",
+        "--epochs",
+        "2",
+        "--quiet",
+        "--data_dir",
+    ]
+    result = subprocess.run(
+        ["ip", "netns", "exec", hosts, launcher, *login, "-f", tmp_path / "hosts", "-n", "2", sys.executable, *train,
+         str(tmp_path)], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    run = tmp_path / "cmd_ppo" / "cmd_ppo_s0"
+    assert json.loads((run / "config.json").read_text())["run"]["processes"] == 2
+    assert (run / "progress.txt").read_text().count("\n") == 3
+    (kept,) = (run / "checkpoint").iterdir()
+    assert {path.name for path in kept.iterdir()} == {"manifest.json", "rank0.pt", "rank1.pt"}

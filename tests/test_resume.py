@@ -1,0 +1,200 @@
+"""A run that was ended goes on exactly: its table and its policy are those of the run that was never ended."""
+
+import csv
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+import torch
+
+import spinup
+
+ROOT = Path(__file__).parent.parent
+TIMES = {"Time", "EvalTime"}
+
+ON = dict(num_envs=2, steps_per_epoch=60, epochs=5, checkpoint_freq=2, save_freq=2, max_ep_len=35)
+OFF = dict(num_envs=2, steps_per_epoch=60, epochs=5, checkpoint_freq=2, max_ep_len=35, num_test_episodes=2)
+OFF |= dict(start_steps=40, update_after=30, update_every=4, batch_size=8, replay_size=200)
+OFF |= dict(ac_kwargs=dict(hidden_sizes=[16, 16]))
+SETTINGS = {
+    "vpg": ("CartPole-v1", ON | dict(train_v_iters=3, eval_freq=2, num_test_episodes=2)),
+    "trpo": ("Pendulum-v1", ON | dict(train_v_iters=3)),
+    "ppo": ("Pendulum-v1", ON | dict(train_pi_iters=2, train_v_iters=3, minibatch_size=16)),
+    "ddpg": ("Pendulum-v1", OFF | dict(noise_corr=0.7, n_step=3)),
+    "td3": ("Pendulum-v1", OFF | dict(num_envs=1, update_every=1, policy_delay=3, noise_corr=0.5)),
+    "sac": ("Pendulum-v1", OFF),
+    "sac-discrete": ("CartPole-v1", OFF | dict(eval_freq=3, n_step=2)),
+}
+
+
+class Ended(BaseException):
+    """Stands for the end of the process: nothing that the run could still do is done."""
+
+
+class At(gym.Wrapper):
+    """Does something at a certain step, counted over all training environments."""
+
+    def __init__(self, env, count, step, action):
+        super().__init__(env)
+        self.count, self.at, self.action = count, step, action
+
+    def step(self, action):
+        self.count[0] += 1
+        if self.count[0] == self.at:
+            self.action()
+        return self.env.step(action)
+
+
+def at(env_id, num_envs, step, action):
+    """A maker of environments; the first that it makes is only tried, and those after `num_envs` more are for tests."""
+    made, count = [0], [0]
+
+    def make():
+        made[0] += 1
+        env = gym.make(env_id)
+        return At(env, count, step, action) if 1 < made[0] <= 1 + num_envs else env
+
+    return make
+
+
+def end():
+    raise Ended
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def train(name, folder, step=-1, action=end, resume=False, **more):
+    algo = name.partition("-")[0]
+    env, settings = SETTINGS[name]
+    kwargs = dict(output_dir=str(folder), exp_name="x", quiet=True, resume=resume)
+    settings = {**settings, **more}
+    return getattr(spinup, algo)(at(env, settings["num_envs"], step, action), **settings, logger_kwargs=kwargs)
+
+
+def table(folder):
+    """Rows of progress.txt without the times."""
+    with open(Path(folder) / "progress.txt", newline="") as file:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file, delimiter="\t")]
+
+
+def same_state(a, b):
+    a, b = (torch.load(path, weights_only=True) for path in (a, b))
+    assert a.keys() == b.keys()
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=0, atol=0, equal_nan=True, msg=key)
+
+
+def same_run(a, b):
+    assert table(a) == table(b)
+    for file in ("model.pt", "model_best.pt"):
+        same_state(a / file, b / file)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Uninterrupted runs, made once each."""
+    root, made = tmp_path_factory.mktemp("whole"), {}
+
+    def get(name):
+        if name not in made:
+            train(name, root / name)
+            made[name] = root / name
+        return made[name]
+
+    return get
+
+
+# ---- the run goes on as if nothing had been
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_run_that_died_goes_on_exactly(name, whole, tmp_path):
+    """Ended without warning in the fourth epoch, so that it goes on from the checkpoint after the second."""
+    with pytest.raises(Ended):
+        train(name, tmp_path, step=200)
+    assert len(table(tmp_path)) == 3
+    assert (tmp_path / "checkpoint" / "120" / "manifest.json").exists()
+    train(name, tmp_path, resume=True)
+    assert len(table(tmp_path)) == 5
+    same_run(tmp_path, whole(name))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(("action", "error"), [(terminate, SystemExit), (interrupt, KeyboardInterrupt)])
+def test_a_run_that_was_stopped_goes_on_exactly_from_that_step(name, action, error, whole, tmp_path):
+    with pytest.raises(error) as stopped:
+        train(name, tmp_path, step=153, action=action)
+    if error is SystemExit:
+        assert stopped.value.code == 128 + signal.SIGTERM
+    (kept,) = (tmp_path / "checkpoint").iterdir()
+    assert kept.name == ("153" if SETTINGS[name][1]["num_envs"] == 1 else "154")  # the step at work was done first
+    train(name, tmp_path, resume=True)
+    same_run(tmp_path, whole(name))
+
+
+# ---- the command line, killed without warning
+
+
+def start(folder, *words):
+    """The command in a session of its own, so that all its processes can be killed at once."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with open(folder.with_suffix(".log"), "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "spinup.run", *words], env=env, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+EPOCHS = 80
+ON_POLICY = f"--env CartPole-v1 --steps 200 --epochs {EPOCHS}"
+OFF_POLICY = f"--env Pendulum-v1 --steps 50 --epochs {EPOCHS} --batch_size 16 --hid 32,32 --start_steps 100"
+COMMANDS = {
+    **dict.fromkeys(("vpg", "trpo", "ppo"), ON_POLICY),
+    **dict.fromkeys(("ddpg", "td3", "sac"), f"{OFF_POLICY} --update_after 50 --eval_freq 10"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("algo", COMMANDS)
+def test_killed_at_ten_random_moments(algo, processes, tmp_path):
+    """kill -9 on all processes of the run: as it starts, and after some epochs, in whatever it does then."""
+    flags = [*COMMANDS[algo].split(), "--checkpoint_freq", "1", "--cpu", str(processes), "--quiet"]
+    assert start(tmp_path / "whole", algo, *flags, "--data_dir", str(tmp_path / "whole")).wait(500) == 0
+    run, luck = tmp_path / "killed" / f"cmd_{algo}" / f"cmd_{algo}_s0", random.Random(f"{algo}{processes}")
+
+    def rows():
+        return (run / "progress.txt").read_bytes().count(b"\n") if (run / "progress.txt").exists() else 0
+
+    def command():
+        if (run / "config.json").exists():
+            return "resume", str(run)
+        shutil.rmtree(run, ignore_errors=True)
+        return algo, *flags, "--data_dir", str(tmp_path / "killed")
+
+    for _ in range(10):
+        process = start(tmp_path / "killed", *command())
+        enough = time.monotonic() + luck.uniform(1, 100)  # at the latest
+        more = rows() + luck.randint(1, EPOCHS // 20)
+        while rows() < more and time.monotonic() < enough:
+            assert process.poll() in (None, 0), (tmp_path / "killed.log").read_text()
+            time.sleep(0.01)
+        time.sleep(luck.uniform(0, 0.2))
+        assert process.poll() is None, "it ended before it was killed ten times"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert rows() == 0 or (run / "progress.txt").read_bytes().endswith(b"\n")
+    assert start(tmp_path / "killed", *command()).wait(500) == 0
+    same_run(run, tmp_path / "whole" / f"cmd_{algo}" / f"cmd_{algo}_s0")
