@@ -27,12 +27,13 @@ _HOMES = {
     "resume": "spinup.restart",
     "UserError": "spinup.errors",
 }
-__all__ = ["plot", *_HOMES]
+_MODULES = ("plot", "probes")
+__all__ = [*_MODULES, *_HOMES]
 
 
 def __getattr__(name: str):
-    if name == "plot":
-        return import_module("spinup.plot")
+    if name in _MODULES:
+        return import_module(f"spinup.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'spinup' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)

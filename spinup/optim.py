@@ -53,6 +53,7 @@ class Adam:
         self.module = module
         self.names, self.params = zip(*module.named_parameters(), strict=True)
         self.flat = flatten(module)
+        self.grads = [p.grad for p in self.params]  # views of self.grad
         self.lr, self.max_grad_norm, self.betas, self.eps = lr, max_grad_norm, betas, eps
         self.m, self.v = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.t = torch.zeros((), device=self.flat.device)
@@ -66,7 +67,7 @@ class Adam:
         """One step down the gradient of `loss` (a scalar), averaged over all MPI processes."""
         self.check_finite(loss)
         grads = torch.autograd.grad(loss, self.params, materialize_grads=True)
-        torch.cat([g.reshape(-1) for g in grads], out=self.grad)
+        torch._foreach_copy_(self.grads, grads)
         mpi.average_tensor(self.grad)
         if self.max_grad_norm is not None:
             self.grad.mul_((self.max_grad_norm / (self.grad.norm() + 1e-6)).clamp(max=1.0))

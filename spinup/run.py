@@ -27,6 +27,7 @@ TOOLS = {
     "grid": "the runs that a TOML or YAML file describes",
     "resume": "go on with a run that was ended",
     "plot": "learning curves of runs",
+    "probe": "try an algorithm on environments whose right answers are known",
     "test_policy": "play episodes with a trained policy",
 }
 USAGE = """\
@@ -149,6 +150,8 @@ def dispatch(words: list[str]) -> int:
         print(GRID_HELP)
     elif command == "grid":
         return dispatch(from_grid_file(rest))
+    elif command == "probe":
+        return importlib.import_module("spinup.probes").main(rest)
     elif command == "test_policy":
         importlib.import_module("spinup.watch").main(rest)
     elif algo in algorithms():

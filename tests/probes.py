@@ -1,7 +1,4 @@
-"""Environments so small that the right values and actions are known, networks to watch, and a way to train on them.
-
-Each environment asks one thing of an algorithm, so that a failing one says where to look.
-"""
+"""What tests of algorithms share beside spinup.probes: more environments, networks to watch, a way to train."""
 
 import copy
 import importlib
@@ -23,86 +20,18 @@ from spinup.algos.td3 import td3
 from spinup.algos.trpo import trpo
 from spinup.algos.vpg import vpg
 from spinup.nets import ActorCritic, Gaussian, QFunctions
+from spinup.probes import PLAIN, Boxed, ByBoth, Probe, Target
+from spinup.probes import ByAction as ByAction  # for tests that import it from here
+from spinup.probes import ByObservation as ByObservation
+from spinup.probes import Discounting as Discounting
 
 ON_POLICY = {"vpg": vpg, "ppo": ppo, "trpo": trpo}
 OFF_POLICY = {"ddpg": ddpg, "td3": td3, "sac": sac}
 ALGOS = ON_POLICY | OFF_POLICY
 NO_DISCRETE = ("ddpg", "td3")
 
-# The scale of values is then that of rewards, and learning rates stay what they are.
-PLAIN = dict(normalize_obs=False, normalize_rew=False, anneal_lr=False)
-
 
 # ---- environments
-
-
-class Probe(gym.Env):
-    """An episode of `length` steps with the observation (0,), reward 1 and two actions that do nothing.
-
-    length: steps to the end; truncates: the end is a time limit, not a terminal state
-    """
-
-    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
-    action_space = spaces.Discrete(2)
-
-    def __init__(self, length: int = 1, truncates: bool = False):
-        self.length, self.truncates = length, truncates
-
-    def observe(self):
-        return np.zeros(1, np.float32)
-
-    def reward(self, a) -> float:
-        return 1.0
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.t = 0
-        self.o = self.observe()
-        return self.o, {}
-
-    def step(self, a):
-        r = self.reward(a)
-        self.t += 1
-        self.o = self.observe()
-        end = self.t == self.length
-        return self.o, r, end and not self.truncates, end and self.truncates, {}
-
-
-class ByObservation(Probe):
-    """Reward is the observation, -1 or 1 by chance: V(o) = o."""
-
-    def observe(self):
-        return np.full(1, 2 * self.np_random.integers(2) - 1, np.float32)
-
-    def reward(self, a) -> float:
-        return float(self.o[0])
-
-
-class Discounting(Probe):
-    """Two steps, o = 0 and 1, the second of which earns 1: V(0) = gamma, V(1) = 1."""
-
-    def __init__(self):
-        super().__init__(length=2)
-
-    def observe(self):
-        return np.full(1, min(self.t, 1), np.float32)
-
-    def reward(self, a) -> float:
-        return float(self.t == 1)
-
-
-class ByAction(Probe):
-    """Reward is 1 for action 1 and -1 for action 0."""
-
-    def reward(self, a) -> float:
-        return 2.0 * a - 1
-
-
-class ByBoth(ByObservation):
-    """Reward is 1 for action 1 where o = 1 and for action 0 where o = -1, and -1 otherwise."""
-
-    def reward(self, a) -> float:
-        return float(self.o[0]) * (2.0 * a - 1)
 
 
 class Mixed(ByBoth):
@@ -113,16 +42,6 @@ class Mixed(ByBoth):
 
     def reward(self, a) -> float:
         return super().reward(a) * (self.t + 1)
-
-
-class Target(Probe):
-    """Reward falls with the distance from one point, in a box of actions without symmetry."""
-
-    action_space = spaces.Box(np.array([0, -3], np.float32), np.array([10, 1], np.float32))
-    target = np.array([8, -2])
-
-    def reward(self, a) -> float:
-        return -float((((a - self.target) / [5, 2]) ** 2).sum())  # in half-ranges
 
 
 class Spaces(Probe):
@@ -161,17 +80,6 @@ class Walk(Probe):
         o, r, *_ = super().step(a)
         terminated, truncated = self.np_random.random(2) < 0.15
         return o, r, bool(terminated), bool(truncated), {}
-
-
-class Boxed(gym.ActionWrapper):
-    """A number from 0 to 1 in place of two actions; the rewards above are linear in it."""
-
-    def __init__(self, env: gym.Env):
-        super().__init__(env)
-        self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
-
-    def action(self, a):
-        return float(a[0])
 
 
 def fit(algo: str, env_fn: Callable) -> Callable:

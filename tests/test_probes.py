@@ -1,9 +1,20 @@
-"""Each algorithm on environments whose values and best actions are known; what each asks is in probes.py."""
+"""Each algorithm on environments whose values and best actions are known, and the command that tries all of them."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from probes import OFF_POLICY, PLAIN, ByAction, ByBoth, ByObservation, Discounting, Probe, Target, fit, train
+from probes import ALGOS, OFF_POLICY, fit, train
+
+from spinup import buffers, probes, run
+from spinup.errors import UserError
+from spinup.probes import PLAIN, ByAction, ByBoth, ByObservation, Discounting, Probe, Target
 
 SHARED = dict(num_envs=16, steps_per_epoch=64, vf_lr=1e-2, train_v_iters=5, ac_kwargs=dict(hidden_sizes=(16,)))
 SETTINGS = {
@@ -156,3 +167,183 @@ def test_best_point_of_a_box(tmp_path, algo):
     ac = learn_off_policy(algo, Target, tmp_path, 700, **options)
     a = ac.act(np.zeros((1, 1), np.float32), deterministic=True)[0]
     assert a.tolist() == pytest.approx([8, -2], abs=0.7)
+
+
+# ---- the command
+
+
+@pytest.mark.parametrize("algo", [pytest.param(a, marks=pytest.mark.slow) if a in ("td3", "sac") else a for a in ALGOS])
+def test_command(capsys, algo):
+    """Every probe of every algorithm is right, and the table says so."""
+    run.main(["probe", algo])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == probes.HEAD.split()
+    assert [line[:22].rstrip() for line in lines[1:-1]] == [case.name for case in probes.CASES]
+    assert all(line.endswith(" right") for line in lines[1:-1])
+    assert lines[-1].startswith("7 probes in ")
+    assert lines[-1].endswith(" s: all right")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("pp0", "there is no algorithm 'pp0'; did you mean 'ppo'?; usage: "),
+        ("", "give one name; usage: "),
+        ("ppo td3", "give one name; usage: "),
+    ],
+)
+def test_command_wants_one_algorithm(capsys, words, message):
+    with pytest.raises(SystemExit) as stop:
+        run.main(["probe", *words.split()])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"spinup: error: probe: {message}")
+    assert error.count("\n") == 1
+
+
+def test_face_of_the_package():
+    import spinup
+
+    assert spinup.probes is probes
+    assert "probes" in dir(spinup)
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from spinup.run import main; main(['probe', '--help']); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: python -m spinup.run probe")
+
+
+def ignore_terminated(r, v, v2, terminated, done, gamma, lam):
+    return buffers.gae(r, v, v2, terminated & False, done, gamma, lam)
+
+
+def treat_cuts_as_ends(r, v, v2, terminated, done, gamma, lam):
+    return buffers.gae(r, v, v2, done, done, gamma, lam)
+
+
+def ignore_gamma(r, v, v2, terminated, done, gamma, lam):
+    return buffers.gae(r, v, v2, terminated, done, 1.0, lam)
+
+
+def flip_sign(*args):
+    return -importlib.import_module("spinup.algos.vpg").policy_loss(*args)
+
+
+def broadcast(v, ret):
+    return (v.reshape(-1, 1) - ret.reshape(-1)).square().mean()
+
+
+BROKEN = [
+    ("vpg", "gae", ignore_terminated, "constant reward", "the value of a terminal state is counted"),
+    ("vpg", "gae", treat_cuts_as_ends, "time limit", "truncated is treated as terminated"),
+    ("trpo", "gae", treat_cuts_as_ends, "time limit", "truncated is treated as terminated"),
+    ("ppo", "gae", ignore_gamma, "discounting", "gamma is not used"),
+    ("vpg", "value_loss", broadcast, "reward by observation", "(B, 1) against (B,)"),
+    ("vpg", "value_loss", lambda v, ret: 0 * v.mean(), "constant reward", "nothing is learned"),
+    ("trpo", "value_loss", lambda v, ret: v.mean() / 0, "constant reward", "not a finite number"),
+    ("ppo", "policy_loss", lambda logp, *_: 0 * logp.mean(), "reward by action", "the policy does not move"),
+    ("vpg", "policy_loss", lambda logp, adv: (logp * adv).mean(), "reward by action", "the sign of its loss is wrong"),
+    ("td3", "target", lambda r, terminated, discount, q2: r + discount * q2.min(0).values, "constant reward",
+     "the value of a terminal state is counted"),
+    ("ddpg", "target", lambda r, terminated, discount, q2: r + (1 - terminated) * q2, "discounting",
+     "gamma is not used"),
+    ("sac", "target", lambda r, terminated, discount, v2: r, "discounting", "the next state's value is missing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("algo", "name", "function", "probe", "message"), BROKEN)
+def test_broken_algorithms_fail_the_right_probe(monkeypatch, algo, name, function, probe, message):
+    """The probes before it succeed, so the first that fails is the one that asks for what is broken."""
+    monkeypatch.setattr(f"spinup.algos.{algo}.{name}", function)
+    names = [case.name for case in probes.CASES]
+    order = names[max(0, names.index(probe) - 1) : names.index(probe) + 1]
+    results = probes.check(probes.trainer(algo), discrete=algo not in probes.BOX_ONLY, box=True, only=order)
+    assert [result.passed for result in results] == [True] * (len(order) - 1) + [False]
+    assert message in results[-1].message
+    assert message in probes.line(results[-1])
+    assert probes.table(results).endswith("1 wrong; begin with the first of them")
+
+
+def test_a_failed_probe_is_the_exit_status(monkeypatch, capsys):
+    monkeypatch.setattr("spinup.algos.vpg.gae", ignore_terminated)
+    monkeypatch.setattr(probes, "CASES", probes.CASES[:1])
+    with pytest.raises(SystemExit) as stop:
+        run.main(["probe", "vpg"])
+    assert stop.value.code == 1
+    assert "WRONG\n  -> the value of a terminal state is counted" in capsys.readouterr().out
+
+
+# ---- an algorithm of one's own
+
+
+def tabular(env_fn, gamma, gamma_used=None, best=max):
+    """Q-learning in a table."""
+    env, random, q = env_fn(), np.random.default_rng(0), {}
+    gamma = gamma if gamma_used is None else gamma_used
+
+    def row(o):
+        return q.setdefault(float(o[0]), [0.0, 0.0])
+
+    o, _ = env.reset(seed=0)
+    for _ in range(3000):
+        a = int(random.integers(2))
+        o2, r, terminated, truncated, _ = env.step(a)
+        row(o)[a] += 0.1 * (r + gamma * (not terminated) * max(row(o2)) - row(o)[a])
+        o = env.reset()[0] if terminated or truncated else o2
+    return (lambda o: best(row(o))), (lambda o: row(o).index(best(row(o))))
+
+
+def test_check_of_ones_own():
+    results = probes.check(tabular)
+    assert [result.case.name for result in results] == [case.name for case in probes.CASES if case.env is not Target]
+    assert all(result.passed for result in results), probes.table(results)
+    assert probes.table(results).splitlines()[1].endswith("right")
+
+
+def test_the_pages_program(tmp_path):
+    """What the page shows as an algorithm of one's own."""
+    page = (Path(__file__).parents[1] / "docs" / "exercises" / "probes.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for change, wrong in ((("", ""), []), (("not terminated", "not (terminated or truncated)"), ["time limit"])):
+        done = subprocess.run(
+            [sys.executable, "-c", program.replace(*change)], capture_output=True, text=True, timeout=120, cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        )  # fmt: skip
+        assert done.stderr == ""
+        rows = [line for line in done.stdout.splitlines()[:-1] if line.endswith((" right", "WRONG"))]
+        assert len(rows) == 6
+        assert [line[:22].rstrip() for line in rows if line.endswith("WRONG")] == wrong
+
+
+def test_check_finds_faults_in_ones_own():
+    results = probes.check(lambda env_fn, gamma: tabular(env_fn, gamma, gamma_used=0.0))
+    assert [result.case.name for result in results if not result.passed] == ["discounting", "time limit"]
+    assert "the next state's value is missing" in results[2].message
+    results = probes.check(lambda env_fn, gamma: tabular(env_fn, gamma, best=min), only=["reward by action"])
+    assert "the policy seeks the worst action" in results[0].message
+
+
+def test_check_without_values_or_actions():
+    results = probes.check(lambda env_fn, gamma: (None, tabular(env_fn, gamma)[1]))
+    assert [result.passed for result in results] == [None] * 4 + [True] * 2
+    assert "no such function" in probes.table(results)
+    assert probes.last_line(results).startswith("2 probes")
+
+
+def test_check_refuses():
+    with pytest.raises(UserError, match="there is no probe 'constant'"):
+        probes.check(tabular, only=["constant"])
+    with pytest.raises(UserError, match="must take discrete actions or a box"):
+        probes.check(tabular, discrete=False)
+
+
+@pytest.mark.parametrize("case", probes.CASES, ids=lambda case: case.name)
+def test_every_suspect_is_wrong_and_told_apart(case):
+    """What is known to be wrong lies outside of the tolerance, and two suspects with different causes do not meet."""
+    right = case.values or case.actions
+    for wrong, cause in case.suspects:
+        assert wrong.keys() == right.keys()
+        assert not probes.near(wrong, right, case.tolerance)
+        assert probes.explain(case, {o: np.atleast_1d(x) for o, x in wrong.items()}) == cause

@@ -1,0 +1,410 @@
+"""Environments so small that the right values and actions are known: what to try first on an algorithm that fails.
+
+Each asks one thing more than the one before, so the first that fails says where to look. For ours:
+
+    python -m spinup.run probe ppo
+
+and for one of your own, where train(env_fn, gamma) makes its environments by env_fn() and returns two functions:
+
+    results = spinup.probes.check(train)
+    print(spinup.probes.table(results))
+"""
+
+import importlib
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from spinup.errors import UserError, closest
+
+# ---- environments
+
+
+class Probe(gym.Env):
+    """An episode of `length` steps with the observation (0,), reward 1 and two actions that do nothing.
+
+    length: steps to the end; truncates: the end is a time limit, not a terminal state
+    """
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, length: int = 1, truncates: bool = False):
+        self.length, self.truncates = length, truncates
+
+    def observe(self):
+        return np.zeros(1, np.float32)
+
+    def reward(self, a) -> float:
+        return 1.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        self.o = self.observe()
+        return self.o, {}
+
+    def step(self, a):
+        r = self.reward(a)
+        self.t += 1
+        self.o = self.observe()
+        end = self.t == self.length
+        return self.o, r, end and not self.truncates, end and self.truncates, {}
+
+
+class TimeLimit(Probe):
+    """Reward 1 in each step, cut off after three of them without a terminal state: V = 1 / (1 - gamma)."""
+
+    def __init__(self):
+        super().__init__(length=3, truncates=True)
+
+
+class ByObservation(Probe):
+    """Reward is the observation, -1 or 1 by chance: V(o) = o."""
+
+    def observe(self):
+        return np.full(1, 2 * self.np_random.integers(2) - 1, np.float32)
+
+    def reward(self, a) -> float:
+        return float(self.o[0])
+
+
+class Discounting(Probe):
+    """Two steps, o = 0 and 1, the second of which earns 1: V(0) = gamma, V(1) = 1."""
+
+    def __init__(self):
+        super().__init__(length=2)
+
+    def observe(self):
+        return np.full(1, min(self.t, 1), np.float32)
+
+    def reward(self, a) -> float:
+        return float(self.t == 1)
+
+
+class ByAction(Probe):
+    """Reward is 1 for action 1 and -1 for action 0."""
+
+    def reward(self, a) -> float:
+        return 2.0 * a - 1
+
+
+class ByBoth(ByObservation):
+    """Reward is 1 for action 1 where o = 1 and for action 0 where o = -1, and -1 otherwise."""
+
+    def reward(self, a) -> float:
+        return float(self.o[0]) * (2.0 * a - 1)
+
+
+class Target(Probe):
+    """Reward falls with the distance from one point, in a box of actions without symmetry."""
+
+    action_space = spaces.Box(np.array([0, -3], np.float32), np.array([10, 1], np.float32))
+    target = np.array([8, -2])
+
+    def reward(self, a) -> float:
+        return -float((((a - self.target) / [5, 2]) ** 2).sum())  # in half-ranges
+
+
+class Boxed(gym.ActionWrapper):
+    """A number from 0 to 1 in place of two actions; the rewards above are linear in it."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
+
+    def action(self, a):
+        return float(a[0])
+
+
+# ---- what each asks
+
+
+class Case(NamedTuple):
+    """One environment and what an algorithm that works finds in it.
+
+    shows: what it is good for; values, actions: the right ones by observation; blame: where to look when it fails;
+    suspects: known wrong answers, as (values or actions by observation, what gives them)
+    """
+
+    name: str
+    env: type[Probe]
+    shows: str
+    blame: str
+    suspects: Sequence[tuple[Mapping, str]]
+    values: Mapping[float, float] = {}
+    actions: Mapping[float, Sequence[float]] = {}
+    gamma: float = 0.9
+    tolerance: float = 0.1
+
+
+STUCK = "nothing is learned: does the loss depend on the network's output, does its gradient arrive, is a step taken?"
+CUT_OFF = "truncated is treated as terminated: only terminated may stop the bootstrapping"
+CASES = (
+    Case(
+        "constant reward",
+        Probe,
+        "values are fitted, and the end is worth 0",
+        "the value function's loss and its optimizer, and the target at the end of an episode",
+        [
+            ({0: 10.0}, "the value of a terminal state is counted: multiply it by (1 - terminated)"),
+            ({0: 0.0}, STUCK),
+        ],
+        values={0: 1.0},
+    ),
+    Case(
+        "reward by observation",
+        ByObservation,
+        "values follow what is observed",
+        "how observations and rewards are stored, indexed and shaped on their way to the value function's loss",
+        [
+            (
+                {-1: 0.0, 1: 0.0},
+                "each observation gets the mean of all rewards: a loss of (B, 1) against (B,) broadcasts to (B, B)",
+            ),
+            ({-1: 1.0, 1: -1.0}, "the sign is wrong, or a reward is stored with another step's observation"),
+        ],
+        values={-1: -1.0, 1: 1.0},
+    ),
+    Case(
+        "discounting",
+        Discounting,
+        "a later reward counts, discounted",
+        "the target: how the value of the next state and gamma enter",
+        [
+            ({0: 1.0, 1: 1.0}, "the later reward counts in full: gamma is not used"),
+            ({0: 0.0, 1: 1.0}, "the later reward does not count: the next state's value is missing in the target"),
+            ({0: 0.49, 1: 0.7}, "gamma enters once too often, on the reward of the step itself"),
+        ],
+        values={0: 0.7, 1: 1.0},
+        gamma=0.7,
+    ),
+    Case(
+        "time limit",
+        TimeLimit,
+        "a cut-off is not an end",
+        "what the target does where an episode is truncated: it goes on with the value of the true next observation",
+        [
+            ({0: 1 / (1 - 0.8 * 2 / 3)}, CUT_OFF),  # one-step targets, in which two of three steps go on
+            ({0: (1 + 1.8 + 2.44) / 3}, CUT_OFF),  # the mean of the returns to the cut
+            ({0: 0.0}, STUCK),
+        ],
+        values={0: 5.0},
+        gamma=0.8,
+        tolerance=0.4,
+    ),
+    Case(
+        "reward by action",
+        ByAction,
+        "the policy finds what pays",
+        "the policy's loss: its sign, the log-probability or the critic's gradient by the action, and its optimizer",
+        [
+            ({0: [0.0]}, "the policy seeks the worst action: the sign of its loss is wrong"),
+            ({0: [0.5]}, "the policy does not move: is its loss connected to its parameters, and are they stepped?"),
+        ],
+        actions={0: [1.0]},
+        tolerance=0.2,
+    ),
+    Case(
+        "action by observation",
+        ByBoth,
+        "the policy finds it for each observation",
+        "whether observation, action and advantage of one step stay together: shuffling, flattening, axes",
+        [
+            ({-1: [1.0], 1: [0.0]}, "the policy seeks the worst action: the sign of its loss is wrong"),
+            ({-1: [0.5], 1: [0.5]}, "observations and what they earned are mixed up, or the policy does not see them"),
+        ],
+        actions={-1: [0.0], 1: [1.0]},
+        tolerance=0.2,
+    ),
+    Case(
+        "point in a box",
+        Target,
+        "actions reach all of unequal bounds",
+        "how actions are scaled and clipped to the bounds of each dimension, and the density of continuous actions",
+        [({0: [5.0, -1.0]}, "the policy stays in the middle of the bounds: it does not learn from continuous actions")],
+        actions={0: [8.0, -2.0]},
+        tolerance=0.7,
+    ),
+)
+
+
+class Result(NamedTuple):
+    """What became of one case; got: the values or actions by observation; passed: None where it was not tried."""
+
+    case: Case
+    got: Mapping
+    passed: bool | None
+    message: str
+    seconds: float
+
+
+# ---- one algorithm on all of them
+
+Train = Callable[[Callable[[], gym.Env], float], tuple[Callable | None, Callable | None]]
+
+
+def check(
+    train: Train, *, discrete: bool = True, box: bool = False, only: Sequence[str] = (), tell: Callable | None = None
+) -> list[Result]:
+    """Train by `train` on each case, and compare what it found with what is right.
+
+    train(env_fn, gamma) trains on copies of env_fn(), and returns (value, act); either may be None where there is no
+    such thing. value(o) is the estimate of V(o), or of Q at the policy's action, as a number or several; act(o) the
+    action that the policy takes. Observations have shape (1,). Samples of a Discrete action are averaged.
+    discrete, box: the actions it can take: two Discrete ones, a Box (with the last case), or both
+    only: names of cases; default: all; tell: called with each result as it comes
+    """
+    unknown = [name for name in only if name not in [case.name for case in CASES]]
+    if unknown or not (discrete or box):
+        what = f"there is no probe '{unknown[0]}'" if unknown else "an algorithm must take discrete actions or a box"
+        raise UserError(f"{what}; the probes are {', '.join(case.name for case in CASES)}")
+    results = []
+    for case in CASES:
+        if (not only or case.name in only) and (box or case.env is not Target):
+            results.append(ask(case, train, boxed=not discrete and case.env is not Target))
+            if tell:
+                tell(results[-1])
+    return results
+
+
+def ask(case: Case, train: Train, boxed: bool = False) -> Result:
+    """Train on one case; boxed: with a box of actions in place of two."""
+    start = time.time()
+    value, act = train((lambda: Boxed(case.env())) if boxed else case.env, case.gamma)
+    function = value if case.values else act
+    if function is None:
+        return Result(case, {}, None, "", time.time() - start)
+    got, right = {}, case.values or case.actions
+    for o in right:
+        observation = np.full(1, o, np.float32)
+        if case.values:
+            got[o] = np.atleast_1d(np.asarray(value(observation), float)).ravel()
+        else:
+            calls = [np.atleast_1d(np.asarray(act(observation), float)) for _ in range(200)]
+            got[o] = np.mean(calls, axis=0)
+    passed = near(got, right, case.tolerance)
+    return Result(case, got, passed, "" if passed else explain(case, got), time.time() - start)
+
+
+def near(got: Mapping, right: Mapping, tolerance: float) -> bool:
+    """Whether every number is right within the tolerance; NaN never is."""
+    return all(bool(np.all(np.abs(got[o] - np.asarray(right[o])) <= tolerance)) for o in right)
+
+
+def explain(case: Case, got: Mapping) -> str:
+    """What a failed case points to, in one sentence."""
+    if not all(np.isfinite(x).all() for x in got.values()):
+        return "not a finite number: a division by a standard deviation of 0, a log of 0, or steps that grow"
+    for wrong, cause in case.suspects:
+        if near(got, wrong, 1.5 * case.tolerance):
+            return cause
+    return f"look at {case.blame}"
+
+
+# ---- ours
+
+SHARED = dict(num_envs=16, steps_per_epoch=64, vf_lr=1e-2, train_v_iters=10, ac_kwargs=dict(hidden_sizes=(16,)))
+# Values are then in units of rewards, and learning rates stay what they are.
+PLAIN = dict(normalize_obs=False, normalize_rew=False, anneal_lr=False)
+OFF_SHARED = dict(num_envs=4, epochs=1, start_steps=100, update_after=100, batch_size=64, replay_size=5000, polyak=0.8)
+OFF_SHARED |= dict(steps_per_epoch=700, eval_freq=0, ac_kwargs=dict(hidden_sizes=(32,)))
+SETTINGS = {
+    "vpg": dict(pi_lr=3e-2, epochs=80, **SHARED, **PLAIN),
+    "ppo": dict(pi_lr=1e-2, epochs=40, train_pi_iters=5, minibatch_size=None, normalize_adv=True, **SHARED, **PLAIN),
+    "trpo": dict(delta=0.03, epochs=40, **SHARED, **PLAIN),
+    "ddpg": dict(pi_lr=3e-3, q_lr=1e-2, act_noise=0.5, **OFF_SHARED),
+    "td3": dict(pi_lr=3e-3, q_lr=1e-2, act_noise=0.5, **OFF_SHARED),
+    "sac": dict(lr=1e-2, **OFF_SHARED),
+}
+BOX_ONLY = ("ddpg", "td3", "sac")  # sac takes discrete actions as well
+
+
+def trainer(algo: str, settings: Mapping | None = None) -> Train:
+    """What `check` asks for, of one of our algorithms; settings: its arguments, in place of `SETTINGS`."""
+    import torch
+
+    def train(env_fn, gamma):
+        function = getattr(importlib.import_module(f"spinup.algos.{algo}"), algo)
+        with tempfile.TemporaryDirectory() as folder:
+            logger_kwargs = dict(output_dir=Path(folder) / "run", quiet=True)
+            ac = function(env_fn, gamma=gamma, logger_kwargs=logger_kwargs, **(settings or SETTINGS[algo]))
+
+        def act(o):
+            discrete = isinstance(env_fn().action_space, spaces.Discrete)
+            return ac.act(o[None], deterministic=not discrete)[0]
+
+        @torch.no_grad()
+        def value(o):
+            if hasattr(ac, "v"):
+                return ac.v(torch.as_tensor(o)).numpy()
+            o = torch.as_tensor(o[None])
+            return ac.critic(o, torch.as_tensor(ac.act(o.numpy(), deterministic=True))).numpy()
+
+        return value, act
+
+    return train
+
+
+# ---- showing
+
+
+def numbers(by_observation: Mapping) -> str:
+    """{-1: -1.0, 1: 1.0} as "-1.00 at -1, 1.00 at 1"; several numbers that look the same are shown as one."""
+
+    def show(x) -> str:
+        shown = [f"{v:.2f}" for v in np.atleast_1d(np.asarray(x, float))]
+        return shown[0] if len(set(shown)) == 1 else "/".join(shown)
+
+    if len(by_observation) == 1:
+        return show(*by_observation.values())
+    return ", ".join(f"{show(x)} at {o:g}" for o, x in by_observation.items())
+
+
+COLUMNS = "{:<22} {:<41} {:<26} {:<30} {}"
+HEAD = COLUMNS.format("probe", "what it shows", "expected", "got", "verdict")
+
+
+def line(result: Result) -> str:
+    """A result's line of the table and, where it failed, one on what that points to."""
+    case = result.case
+    what = "V " if case.values else "a "
+    verdict = {True: "right", False: "WRONG", None: "no such function"}[result.passed]
+    got = what + numbers(result.got) if result.got else "-"
+    text = COLUMNS.format(case.name, case.shows, what + numbers(case.values or case.actions), got, verdict)
+    return f"{text}\n  -> {result.message}" if result.message else text
+
+
+def table(results: Sequence[Result]) -> str:
+    """All results, and a last line that counts the wrong ones."""
+    return "\n".join([HEAD, *map(line, results), last_line(results)])
+
+
+def last_line(results: Sequence[Result]) -> str:
+    tried = [result for result in results if result.passed is not None]
+    wrong = sum(not result.passed for result in tried)
+    verdict = f"{wrong} wrong; begin with the first of them" if wrong else "all right"
+    return f"{len(tried)} probes in {sum(result.seconds for result in results):.0f} s: {verdict}"
+
+
+def main(words: Sequence[str]) -> int:
+    """The command `probe ALGORITHM`; returns 1 where a probe fails. Raises UserError for any other word."""
+    usage = f"python -m spinup.run probe ALGORITHM, one of {', '.join(SETTINGS)}"
+    if {"-h", "--help"} & set(words):
+        print(f"Usage: {usage}\nTrain on environments whose values and best actions are known, and compare.")
+        return 0
+    algo = words[0].removesuffix("_pytorch") if words else ""
+    if len(words) != 1 or algo not in SETTINGS:
+        wrong = f"there is no algorithm '{words[0]}'{closest(algo, SETTINGS)}" if len(words) == 1 else "give one name"
+        raise UserError(f"probe: {wrong}; usage: {usage}")
+    print(HEAD)
+    discrete = algo not in BOX_ONLY
+    results = check(trainer(algo), discrete=discrete, box=True, tell=lambda result: print(line(result), flush=True))
+    print(last_line(results))
+    return int(any(result.passed is False for result in results))
