@@ -8,6 +8,8 @@ before a block say more:
     <!-- needs command: NAME -->       left out where `python -m spinup.run` has no such command
     <!-- run with: epochs=2 -->        in the block's Python, this value is used for that keyword
     <!-- file: NAME -->                the block is a file that a later one uses
+
+`% not run: REASON` and so on mean the same.
 """
 
 import functools
@@ -76,7 +78,7 @@ def directives(above: list[str]) -> dict[str, str]:
     """{"not run": "why"} and the like, of the comments that stand last above a block."""
     found = {}
     for line in reversed(above):
-        comment = re.fullmatch(r"\s*<!-- ([a-z ]+): (.*?) -->\s*", line)
+        comment = re.fullmatch(r"\s*(?:<!--|%) ([a-z ]+): (.*?)(?: -->)?\s*", line)
         if comment:
             found[comment[1]] = comment[2]
         elif line.strip():
