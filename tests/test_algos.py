@@ -78,8 +78,8 @@ def test_what_happened_before_does_not_matter(tmp_path, algo):
 
 @algos
 def test_evaluation_and_saving_do_not_change_the_run(tmp_path, algo):
-    train(algo, fit(algo, Mixed), tmp_path / "a", **{**SMALL[algo], "save_freq": 100})
-    options = {**SMALL[algo], "eval_freq": 1, "num_test_episodes": 3, "save_freq": 1}
+    train(algo, fit(algo, Mixed), tmp_path / "a", **{**SMALL[algo], "save_freq": 100, "checkpoint_freq": 0})
+    options = {**SMALL[algo], "eval_freq": 1, "num_test_episodes": 3, "save_freq": 1, "checkpoint_freq": 1}
     train(algo, fit(algo, Mixed), tmp_path / "b", **options)
     tested = rows(tmp_path / "b")
     for plain, row in zip(rows(tmp_path / "a"), tested, strict=True):
@@ -369,7 +369,7 @@ OWN_CHANGES |= {
 }
 # What changes only how fast the same numbers come, how often they are saved, or has a test of its own.
 NO_CHANGE = {"steps_per_epoch", "epochs", "env_kwargs", "vectorization", "device", "threads", "matmul_precision"}
-NO_CHANGE |= {"eval_freq", "num_test_episodes", "save_freq", "logger_kwargs"}
+NO_CHANGE |= {"eval_freq", "num_test_episodes", "save_freq", "checkpoint_freq", "logger_kwargs"}
 
 
 @off_policy
@@ -586,7 +586,7 @@ def test_save_freq(tmp_path, algo, monkeypatch):
         return log_tabular(self, key, *args, **kwargs)
 
     monkeypatch.setattr(spinup.logger.EpochLogger, "log_tabular", counted)
-    monkeypatch.setattr(spinup.logger.EpochLogger, "save_state", lambda *_: saves.append(len(epochs) + 1))
+    monkeypatch.setattr(spinup.logger.EpochLogger, "save_state", lambda *_: saves.append(len(epochs)))
     train(algo, fit(algo, Mixed), tmp_path, **{**SMALL[algo], "epochs": 5, "save_freq": 2})
     assert saves == [2, 4, 5]
 
