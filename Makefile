@@ -5,12 +5,13 @@ EPOCHS ?= 40
 
 PY := .venv/bin/python
 
-.PHONY: help demo test test-slow clean
+.PHONY: help demo test test-slow docs clean
 
 help:
 	@echo "make demo       train PPO on CartPole-v1, save the policy and draw its learning curve"
 	@echo "make test       what CI runs: ruff and the tests"
 	@echo "make test-slow  the long tests as well"
+	@echo "make docs       build the site, docs/_build/html, and say where it is"
 	@echo "make clean      remove .venv and caches; runs in data/ stay"
 
 # Every demo has a folder of its own, so that its picture shows its run alone.
@@ -30,16 +31,23 @@ test: .venv/test.stamp
 test-slow: .venv/slow.stamp test
 	$(PY) -m pytest -m slow
 
+# Every warning is an error: a link without a target, a page that no menu has, an equation without its line of code.
+docs: .venv/docs.stamp
+	@rm -rf docs/_build/html
+	$(PY) -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@printf '%s\n' "the site   $(CURDIR)/docs/_build/html/index.html"
+
 clean:
-	rm -rf .venv build spinup.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build docs/_build spinup.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- set-up: done once, and again when what it depends on changes
 
 .venv/demo.stamp: EXTRAS =
-.venv/test.stamp: EXTRAS = [dev,mpi,mujoco,video,triton]
-.venv/slow.stamp: EXTRAS = [dev,mpi,mujoco,video,triton,ray]
-.venv/demo.stamp .venv/test.stamp .venv/slow.stamp: pyproject.toml setup.py constraints.txt | $(PY)
+.venv/docs.stamp: EXTRAS = [docs]
+.venv/test.stamp: EXTRAS = [dev,mpi,mujoco,video,docs,triton]
+.venv/slow.stamp: EXTRAS = [dev,mpi,mujoco,video,docs,triton,ray]
+.venv/demo.stamp .venv/docs.stamp .venv/test.stamp .venv/slow.stamp: pyproject.toml setup.py constraints.txt | $(PY)
 	@echo "installing into .venv: the first time takes minutes (torch is large)"
 	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS)"
 	@touch $@

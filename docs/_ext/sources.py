@@ -1,0 +1,189 @@
+"""The algorithms' source on the site, made from the files when the site is built.
+
+- `{annotated-source} ppo`: spinup/algos/ppo.py with the equations of its page beside the lines that compute them
+- `{source-diff} vpg ppo`: what one file has and the other has not
+- below each labelled equation of an algorithm's page, the line that computes it, with a link there; equations carry
+  their labels, as (ppo-2), in place of numbers
+"""
+
+import difflib
+import html
+import io
+import re
+import tokenize
+from pathlib import Path
+
+from docutils import nodes
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).parents[2]
+LABEL = re.compile(r"\b(?:vpg|trpo|ppo|ddpg|td3|sac)-\d+\b")
+CONTEXT = 3  # equal lines shown around a difference; the others fold
+
+
+def source_of(algo: str) -> Path:
+    return ROOT / "spinup" / "algos" / f"{algo}.py"
+
+
+def page_of(algo: str) -> Path:
+    return ROOT / "docs" / "algorithms" / f"{algo}.md"
+
+
+def labelled_lines(text: str) -> dict[str, list[int]]:
+    """{label: the numbers of the lines whose comment has it}."""
+    found: dict[str, list[int]] = {}
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            for label in LABEL.findall(token.string):
+                found.setdefault(label, []).append(token.start[0])
+    return found
+
+
+def equations(markdown: str) -> dict[str, str]:
+    """{label: TeX} of a page."""
+    return dict(re.findall(r"^```\{math\}\n:label: *(\S+)\n(.*?)^```$", markdown, re.MULTILINE | re.DOTALL))
+
+
+def highlighted(text: str) -> list[str]:
+    """Each line of Python as HTML."""
+    lexer = PythonLexer(stripnl=False)
+    out = io.StringIO()
+    HtmlFormatter(nowrap=True).format(lexer.get_tokens(text), out)
+    return out.getvalue().splitlines()
+
+
+def pieces(text: str) -> list[tuple[int, int]]:
+    """(first, last) line numbers, from 1, of the parts between blank lines, a docstring's own aside."""
+    lines = text.splitlines()
+    inside = set()  # of a string over several lines
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.STRING:
+            inside |= set(range(token.start[0], token.end[0]))
+    starts = [1] + [i + 1 for i in range(1, len(lines)) if not lines[i - 1].strip() and i not in inside]
+    starts = [s for i, s in enumerate(starts) if i == 0 or lines[s - 1].strip()]
+    return list(zip(starts, [s - 1 for s in starts[1:]] + [len(lines)], strict=True))
+
+
+class AnnotatedSource(SphinxDirective):
+    """`{annotated-source} ppo`: the code on the left, equations where they are computed on the right."""
+
+    required_arguments = 1
+
+    def run(self):
+        algo = self.arguments[0]
+        path, page = source_of(algo), page_of(algo)
+        for file in (path, page):
+            self.env.note_dependency(str(file))
+        text = path.read_text(encoding="utf-8")
+        code, labels = highlighted(text), labelled_lines(text)
+        tex = equations(page.read_text(encoding="utf-8"))
+        rows, plain = [], None
+        for first, last in pieces(text):
+            here = [label for label in tex if any(first <= n <= last for n in labels.get(label, ()))]
+            if not here and plain is not None:  # lengthen the part before, which has no equation either
+                plain[1] = last
+                continue
+            rows.append([first, last, here])
+            plain = rows[-1] if not here else None
+        return [nodes.container("", *(self.row(algo, code, tex, *row) for row in rows), classes=["annotated-source"])]
+
+    def row(self, algo: str, code: list[str], tex: dict[str, str], first: int, last: int, labels: list[str]):
+        lines = "".join(self.line(algo, n, code[n - 1]) for n in range(first, last + 1))
+        block = f'<div class="highlight"><pre>{lines}</pre></div>'
+        piece = nodes.container("", nodes.raw("", block, format="html"), classes=["piece"])
+        if not labels:
+            return piece
+        notes = nodes.container("", classes=["notes"])
+        for label in labels:
+            link = f'<a class="label" href="../algorithms/{algo}.html#equation-{label}">{label}</a>'
+            notes += nodes.raw("", link, format="html")
+            lines = re.split(r"\s*\\qquad\s*", tex[label].strip())  # below each other, as the column is narrow
+            lines = " \\\\ ".join(f"& {line}" for line in lines) if len(lines) > 1 else lines[0]
+            notes += nodes.math_block("", lines, nowrap=False, number=None, label=None, docname=None)
+        piece += notes
+        return piece
+
+    def line(self, algo: str, number: int, code: str) -> str:
+        def link(match: re.Match) -> str:
+            return f'<a href="../algorithms/{algo}.html#equation-{match[0]}">{match[0]}</a>'
+
+        start = code.find('<span class="c1">')
+        if start >= 0:
+            code = code[:start] + LABEL.sub(link, code[start:])
+        return f'<span class="line" id="L{number}"><a class="number" href="#L{number}">{number}</a>{code}\n</span>'
+
+
+class SourceDiff(SphinxDirective):
+    """`{source-diff} vpg ppo`: both files in one column, what they share folded."""
+
+    required_arguments = 2
+
+    def run(self):
+        old, new = (source_of(algo) for algo in self.arguments)
+        for file in (old, new):
+            self.env.note_dependency(str(file))
+        a, b = (file.read_text(encoding="utf-8") for file in (old, new))
+        return [nodes.raw("", diff_html(a, b, old.name, new.name), format="html")]
+
+
+def diff_html(a: str, b: str, old: str, new: str) -> str:
+    """Two Python files as one listing: lines of the first alone marked -, of the second alone +."""
+    left, right = a.splitlines(), b.splitlines()
+    a_code, b_code = highlighted(a), highlighted(b)
+    out, gone, added, same = [], 0, 0, 0
+
+    def line(kind: str, i: int | None, j: int | None) -> str:
+        code = a_code[i] if j is None else b_code[j]
+        numbers = "".join(f'<span class="number">{"" if k is None else k + 1}</span>' for k in (i, j))
+        mark = {"gone": "-", "added": "+", "same": " "}[kind]
+        return f'<span class="line {kind}">{numbers}<b>{mark}</b>{code}\n</span>'
+
+    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+        if tag == "equal":
+            same += i2 - i1
+            equal = [line("same", i, j) for i, j in zip(range(i1, i2), range(j1, j2), strict=True)]
+            head = 0 if i1 == 0 else CONTEXT
+            tail = len(equal) - (0 if i2 == len(left) else CONTEXT)
+            if tail - head > 2:
+                fold = f"<details><summary>{tail - head} lines in both</summary>{''.join(equal[head:tail])}</details>"
+                equal = [*equal[:head], fold, *equal[tail:]]
+            out += equal
+        else:
+            gone, added = gone + i2 - i1, added + j2 - j1
+            out += [line("gone", i, None) for i in range(i1, i2)] + [line("added", None, j) for j in range(j1, j2)]
+    counts = f"{same} lines in both, {gone} only in {old} (-), {added} only in {new} (+)"
+    return f'<p>{html.escape(counts)}</p><div class="source-diff highlight"><pre>{"".join(out)}</pre></div>'
+
+
+def add_source_lines(app, doctree) -> None:
+    """Below each labelled equation of an algorithm's page, the line that computes it; the label as its number."""
+    docname = app.env.docname
+    algo = docname.removeprefix("algorithms/")
+    known = docname.startswith("algorithms/") and source_of(algo).exists()
+    text = source_of(algo).read_text(encoding="utf-8") if known else ""
+    if known:
+        app.env.note_dependency(str(source_of(algo)))
+    lines, code = labelled_lines(text), highlighted(text)
+    for equation in list(doctree.findall(nodes.math_block)):
+        label = equation.get("label")
+        if label is None:
+            continue
+        equation["number"] = label
+        app.env.domains.math_domain.equations[label] = (docname, label)
+        rows = [
+            f'<a href="../code/{algo}.html#L{n}">{algo}.py:{n}</a><code>{code[n - 1].strip()}</code>'
+            for n in lines.get(label, ())
+        ]
+        if rows:
+            block = f'<div class="equation-source highlight">{"".join(f"<div>{row}</div>" for row in rows)}</div>'
+            parent = equation.parent
+            parent.insert(parent.index(equation) + 1, nodes.raw("", block, format="html"))
+
+
+def setup(app) -> dict:
+    app.add_directive("annotated-source", AnnotatedSource)
+    app.add_directive("source-diff", SourceDiff)
+    app.connect("doctree-read", add_source_lines)
+    return {"parallel_read_safe": True}

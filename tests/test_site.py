@@ -1,0 +1,254 @@
+"""The site: built with warnings as errors, every link followed, every page opened in a browser; and our extensions."""
+
+import html.parser
+import subprocess
+import sys
+import tempfile
+import urllib.parse
+from pathlib import Path
+
+import pytest
+from test_docs import ROOT, listed_links
+
+pytest.importorskip("sphinx", reason="the extra docs is not installed")
+sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+
+import browser
+import docstrings
+import references
+import sources
+
+ALGORITHMS = ("vpg", "trpo", "ppo", "ddpg", "td3", "sac")
+# What the theme and Python's own documentation, which docstrings mention, add to the pages' links.
+OF_THE_THEME = ("https://github.com/pradyunsg/furo", "https://pradyunsg.me", "https://www.sphinx-doc.org/")
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """The folder of the built site; the build fails for any warning."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", str(folder / "trees")]
+    done = subprocess.run([*command, str(ROOT / "docs"), str(folder / "html")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert done.stderr == ""
+    return folder / "html"
+
+
+def pages(site: Path) -> list[Path]:
+    return sorted(page for page in site.rglob("*.html") if "_static" not in page.parts)
+
+
+class Anchors(html.parser.HTMLParser):
+    """The addresses, the ids and the text of a page."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.links, self.ids = [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids |= {attributes[key] for key in ("id", "name") if attributes.get(key)}
+        self.links += [attributes[key] for key in ("href", "src") if attributes.get(key)]
+
+
+def broken_links(site: Path) -> tuple[list[str], set[str]]:
+    """(links of the site's pages to files or ids that are not there, all links that leave it)."""
+    parsed = {page: Anchors(page.read_text(encoding="utf-8")) for page in pages(site)}
+    faults, outside = [], set()
+    for page, anchors in parsed.items():
+        for link in anchors.links:
+            parts = urllib.parse.urlsplit(link)
+            if parts.scheme in ("http", "https"):
+                outside.add(link)
+            elif parts.scheme == "":
+                target = (page.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else page
+                name = page.relative_to(site).as_posix()
+                if not target.is_file():
+                    faults.append(f"{name}: {link}: no such file")
+                elif parts.fragment and target in parsed and parts.fragment not in parsed[target].ids:
+                    faults.append(f"{name}: {link}: no such place on the page")
+    return faults, outside
+
+
+# ---- the site
+
+
+def test_links_lead_somewhere(site):
+    site = site.resolve()
+    faults, outside = broken_links(site)
+    assert faults == []
+    assert len(pages(site)) > 30
+    known = listed_links()
+    assert {link for link in outside if link not in known and not link.startswith(OF_THE_THEME)} == set()
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_equations_and_source_lead_to_each_other(site, algo):
+    text = sources.source_of(algo).read_text(encoding="utf-8")
+    labels = sources.labelled_lines(text)
+    page = (site / "algorithms" / f"{algo}.html").read_text(encoding="utf-8")
+    code = (site / "code" / f"{algo}.html").read_text(encoding="utf-8")
+    assert len(labels) >= 3
+    for label, lines in labels.items():
+        assert f'id="equation-{label}"' in page
+        assert f"({label})" in page
+        assert f'href="../algorithms/{algo}.html#equation-{label}"' in code
+        for line in lines:
+            assert f'href="../code/{algo}.html#L{line}"' in page
+            assert f'id="L{line}"' in code
+    assert code.count('class="line"') == len(text.splitlines())
+
+
+@pytest.mark.parametrize("names", [("vpg", "trpo"), ("vpg", "ppo"), ("ddpg", "td3"), ("td3", "sac")], ids="-".join)
+def test_differences_are_whole(site, names):
+    """Without the added lines the page has all of the one file, without the removed ones all of the other."""
+    page = (site / "code" / "{}-to-{}.html".format(*names)).read_text(encoding="utf-8")
+    old, new = (len(sources.source_of(name).read_text(encoding="utf-8").splitlines()) for name in names)
+    counts = {kind: page.count(f'class="line {kind}"') for kind in ("same", "gone", "added")}
+    assert counts["same"] + counts["gone"] == old
+    assert counts["same"] + counts["added"] == new
+    assert all(counts.values())
+
+
+def test_search_index_knows_the_pages(site):
+    index = (site / "searchindex.js").read_text(encoding="utf-8")
+    for word in ("algorithms/ppo", "resum", "entropi", "debugging"):
+        assert word in index
+
+
+def faults_of(page: browser.Page) -> tuple[list[str], int]:
+    """(what is wrong with the page that is open, the number of equations drawn on it)."""
+    faults = [*page.faults]
+    faults += [f"asks for {url}" for url in page.requests if not url.startswith(("file:", "data:"))]
+    meant, drawn, wrong = page.evaluate(
+        "['.math', '.math > mjx-container', 'mjx-merror, [data-mjx-error]']"
+        ".map(s => document.querySelectorAll(s).length)"
+    )
+    if meant != drawn or wrong:
+        faults.append(f"{drawn} of {meant} equations drawn, {wrong} with errors")
+    hidden = "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.getAttribute('src'))"
+    return faults + [f"{source} is not shown" for source in page.evaluate(hidden)], drawn
+
+
+@pytest.mark.slow
+def test_pages_in_a_browser(site):
+    """No message in the console, nothing from elsewhere, no equation left as TeX; and the search finds something."""
+    if browser.find_chromium() is None:
+        pytest.skip("there is no Chromium here (Debian: apt-get install chromium)")
+    pytest.importorskip("websocket", reason="the extra docs is not installed")
+    faults, equations = [], 0
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, browser.chromium(Path(folder)) as page:
+        for file in pages(site):
+            page.open(file.as_uri())
+            found, drawn = faults_of(page)
+            faults += [f"{file.relative_to(site).as_posix()}: {fault}" for fault in found]
+            equations += drawn
+        assert faults == []
+        assert equations > 100
+        page.open((site / "search.html").as_uri() + "?q=entropy")
+        page.wait("document.querySelectorAll('ul.search li a').length > 0")
+        for width, dark in ((390, False), (1400, True)):
+            page.look(width, 900, dark)
+            page.open((site / "algorithms" / "ppo.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            brightness = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
+            assert (max(page.evaluate(brightness)) < 60) == dark
+
+
+# ---- each check can fail
+
+
+def test_broken_links_are_found(tmp_path):
+    links = "".join(f'<a href="{link}"></a>' for link in ("b.html#x", "b.html#y", "c.html", "#z"))
+    (tmp_path / "a.html").write_text(links)
+    (tmp_path / "b.html").write_text('<p id="x"><a href="https://e.org"></a></p>')
+    faults, outside = broken_links(tmp_path.resolve())
+    assert faults == [
+        "a.html: b.html#y: no such place on the page",
+        "a.html: c.html: no such file",
+        "a.html: #z: no such place on the page",
+    ]
+    assert outside == {"https://e.org"}
+
+
+@pytest.mark.slow
+def test_browser_finds_faults(tmp_path):
+    if browser.find_chromium() is None:
+        pytest.skip("there is no Chromium here (Debian: apt-get install chromium)")
+    pytest.importorskip("websocket", reason="the extra docs is not installed")
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        "<img src='nowhere.png'><script>console.error('oh'); undefined.x</script><i class='math'>x</i>"
+        "<i class='math'><mjx-container><mjx-merror></mjx-merror></mjx-container></i>"
+        "<script src='http://127.0.0.1:9/x.js'></script>"
+    )
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, browser.chromium(Path(folder)) as page:
+        page.open(bad.as_uri())
+        faults, drawn = faults_of(page)
+    for fault in ("console error: oh", "TypeError", "not loaded", "asks for http://127.0.0.1:9/x.js"):
+        assert fault in " ".join(faults)
+    assert faults[-2:] == ["1 of 2 equations drawn, 1 with errors", "nowhere.png is not shown"]
+    assert drawn == 1
+
+
+# ---- the extensions
+
+
+def test_labelled_lines():
+    text = 'x = "# ppo-1"\ny = 1  # ppo-1: r, ppo-2\n# ppo-2\nz = 2\n'
+    assert sources.labelled_lines(text) == {"ppo-1": [2], "ppo-2": [2, 3]}
+
+
+def test_equations():
+    assert sources.equations("a\n```{math}\n:label: ppo-1\nx = 1\n```\n```{math}\ny\n```\n") == {"ppo-1": "x = 1\n"}
+
+
+def test_pieces():
+    """A blank line begins a piece, unless it is in a docstring or another follows it."""
+    text = '"""a\n\nb\n"""\n\n\nx = 1\ny = 2\n\nz = 3\n'
+    assert sources.pieces(text) == [(1, 6), (7, 9), (10, 10)]
+
+
+def test_diff_html():
+    out = sources.diff_html("a = 1\nb = 2\n", "a = 1\nc = 3\nd = 4\n", "x.py", "y.py")
+    assert "1 lines in both, 1 only in x.py (-), 2 only in y.py (+)" in out
+    assert [out.count(f'class="line {kind}"') for kind in ("same", "gone", "added")] == [1, 1, 2]
+
+
+def test_diff_html_folds_what_is_the_same():
+    same = "".join(f"x{i} = {i}\n" for i in range(20))
+    out = sources.diff_html(f"a = 1\n{same}", f"b = 1\n{same}", "x.py", "y.py")
+    assert "<summary>17 lines in both</summary>" in out
+
+
+def test_docstrings_become_fields_and_code():
+    lines = ["Do x, (N, *shape).", "", "size: how many", "    of them; `a*b` stays", "unknown: no field", ""]
+    lines += ["    code()", "", "f(1)", "g = h(2)"]
+    assert docstrings.convert(lines, {"size"}) == [
+        r"Do x, (N, \*shape).",
+        "",
+        ":param size: how many",
+        "    of them; `a*b` stays",
+        "",
+        "unknown: no field",
+        "",
+        "::",
+        "",
+        "        code()",
+        "",
+        "::",
+        "",
+        "    f(1)",
+        "    g = h(2)",
+        "",
+    ]
+
+
+def test_references_become_links():
+    found = references.linked("see arXiv:1707.06347, doi:10.1007/BF00992696.")
+    assert [node.get("refuri") for node in found[1::2]] == [
+        "https://arxiv.org/abs/1707.06347",
+        "https://doi.org/10.1007/BF00992696",
+    ]
+    assert "".join(node.astext() for node in found) == "see arXiv:1707.06347, doi:10.1007/BF00992696."
