@@ -207,7 +207,8 @@ def series(df: "pd.DataFrame", value: str, xaxis: str, smooth: int = 1, normaliz
     if not lines:
         known = sorted({"Performance", *df.columns} - {"group", "env", "seed", "run"})
         missing = next((name for name in (xaxis, value) if not column(df, name)), value)
-        raise UserError(f"plot: no run has numbers in a column {missing}{closest(missing, known)} (of {known})")
+        hint = "; no episode has ended yet?" if missing == "Performance" else closest(missing, set(known) - {missing})
+        raise UserError(f"plot: no run has numbers in a column {missing}{hint} (of {known})")
     return lines
 
 

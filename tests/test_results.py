@@ -318,6 +318,12 @@ def test_series_of_a_filtered_table():
     assert (line.x.tolist(), line.y.tolist()) == ([2, 3], [4.5, 4.5])
 
 
+def test_a_run_in_which_no_episode_has_ended(tmp_path):
+    make(tmp_path / "a", "Epoch|AverageEpRet|TotalEnvInteracts\n1|nan|10\n2|nan|20\n")
+    with pytest.raises(UserError, match=r"no run has numbers in a column Performance; no episode has ended yet\?"):
+        series(load([str(tmp_path / "a")]), "Performance", "TotalEnvInteracts")
+
+
 def test_unknown_columns():
     for value, xaxis, wrong, right in [
         ("AverageEpRt", "TotalEnvInteracts", "AverageEpRt", "AverageEpRet"),
