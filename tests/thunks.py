@@ -34,6 +34,16 @@ def run(seed, logger_kwargs, log, does="work", seconds=0.0, **arguments):
     note(seed, logger_kwargs, f"{log}.finished")
 
 
+def meet(seed, logger_kwargs, log, together=4, **arguments):
+    """Ends when as many runs have begun, and raises where they do not."""
+    note(seed, logger_kwargs, log)
+    patience = time.monotonic() + 100
+    while lines(log) < together:
+        if time.monotonic() > patience:
+            raise TimeoutError(f"only {lines(log)} of {together} came")
+        time.sleep(0.05)
+
+
 def train(seed, logger_kwargs, log, stop_at=None, **arguments):
     """VPG, which in its first try dies in step `stop_at`, where its seed is 1."""
     import gymnasium as gym
