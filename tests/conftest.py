@@ -1,6 +1,7 @@
 """What every test runs under: one thread, no display, and a folder of its own for runs."""
 
 import os
+import signal
 
 # Before numpy, torch and matplotlib are imported, and for the processes that tests start.
 os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg")
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# A shell has jobs in its background ignore Ctrl-C, and so would the tests of it and the processes that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
