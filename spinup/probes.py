@@ -21,7 +21,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from spinup.errors import UserError, closest
+from spinup.errors import Fault, UserError, closest
 
 # ---- environments
 
@@ -250,6 +250,9 @@ class Result(NamedTuple):
 Train = Callable[[Callable[[], gym.Env], float], tuple[Callable | None, Callable | None]]
 
 
+NOT_FINITE = "not a finite number: a division by a standard deviation of 0, a log of 0, or steps that grow"
+
+
 def check(
     train: Train, *, discrete: bool = True, box: bool = False, only: Sequence[str] = (), tell: Callable | None = None
 ) -> list[Result]:
@@ -277,7 +280,10 @@ def check(
 def ask(case: Case, train: Train, boxed: bool = False) -> Result:
     """Train on one case; boxed: with a box of actions in place of two."""
     start = time.time()
-    value, act = train((lambda: Boxed(case.env())) if boxed else case.env, case.gamma)
+    try:
+        value, act = train((lambda: Boxed(case.env())) if boxed else case.env, case.gamma)
+    except Fault:  # training stops at the first NaN
+        return Result(case, {}, False, NOT_FINITE, time.time() - start)
     function = value if case.values else act
     if function is None:
         return Result(case, {}, None, "", time.time() - start)
@@ -301,7 +307,7 @@ def near(got: Mapping, right: Mapping, tolerance: float) -> bool:
 def explain(case: Case, got: Mapping) -> str:
     """What a failed case points to, in one sentence."""
     if not all(np.isfinite(x).all() for x in got.values()):
-        return "not a finite number: a division by a standard deviation of 0, a log of 0, or steps that grow"
+        return NOT_FINITE
     for wrong, cause in case.suspects:
         if near(got, wrong, 1.5 * case.tolerance):
             return cause
