@@ -313,7 +313,10 @@ def test_spinningup_preset(algo):
     wanted = TABLE | OWN[algo] | OFF
     assert {key: settings[key] for key in wanted} == wanted
     rest = set(settings) - set(wanted)
-    assert rest <= {"env_kwargs", "vectorization", "device", "threads", "logger_kwargs", "target_entropy", "ac_kwargs"}
+    assert rest <= {"env_kwargs", "vectorization", "device", "threads", "checkpoint_freq", "logger_kwargs"} | {
+        "target_entropy",
+        "ac_kwargs",
+    }
     critic = OFF_POLICY[algo].__defaults__[0]  # (256, 256), ReLU: see test_nets.py
     assert critic.layer_norm == (preset.get("ac_kwargs") == {"layer_norm": False}), "turned off where it is the default"
 

@@ -159,7 +159,7 @@ def sac(
     for epoch in range(run.epoch, epochs + 1):
         while run.t < epoch * steps_per_epoch:
             run.step(num_envs)
-            a = ac.act(o) if run.t > start_steps else envs.random_actions()
+            a = ac.act(o) if run.t - num_envs * procs >= start_steps else envs.random_actions()
             o2, r, terminated, truncated = envs.step(a)
             buffer.store(o, a, r, o2, terminated, truncated)
             o = envs.reset_done()

@@ -139,7 +139,7 @@ def td3(
     for epoch in range(run.epoch, epochs + 1):
         while run.t < epoch * steps_per_epoch:
             run.step(num_envs)
-            a = explore(o) if run.t > start_steps else envs.random_actions()
+            a = explore(o) if run.t - num_envs * procs >= start_steps else envs.random_actions()
             o2, r, terminated, truncated = envs.step(a)
             buffer.store(o, a, r, o2, terminated, truncated)
             o = envs.reset_done()
