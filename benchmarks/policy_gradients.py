@@ -17,6 +17,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from spinup.examples import pg_1_simplest, pg_2_reward_to_go, pg_3_baseline, pg_4_gae
 
+GREY = "#808080"
+COLOURED = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
+STYLE = {"svg.hashsalt": "spinup", "font.size": 9, "legend.frameon": False, **dict.fromkeys(COLOURED, GREY)}
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "introduction" / "img"
 STAGES = {
     "whole return": pg_1_simplest,
@@ -138,12 +142,6 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def axes():
     """A figure whose text and lines are legible on white and on black, as its background is transparent."""
-    matplotlib.use("svg")
-    from matplotlib import pyplot as plt
-
-    grey = "#808080"
-    plt.rcParams.update({"svg.hashsalt": "spinup", "font.size": 9, "text.color": grey, "axes.labelcolor": grey})
-    plt.rcParams.update({"xtick.color": grey, "ytick.color": grey, "axes.edgecolor": grey, "legend.frameon": False})
     figure, ax = plt.subplots(figsize=(5.5, 3.2), layout="constrained")
     ax.spines[["top", "right"]].set_visible(False)
     return figure, ax
@@ -155,6 +153,7 @@ def save(figure, name: str) -> None:
     print(f"\n{IMAGES / name}")
 
 
+@matplotlib.rc_context(STYLE)
 def show_variance(rows: dict[str, list[float]]) -> None:
     """Print the table and write the figure."""
     returns = [f"return {x:.0f}" for x in rows["mean return"]]
@@ -168,6 +167,7 @@ def show_variance(rows: dict[str, list[float]]) -> None:
     save(figure, "pg-variance.svg")
 
 
+@matplotlib.rc_context(STYLE)
 def show_learning(curves: dict[str, np.ndarray]) -> None:
     """Print the table and write the figure."""
     cells = []
