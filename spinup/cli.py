@@ -1,5 +1,6 @@
 """From words on the command line to values that a function's signature allows. No word is ever run as code."""
 
+import argparse
 import inspect
 import re
 import types
@@ -9,6 +10,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spinup.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Parses the flags of a command that is no algorithm; a mistake in them is a UserError, shown like all others."""
+
+    def __init__(self, command: str, **kwargs: Any):
+        super().__init__(prog=f"python -m spinup.run {command}", **kwargs)
+        self.command = command
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise UserError(f"{self.command}: {message}")
+
 
 # ---- literals
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spinup import stats
+from spinup.cli import Parser
 from spinup.errors import UserError, closest
 from spinup.results import UNKNOWN, Line, load, scores, series, short, table, table_text
 
@@ -399,15 +400,8 @@ def _time(seconds: float) -> tuple[int, str]:
 # ---- command line
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(f"plot: {message}")
-
-
 def parser() -> argparse.ArgumentParser:
-    p = _Parser(
-        prog="python -m spinup.run plot", description="Plot learning curves of the runs in and below some folders."
-    )
+    p = Parser("plot", description="Plot learning curves of the runs in and below some folders.")
     add = p.add_argument
     add("logdir", nargs="+", help="folder; without a slash at its end, the beginning of several folders' names")
     add("-l", "--legend", nargs="*", default=[], metavar="NAME", help="a name for each folder (default: exp_name)")

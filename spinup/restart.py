@@ -1,6 +1,5 @@
 """Go on with a run that was ended: python -m spinup.run resume RUN_FOLDER [--epochs M], or spinup.resume(folder)."""
 
-import argparse
 import importlib
 import inspect
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from spinup import mpi
 from spinup.checkpoint import newest, read_manifest
+from spinup.cli import Parser
 from spinup.errors import UserError, closest
 from spinup.logger import read_config
 
@@ -66,16 +66,9 @@ def epochs_done(folder: Path) -> int:
     return read_manifest(checkpoint).get("epochs done", 0) if checkpoint else 0
 
 
-class Parser(argparse.ArgumentParser):
-    """Raises its complaints, so that the command line shows them like all others."""
-
-    def error(self, message: str) -> None:
-        raise UserError(f"resume: {message}")
-
-
 def main(argv: Sequence[str]) -> None:
     """The command: on as many MPI processes as the run had."""
-    parser = Parser("python -m spinup.run resume", description="Go on with a run that was ended.", allow_abbrev=False)
+    parser = Parser("resume", description="Go on with a run that was ended.", allow_abbrev=False)
     parser.add_argument("path", help="folder of a run, as data/cmd_ppo/cmd_ppo_s0")
     parser.add_argument("--epochs", type=int, help="train for so many in all; default: as the run was to")
     parser.add_argument("--env", help="train in this environment; module:Env-v0 imports module")

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from spinup import nets
+from spinup.cli import Parser
 from spinup.envs import VecEnv, evaluate, make_env, make_envs
 from spinup.errors import UserError, closest, first_line
 from spinup.logger import read_config
@@ -136,19 +137,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{key}  mean {np.mean(values):.2f}  std {np.std(values):.2f}  min {min(values):g}  max {max(values):g}")
 
 
-class Parser(argparse.ArgumentParser):
-    """Raises its complaints, so that the command line shows them like all others."""
-
-    def error(self, message: str) -> None:
-        raise UserError(f"test_policy: {message}")
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m spinup.run test_policy",
-        description="Play episodes and print their returns.",
-        allow_abbrev=False,
-    )
+    parser = Parser("test_policy", description="Play episodes and print their returns.", allow_abbrev=False)
     parser.add_argument("path", help="folder of a run, as data/cmd_ppo/cmd_ppo_s0")
     parser.add_argument("-l", "--len", type=int, default=0, help="longest episode; 0: the environment's own limit")
     parser.add_argument("-n", "--episodes", type=int, help="how many (100; with --video 1)")

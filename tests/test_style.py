@@ -22,11 +22,11 @@ LAYERS = {
     **dict.fromkeys(("mpi", "accel", "sparse", "files"), 1),
     **dict.fromkeys(("nets", "buffers", "envs", "logger", "optim"), 2),
     "checkpoint": 2.5,
-    **{"stats": 1, "results": 2},  # of plot
+    **{"cli": 1, "stats": 1, "results": 2},  # plot needs them
     "jobs": 3,
     "examples": 1,  # programs that stand alone
     "algos": 3,
-    **dict.fromkeys(("grid", "watch", "restart", "plot", "cli", "probes"), 4),
+    **dict.fromkeys(("grid", "watch", "restart", "plot", "probes"), 4),
     **dict.fromkeys(("exercises", "run"), 5),
     "": 6,
 }
