@@ -2,8 +2,9 @@
 
     python benchmarks/overheads.py [--what mpi checkpoint guards] [--env HalfCheetah-v5] [--repeats 3]
 
-mpi: steps per second of PPO at its defaults with 1 and with 2 processes at the same steps_per_epoch, taking turns; the
-share of the time in which the processes add up gradients and statistics, waiting for the slower one included.
+mpi: steps per second of PPO with 1 and with 2 processes at the same steps_per_epoch, taking turns, at its defaults
+(minibatches of 64) and with the gradient steps on whole epochs of the preset "spinningup"; the share of the time in
+which the processes add up gradients and statistics, waiting for the slower one included.
 checkpoint and guards: PPO at its defaults, and SAC; seconds in RunState.save, and in the checks for NaN, infinity and
 bounds of observations, rewards, gradients and parameters, as shares of the run. Every call is timed, which costs about
 a microsecond a call and is counted in.
@@ -22,9 +23,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from spinup.algos.ppo import PRESETS  # noqa: E402
+
+# name: algorithm, arguments
 RUNS = {
-    "ppo": dict(epochs=21, steps_per_epoch=2048),
-    "sac": dict(epochs=11, steps_per_epoch=400, start_steps=400, update_after=100, eval_freq=0),
+    "ppo": ("ppo", dict(epochs=21, steps_per_epoch=2048)),
+    "ppo on whole epochs": ("ppo", {**PRESETS["spinningup"], "epochs": 11, "target_kl": None}),
+    "sac": ("sac", dict(epochs=11, steps_per_epoch=400, start_steps=400, update_after=100, eval_freq=0)),
 }
 
 
@@ -51,7 +57,7 @@ class Stopwatch:
         return call
 
 
-def child(algo: str, env: str, folder: str) -> None:
+def child(name: str, env: str, folder: str) -> None:
     """Train, and print what was measured from the end of the first epoch on."""
     from spinup import checkpoint, mpi
     from spinup.envs import VecEnv
@@ -76,7 +82,7 @@ def child(algo: str, env: str, folder: str) -> None:
     EpochLogger.dump_tabular = row
     import spinup
 
-    settings = RUNS[algo]
+    algo, settings = RUNS[name]
     getattr(spinup, algo)(env, **settings, logger_kwargs=dict(output_dir=folder, quiet=True))
     seconds = time.perf_counter() - clock["began"]
     if mpi.proc_id() == 0:
@@ -86,9 +92,9 @@ def child(algo: str, env: str, folder: str) -> None:
         print(json.dumps({"steps/s": steps / seconds, **shares}), flush=True)
 
 
-def measure(algo: str, env: str, processes: int) -> dict:
+def measure(name: str, env: str, processes: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--child", algo, env, folder]
+        command = [sys.executable, __file__, "--child", name, env, folder]
         if processes > 1:
             command = [str(Path(sys.executable).parent / "mpiexec"), "-n", str(processes), *command]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -108,18 +114,19 @@ def main() -> None:
     if args.child:
         return child(*args.child)
     what = args.what or ["mpi", "checkpoint", "guards"]
-    if "mpi" in what:
-        rounds = [(measure("ppo", args.env, 1), measure("ppo", args.env, 2)) for _ in range(args.repeats)]
+    for name in ("ppo", "ppo on whole epochs") if "mpi" in what else ():
+        rounds = [(measure(name, args.env, 1), measure(name, args.env, 2)) for _ in range(args.repeats)]
         one, two = (statistics.median(pair[i]["steps/s"] for pair in rounds) for i in range(2))
         ratios = [pair[1]["steps/s"] / pair[0]["steps/s"] for pair in rounds]
         share = statistics.median(pair[1]["mpi"] for pair in rounds)
-        print(f"ppo on {args.env}, 2048 steps an epoch: {one:.0f} steps/s with 1 process, {two:.0f} with 2")
+        steps = RUNS[name][1]["steps_per_epoch"]
+        print(f"{name}, {args.env}, {steps} steps an epoch: {one:.0f} steps/s with 1 process, {two:.0f} with 2")
         print(f"  speed-up {two / one:.2f} (in one round {min(ratios):.2f} to {max(ratios):.2f})")
         print(f"  share of the time in which they add up: {share:.1%}")
-    for algo in RUNS if {"checkpoint", "guards"} & set(what) else ():
-        runs = [measure(algo, args.env, 1) for _ in range(args.repeats)]
-        shares = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        print(f"{algo} on {args.env}: {shares['steps/s']:.0f} steps/s")
+    for name in ("ppo", "sac") if {"checkpoint", "guards"} & set(what) else ():
+        runs = [measure(name, args.env, 1) for _ in range(args.repeats)]
+        shares = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        print(f"{name}, {args.env}: {shares['steps/s']:.0f} steps/s")
         print(f"  checkpoints {shares['checkpoint']:.2%} ({shares['seconds a checkpoint']:.3f} s each), ", end="")
         print(f"guards {shares['guards']:.2%}")
 

@@ -1,6 +1,7 @@
 """Environments: made, seeded, stepped N at a time, and turned into the few kinds of arrays that networks take."""
 
 import importlib
+import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -330,8 +331,11 @@ class VecEnv:
 
     def _check_finite(self, what: str, x: np.ndarray) -> None:
         """Raise Fault for the first environment with NaN or infinity in x, (N, ...)."""
-        if x.dtype.kind == "f" and not np.isfinite(x).all():
-            i = int(np.argwhere(~np.isfinite(x))[0, 0])
+        if x.dtype.kind != "f" or math.isfinite(np.vdot(x, x)):  # one call; the squares of huge values overflow
+            return
+        bad = np.argwhere(~np.isfinite(x))
+        if len(bad):
+            i = int(bad[0, 0])
             raise Fault(f"{self.name} {i} gave the {what} {x[i]} at step {self.ep_len[i]} of its episode")
 
     def _warn_of_bounds(self, o: np.ndarray) -> None:

@@ -110,7 +110,7 @@ class Adam:
 
         Not on a GPU, which would have to wait for it: there the parameters are looked at once an epoch.
         """
-        if loss.device.type != "cpu" or math.isfinite(loss.item()):
+        if not loss.is_cpu or math.isfinite(loss.item()):
             return
         grads = self.grad.split([p.numel() for p in self.params])
         bad = [name for name, grad in zip(self.names, grads, strict=True) if not grad.isfinite().all()]
