@@ -7,7 +7,6 @@ import ast
 import functools
 import importlib
 import inspect
-import os
 import re
 import shlex
 import shutil
@@ -146,9 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         status = 130
         if importlib.import_module("spinup.mpi").proc_id() == 0:
             print("spinup: stopped; what was logged and saved stays", file=sys.stderr)
-    except BrokenPipeError:  # who read our output has seen enough, as in `--help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 141
+    except BrokenPipeError:
+        status = cli.nobody_reads()
     except Exception:
         fail(1, traceback.format_exc())
         status = 1

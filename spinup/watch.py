@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         played = evaluate(policy, env, *how, args.len, env_kwargs)
     actions = "the mode of the policy" if args.deterministic else "actions sampled"
-    print(f"{args.episodes} episodes of {env}, seed {args.seed}, {actions}")
+    print(f"{args.episodes} episode{'s' * (args.episodes > 1)} of {env}, seed {args.seed}, {actions}")
     for key, values in played.items():
         print(f"{key}  mean {np.mean(values):.2f}  std {np.std(values):.2f}  min {min(values):g}  max {max(values):g}")
 

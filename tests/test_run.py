@@ -417,6 +417,14 @@ def python(*words, **kwargs):
     return subprocess.Popen([sys.executable, *words], env=env, stdout=-1, stderr=-1, text=True, **kwargs)
 
 
+@pytest.mark.parametrize("command", ["spinup.run --help", "spinup.exercises list"])
+def test_nothing_is_said_where_nobody_reads(command):
+    with python("-m", *command.split()) as process:
+        process.stdout.close()  # as `| head` does
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
 def test_help_imports_nothing_slow():
     code = (
         "import sys; from spinup.run import main; main(['--help']); "

@@ -357,7 +357,7 @@ def test_main_plays_a_hundred_episodes_of_limited_length(trained, capsys):
 def test_main_plays_in_another_environment_and_of_another_save(run, capsys):
     (run / "model.pt").rename(run / "model2.pt")
     lines = play(capsys, run, "-nr", "-n", 1, "-i", 2, "--env", "gymnasium:CartPole-v1")
-    assert lines[0].startswith("1 episodes of gymnasium:CartPole-v1")
+    assert lines[0].startswith("1 episode of gymnasium:CartPole-v1")
 
 
 @pytest.fixture
@@ -464,7 +464,7 @@ def test_gif_of_cartpole(trained, tmp_path, capsys):
     length = expected["EpLen"][0]
     assert lines[1:4] == [
         f"Saved {file}",
-        "1 episodes of CartPole-v1, seed 2, the mode of the policy",
+        "1 episode of CartPole-v1, seed 2, the mode of the policy",
         f"EpRet  {row(expected['EpRet'])}",
     ]
     pictures, milliseconds = gif_frames(file)
