@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spinup import mpi
+from spinup.config import setup_logger_kwargs
 from spinup.errors import UserError, closest
 from spinup.jobs import (
     BEFORE,
@@ -30,7 +31,6 @@ from spinup.jobs import (
     place,
     report,
 )
-from spinup.logger import setup_logger_kwargs
 
 
 class Setting(NamedTuple):

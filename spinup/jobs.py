@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 from spinup import mpi
 from spinup.checkpoint import newest
+from spinup.config import convert_json
 from spinup.errors import UserError
-from spinup.logger import convert_json
 
 DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

@@ -8,102 +8,23 @@ A cell with no value, in that case or any other, is `nan`, so that every line ha
 """
 
 import contextlib
-import datetime
-import functools
-import importlib.metadata
 import io
 import itertools
 import json
 import math
 import os
-import platform
-import re
-import shlex
 import shutil
-import subprocess
 import sys
-import time
-import weakref
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 
 from spinup import mpi
-from spinup.errors import UserError, closest, first_line
+from spinup.config import convert_json, is_tensor, now, read_config, record, setup_logger_kwargs
+from spinup.errors import UserError
 from spinup.files import append_to_file, lock, replace_file, writing
-
-COLORS = {"gray": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "white": 37}
-RECORDED = ("torch", "numpy", "gymnasium", "mujoco", "mpi4py")  # packages whose version can change a result
-
-
-def colorize(string: str, color: str, bold: bool = False, highlight: bool = False) -> str:
-    """`string` between the terminal's codes for `color` (a key of COLORS); `highlight` colours the background."""
-    code = COLORS[color] + (10 if highlight else 0)
-    return f"\x1b[{code}{';1' if bold else ''}m{string}\x1b[0m"
-
-
-def _is_tensor(x) -> bool:
-    torch = sys.modules.get("torch")  # who has no torch loaded has no tensor either
-    return torch is not None and isinstance(x, torch.Tensor)
-
-
-def _name(obj) -> str:
-    name = f"{getattr(obj, '__module__', None) or 'builtins'}.{obj.__qualname__}"
-    code = getattr(obj, "__code__", None)
-    if code is not None and "<" in name:  # a lambda or an inner function: the name alone would not say which
-        name += f" ({PurePath(code.co_filename).name}:{code.co_firstlineno})"
-    return name
-
-
-def convert_json(obj, _above: tuple = ()):
-    """`obj` in types that strict JSON has; what it has no form for (NaN, a class, a lambda) as a readable string."""
-    if obj is None or isinstance(obj, (bool, str)):
-        return obj
-    if isinstance(obj, np.bool_):
-        return bool(obj)
-    if isinstance(obj, (int, np.integer)):
-        return int(obj)
-    if isinstance(obj, (float, np.floating)):
-        return float(obj) if math.isfinite(float(obj)) else str(float(obj))
-    if id(obj) in _above or len(_above) > 50:
-        return "<cycle>" if id(obj) in _above else "<nested too deeply>"
-    convert = functools.partial(convert_json, _above=(*_above, id(obj)))
-    if isinstance(obj, Mapping):
-        return {key if isinstance(key, str) else str(convert(key)): convert(value) for key, value in obj.items()}
-    if isinstance(obj, (list, tuple)):
-        return [convert(x) for x in obj]
-    if isinstance(obj, (set, frozenset)):
-        return sorted((convert(x) for x in obj), key=str)
-    if isinstance(obj, np.ndarray) or _is_tensor(obj):
-        summary = f"{type(obj).__name__} of shape {tuple(obj.shape)}, {obj.dtype}"
-        return convert(obj.tolist()) if math.prod(obj.shape) <= 1000 else summary
-    if isinstance(obj, functools.partial):
-        func, *args = (convert(x) if callable(x) else repr(convert(x)) for x in (obj.func, *obj.args))
-        return f"partial({', '.join([func, *args, *(f'{k}={convert(v)!r}' for k, v in obj.keywords.items())])})"
-    try:
-        if isinstance(obj, type) or hasattr(obj, "__qualname__"):
-            return _name(obj)
-        text = re.sub(r" at 0x[0-9a-fA-F]+", "", str(obj))  # an address would differ in every run
-    except Exception:  # whatever a foreign __repr__ raises, the run goes on
-        text = f"<{_name(type(obj))}>"
-    return text if len(text) <= 1000 else text[:1000] + "..."
-
-
-def setup_logger_kwargs(
-    exp_name: str, seed: int | None = None, data_dir: str | None = None, datestamp: bool = False
-) -> dict:
-    """The Logger's arguments for a run in data_dir/exp_name/exp_name_s{seed}; no `_s` without a seed.
-
-    exp_name: the experiment's name; runs that differ in the seed alone share it
-    data_dir: where runs go; by default $SPINUP_DATA_DIR, else ./data
-    datestamp: begin the outer folder's name with the date and the inner one's with date and time
-    """
-    now = datetime.datetime.now()
-    outer, inner = (f"{now:%Y-%m-%d}_", f"{now:%Y-%m-%d_%H-%M-%S}-") if datestamp else ("", "")
-    root = Path(data_dir or os.environ.get("SPINUP_DATA_DIR") or "data").expanduser()
-    run = inner + exp_name + ("" if seed is None else f"_s{seed}")
-    return {"output_dir": str(root / (outer + exp_name) / run), "exp_name": exp_name}
+from spinup.terminal import Bar, cell, colorize, table
 
 
 def _claim(folder: Path, fname: str) -> Path:
@@ -121,143 +42,6 @@ def _claim(folder: Path, fname: str) -> Path:
                 with contextlib.suppress(FileExistsError):
                     (path / fname).touch(exist_ok=False)
                     return path
-
-
-def _git(folder: Path) -> dict | None:
-    """The commit that is checked out where `folder` is, and whether tracked files differ from it; None outside git."""
-    command = ["git", "-C", str(folder), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
-    try:
-        run = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, text=True, timeout=3, check=True)
-    except (OSError, subprocess.SubprocessError, UnicodeError):
-        return None
-    commit = re.search(r"^# branch\.oid (\w+)$", run.stdout, re.MULTILINE)
-    return {"commit": commit[1], "dirty": bool(re.search("^[^#]", run.stdout, re.MULTILINE))} if commit else None
-
-
-def _record(config: Mapping) -> dict:
-    """What one needs to know, beside the arguments, to run it again."""
-    torch = sys.modules.get("torch")
-    device = str(config.get("device", "cpu"))
-    if torch and device.startswith("cuda") and torch.cuda.is_available():
-        device += f" ({torch.cuda.get_device_name()})"
-    versions = {"spinup": getattr(sys.modules["spinup"], "__version__", None), "python": platform.python_version()}
-    for package in RECORDED:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    git = {"git": _git(Path.cwd())}
-    here = Path(__file__).parent
-    if "site-packages" not in here.parts and _git(here) != git["git"]:
-        git["git_spinup"] = _git(here)
-    return {
-        "command": shlex.join(sys.orig_argv),
-        "started": _now(),
-        **versions,
-        **git,
-        "platform": platform.platform(),
-        "device": device,
-        "threads": torch.get_num_threads() if torch else None,
-        "processes": mpi.num_procs(),
-    }
-
-
-def _now() -> str:
-    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def read_config(path: str | Path) -> tuple[Path, dict]:
-    """A run's folder and its config.json, with env_kwargs and ac_kwargs as dicts.
-
-    Raises UserError where there is no run, or the file is not one of ours.
-    """
-    folder = Path(path).expanduser()
-    file = folder / "config.json"
-    if not folder.is_dir():
-        names = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        raise UserError(f"there is no folder '{folder}'{closest(folder.name, names)}")
-    if not file.exists():
-        below = sorted(str(p.parent) for p in folder.glob("**/config.json"))
-        raise UserError(f"'{folder}' holds no run (no config.json); runs below it: {', '.join(below[:5]) or 'none'}")
-    try:
-        config = json.loads(file.read_text("utf-8"))
-        return folder, {**config, **{key: dict(config.get(key) or {}) for key in ("env_kwargs", "ac_kwargs")}}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file} is not a config.json that spinup wrote ({first_line(error)})") from error
-
-
-def _cell(value) -> str:
-    """A cell of progress.txt: all digits, no tab or newline inside."""
-    return "nan" if value is None else " ".join(str(value).split())
-
-
-def _show(value) -> str:
-    """A cell for the eye: about four digits."""
-    if isinstance(value, int):
-        return f"{value:,}"
-    if not isinstance(value, float):
-        return _cell(value)
-    if value != 0 and not 1e-3 <= abs(value) < 1e7:
-        return f"{value:.3g}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _table(row: dict, width: int) -> str:
-    """`row` as aligned `key value` pairs, read downwards, in as many columns as `width` characters hold."""
-    cells = [(key, _show(value)) for key, value in row.items()]
-    for columns in range(len(cells), 0, -1):
-        height = math.ceil(len(cells) / columns)
-        stacks = [cells[i : i + height] for i in range(0, len(cells), height)]
-        widths = [(max(len(k) for k, _ in stack), max(9, *(len(v) for _, v in stack))) for stack in stacks]
-        texts = [[f"{k:<{w}} {v:>{u}}" for k, v in stack] for stack, (w, u) in zip(stacks, widths, strict=True)]
-        lines = ["   ".join(line).rstrip() for line in itertools.zip_longest(*texts, fillvalue="")]
-        if len(lines[0]) <= width or columns == 1:
-            return "\n".join(["-" * len(lines[0]), *lines])
-
-
-class _Bar:
-    """A progress bar on the terminal's last line, above which everything else is printed. No thread draws it."""
-
-    stop_last = staticmethod(lambda: None)
-
-    def __init__(self, total: float | None):
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        _Bar.stop_last()  # that of a run which an exception ended: two bars cannot share a terminal
-        self.total, self.started, self.drawn = total, None, 0.0
-        columns = BarColumn(bar_width=None), TextColumn("{task.fields[text]}")
-        stderr_too = sys.stderr is not None and sys.stderr.isatty()
-        self.rich = Progress(
-            *columns, console=Console(), auto_refresh=False, transient=True, expand=True, redirect_stderr=stderr_too
-        )
-        self.task = self.rich.add_task("", total=total, text="")
-        self.rich.start()
-        self.rich.console.show_cursor(True)  # rich hides it, and it would stay so if the process were killed
-        self.stop = _Bar.stop_last = weakref.finalize(self, self.rich.stop)  # also when the interpreter exits
-
-    def draw(self, steps: float, ret: float, now: bool = False) -> None:
-        """Show `steps` done and the return `ret`; at most five times a second unless `now`."""
-        clock = time.monotonic()
-        if self.started is None:
-            self.started = clock, steps
-        if not now and clock - self.drawn < 0.2:
-            return
-        self.drawn = clock
-        rate = (steps - self.started[1]) / max(clock - self.started[0], 1e-9)
-        text = f"{_short(steps)}/{_short(self.total)} steps" if self.total else f"{_short(steps)} steps"
-        if rate > 0:
-            text += f"  {_short(rate)}/s"
-        if not math.isnan(ret):
-            text += f"  return {_show(float(ret))}"
-        if rate > 0 and self.total:
-            text += f"  {datetime.timedelta(seconds=round(max(self.total - steps, 0) / rate))} left"
-        self.rich.update(self.task, completed=steps, text=text, refresh=True)
-
-
-def _short(n: float) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(n) >= 0.9995 * size:  # 999,999 is 1M, not 1e+03k
-            return f"{n / size:.3g}{unit}"
-    return f"{n:.3g}"
 
 
 class Logger:
@@ -340,12 +124,12 @@ class Logger:
             return
         with contextlib.suppress(KeyError, TypeError):
             self.total_steps = config["steps_per_epoch"] * config["epochs"]
-        record = _record(config)
+        run = record(config)
         if self.resume:
             earlier = read_config(self.output_dir)[1].get("run", {})
-            record = {**record, "started": earlier.get("started"), "command": earlier.get("command")}
-            record["resumed"] = [*earlier.get("resumed", []), _now()]
-        content = convert_json({**config, "exp_name": self.exp_name, "run": record})
+            run = {**run, "started": earlier.get("started"), "command": earlier.get("command")}
+            run["resumed"] = [*earlier.get("resumed", []), now()]
+        content = convert_json({**config, "exp_name": self.exp_name, "run": run})
         replace_file(self.output_dir / "config.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
         self.progress(0)
 
@@ -374,7 +158,7 @@ class Logger:
         """Put `val` (a number, a one-element array or tensor, a word) under `key` in this epoch's row, once."""
         if key in self.log_current_row:
             raise UserError(f"{key} is in this row already; call dump_tabular() once per epoch, after the last value")
-        val = val.detach().cpu().numpy() if _is_tensor(val) else val
+        val = val.detach().cpu().numpy() if is_tensor(val) else val
         self.log_current_row[key] = val.item() if isinstance(val, (np.generic, np.ndarray)) and val.size == 1 else val
 
     def dump_tabular(self) -> None:
@@ -391,7 +175,7 @@ class Logger:
                 self._tensorboard.add_scalar(key, value, steps or row.get("Epoch"))
         if not self.quiet:
             width = shutil.get_terminal_size().columns if self._live else 80
-            print(_table(row, width) + "\n", end="", flush=True)  # one write, so the bar is drawn once
+            print(table(row, width) + "\n", end="", flush=True)  # one write, so the bar is drawn once
         if not math.isnan(self.epoch_return):
             self._last_return = self.epoch_return
         self.progress(steps, now=True)
@@ -402,9 +186,9 @@ class Logger:
             self.log_headers += new
             with writing(self.output_file):
                 rows = self.output_file.read_bytes().splitlines()[1:]
-            lines = ["\t".join(map(_cell, self.log_headers)).encode(), *(line + b"\tnan" * len(new) for line in rows)]
+            lines = ["\t".join(map(cell, self.log_headers)).encode(), *(line + b"\tnan" * len(new) for line in rows)]
             replace_file(self.output_file, b"\n".join(lines) + b"\n")
-        append_to_file(self.output_file, ("\t".join(_cell(row.get(key)) for key in self.log_headers) + "\n").encode())
+        append_to_file(self.output_file, ("\t".join(cell(row.get(key)) for key in self.log_headers) + "\n").encode())
 
     def state_dict(self) -> dict:
         """The table so far, for a checkpoint."""
@@ -417,7 +201,7 @@ class Logger:
         if self.is_root:
             replace_file(self.output_file, state["table"].encode())
 
-    def begin_table(self) -> None:
+    def begintable(self) -> None:
         """Let go of rows that the file has from an earlier try."""
         if self.is_root:
             replace_file(self.output_file, b"")
@@ -427,7 +211,7 @@ class Logger:
         if not self._live:
             return
         if self._bar is None:
-            self._bar = _Bar(self.total_steps)
+            self._bar = Bar(self.total_steps)
         self._bar.draw(steps, self._last_return, now)
 
     def close(self) -> None:
@@ -454,8 +238,8 @@ class _Running:
         if isinstance(x, (int, float)):
             return self._merge(1, float(x), 0.0, float(x), float(x))
         if isinstance(x, (list, tuple)):
-            x = [y.detach().cpu() if _is_tensor(y) else y for y in x]
-        x = x.detach().cpu().double().numpy() if _is_tensor(x) else np.asarray(x, dtype=np.float64)
+            x = [y.detach().cpu() if is_tensor(y) else y for y in x]
+        x = x.detach().cpu().double().numpy() if is_tensor(x) else np.asarray(x, dtype=np.float64)
         if x.size:
             with np.errstate(all="ignore"):
                 mean = x.mean()
@@ -507,7 +291,7 @@ class EpochLogger(Logger):
         step then costs next to nothing, and makes no GPU wait.
         """
         for key, x in values.items():
-            if _is_tensor(x) and not x.is_complex():
+            if is_tensor(x) and not x.is_complex():
                 self._waiting.setdefault(key, []).append(x.detach().clone())
                 if len(self._waiting[key]) == 100:
                     self._take_in(key)

@@ -9,8 +9,8 @@ from pathlib import Path
 from spinup import mpi
 from spinup.checkpoint import newest, read_manifest
 from spinup.cli import Parser
+from spinup.config import read_config
 from spinup.errors import UserError, closest
-from spinup.logger import read_config
 
 
 def resume(

@@ -23,9 +23,9 @@ from torch import nn
 
 from spinup import nets
 from spinup.cli import Parser
+from spinup.config import read_config
 from spinup.envs import VecEnv, evaluate, make_env, make_envs
 from spinup.errors import UserError, closest, first_line
-from spinup.logger import read_config
 
 EnvFn = str | Callable
 ONLY_TRAINING = ("rew_norm.", "temperature.")  # saved with a policy that can do without

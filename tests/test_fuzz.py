@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import spinup
 from spinup import results, watch
+from spinup.config import read_config
 from spinup.errors import UserError
-from spinup.logger import read_config
 
 FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -23,8 +23,10 @@ from hypothesis import strategies as st
 
 from spinup import logger as logger_module
 from spinup import mpi
+from spinup.config import _git, convert_json, record, setup_logger_kwargs
 from spinup.errors import UserError
-from spinup.logger import EpochLogger, Logger, colorize, convert_json, setup_logger_kwargs
+from spinup.logger import EpochLogger, Logger
+from spinup.terminal import colorize, short, show, table
 
 ROOT = Path(__file__).parent.parent
 nan, inf = math.nan, math.inf
@@ -230,11 +232,11 @@ def test_late_columns_widen_the_table(log):
     rows = [{"A": 1}, {"A": 2, "B": 3}, {"B": 4}, {"C": 5, "A": 6}]
     expected = [["A", "1"], ["A\tB", "1\tnan", "2\t3"], ["A\tB", "1\tnan", "2\t3", "nan\t4"]]
     expected += [["A\tB\tC", "1\tnan\tnan", "2\t3\tnan", "nan\t4\tnan", "6\tnan\t5"]]
-    for row, table in zip(rows, expected, strict=True):
+    for row, so_far in zip(rows, expected, strict=True):
         for key, value in row.items():
             log.log_tabular(key, value)
         log.dump_tabular()
-        assert lines(log) == [*table, ""]
+        assert lines(log) == [*so_far, ""]
 
 
 def test_a_row_without_columns_is_no_row(log):
@@ -367,15 +369,15 @@ def test_commit_of_the_working_directory(tmp_path, monkeypatch):
         git("init")
     except OSError:
         pytest.skip("no git")
-    assert logger_module._git(tmp_path) is None  # no commit yet
+    assert _git(tmp_path) is None  # no commit yet
     (tmp_path / "a").write_text("1")
     git("add", "a")
     git("commit", "-m", "a")
-    assert logger_module._record({})["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    assert record({})["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
     (tmp_path / "a").write_text("2")
-    assert logger_module._record({})["git"]["dirty"]
+    assert record({})["git"]["dirty"]
     monkeypatch.setenv("PATH", "")
-    assert logger_module._record({})["git"] is None
+    assert record({})["git"] is None
 
 
 # ---- the run's folder
@@ -554,21 +556,21 @@ def test_colorize():
     ],
 )
 def test_numbers_for_the_eye(value, text):
-    assert logger_module._show(value) == text
+    assert show(value) == text
 
 
 @pytest.mark.parametrize(
     ("n", "text"), [(0, "0"), (999, "999"), (2048, "2.05k"), (999_999, "1M"), (1_024_000, "1.02M"), (3e9, "3G")]
 )
 def test_steps_on_the_bar(n, text):
-    assert logger_module._short(n) == text
+    assert short(n) == text
 
 
 def test_table_by_hand():
     row = {"Epoch": 3, "AverageEpRet": 12.5, "KL": 0.01}
     wide = "Epoch                3   KL      0.01"
-    assert logger_module._table(row, 40) == "\n".join(["-" * len(wide), wide, "AverageEpRet      12.5"])
-    assert logger_module._table(row, 10).split("\n")[1:] == [
+    assert table(row, 40) == "\n".join(["-" * len(wide), wide, "AverageEpRet      12.5"])
+    assert table(row, 10).split("\n")[1:] == [
         "Epoch                3",
         "AverageEpRet      12.5",
         "KL                0.01",
