@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spinup.errors import UserError
+from spinup.errors import UserError, install
 
 
 class Parser(argparse.ArgumentParser):
@@ -305,7 +305,7 @@ def _parse_yaml(text: str) -> Any:
     try:
         import yaml
     except ModuleNotFoundError:
-        raise UserError('grid: YAML files need: pip install "spinup[yaml]"; a TOML file needs nothing') from None
+        raise UserError(f"grid: YAML files need: {install('yaml')}; a TOML file needs nothing") from None
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from spinup.errors import Fault, UserError, closest, first_line
+from spinup.errors import Fault, UserError, closest, first_line, install
 
 # Packages that register environments when imported, by the first part of the id, and the extra that brings them.
 NAMESPACES = {"ALE": ("ale_py", "atari")}
@@ -36,7 +36,7 @@ def check_env_id(env_id: str) -> None:
         try:
             gym.register_envs(importlib.import_module(namespace))
         except ModuleNotFoundError:
-            raise UserError(f"environment '{env_id}' needs: pip install \"spinup[{extra}]\"") from None
+            raise UserError(f"environment '{env_id}' needs: {install(extra)}") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "... is out of date": told once, when it is made
@@ -73,7 +73,7 @@ def make_env(env_fn: str | Callable[[], gym.Env], env_kwargs: dict | None = None
         extra = next((extra for part, extra in EXTRAS.items() if part in str(spec.entry_point).lower()), None)
         if extra is None:
             raise
-        raise UserError(f"environment '{env_fn}' needs: pip install \"spinup[{extra}]\" ({error})") from None
+        raise UserError(f"environment '{env_fn}' needs: {install(extra)} ({error})") from None
     if isinstance(env, gym.vector.VectorEnv):
         raise UserError("env_fn made a vector environment; it must make single ones, num_envs says how many")
     check_spaces(env.observation_space, env.action_space)

@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from numbers import Real
+from pathlib import Path
 
 # What the algorithms' own numbers may be, both ends included; make_envs and accel.setup check theirs.
 RANGES = {
@@ -28,6 +29,15 @@ CHOICES = {
 }
 # Words that stand for a number.
 WORDS = {"alpha": "auto"}
+
+
+def install(extra: str) -> str:
+    """The pip command that brings an extra; from the folder this package is in, as others may have its name."""
+    root = Path(__file__).parents[1]
+    if not (root / "pyproject.toml").exists():
+        return f'pip install "spinup[{extra}]"'
+    where = "." if root == Path.cwd() else root
+    return f'pip install -e "{where}[{extra}]"'
 
 
 class UserError(ValueError):

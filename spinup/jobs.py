@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from spinup import mpi
 from spinup.checkpoint import newest
 from spinup.config import convert_json
-from spinup.errors import UserError
+from spinup.errors import UserError, install
 
 DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -266,7 +266,7 @@ class RayExecutor(Executor):
         try:
             import ray
         except ImportError:
-            raise UserError('executor ray needs: pip install "spinup[ray]"') from None
+            raise UserError(f"executor ray needs: {install('ray')}") from None
         self.ray, self.threads = ray, threads
         if not ray.is_initialized():
             ray.init(log_to_driver=False, logging_level="warning")

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from spinup.errors import UserError
+from spinup.errors import UserError, install
 
 # The variables in which launchers tell a process the size of its world: mpich, Open MPI, Slurm.
 WORLD_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
-INSTALL_HINT = 'pip install "spinup[mpi]"'
 _alone = False
 
 
@@ -41,7 +40,7 @@ def world():
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise UserError(
-            f"started as one of several MPI processes, but mpi4py cannot load ({error}): {INSTALL_HINT}"
+            f"started as one of several MPI processes, but mpi4py cannot load ({error}): {install('mpi')}"
         ) from error
     if MPI.COMM_WORLD.Get_size() == 1:
         return None
@@ -90,7 +89,7 @@ def mpi_fork(n: int) -> None:
     launcher = str(beside_python) if beside_python.exists() else shutil.which("mpiexec")
     if launcher is None or importlib.util.find_spec("mpi4py") is None:
         missing = "mpi4py" if launcher else "mpiexec"
-        raise UserError(f"{n} processes need {missing}, which is not installed: {INSTALL_HINT}")
+        raise UserError(f"{n} processes need {missing}, which is not installed: {install('mpi')}")
     main = sys.modules["__main__"]
     program = ["-m", main.__spec__.name] if getattr(main, "__spec__", None) else [sys.argv[0]]
     command = [launcher, "-n", str(n), sys.executable, "-u", *program, *sys.argv[1:]]

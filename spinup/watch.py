@@ -25,7 +25,7 @@ from spinup import nets
 from spinup.cli import Parser
 from spinup.config import read_config
 from spinup.envs import VecEnv, evaluate, make_env, make_envs
-from spinup.errors import UserError, closest, first_line
+from spinup.errors import UserError, closest, first_line, install
 
 EnvFn = str | Callable
 ONLY_TRAINING = ("rew_norm.", "temperature.")  # saved with a policy that can do without
@@ -257,7 +257,7 @@ def prepare_video(file: str | Path) -> Path:
         try:
             import imageio_ffmpeg  # noqa: F401
         except ImportError:
-            raise UserError('an .mp4 needs: pip install "spinup[video]"; a .gif does without') from None
+            raise UserError(f"an .mp4 needs: {install('video')}; a .gif does without") from None
     if no_display():
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         with contextlib.suppress(OSError):
@@ -283,7 +283,7 @@ def open_canvas(env: EnvFn, env_kwargs: dict, max_ep_len: int) -> VecEnv:
         except gym.error.DependencyNotInstalled as error:
             if "pygame" not in str(error):
                 raise
-            raise UserError(f'drawing {env} needs pygame: pip install "spinup[video]"') from None
+            raise UserError(f"drawing {env} needs pygame: {install('video')}") from None
         except Exception as error:
             if isinstance(error, UserError) or "mujoco" not in sys.modules:
                 raise

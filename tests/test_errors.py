@@ -1,10 +1,14 @@
 """What may be wrong with an algorithm's arguments, and how it is told."""
 
 import math
+from pathlib import Path
 
 import pytest
 
-from spinup.errors import UserError, check_arguments, closest
+from spinup import errors
+from spinup.errors import UserError, check_arguments, closest, install
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -38,3 +42,12 @@ def test_a_word_that_is_no_choice_is_named_with_the_choices():
 def test_closest():
     assert closest("epoch", ["epochs", "gamma"]) == "; did you mean 'epochs'?"
     assert closest("zzz", ["epochs", "gamma"]) == ""
+
+
+def test_an_extra_comes_from_this_package_and_not_from_one_of_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert install("mpi") == 'pip install -e ".[mpi]"'
+    monkeypatch.chdir(tmp_path)
+    assert install("mpi") == f'pip install -e "{ROOT}[mpi]"'
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "site-packages" / "spinup" / "errors.py"))
+    assert install("mpi") == 'pip install "spinup[mpi]"'

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from spinup import logger as logger_module
 from spinup import mpi
 from spinup.config import _git, convert_json, record, setup_logger_kwargs
-from spinup.errors import UserError
+from spinup.errors import UserError, install
 from spinup.logger import EpochLogger, Logger
 from spinup.terminal import colorize, short, show, table
 
@@ -524,7 +524,7 @@ def test_tensorboard_gets_every_number(tmp_path, monkeypatch):
 
 def test_tensorboard_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match=re.escape('pip install "spinup[tensorboard]"')):
+    with pytest.raises(UserError, match=re.escape(install("tensorboard"))):
         Logger(tmp_path / "run", tensorboard=True)
     assert os.listdir(tmp_path) == []
 

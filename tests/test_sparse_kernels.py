@@ -15,7 +15,7 @@ from spinup.sparse import block_matmul, layouts
 ROOT = Path(__file__).parents[1]
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
-    reason='Triton is not installed: pip install "spinup[triton]" (Linux only)',
+    reason='Triton is not installed: pip install -e ".[triton]" (Linux only)',
 )
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 

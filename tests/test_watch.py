@@ -18,7 +18,7 @@ from PIL import Image
 import spinup
 from spinup import nets, watch
 from spinup.envs import evaluate
-from spinup.errors import UserError
+from spinup.errors import UserError, install
 
 
 class Wide(nets.ActorCritic):
@@ -607,9 +607,9 @@ def test_video_needs_an_encoder_and_pygame(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pygame", None)
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     error = error_of(watch.main, [str(trained[0]), "--video", str(tmp_path / "x.gif")])
-    assert error == 'drawing CartPole-v1 needs pygame: pip install "spinup[video]"'
+    assert error == f"drawing CartPole-v1 needs pygame: {install('video')}"
     error = error_of(watch.main, [str(trained[0]), "--video", str(tmp_path / "x.mp4")])
-    assert error == 'an .mp4 needs: pip install "spinup[video]"; a .gif does without'
+    assert error == f"an .mp4 needs: {install('video')}; a .gif does without"
 
 
 def test_picture_of_another_kind(painter, tmp_path, monkeypatch):
