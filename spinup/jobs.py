@@ -29,6 +29,7 @@ from spinup import mpi
 from spinup.checkpoint import newest
 from spinup.config import convert_json
 from spinup.errors import UserError, install
+from spinup.files import replace_file
 
 DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -80,7 +81,7 @@ def perform(job: Job, apart: bool = False) -> Run:
             outcome = WRONG if isinstance(error, UserError) else FAILED if isinstance(error, Exception) else STOPPED
             write_status(job, outcome, start)
             if mpi.proc_id() == 0:
-                (job.folder / ERROR).write_text(traceback.format_exc())
+                (job.folder / ERROR).write_text(traceback.format_exc(), "utf-8")
             if not apart or not isinstance(error, Exception):
                 raise
             report(job, error)
@@ -130,9 +131,7 @@ def write_status(job: Job, outcome: str, start: float) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
         status = {"outcome": outcome, "seconds": time.time() - start, "process": [platform.node(), os.getpid()]}
         status["arguments"] = as_recorded(job.arguments)
-        temporary = job.folder / f".{STATUS}"
-        temporary.write_text(json.dumps(status, indent=1) + "\n", "utf-8")
-        os.replace(temporary, job.folder / STATUS)
+        replace_file(job.folder / STATUS, (json.dumps(status, indent=1) + "\n").encode())
 
 
 def as_recorded(arguments: Mapping) -> dict:
