@@ -113,7 +113,10 @@ class RolloutBuffer:
 
     def cut(self, mask: np.ndarray) -> None:
         """The newest transition of the environments in mask, (N,), was the last of its episode."""
-        self.done[self.t - 1] |= mask
+        if self.t == 0:  # it is in the filling before
+            self.running_return[torch.from_numpy(mask)] = 0.0
+        else:
+            self.done[self.t - 1] |= mask
 
     def state_dict(self) -> dict:
         columns = {name: getattr(self, name)[: self.t].copy() for name in self.columns}

@@ -361,6 +361,27 @@ def test_discounted_returns_by_hand():
     close(buffer.discounted_returns(0.5), column(1, 1.5, 1.75))  # the last filling ended with an episode
 
 
+@pytest.mark.parametrize("stored", [0, 1])
+def test_an_episode_that_is_cut_leaves_nothing_to_the_next(stored):
+    buffer = RolloutBuffer(2, 2, BOX, spaces.Discrete(2))
+
+    def store(steps):
+        for _ in range(steps):
+            buffer.store(
+                np.zeros((2, 2)), np.zeros(2), np.ones(2), np.zeros((2, 2)), np.zeros(2, bool), np.zeros(2, bool)
+            )
+
+    store(2)
+    buffer.get()
+    buffer.discounted_returns(0.5)  # up to 1.5 in both
+    store(stored)
+    buffer.cut(np.array([False, True]))
+    store(2 - stored)
+    buffer.get()
+    expected = [[1.75, 1.0], [1.875, 1.5]] if stored == 0 else [[1.75, 1.75], [1.875, 1.0]]
+    close(buffer.discounted_returns(0.5), torch.tensor(expected))
+
+
 @pytest.mark.parametrize(("steps", "num_envs"), [(1, 1), (1, 3), (5, 1), (8, 3), (33, 2)])
 @pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
 def test_discounted_returns_are_the_running_sums(steps, num_envs, gamma):
