@@ -74,7 +74,7 @@ def sac(
     alpha: float | str = "auto",
     target_entropy: float | None = None,
     batch_size: int = 256,
-    start_steps: int = 5000,
+    start_steps: int = 10_000,
     update_after: int = 1000,
     update_every: int = 1,
     replay_ratio: float = 1.0,
@@ -200,7 +200,6 @@ PRESETS = {
         epochs=100,
         alpha=0.2,
         batch_size=100,
-        start_steps=10_000,
         update_every=50,
     )
 }
