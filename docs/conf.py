@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
     "offline_math",
     "docstrings",
     "references",
@@ -39,6 +40,8 @@ python_use_unqualified_type_names = True
 add_module_names = False
 
 # ---- look
+copybutton_selector = "div[class*=highlight-] > div.highlight > pre"
+copybutton_exclude = ".gp, .go"  # prompts and output
 html_theme = "furo"
 html_title = "spinup"
 html_static_path = ["_static"]

@@ -148,6 +148,11 @@ def test_pages_in_a_browser(site):
         assert equations > 100
         page.open((site / "search.html").as_uri() + "?q=entropy")
         page.wait("document.querySelectorAll('ul.search li a').length > 0")
+        page.open((site / "start" / "first-minutes.html").as_uri())
+        commands = "document.querySelector('.highlight-console pre')"
+        assert page.evaluate(f"getSelection().selectAllChildren({commands}), getSelection().toString()").strip() == (
+            "python -m spinup.run ppo --env CartPole-v1 --epochs 25 --exp_name pole"  # without its prompt
+        )
         for width, dark in ((390, False), (1400, True)):
             page.look(width, 900, dark)
             page.open((site / "algorithms" / "ppo.html").as_uri())
