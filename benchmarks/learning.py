@@ -4,6 +4,7 @@
     python benchmarks/learning.py --suite mujoco --algos ppo --dir data/mujoco --jobs 2 -- --preset spinningup
     python benchmarks/learning.py --algos ppo --envs Hopper-v5 --seeds 0 1 --steps 300000 --dir data/try
     python benchmarks/learning.py --report data/classic data/mujoco
+    python benchmarks/learning.py --report data/benchmarks    # what came out where we ran it
 
 Each job is `python -m spinup.run ALGO --env ENV --seed S` in a process of its own, with everything after `--` passed
 on. Its output goes to DIR/<job>.log, its line to DIR/results.jsonl. Started again, the command leaves out the jobs
@@ -137,8 +138,6 @@ def curve_summary(rows):
     last = rows[-1]
     return {
         "steps": int(last["TotalEnvInteracts"]),
-        "wall": last["Time"],
-        "steps_per_second": last["TotalEnvInteracts"] / last["Time"],
         "last_100_episodes": last_episodes_return(rows),
         "return_at": {str(mark): return_at(rows, mark) for mark in sorted({*MARKS, *SHORT_MARKS})},
     }
@@ -241,11 +240,11 @@ def train_and_evaluate(job, folder):
     sizes = [setting(job["algo"], flags, argument) for argument in ("steps_per_epoch", "num_envs")]
     epochs = epochs_within(job["budget"], *sizes)
     command = ["-m", "spinup.run", job["algo"], "--env", job["env"], "--seed", str(job["seed"])]
-    command += ["--epochs", str(epochs), "--data_dir", str(data_dir), "--exp_name", job["algo"], *job["flags"]]
+    command += ["--epochs", str(epochs), "--exp_name", job["algo"], *job["flags"]]
     with open(folder / f"{name}.log", "a") as log:
         run = finished_run(data_dir, epochs)
         if run is None:
-            if status := child(command, log):
+            if status := child([*command, "--data_dir", str(data_dir)], log):
                 raise JobFailed(f"training ended with status {status}; see {name}.log")
             run = finished_run(data_dir, epochs)
         if run is None:
@@ -253,8 +252,14 @@ def train_and_evaluate(job, folder):
         evaluation = run / "evaluation.json"
         if status := child([__file__, "--evaluate", str(run), "--out", str(evaluation)], log):
             raise JobFailed(f"evaluation ended with status {status}; see {name}.log")
-    summary = {"run": str(run.relative_to(folder)), "command": " ".join(["python", *command])}
+    summary = {"run": str(run.relative_to(folder)), "command": " ".join(["python", *command]), "commit": commit_of(run)}
     return {**summary, **curve_summary(read_progress(run / "progress.txt")), **json.loads(evaluation.read_text())}
+
+
+def commit_of(run):
+    """The commit of spinup that did a run, by its config.json; None where it was not in git."""
+    record = json.loads((run / "config.json").read_text())["run"]
+    return (record.get("git_spinup") or record.get("git") or {}).get("commit")
 
 
 def evaluate_run(run, out):
@@ -329,7 +334,7 @@ def published_rows(algo, env, marks):
     for source, text in PUBLISHED.get((algo, env.rpartition("-v")[0]), {}).items():
         published = dict(zip(MARKS, text.replace("+-", " ± ").split("/"), strict=True))
         at_marks = [published.get(mark, "-") for mark in marks]
-        rows.append([algo, env, f"published: {source}", PUBLISHED_SEEDS[source], *at_marks, "", "", "", ""])
+        rows.append([algo, env, f"published: {source}", PUBLISHED_SEEDS[source], *at_marks, "", "", ""])
     return rows
 
 
@@ -351,7 +356,7 @@ def table(records, marks):
         groups.setdefault(key, []).append(record)
     names = [f"{mark // 1000}k" if mark < 1_000_000 else f"{mark // 1_000_000}M" for mark in marks]
     header = ["algo", "env", "run", "seeds", *(f"return at {name}" for name in names)]
-    header += ["last 100 episodes", "evaluation", "worst seed", "steps/s"]
+    header += ["last 100 episodes", "evaluation", "worst seed"]
     rows, keys = [], sorted(groups)
     for i, key in enumerate(keys):
         algo, env, budget, flags = key
@@ -360,7 +365,7 @@ def table(records, marks):
         row += [mean_std([run["return_at"].get(str(mark)) for run in runs]) for mark in marks]
         evaluations = [run["eval_mean"] for run in runs]
         row += [mean_std([run["last_100_episodes"] for run in runs]), mean_std(evaluations), f"{min(evaluations):.0f}"]
-        rows.append([*row, f"{statistics.median(run['steps_per_second'] for run in runs):.0f}"])
+        rows.append(row)
         if i + 1 == len(keys) or keys[i + 1][:2] != (algo, env):
             rows += published_rows(algo, env, marks)
     lines = [header, ["---"] * len(header), *rows]

@@ -4,13 +4,16 @@ import importlib.util
 import inspect
 import json
 import math
+import re
+import statistics
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))  # scripts, and no package
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts, and no package
 learning, speed, offpolicy = (import_module(name) for name in ("learning", "speed", "speed_offpolicy"))
 
 
@@ -146,12 +149,12 @@ def test_mean_std():
 def test_report_groups_seeds_and_adds_the_published_rows():
     job = {"algo": "ppo", "env": "Hopper-v5", "budget": 1_000_000, "flags": [], "status": "ok"}
     returns = {"100000": 500.0, "300000": 1000.0, "1000000": 3000.0}
-    result = {"return_at": returns, "last_100_episodes": 2900.0, "steps_per_second": 2000.0}
+    result = {"return_at": returns, "last_100_episodes": 2900.0}
     records = [{**job, **result, "seed": seed, "eval_mean": 3000.0 + 100 * seed} for seed in range(3)]
     records.append({**job, "seed": 3, "status": "failed", "error": "training ended with status 1"})
     lines = learning.report(json.loads(json.dumps(records))).splitlines()
     assert lines[2].startswith("| ppo | Hopper-v5 | 1,000,000 steps | 3 | 500 ± 0 | 1000 ± 0 | 3000 ± 0 | 2900 ± 0 |")
-    assert lines[2].endswith("| 3100 ± 100 | 3000 | 2000 |")
+    assert lines[2].endswith("| 3100 ± 100 | 3000 |")
     assert lines[3].startswith("| ppo | Hopper-v5 | published: S | 10 | 249 | 517 | 1770 ± 535 |")
     assert len({line.count("|") for line in lines[:6]}) == 1
     assert lines[-1].startswith("failed: ppo_Hopper-v5_1000000_s3: training ended")
@@ -159,16 +162,40 @@ def test_report_groups_seeds_and_adds_the_published_rows():
 
 def test_report_has_a_table_of_its_own_for_short_runs():
     job = {"algo": "sac", "env": "HalfCheetah-v5", "flags": [], "status": "ok", "seed": 0, "eval_mean": 7000.0}
-    job |= {"last_100_episodes": 1.0, "steps_per_second": 100.0}
+    job |= {"last_100_episodes": 1.0}
     short = {**job, "budget": 100_000, "return_at": {str(mark): mark / 100 for mark in learning.SHORT_MARKS}}
     long = {**job, "budget": 300_000, "return_at": {"100000": 1.0, "300000": 2.0, "1000000": None}}
     first, second = learning.report([short, long]).split("\n\n")
     assert "return at 20k | return at 40k | return at 60k | return at 80k | return at 100k" in first.splitlines()[0]
-    assert "| 200 | 400 | 600 | 800 | 1000 | 1 | 7000 | 7000 | 100 |" in first.splitlines()[2]
+    assert "| 200 | 400 | 600 | 800 | 1000 | 1 | 7000 | 7000 |" in first.splitlines()[2]
     assert "published: T | 10 | - | - | - | - | 6515 |" in first.splitlines()[4]
     assert "return at 100k | return at 300k | return at 1M" in second.splitlines()[0]
     assert "| 1 | 2 | - |" in second.splitlines()[2]
     assert "published: T | 10 | 6515 | 9059 | 12120 ± 1010 |" in second.splitlines()[4]
+
+
+# ---- data/benchmarks: what came out
+
+
+RECORDS = learning.read_results(ROOT / "data" / "benchmarks").values()
+
+
+def test_the_page_of_results_has_what_the_records_say():
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert [table for table in learning.report(list(RECORDS)).split("\n\n") if table not in page] == []
+    assert len(re.findall(r"^\| ---", page, re.MULTILINE)) == 2
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=learning.job_name)
+def test_a_record_says_what_was_run_and_is_its_own_summary(record):
+    assert record["status"] == "ok"
+    assert re.fullmatch(r"[0-9a-f]{40}", record["commit"])
+    wanted = f"python -m spinup.run {record['algo']} --env {record['env']} --seed {record['seed']} --epochs "
+    assert record["command"].startswith(wanted)
+    assert " ".join(record["flags"]) in record["command"]
+    assert record["eval_mean"] == pytest.approx(statistics.fmean(record["eval_returns"]))
+    assert len(record["eval_returns"]) == learning.EVAL_EPISODES
+    assert 0.95 * record["budget"] <= record["steps"] <= record["budget"]
 
 
 # ---- speed.py
