@@ -201,7 +201,7 @@ class Logger:
         if self.is_root:
             replace_file(self.output_file, state["table"].encode())
 
-    def begintable(self) -> None:
+    def begin_table(self) -> None:
         """Let go of rows that the file has from an earlier try."""
         if self.is_root:
             replace_file(self.output_file, b"")
