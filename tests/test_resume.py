@@ -138,6 +138,15 @@ def test_a_run_that_died_goes_on_exactly(name, whole, tmp_path):
     same_run(tmp_path, whole(name))
 
 
+def test_a_run_that_died_before_its_first_checkpoint_begins_anew(whole, tmp_path):
+    with pytest.raises(Ended):
+        train("vpg", tmp_path, step=100)
+    assert len(table(tmp_path)) == 1
+    assert not (tmp_path / "checkpoint").exists()
+    train("vpg", tmp_path, resume=True)
+    same_run(tmp_path, whole("vpg"))
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize(("action", "error"), [(terminate, SystemExit), (interrupt, KeyboardInterrupt)])
 def test_a_run_that_was_stopped_goes_on_exactly_from_that_step(name, action, error, whole, tmp_path):
