@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,20 @@ def world():
     return MPI.COMM_WORLD
 
 
+def abort(status: int) -> None:
+    """End all processes, after what this one has printed."""
+    sys.stdout.flush(), sys.stderr.flush()
+    time.sleep(0.5)  # a launcher that is told to end everything drops what it has not passed on yet
+    world().Abort(status)
+
+
 def end_all_when_one_raises() -> None:
     """Have an exception that nobody catches end the other processes too, which would wait for this one for ever."""
     show = sys.excepthook
 
     def show_and_abort(*exception) -> None:
         show(*exception)
-        sys.stdout.flush(), sys.stderr.flush()
-        world().Abort(1)
+        abort(1)
 
     sys.excepthook = show_and_abort
 

@@ -166,7 +166,7 @@ def fail(status: int, message: str) -> None:
         time.sleep(mpi.proc_id() and 1)  # where all fail alike, the first tells it and ends the rest
     print(message.rstrip(), file=sys.stderr, flush=True)
     if others:
-        mpi.world().Abort(status)
+        mpi.abort(status)
 
 
 def dispatch(words: list[str]) -> int:
