@@ -24,7 +24,8 @@ import numpy as np
 from spinup import stats
 from spinup.cli import Parser
 from spinup.errors import UserError, closest
-from spinup.results import UNKNOWN, Line, load, scores, series, short, table, table_text
+from spinup.results import UNKNOWN, Line, load, scores, series, table, table_text
+from spinup.terminal import short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -330,7 +331,7 @@ def _scale(ax) -> None:
 
     ax.margins(x=0.02)
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    ax.xaxis.set_major_formatter(lambda n, _: short(n))
+    ax.xaxis.set_major_formatter(lambda n, _: short(n, 4))
 
 
 def _band(ax, x, low, high, color: str, where=None) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from spinup.errors import UserError, closest
 from spinup.stats import iqm, iqm_interval
+from spinup.terminal import short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -281,7 +282,7 @@ def table_text(table: "pd.DataFrame", kind: str) -> str:
     head = ["group", "env", "runs", "end", "final", "final IQM [95%]", "best", "best IQM [95%]"]
     rows = [head]
     for row in table.to_dict("records"):
-        ends = dict.fromkeys(short(row[key]) for key in ("end_min", "end_max"))
+        ends = dict.fromkeys(short(row[key], 4) for key in ("end_min", "end_max"))
         rows.append([row["group"], row["env"], str(row["runs"]), " to ".join(ends)])
         for name in ("final", "best"):
             mean, std, middle, low, high = numbers(
@@ -305,9 +306,3 @@ def numbers(*values: float) -> list[str]:
     largest = max((abs(v) for v in values if math.isfinite(v)), default=0)
     decimals = max(2 - math.floor(math.log10(largest)), 0) if largest else 0
     return [f"{v:.{decimals}f}" if decimals <= 6 else f"{v:.3g}" for v in values]
-
-
-def short(n: float) -> str:
-    """A number of steps: 250k, 1.5M."""
-    size, unit = next(((size, unit) for size, unit in ((1e6, "M"), (1e3, "k")) if abs(n) >= size), (1, ""))
-    return f"{n / size:.4g}{unit}"

@@ -85,9 +85,9 @@ class Bar:
         self.rich.update(self.task, completed=steps, text=text, refresh=True)
 
 
-def short(n: float) -> str:
-    """A number of steps in three digits: 12.3k."""
+def short(n: float, digits: int = 3) -> str:
+    """A number of steps: 12.3k, 1.5M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(n) >= 0.9995 * size:  # 999,999 is 1M, not 1e+03k
-            return f"{n / size:.3g}{unit}"
-    return f"{n:.3g}"
+        if abs(n) >= (1 - 0.5 * 10**-digits) * size:  # 999,999 is 1M, not 1e+03k
+            return f"{n / size:.{digits}g}{unit}"
+    return f"{n:.{digits}g}"

@@ -364,12 +364,11 @@ def test_discounted_returns_by_hand():
 @pytest.mark.parametrize("stored", [0, 1])
 def test_an_episode_that_is_cut_leaves_nothing_to_the_next(stored):
     buffer = RolloutBuffer(2, 2, BOX, spaces.Discrete(2))
+    o, a, no = np.zeros((2, 2)), np.zeros(2), np.zeros(2, bool)
 
     def store(steps):
         for _ in range(steps):
-            buffer.store(
-                np.zeros((2, 2)), np.zeros(2), np.ones(2), np.zeros((2, 2)), np.zeros(2, bool), np.zeros(2, bool)
-            )
+            buffer.store(o, a, np.ones(2), o, no, no)
 
     store(2)
     buffer.get()

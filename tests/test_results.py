@@ -10,7 +10,8 @@ import pytest
 
 from spinup.errors import UserError
 from spinup.logger import Logger
-from spinup.results import column, expand, load, numbers, read, scores, series, short, smoothed, table, table_text
+from spinup.results import column, expand, load, numbers, read, scores, series, smoothed, table, table_text
+from spinup.terminal import short
 
 nan = math.nan
 
@@ -415,4 +416,4 @@ def test_numbers(values, texts):
     [(0, "0"), (500, "500"), (250e3, "250k"), (1e6, "1M"), (1.25e6, "1.25M"), (-2e3, "-2k"), (0.5, "0.5")],
 )
 def test_short(n, text):
-    assert short(n) == text
+    assert short(n, 4) == text
