@@ -1,4 +1,5 @@
-"""The products on the CPU, in plain PyTorch: gather what each output needs, then one batched product.
+"""The products on the CPU, in plain PyTorch: gather what each output needs, then one batched product; or, where blocks
+are large, a product for each, added up in place.
 
 Functions of tensors, without autograd; `spinup.sparse.ops` makes operators of them. They run on any device that
 PyTorch has, and are what the Triton kernels are tested against.
@@ -10,8 +11,9 @@ from torch import Tensor
 from spinup.sparse.layout import runs, side
 
 # Above this density, by block size, a dense product with the zeros filled in is faster, or nearly so (at M = 256,
-# 1024 x 1024, one thread).
-DENSE_ABOVE = {16: 0.25, 32: 0.45, 64: 0.6, 128: 0.6}
+# 1024 x 1024, one thread); for dW it is 0.6 at the most.
+DENSE_ABOVE = {16: 0.25, 32: 0.45, 64: 0.8, 128: 0.8}
+DENSE_ABOVE_OUTER = {b: min(density, 0.6) for b, density in DENSE_ABOVE.items()}
 GATHERED = 2**21  # numbers gathered at a time: what is written is read again while the cache has it
 
 
@@ -26,6 +28,8 @@ def matmul(x: Tensor, w: Tensor, table: Tensor, out_features: int, transpose: bo
     if nnz > DENSE_ABOVE[b] * n_in * n_out:
         dense = to_dense(w, table, *((n_out, n_in) if transpose else (n_in, n_out)))
         return x @ (dense.t() if transpose else dense)
+    if b >= 64 and m >= 16 and x.dtype in (torch.float32, torch.float64):
+        return matmul_by_block(x, w, table, out_features, transpose)
     targets, _, sources, blocks = side(table, nnz, n_in, n_out, transpose)
     x = x.contiguous().view(m, n_in, b)
     y = x.new_empty(m, n_out, b)
@@ -44,11 +48,32 @@ def matmul(x: Tensor, w: Tensor, table: Tensor, out_features: int, transpose: bo
     return y.view(m, out_features)
 
 
+def matmul_by_block(x: Tensor, w: Tensor, table: Tensor, out_features: int, transpose: bool) -> Tensor:
+    """The same, for blocks so large that calling a product for each costs less than gathering what it reads.
+
+    Sums are rounded to the dtype of x after each block, so it is nothing for half precision.
+    """
+    b = w.shape[1]
+    n_in, n_out = x.shape[1] // b, out_features // b
+    targets, ends, sources, blocks = (part.tolist() for part in side(table, len(w), n_in, n_out, transpose))
+    y = x.new_empty(len(x), out_features)
+    x_of, y_of, w_of = x.split(b, 1), y.split(b, 1), (w.transpose(1, 2) if transpose else w).unbind()
+    for target, start, stop in zip(targets, ends, ends[1:], strict=False):
+        factors = [(x_of[sources[k]], w_of[blocks[k]]) for k in range(start, stop)]
+        if not factors:
+            y_of[target].zero_()
+            continue
+        torch.mm(*factors[0], out=y_of[target])
+        for pair in factors[1:]:
+            y_of[target].addmm_(*pair)
+    return y
+
+
 def outer(x: Tensor, dy: Tensor, table: Tensor, nnz: int, block_size: int) -> Tensor:
     """The blocks of x.T @ dy that the layout has: (M, in), (M, out) -> (nnz, b, b)."""
     b = block_size
     m, n_in, n_out = x.shape[0], x.shape[1] // b, dy.shape[1] // b
-    if nnz > DENSE_ABOVE[b] * n_in * n_out:
+    if nnz > DENSE_ABOVE_OUTER[b] * n_in * n_out:
         at = table[:nnz].long() * n_out + table[nnz : 2 * nnz]
         return (x.t() @ dy).view(n_in, b, n_out, b).transpose(1, 2).reshape(-1, b, b).index_select(0, at)
     targets, _, sources, _ = side(table, nnz, n_in, n_out, False)
