@@ -1,5 +1,5 @@
-"""CartPole-v1 is solved by the settings that a newcomer gets, in a part of the steps that the defaults would take, and
-Pendulum-v1 by SAC with small networks in a few thousand.
+"""CartPole-v1 is solved by the settings that a newcomer gets, in a part of the steps that the defaults would take,
+Pendulum-v1 by SAC with small networks in a few thousand, and MountainCarContinuous-v0 by TD3 with lasting noise.
 """
 
 import pytest
@@ -29,3 +29,14 @@ def test_pendulum(tmp_path, seed):
     ep_ret = evaluate(ac, "Pendulum-v1", episodes=20, deterministic=True)["EpRet"]
     assert len(ep_ret) == 20
     assert sum(ep_ret) / 20 >= -250
+
+
+@slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_mountain_car(tmp_path, seed):
+    """By the settings of docs/algorithms/td3.md; standing still returns 0."""
+    options = dict(epochs=10, start_steps=0, act_noise=0.7, noise_corr=0.95, eval_freq=0)
+    ac = train("td3", "MountainCarContinuous-v0", tmp_path, seed=seed, ac_kwargs=dict(hidden_sizes=(64, 64)), **options)
+    ep_ret = evaluate(ac, "MountainCarContinuous-v0", episodes=20, deterministic=True)["EpRet"]
+    assert len(ep_ret) == 20
+    assert sum(ep_ret) / 20 > 90

@@ -290,10 +290,11 @@ def test_everything_that_is_given_back_was_written(mask, block_size):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("block_size", [32, 64])
 @pytest.mark.parametrize("name", ["regular", "barabasi_albert"])
-def test_errors_are_those_of_a_dense_product_in_the_same_dtype(name, dtype):
+def test_errors_are_those_of_a_dense_product_in_the_same_dtype(name, block_size, dtype):
     """At most 1.5 times the relative error, against float64, that the dense products have."""
-    layout = layouts.make(name, 512, 512, 0.15, 32, generator())
+    layout = layouts.make(name, 512, 512, 0.3, block_size, generator())
     x, w, dy = tensors(layout, 96, dtype)
     exact_x, exact_w, exact_dy = x.double(), masked_matrix(layout, w.double()), dy.double()
     matrix = masked_matrix(layout, w)
@@ -309,6 +310,14 @@ def test_errors_are_those_of_a_dense_product_in_the_same_dtype(name, dtype):
     ):
         assert found.dtype == dtype
         assert relative(found, exact) <= 1.5 * relative(dense, exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_rounded_once_however_many_blocks_are_added(dtype):
+    layout = BlockLayout(torch.tensor([[1, 0]] * 32 + [[0, 1]] * 32), 64)  # a density of 0.5: no dense product
+    x, w, _ = tensors(layout, 16, dtype)
+    exact = x.double() @ masked_matrix(layout, w.double())
+    assert relative(block_matmul(x, w, layout), exact) <= 1.1 * relative(exact.to(dtype), exact)
 
 
 def test_inputs_of_any_shape_and_stride():
