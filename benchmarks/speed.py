@@ -1,7 +1,7 @@
 """Steps per second of spinup beside Stable-Baselines3 and, for SAC, TD3 and DDPG, SBX (JAX), end to end.
 
     python benchmarks/speed.py [--settings fullbatch sb3-defaults offpolicy-256 offpolicy-100 startup] [--threads 1]
-        [--algos ppo sac td3 ddpg] [--envs ...] [--repeats 5] [--json FILE]
+        [--algos ppo sac td3 ddpg] [--envs ...] [--repeats 5] [--matmul_precision medium] [--json FILE]
 
 Each measurement is a process of its own, held to as many cores as it has threads. The contestants take turns, round by
 round, so that a slow minute of the machine falls on all of them; seed = round. The clock runs from the end of the first
@@ -118,8 +118,8 @@ def clock():
     return time.perf_counter(), time.process_time()
 
 
-def measure_peer(package, algo, setting, env_id, num_envs, seed, epochs, threads):
-    """Trains with SB3 or SBX; when the clock starts and stops."""
+def measure_peer(package, algo, setting, env_id, num_envs, seed, epochs, threads, matmul_precision):
+    """Trains with SB3 or SBX, whose products are always float32; when the clock starts and stops."""
     import numpy as np
     import torch
     from stable_baselines3.common.callbacks import BaseCallback
@@ -148,7 +148,7 @@ def measure_peer(package, algo, setting, env_id, num_envs, seed, epochs, threads
     return started[0], clock(), {}
 
 
-def measure_spinup(package, algo, setting, env_id, num_envs, seed, epochs, threads):
+def measure_spinup(package, algo, setting, env_id, num_envs, seed, epochs, threads, matmul_precision):
     """Trains with spinup; when the clock starts and stops, and the seconds between them that went where.
 
     Off-policy, an update lasts from its draw from the replay buffer to the storing of what it returns, and "products"
@@ -160,7 +160,10 @@ def measure_spinup(package, algo, setting, env_id, num_envs, seed, epochs, threa
 
     algorithm = getattr(importlib.import_module(f"spinup.algos.{algo}"), algo)
     actor_critic = inspect.signature(algorithm).parameters["actor_critic"].default
-    kwargs = spinup_kwargs(setting) if algo == "ppo" else offpolicy.spinup_kwargs(algo, setting)
+    if algo == "ppo":
+        kwargs = spinup_kwargs(setting)
+    else:
+        kwargs = offpolicy.spinup_kwargs(algo, setting) | {"matmul_precision": matmul_precision}
     seconds = dict.fromkeys(SETTINGS[setting].shares, 0.0)
     started, drawn = [], []
 
@@ -264,8 +267,8 @@ def make_jobs(args):
         epochs = math.ceil((args.steps or kind.steps) / STEPS_PER_EPOCH[setting])
         for algo in kind.algos if setting in args.settings else ():
             for env_id in (args.envs or kind.envs) if algo in args.algos else ():
-                job = {"setting": setting, "algo": algo, "env_id": env_id, "epochs": epochs, "threads": args.threads}
-                jobs.append(job)
+                job = {"setting": setting, "algo": algo, "env_id": env_id, "epochs": epochs}
+                jobs.append(job | {"threads": args.threads, "matmul_precision": args.matmul_precision})
     return jobs
 
 
@@ -352,7 +355,8 @@ def report(jobs, runs, threads, rounds):
     for kind in (ON_POLICY, OFF_POLICY):
         mine = [job for job in jobs if SETTINGS[job["setting"]] is kind]
         if mine:
-            print(f"Steps per second, threads: {threads}, median (min..max) of {rounds}:\n")
+            precision = f", matmul_precision {mine[0]['matmul_precision']}" if kind is OFF_POLICY else ""
+            print(f"Steps per second, threads: {threads}{precision}, median (min..max) of {rounds}:\n")
             print(speed_table(kind, mine, runs), "\n")
             package, num_envs = kind.contestants[0]
             print(f"Where {package}'s time goes (environments: {num_envs}), medians:\n")
@@ -388,6 +392,8 @@ def parse(argv=None):
     parser.add_argument("--repeats", type=int, default=5, help="rounds; every contestant runs once per round")
     parser.add_argument("--steps", type=int, help="timed steps per run, rounded up to whole epochs")
     parser.add_argument("--threads", type=int, default=1, help="and cores, of every contestant")
+    precisions = ("highest", "high", "medium")
+    parser.add_argument("--matmul_precision", choices=precisions, default="highest", help="of spinup's SAC, TD3, DDPG")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single measurement to FILE")
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)  # the child's side
     args = parser.parse_args(argv)

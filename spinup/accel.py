@@ -16,7 +16,7 @@ def setup(seed: int, device: str = "cpu", threads: int = 1, matmul_precision: st
     """Seed Python, numpy and torch, set CPU threads and precision of products, and return the checked device.
 
     matmul_precision: of float32 matrix products: "highest" is float32; "high" allows TF32 where the hardware has it,
-    "medium" bfloat16 as well
+    "medium" bfloat16 as well, and takes it for hidden layers on CPUs that have it (nets.HiddenLinear)
 
     One thread is the default because the usual networks, (64, 64), are so small that a second one costs more in
     waiting than it computes; image policies and wide layers gain from more.
@@ -42,6 +42,11 @@ def setup(seed: int, device: str = "cpu", threads: int = 1, matmul_precision: st
         available += ["mps"] if torch.backends.mps.is_available() else []
         raise UserError(f"device '{device}' is not available here; available: {', '.join(available)}") from None
     return device
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies matrices of bfloat16 in hardware; False for one that torch does not know to."""
+    return hasattr(torch.cpu, "get_capabilities") and torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -36,7 +36,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from spinup import mpi
+from spinup import accel, mpi
 from spinup.errors import UserError, closest
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
@@ -192,6 +192,23 @@ def mlp(
     return nn.Sequential(*layers)
 
 
+class HiddenLinear(nn.Linear):
+    """nn.Linear between hidden layers, where the time goes; what a network reads and gives keeps its precision.
+
+    Where float32 products may be of bfloat16 (`torch.set_float32_matmul_precision("medium")`), they are so on every CPU
+    that has them. torch leaves that to its libraries, which on some such CPUs go on in float32. Weights and their
+    gradients stay float32.
+    """
+
+    bfloat16 = accel.cpu_has_bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        allowed = torch.get_float32_matmul_precision() == "medium" and x.dtype == torch.float32
+        if allowed and self.bfloat16 and x.is_cpu:
+            return nn.functional.linear(x.bfloat16(), self.weight.bfloat16()).float() + self.bias
+        return super().forward(x)
+
+
 def make_linears(linear: Callable | dict, sizes: Sequence[int]) -> list[nn.Module]:
     """The linear layers of an MLP of these sizes.
 
@@ -202,7 +219,8 @@ def make_linears(linear: Callable | dict, sizes: Sequence[int]) -> list[nn.Modul
     """
     pairs = list(itertools.pairwise(sizes))
     if callable(linear):
-        return [linear(*pair) for pair in pairs]
+        hidden = HiddenLinear if linear is nn.Linear else linear
+        return [(hidden if 0 < i < len(pairs) - 1 else linear)(*pair) for i, pair in enumerate(pairs)]
     from spinup.sparse import linear_factory
 
     try:

@@ -224,8 +224,9 @@ def as_cells(table):
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-PPO = {"setting": "fullbatch", "algo": "ppo", "env_id": "CartPole-v1", "epochs": 5, "threads": 1}
-SAC = {"setting": "offpolicy-256", "algo": "sac", "env_id": "HalfCheetah-v5", "epochs": 5, "threads": 1}
+COMMON = {"epochs": 5, "threads": 1, "matmul_precision": "highest"}
+PPO = {"setting": "fullbatch", "algo": "ppo", "env_id": "CartPole-v1", **COMMON}
+SAC = {"setting": "offpolicy-256", "algo": "sac", "env_id": "HalfCheetah-v5", **COMMON}
 
 
 def test_speed_table_names_and_pairs_the_contestants():
@@ -428,8 +429,8 @@ def test_spinup_is_measured_after_the_first_epoch(algo, setting, env_id, num_env
             monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is restored
     small(monkeypatch, steps=40, random_steps=20)
     monkeypatch.setitem(speed.STEPS_PER_EPOCH, "fullbatch", 40)
-    job = {"setting": setting, "algo": algo, "env_id": env_id, "num_envs": num_envs}
-    started, stopped, extra = speed.measure_spinup(package="spinup", **job, seed=0, epochs=2, threads=1)
+    job = {**COMMON, "setting": setting, "algo": algo, "env_id": env_id, "num_envs": num_envs, "epochs": 2}
+    started, stopped, extra = speed.measure_spinup(package="spinup", **job, seed=0)
     assert started < stopped
     assert set(extra["seconds"]) == set(speed.SETTINGS[setting].shares)
     assert all(seconds > 0 for seconds in extra["seconds"].values())

@@ -1,5 +1,6 @@
 """Policies against torch.distributions, statistics against numpy, then what every network must do."""
 
+import copy
 import functools
 import math
 
@@ -18,6 +19,7 @@ from spinup.nets import (
     Categorical,
     DeterministicActorCritic,
     Gaussian,
+    HiddenLinear,
     MultiCategorical,
     NoNorm,
     QFunction,
@@ -266,7 +268,7 @@ def test_samples_are_seeded_and_detach_cuts_the_graph(action):
 )
 def test_activation_names(name, cls):
     assert activation_class(name) is cls
-    assert [type(m) for m in mlp([2, 3, 4, 1], name)] == [nn.Linear, cls, nn.Linear, cls, nn.Linear]
+    assert [type(m) for m in mlp([2, 3, 4, 1], name)] == [nn.Linear, cls, HiddenLinear, cls, nn.Linear]
 
 
 @pytest.mark.parametrize(
@@ -332,6 +334,46 @@ def test_every_linear_layer_is_the_factorys(space, action, monkeypatch):
     n_out = {"box": 2, "discrete": 4, "multidiscrete": 10}[action]
     assert OtherLinear.made == [(features, 16), (16, 8), (8, n_out), (features, 16), (16, 8), (8, 1)]
     check_actor_critic(ac, space, ACTIONS[action])
+
+
+@pytest.fixture
+def precision():
+    """Sets the precision of float32 products, until the test ends."""
+    before = torch.get_float32_matmul_precision()
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision(before)
+
+
+def test_hidden_layers_multiply_in_bfloat16_where_that_is_allowed_and_pays(precision, monkeypatch):
+    layer, x = HiddenLinear(64, 32), torch.randn(16, 64)
+    plain = nn.functional.linear(x, layer.weight, layer.bias)
+    for has, allowed in ((True, "highest"), (True, "high"), (False, "medium")):
+        monkeypatch.setattr(HiddenLinear, "bfloat16", has)
+        precision(allowed)
+        assert torch.allclose(layer(x), plain, rtol=0, atol=1e-5)
+    monkeypatch.setattr(HiddenLinear, "bfloat16", True)
+    y = layer(x)
+    rounded = x.bfloat16().double() @ layer.weight.bfloat16().double().t()  # exact products of what was rounded
+    assert y.dtype == torch.float32
+    assert torch.allclose(y - layer.bias, rounded.float(), rtol=2**-8, atol=1e-5)  # and the sum is rounded once
+    assert not torch.allclose(y, plain, rtol=0, atol=1e-4)
+    y.square().sum().backward()
+    assert layer.weight.grad.dtype == torch.float32
+    exact = torch.autograd.grad(nn.functional.linear(x, layer.weight, layer.bias).square().sum(), layer.weight)[0]
+    assert (layer.weight.grad - exact).norm() < 0.02 * exact.norm()
+
+
+def test_what_a_network_reads_and_gives_keeps_its_precision(precision, monkeypatch):
+    monkeypatch.setattr(HiddenLinear, "bfloat16", True)
+    precision("medium")
+    net, x = mlp([3, 64, 64, 2], "ReLU"), torch.randn(16, 3)
+    first, hidden, last = net[:2], net[2:4], net[4:]
+    h = first(x)
+    exact = copy.deepcopy(net).double()
+    assert torch.allclose(h.double(), exact[:2](x.double()), atol=1e-6)
+    h2 = hidden(h)
+    assert not torch.allclose(h2.double(), exact[2:4](h.double()), atol=1e-5)
+    assert torch.allclose(last(h2).double(), exact[4:](h2.double()), atol=1e-6)
 
 
 def test_linear_layers_without_bias():
@@ -1030,7 +1072,7 @@ def test_layer_norm_is_in_the_critics_alone(name, space, action, layer_norm):
     assert not any(isinstance(m, nn.LayerNorm) for m in ac.actor.modules())
     norm = [nn.LayerNorm] * layer_norm
     for q in ac.critic:
-        assert [type(m) for m in q.net] == [nn.Linear, *norm, nn.ReLU, nn.Linear, *norm, nn.ReLU, nn.Linear]
+        assert [type(m) for m in q.net] == [nn.Linear, *norm, nn.ReLU, HiddenLinear, *norm, nn.ReLU, nn.Linear]
         assert [m.normalized_shape for m in q.net if isinstance(m, nn.LayerNorm)] == [(16,), (8,)] * layer_norm
     if layer_norm:
         hidden = ac.critic[0].net[:2](torch.randn(5, ac.critic[0].net[0].in_features))
