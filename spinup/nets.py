@@ -527,8 +527,8 @@ class DeterministicActorCritic(nn.Module):
     hidden_sizes: units of each hidden layer
     activation: a name from torch.nn, or a class
     linear: makes the linear layers, linear(in_features, out_features); or a dict, for block-sparse ones
-    layer_norm: layer normalization (arXiv:1607.06450) in the action-value functions; None: with DDPG, which it keeps
-        from overestimating, and not with TD3 and SAC, which have two of them for that
+    layer_norm: layer normalization (arXiv:1607.06450) in the action-value functions; None: with DDPG and TD3, and not
+        with SAC
     """
 
     num_critics, layer_norm = 1, True
@@ -562,7 +562,7 @@ class DeterministicActorCritic(nn.Module):
 class TwinActorCritic(DeterministicActorCritic):
     """Policy and two action-value functions, for TD3; the arguments are those of DeterministicActorCritic."""
 
-    num_critics, layer_norm = 2, False
+    num_critics = 2
 
 
 class SoftActorCritic(DeterministicActorCritic):

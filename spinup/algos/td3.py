@@ -1,7 +1,7 @@
 """Twin delayed DDPG (TD3), arXiv:1802.09477. Equations: docs/algorithms/td3.md.
 
 Departures from the paper: noise is measured in half-ranges of the actions, the networks and minibatches have other
-sizes, and n-step returns can replace one-step ones.
+sizes, the critics have layer normalization, and n-step returns can replace one-step ones.
 """
 
 import copy
@@ -181,6 +181,7 @@ PRESETS = {
         epochs=100,
         batch_size=100,
         update_every=50,
+        ac_kwargs=dict(layer_norm=False),
     )
 }
 
