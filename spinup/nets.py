@@ -195,16 +195,17 @@ def mlp(
 class HiddenLinear(nn.Linear):
     """nn.Linear between hidden layers, where the time goes; what a network reads and gives keeps its precision.
 
-    Where float32 products may be of bfloat16 (`torch.set_float32_matmul_precision("medium")`), they are so on every CPU
-    that has them. torch leaves that to its libraries, which on some such CPUs go on in float32. Weights and their
-    gradients stay float32.
+    Where float32 products may be of bfloat16 (`torch.set_float32_matmul_precision("medium")`), those of large batches
+    are so on every CPU that has them. torch leaves that to its libraries, which on some such CPUs go on in float32.
+    Weights and their gradients stay float32.
     """
 
     bfloat16 = accel.cpu_has_bfloat16()
+    large = 128  # smaller batches lose more time by rounding x and the weights than they gain
 
     def forward(self, x: Tensor) -> Tensor:
         allowed = torch.get_float32_matmul_precision() == "medium" and x.dtype == torch.float32
-        if allowed and self.bfloat16 and x.is_cpu:
+        if allowed and self.bfloat16 and x.is_cpu and x.numel() >= self.large * self.in_features:
             return nn.functional.linear(x.bfloat16(), self.weight.bfloat16()).float() + self.bias
         return super().forward(x)
 

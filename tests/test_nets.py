@@ -345,7 +345,7 @@ def precision():
 
 
 def test_hidden_layers_multiply_in_bfloat16_where_that_is_allowed_and_pays(precision, monkeypatch):
-    layer, x = HiddenLinear(64, 32), torch.randn(16, 64)
+    layer, x = HiddenLinear(64, 32), torch.randn(128, 64)
     plain = nn.functional.linear(x, layer.weight, layer.bias)
     for has, allowed in ((True, "highest"), (True, "high"), (False, "medium")):
         monkeypatch.setattr(HiddenLinear, "bfloat16", has)
@@ -357,6 +357,7 @@ def test_hidden_layers_multiply_in_bfloat16_where_that_is_allowed_and_pays(preci
     assert y.dtype == torch.float32
     assert torch.allclose(y - layer.bias, rounded.float(), rtol=2**-8, atol=1e-5)  # and the sum is rounded once
     assert not torch.allclose(y, plain, rtol=0, atol=1e-4)
+    assert torch.allclose(layer(x[:127]), plain[:127], rtol=0, atol=1e-5)
     y.square().sum().backward()
     assert layer.weight.grad.dtype == torch.float32
     exact = torch.autograd.grad(nn.functional.linear(x, layer.weight, layer.bias).square().sum(), layer.weight)[0]
@@ -366,7 +367,7 @@ def test_hidden_layers_multiply_in_bfloat16_where_that_is_allowed_and_pays(preci
 def test_what_a_network_reads_and_gives_keeps_its_precision(precision, monkeypatch):
     monkeypatch.setattr(HiddenLinear, "bfloat16", True)
     precision("medium")
-    net, x = mlp([3, 64, 64, 2], "ReLU"), torch.randn(16, 3)
+    net, x = mlp([3, 64, 64, 2], "ReLU"), torch.randn(128, 3)
     first, hidden, last = net[:2], net[2:4], net[4:]
     h = first(x)
     exact = copy.deepcopy(net).double()

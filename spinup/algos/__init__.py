@@ -38,7 +38,7 @@ vectorization: 'sync' steps the environments in turn; 'async' each in its own pr
 device: 'cpu', 'cuda', 'cuda:1', 'mps'
 threads: CPU threads of torch; 1 is fastest for small networks
 matmul_precision: of float32 matrix products: 'highest', 'high' (TF32) or 'medium' (bfloat16), where the hardware can;
-    'medium' makes hidden layers faster on a CPU
+    'medium' makes wide hidden layers faster on a CPU
 eval_freq: epochs between evaluations (columns TestEpRet, TestEpLen); 0: none
 num_test_episodes: episodes of the mode of the policy in one evaluation, in environments with other seeds
 save_freq: epochs between two saves of the policy; the last update is always saved
