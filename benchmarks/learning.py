@@ -361,7 +361,7 @@ def table(records, marks):
     for i, key in enumerate(keys):
         algo, env, budget, flags = key
         runs = groups[key]
-        row = [algo, env, f"{budget:,} steps {flags}".strip(), str(len(runs))]
+        row = [algo, env, f"{budget:,} steps" + f" `{flags}`" * bool(flags), str(len(runs))]
         row += [mean_std([run["return_at"].get(str(mark)) for run in runs]) for mark in marks]
         evaluations = [run["eval_mean"] for run in runs]
         row += [mean_std([run["last_100_episodes"] for run in runs]), mean_std(evaluations), f"{min(evaluations):.0f}"]

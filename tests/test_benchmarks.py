@@ -158,6 +158,8 @@ def test_report_groups_seeds_and_adds_the_published_rows():
     assert lines[3].startswith("| ppo | Hopper-v5 | published: S | 10 | 249 | 517 | 1770 ± 535 |")
     assert len({line.count("|") for line in lines[:6]}) == 1
     assert lines[-1].startswith("failed: ppo_Hopper-v5_1000000_s3: training ended")
+    flagged = learning.report([{**records[0], "flags": ["--num_envs", "64"]}]).splitlines()[2]
+    assert flagged.startswith("| ppo | Hopper-v5 | 1,000,000 steps `--num_envs 64` | 1 | 500 |")  # as it is typed
 
 
 def test_report_has_a_table_of_its_own_for_short_runs():
