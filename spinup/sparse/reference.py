@@ -10,8 +10,8 @@ from torch import Tensor
 
 from spinup.sparse.layout import runs, side
 
-# Above this density, by block size, a dense product with the zeros filled in is faster, or nearly so (at M = 256,
-# 1024 x 1024, one thread); for dW it is 0.6 at the most.
+# Above this density, by block size, a dense product with the zeros filled in is faster, or nearly so (at M = 256, one
+# thread); for dW it is 0.6 at the most.
 DENSE_ABOVE = {16: 0.25, 32: 0.45, 64: 0.8, 128: 0.8}
 DENSE_ABOVE_OUTER = {b: min(density, 0.6) for b, density in DENSE_ABOVE.items()}
 GATHERED = 2**21  # numbers gathered at a time: what is written is read again while the cache has it
@@ -53,19 +53,13 @@ def matmul_by_block(x: Tensor, w: Tensor, table: Tensor, out_features: int, tran
 
     Sums are rounded to the dtype of x after each block, so it is nothing for half precision.
     """
-    b = w.shape[1]
-    n_in, n_out = x.shape[1] // b, out_features // b
-    targets, ends, sources, blocks = (part.tolist() for part in side(table, len(w), n_in, n_out, transpose))
-    y = x.new_empty(len(x), out_features)
-    x_of, y_of, w_of = x.split(b, 1), y.split(b, 1), (w.transpose(1, 2) if transpose else w).unbind()
-    for target, start, stop in zip(targets, ends, ends[1:], strict=False):
-        factors = [(x_of[sources[k]], w_of[blocks[k]]) for k in range(start, stop)]
-        if not factors:
-            y_of[target].zero_()
-            continue
-        torch.mm(*factors[0], out=y_of[target])
-        for pair in factors[1:]:
-            y_of[target].addmm_(*pair)
+    b, nnz = w.shape[1], len(w)
+    rows, cols = table[: 2 * nnz].view(2, nnz).tolist()
+    sources, targets = (cols, rows) if transpose else (rows, cols)
+    y = x.new_zeros(len(x), out_features)
+    x_of, y_of = x.split(b, 1), y.split(b, 1)
+    for block, source, target in zip(w.transpose(1, 2) if transpose else w, sources, targets, strict=True):
+        y_of[target].addmm_(x_of[source], block)
     return y
 
 
