@@ -5,6 +5,8 @@ Functions of tensors, without autograd; `spinup.sparse.ops` makes operators of t
 PyTorch has, and are what the Triton kernels are tested against.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def matmul(x: Tensor, w: Tensor, table: Tensor, out_features: int, transpose: bo
     if nnz > DENSE_ABOVE[b] * n_in * n_out:
         dense = to_dense(w, table, *((n_out, n_in) if transpose else (n_in, n_out)))
         return x @ (dense.t() if transpose else dense)
-    if b >= 64 and m >= 16 and x.dtype in (torch.float32, torch.float64):
+    if block_by_block(m, b, transpose) and x.dtype in (torch.float32, torch.float64):
         return matmul_by_block(x, w, table, out_features, transpose)
     targets, _, sources, blocks = side(table, nnz, n_in, n_out, transpose)
     x = x.contiguous().view(m, n_in, b)
@@ -48,8 +50,13 @@ def matmul(x: Tensor, w: Tensor, table: Tensor, out_features: int, transpose: bo
     return y.view(m, out_features)
 
 
+def block_by_block(m: int, b: int, transpose: bool) -> bool:
+    """Whether a product for each block is faster than gathering, for which transposed blocks have to be copied."""
+    return m * b >= (1024 if b >= 64 else 3072 if transpose else math.inf)
+
+
 def matmul_by_block(x: Tensor, w: Tensor, table: Tensor, out_features: int, transpose: bool) -> Tensor:
-    """The same, for blocks so large that calling a product for each costs less than gathering what it reads.
+    """The same, with a call for each block, which reads its part of x and adds to its part of y where they lie.
 
     Sums are rounded to the dtype of x after each block, so it is nothing for half precision.
     """
