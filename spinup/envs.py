@@ -60,7 +60,7 @@ def make_env(env_fn: str | Callable[[], gym.Env], env_kwargs: dict | None = None
     try:
         env = gym.make(env_fn, **env_kwargs) if isinstance(env_fn, str) else env_fn(**env_kwargs)
     except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
+        if not any(text in str(error) for text in ("unexpected keyword argument", "takes no arguments")):
             raise
         raise UserError(f"environment '{env_fn}' does not take these env_kwargs: {error}") from None
     except (gym.error.DependencyNotInstalled, ImportError) as error:
@@ -352,7 +352,8 @@ class VecEnv:
         space = self.raw_action_space
         a = a.reshape(self.num_envs, *space.shape)
         if isinstance(space, spaces.Box):
-            return a.clip(space.low, space.high).astype(space.dtype)
+            a = a.clip(space.low, space.high)
+            return (np.rint(a) if space.dtype.kind in "iu" else a).astype(space.dtype)
         return (a + self.start).astype(space.dtype)
 
 

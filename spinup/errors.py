@@ -3,12 +3,13 @@
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 
 # What the algorithms' own numbers may be, both ends included; make_envs and accel.setup check theirs.
 RANGES = {
-    **dict.fromkeys(("gamma", "lam", "backtrack_coeff", "polyak", "noise_corr"), (0, 1)),
+    **dict.fromkeys(("gamma", "lam", "backtrack_coeff", "polyak"), (0, 1)),
+    "noise_corr": (0, 0.999),  # with 1 the noise would stay what it is at first: 0
     **dict.fromkeys(("steps_per_epoch", "epochs", "minibatch_size", "batch_size", "cg_iters"), (1, math.inf)),
     **dict.fromkeys(("save_freq", "num_test_episodes", "replay_size", "update_every"), (1, math.inf)),
     **dict.fromkeys(("n_step", "policy_delay"), (1, math.inf)),
@@ -27,6 +28,13 @@ CHOICES = {
     "algo": ("trpo", "npg"),
     "matmul_precision": ("highest", "high", "medium"),
 }
+# Which of the numbers are whole, and which may be None.
+WHOLE = {
+    *("steps_per_epoch", "epochs", "minibatch_size", "batch_size", "cg_iters", "save_freq", "num_test_episodes"),
+    *("replay_size", "update_every", "n_step", "policy_delay", "start_steps", "update_after", "train_pi_iters"),
+    *("train_v_iters", "backtrack_iters", "eval_freq", "checkpoint_freq"),
+}
+OPTIONAL = {"minibatch_size", "target_kl", "vf_clip", "max_grad_norm", "target_entropy"}
 # Words that stand for a number.
 WORDS = {"alpha": "auto"}
 
@@ -63,13 +71,15 @@ def closest(word: str, choices: Iterable[str]) -> str:
 
 
 def check_arguments(arguments: Mapping) -> None:
-    """Raise UserError for the first of an algorithm's arguments that is not what it may be; None is always right."""
+    """Raise UserError for the first of an algorithm's arguments that is not what it may be."""
     for name, value in arguments.items():
         if name in CHOICES and value not in CHOICES[name]:
             raise UserError(f"{name} is {value!r}; it must be one of {', '.join(CHOICES[name])}")
-        if name in RANGES and value not in (None, WORDS.get(name)):
-            low, high = RANGES[name]
+        if name not in RANGES or (value is None and name in OPTIONAL) or value == WORDS.get(name, math.nan):
+            continue
+        low, high = RANGES[name]
+        kind, what = (Integral, "a whole number") if name in WHOLE else (Real, "a number")
+        if not isinstance(value, kind) or not low <= value <= high or math.isinf(value):
             right = f" in {low} to {high}" if high < math.inf else f" at least {low}" if low > -math.inf else ""
-            word = f" or '{WORDS[name]}'" if name in WORDS else ""
-            if not isinstance(value, Real) or not low <= value <= high or math.isinf(value):
-                raise UserError(f"{name} is {value!r}; it must be a number{right}{word}")
+            other = f" or '{WORDS[name]}'" if name in WORDS else " or None" if name in OPTIONAL else ""
+            raise UserError(f"{name} is {value!r}; it must be {what}{right}{other}")

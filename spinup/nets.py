@@ -197,7 +197,7 @@ class HiddenLinear(nn.Linear):
 
     Where float32 products may be of bfloat16 (`torch.set_float32_matmul_precision("medium")`), those of large batches
     are so on every CPU that has them. torch leaves that to its libraries, which on some such CPUs go on in float32.
-    Weights and their gradients stay float32.
+    What the products give is rounded to bfloat16 too, gradients included; parameters stay float32.
     """
 
     bfloat16 = accel.cpu_has_bfloat16()

@@ -270,10 +270,11 @@ def algorithm_help(function: Callable, presets: dict[str, dict]) -> str:
         "Arguments of all algorithms": {k: p for k, p in flags.items() if k not in own and ":" not in k},
         "Networks": {k: p for k, p in flags.items() if ":" in k},
     }
-    first = (inspect.getdoc(function) or "").partition(". ")[0]
+    first = (inspect.getdoc(function) or "").partition(".")[0]
     lines = [f"Usage: python -m spinup.run {function.__name__} --env ENV [flags]", f"{first}."]
     for title, section in sections.items():
-        lines += ["", title, *(line for key, parameter in section.items() for line in flag_help(key, parameter))]
+        shown = [line for key, parameter in section.items() for line in flag_help(key, parameter)]
+        lines += ["", title, *shown] if shown else []
     lines += ["", "  --env_kwargs:NAME VALUE  an argument of the environment's maker"]
     if presets:
         lines.append(f"  presets: {', '.join(presets)}")

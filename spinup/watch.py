@@ -37,8 +37,8 @@ def load(
 ) -> nn.Module:
     """The policy of the run in the folder `path`: policy.act(o, deterministic=False) gives numpy actions.
 
-    itr: load model{itr}.pt; "best": model_best.pt, of the epoch with the highest mean return; default: model.pt, the
-        last one saved
+    itr: load model{itr}.pt; "best": model_best.pt, from the end of the epoch with the highest mean return; default:
+        model.pt, the last one saved
     actor_critic: class of the networks, where they are not those of spinup.nets
     env_fn: environment's id or a function that makes it, where the run's own is a function or a "module:Env-v0"
 

@@ -1,5 +1,6 @@
 """What all algorithms share: determinism, spaces, networks of one's own, epochs, evaluation, and what a run leaves."""
 
+import importlib
 import math
 
 import numpy as np
@@ -29,7 +30,7 @@ from probes import (
 from torch import nn
 
 import spinup
-from spinup import accel
+from spinup import accel, mpi
 from spinup.buffers import replay_bytes
 from spinup.envs import evaluate, make_envs
 from spinup.errors import UserError
@@ -482,6 +483,28 @@ def test_evaluation_is_of_the_mode(tmp_path, algo):
     train(algo, Middle, tmp_path, actor_critic=Still, **options)
     assert column(tmp_path, "MinTestEpRet") == [0]
     assert column(tmp_path, "MaxEpRet")[0] < 0
+
+
+# ---- seeds
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_a_process_of_several_has_seeds_of_its_own(monkeypatch, algo):
+    """Those of process 1 are not what process 0 has in a run with the next seed."""
+
+    class Asked(Exception):
+        pass
+
+    def make_envs(env_fn, num_envs, seed, *others):
+        raise Asked(seed, torch.initial_seed())
+
+    module = importlib.import_module(f"spinup.algos.{algo}")
+    monkeypatch.setattr(module, "make_envs", make_envs)
+    for process, expected in ((0, 3), (1, 10_003)):
+        monkeypatch.setattr(mpi, "proc_id", lambda process=process: process)
+        with pytest.raises(Asked) as asked:
+            getattr(module, algo)("CartPole-v1", seed=3)
+        assert asked.value.args == (expected, expected)
 
 
 # ---- mistakes

@@ -407,6 +407,13 @@ def test_the_policys_actions_are_the_environments(space):
     assert len({np.asarray(a).tobytes() for a in seen}) > 1
 
 
+def test_actions_for_a_box_of_integers_are_rounded():
+    envs = make_envs(lambda: Count(50, action_space=spaces.Box(-3, 3, (5,), np.int32)))
+    envs.reset()
+    envs.step(np.array([[-0.9, -0.4, 0.9, 2.6, 9.0]], np.float32))
+    assert [call[1].tolist() for call in inner(envs)[0].log if call[0] == "step"] == [[-1, 0, 1, 3, 3]]
+
+
 # ---- observations
 
 
@@ -686,6 +693,13 @@ def test_wrong_env_kwargs_for_a_function_are_named():
     message = error_of(make_envs, Count, env_kwargs={"gravity": 1})
     assert "'gravity'" in message
     assert "env_kwargs" in message
+
+
+def test_env_kwargs_for_a_class_that_takes_none_are_named():
+    class Bare(gym.Env):
+        observation_space, action_space = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
+
+    assert "does not take these env_kwargs: Bare() takes no arguments" in error_of(make_envs, Bare, env_kwargs={"g": 1})
 
 
 def test_env_kwargs_and_render_mode_reach_the_environment():

@@ -17,17 +17,35 @@ ROOT = Path(__file__).parents[1]
         ("gamma", 2.0, "in 0 to 1"),
         ("gamma", -0.1, "in 0 to 1"),
         ("lam", math.nan, "in 0 to 1"),
-        ("epochs", 0, "at least 1"),
-        ("minibatch_size", 0, "at least 1"),
-        ("train_pi_iters", -1, "at least 0"),
+        ("gamma", None, "in 0 to 1"),
+        ("noise_corr", 1.0, "in 0 to 0.999"),
         ("pi_lr", math.inf, "at least 0"),
         ("pi_lr", "fast", "at least 0"),
+        ("max_grad_norm", -1.0, "at least 0 or None"),
+        ("alpha", None, "at least 0 or 'auto'"),
     ],
 )
 def test_a_number_out_of_range_is_named_with_the_range(name, value, right):
     with pytest.raises(UserError) as error:
         check_arguments({"seed": 0, name: value})
     assert str(error.value) == f"{name} is {value!r}; it must be a number {right}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "right"),
+    [
+        ("epochs", 0, "at least 1"),
+        ("epochs", None, "at least 1"),
+        ("steps_per_epoch", 64.0, "at least 1"),
+        ("replay_size", 1e6, "at least 1"),
+        ("minibatch_size", 0, "at least 1 or None"),
+        ("train_pi_iters", -1, "at least 0"),
+    ],
+)
+def test_a_number_that_must_be_whole(name, value, right):
+    with pytest.raises(UserError) as error:
+        check_arguments({"seed": 0, name: value})
+    assert str(error.value) == f"{name} is {value!r}; it must be a whole number {right}"
 
 
 def test_both_ends_and_none_are_right():

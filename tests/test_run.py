@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -393,6 +394,15 @@ def test_every_flag_has_help_and_takes_its_own_default(algo):
     for preset in presets.values():
         assert set(run.flatten(preset)) <= set(flags)
     assert all(alias == "s" or name in flags for alias, name in run.ALIASES.items())
+
+
+@pytest.mark.parametrize("algo", run.algorithms())
+def test_help_has_one_sentence_and_no_empty_section(algo):
+    lines = run.algorithm_help(*run.load_algorithm(algo)).splitlines()
+    assert re.fullmatch(r"Train a policy by [^.]+\.", lines[1])
+    sections = [i for i, line in enumerate(lines) if line and not line.startswith(" ")][2:]
+    assert len(sections) >= 3
+    assert all(lines[i - 1] == "" and lines[i + 1].startswith("  -") for i in sections)
 
 
 @pytest.mark.parametrize("algo", run.algorithms())

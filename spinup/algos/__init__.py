@@ -9,15 +9,16 @@ steps_per_epoch: environment steps in a row of progress.txt, over all environmen
     update after each, and round it up to a multiple of both
 epochs: rows of progress.txt to train for
 gamma: discount factor, 0 to 1
-n_step: rewards that a target sums before the value of a next state; more learn faster where rewards are rare, and
-    are biased by the older policies that earned them
+n_step: rewards that a target sums before the value of a next state; larger values learn faster where rewards are rare,
+    and are biased, since older policies earned the later rewards
 lam: lambda of the generalized advantage estimates, 0 to 1
 pi_lr: learning rate of the policy (Adam)
 vf_lr: learning rate of the value function (Adam)
 q_lr: learning rate of the action-value functions (Adam)
 train_v_iters: passes over the data of an epoch for the value function
 anneal_lr: lower the learning rates linearly to 0 over the run
-normalize_obs: centre and scale observations by running statistics, saved with the policy (not images)
+normalize_obs: centre and scale observations by running statistics, saved with the policy, and clip them to -10 to 10
+    (not images)
 normalize_rew: scale rewards by the running standard deviation of the discounted return, saved with the policy
 normalize_adv: shift and scale the advantages of an epoch to mean 0 and standard deviation 1
 value_target: what the value function is fitted to: 'gae' (lambda-returns) or 'rtg' (discounted rewards-to-go)
@@ -25,8 +26,8 @@ replay_size: transitions kept, the last ones, over all processes
 batch_size: transitions in a gradient step, over all processes
 polyak: the target networks keep this share of themselves in each step, and take the rest from the learned ones
 act_noise: standard deviation of the noise on the policy's actions, in half-ranges of the actions
-noise_corr: correlation of that noise between one step and the next, 0 to 1; near 1 it pushes one way for long, which
-    tasks with inertia and rare rewards need
+noise_corr: correlation of that noise between one step and the next, 0 to 0.999; near 1 it pushes one way for long,
+    which tasks with inertia and rare rewards need
 start_steps: first environment steps, with uniformly drawn actions in place of the policy's
 update_after: environment steps before the first block of gradient steps
 update_every: environment steps between two blocks of gradient steps

@@ -72,8 +72,9 @@ def ddpg(
     check_arguments(config)
 
     # ---- setup
-    device = accel.setup(seed + mpi.proc_id(), device, threads, matmul_precision)
-    envs = make_envs(env_fn, num_envs, seed + num_envs * mpi.proc_id(), max_ep_len, env_kwargs, vectorization)
+    seed_here = seed + 10_000 * mpi.proc_id()
+    device = accel.setup(seed_here, device, threads, matmul_precision)
+    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization)
     check_actions("ddpg", envs.action_space)
     ac = actor_critic(envs.observation_space, envs.action_space, **(ac_kwargs or {})).to(device)
     check_q_actor_critic(ac, envs.observation_space, envs.action_space, num_critics=1)
@@ -122,7 +123,7 @@ def ddpg(
         return np.clip(ac.act(o) + act_noise * (high - low) / 2 * noise, low, high)  # ddpg-5
 
     o = run.begin()
-    first_block = max(1, -(-update_after // update_every)) * update_every
+    first_block = max(1, -(-update_after // update_every)) * update_every  # step of the first block of updates
     for epoch in range(run.epoch, epochs + 1):
         while run.t < epoch * steps_per_epoch:
             run.step(num_envs)
@@ -130,7 +131,7 @@ def ddpg(
             o2, r, terminated, truncated = envs.step(a)
             buffer.store(o, a, r, o2, terminated, truncated)
             o = envs.reset_done()
-            if run.t >= first_block and run.t % update_every < num_envs * procs:
+            if run.t >= first_block and run.t % update_every < num_envs * procs:  # a block is due
                 while run.updates < int(replay_ratio * (run.t - first_block + update_every)):
                     run.updates += 1
                     logger.store(**update(buffer.sample(-(-batch_size // procs))))

@@ -2,8 +2,8 @@
 
 Departures from the paper: policy and value function are separate networks with an optimizer each; the KL divergence
 from the old policy can end an epoch's policy steps early; observations and rewards are scaled by running statistics,
-learning rates fall linearly to 0, advantages are computed anew in each pass, and gradients are clipped. Each has a
-switch; `PRESETS["spinningup"]` turns all but the early stop off.
+learning rates fall linearly to 0, advantages are computed anew in each pass, and gradients are clipped. All but the
+first have a switch; `PRESETS["spinningup"]` keeps the two networks and the early stop.
 """
 
 import torch
@@ -83,7 +83,7 @@ def ppo(
 
     clip_ratio: how far the new policy's probabilities may usefully move from the old one's; 0.1 to 0.3
     train_pi_iters: passes over the data of an epoch for the policy
-    minibatch_size: samples in a gradient step; None: the whole epoch
+    minibatch_size: samples in a gradient step, on each MPI process; None: the whole epoch
     target_kl: the policy's steps end for this epoch when the KL from the old policy exceeds 1.5 times this
     ent_coef: weight of the entropy bonus
     vf_clip: how far a value may usefully move from its old one in an epoch; None: any distance
@@ -93,8 +93,9 @@ def ppo(
     check_arguments(config)
 
     # ---- setup
-    device = accel.setup(seed + mpi.proc_id(), device, threads)
-    envs = make_envs(env_fn, num_envs, seed + num_envs * mpi.proc_id(), max_ep_len, env_kwargs, vectorization)
+    seed_here = seed + 10_000 * mpi.proc_id()
+    device = accel.setup(seed_here, device, threads)
+    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization)
     ac = actor_critic(envs.observation_space, envs.action_space, normalize_obs=normalize_obs, **(ac_kwargs or {}))
     check_actor_critic(ac, envs.observation_space, envs.action_space)
     ac.rew_norm = RunningNorm(())
@@ -157,7 +158,8 @@ def ppo(
             vf_optimizer.lr = vf_lr * (1 - (epoch - 1) / epochs)
         with torch.no_grad():
             logp_old = ac.pi(o).log_prob(a)
-        adv, ret, v_old = first_adv, first_ret, _ = estimate()
+        adv, ret, v_old = estimate()
+        first_adv, first_ret = adv, ret  # what the log compares old and new on
 
         moving, pi_iters = True, 0
         for i in range(max(train_pi_iters, train_v_iters)):

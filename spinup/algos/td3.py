@@ -79,8 +79,9 @@ def td3(
     check_arguments(config)
 
     # ---- setup
-    device = accel.setup(seed + mpi.proc_id(), device, threads, matmul_precision)
-    envs = make_envs(env_fn, num_envs, seed + num_envs * mpi.proc_id(), max_ep_len, env_kwargs, vectorization)
+    seed_here = seed + 10_000 * mpi.proc_id()
+    device = accel.setup(seed_here, device, threads, matmul_precision)
+    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization)
     check_actions("td3", envs.action_space)
     ac = actor_critic(envs.observation_space, envs.action_space, **(ac_kwargs or {})).to(device)
     check_q_actor_critic(ac, envs.observation_space, envs.action_space, num_critics=2)
@@ -112,8 +113,8 @@ def td3(
         o, a, r, o2, terminated, discount = batch
 
         with torch.no_grad():
-            noise = (target_noise * torch.randn_like(a)).clamp(-noise_clip, noise_clip)
-            a2 = (pi_targ(o2) + half_range * noise).clamp(low_t, high_t)  # td3-1
+            smoothing = (target_noise * torch.randn_like(a)).clamp(-noise_clip, noise_clip)
+            a2 = (pi_targ(o2) + half_range * smoothing).clamp(low_t, high_t)  # td3-1
             y = target(r, terminated, discount, q_targ(o2, a2))
         q_values = q(o, a)  # (2, B)
         loss_q = q_loss(q_values, y)
@@ -135,7 +136,7 @@ def td3(
         return np.clip(ac.act(o) + act_noise * (high - low) / 2 * noise, low, high)  # td3-6
 
     o = run.begin()
-    first_block = max(1, -(-update_after // update_every)) * update_every
+    first_block = max(1, -(-update_after // update_every)) * update_every  # step of the first block of updates
     for epoch in range(run.epoch, epochs + 1):
         while run.t < epoch * steps_per_epoch:
             run.step(num_envs)
@@ -143,7 +144,7 @@ def td3(
             o2, r, terminated, truncated = envs.step(a)
             buffer.store(o, a, r, o2, terminated, truncated)
             o = envs.reset_done()
-            if run.t >= first_block and run.t % update_every < num_envs * procs:
+            if run.t >= first_block and run.t % update_every < num_envs * procs:  # a block is due
                 while run.updates < int(replay_ratio * (run.t - first_block + update_every)):
                     run.updates += 1
                     delayed = run.updates % policy_delay != 0

@@ -104,15 +104,16 @@ def trpo(
     damping_coeff: added to the Fisher matrix's diagonal, so that it can be inverted
     cg_iters: iterations of conjugate gradient
     backtrack_iters: step lengths that the line search tries before it gives up and stays
-    backtrack_coeff: each is so much shorter than the last
+    backtrack_coeff: each of them is this many times as long as the one before
     algo: 'trpo', or 'npg' for the natural policy gradient: the full step, without a line search
     """
     config = {"algorithm": "trpo", **locals()}
     check_arguments(config)
 
     # ---- setup
-    device = accel.setup(seed + mpi.proc_id(), device, threads)
-    envs = make_envs(env_fn, num_envs, seed + num_envs * mpi.proc_id(), max_ep_len, env_kwargs, vectorization)
+    seed_here = seed + 10_000 * mpi.proc_id()
+    device = accel.setup(seed_here, device, threads)
+    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization)
     ac = actor_critic(envs.observation_space, envs.action_space, normalize_obs=normalize_obs, **(ac_kwargs or {}))
     check_actor_critic(ac, envs.observation_space, envs.action_space)
     ac.rew_norm = RunningNorm(())
@@ -129,8 +130,9 @@ def trpo(
     run = RunState(config, logger, envs=envs, buffer=buffer, ac=ac, vf_optimizer=vf_optimizer)
 
     # ---- learn
-    def update_pi(pi, a: Tensor, adv: Tensor) -> int:
-        """One natural gradient step from the policy pi(.|o) for all o; the number of times that it was cut back."""
+    def update_pi(o: Tensor, a: Tensor, adv: Tensor) -> int:
+        """One natural gradient step of the policy; the number of times that it was cut back."""
+        pi = ac.pi(o)
         pi_old, logp = pi.detach(), pi.log_prob(a)
         logp_old = logp.detach()
         g = flat_grad(surrogate(logp, logp_old, adv), params, retain_graph=True)
@@ -178,8 +180,7 @@ def trpo(
         if anneal_lr:
             vf_optimizer.lr = vf_lr * (1 - (epoch - 1) / epochs)
 
-        pi = ac.pi(o)
-        pi_old, backtracks = pi.detach(), update_pi(pi, a, adv)
+        pi_old, backtracks = ac.pi(o).detach(), update_pi(o, a, adv)
         for _ in range(train_v_iters):
             vf_optimizer.minimize(value_loss(ac.v(o), ret))
 

@@ -64,8 +64,9 @@ def vpg(
     check_arguments(config)
 
     # ---- setup
-    device = accel.setup(seed + mpi.proc_id(), device, threads)
-    envs = make_envs(env_fn, num_envs, seed + num_envs * mpi.proc_id(), max_ep_len, env_kwargs, vectorization)
+    seed_here = seed + 10_000 * mpi.proc_id()
+    device = accel.setup(seed_here, device, threads)
+    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization)
     ac = actor_critic(envs.observation_space, envs.action_space, normalize_obs=normalize_obs, **(ac_kwargs or {}))
     check_actor_critic(ac, envs.observation_space, envs.action_space)
     ac.rew_norm = RunningNorm(())
