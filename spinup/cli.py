@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spinup.errors import UserError, install
+from spinup.errors import UserError, closest, install
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,6 +20,13 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, command: str, **kwargs: Any):
         super().__init__(prog=f"python -m spinup.run {command}", **kwargs)
         self.command = command
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            options = [name for action in self._actions for name in action.option_strings]
+            self.error(f"unknown argument '{rest[0]}'{closest(rest[0], options)}")
+        return parsed
 
     def error(self, message: str) -> typing.NoReturn:
         raise UserError(f"{self.command}: {message}")

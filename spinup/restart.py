@@ -10,7 +10,7 @@ from spinup import mpi
 from spinup.checkpoint import newest, read_manifest
 from spinup.cli import Parser
 from spinup.config import read_config
-from spinup.errors import UserError, closest
+from spinup.errors import UserError
 
 
 def resume(
@@ -72,10 +72,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("path", help="folder of a run, as data/cmd_ppo/cmd_ppo_s0")
     parser.add_argument("--epochs", type=int, help="train for so many in all; default: as the run was to")
     parser.add_argument("--env", help="train in this environment; module:Env-v0 imports module")
-    args, rest = parser.parse_known_args(argv)
-    if rest:
-        options = [name for action in parser._actions for name in action.option_strings]
-        parser.error(f"unknown argument '{rest[0]}'{closest(rest[0], options)}")
+    args = parser.parse_args(argv)
     folder, config = read_config(args.path)
     processes = (config.get("run") or {}).get("processes", 1)
     if not isinstance(processes, int) or processes < 1:

@@ -25,7 +25,7 @@ from spinup import nets
 from spinup.cli import Parser
 from spinup.config import read_config
 from spinup.envs import VecEnv, evaluate, make_env, make_envs
-from spinup.errors import UserError, closest, first_line, install
+from spinup.errors import UserError, first_line, install
 
 EnvFn = str | Callable
 ONLY_TRAINING = ("rew_norm.", "temperature.")  # saved with a policy that can do without
@@ -148,10 +148,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-s", "--seed", type=int, default=0, help="of environments and sampled actions (%(default)s)")
     parser.add_argument("--video", metavar="FILE", help="record a .gif or .mp4 instead of opening a window")
     parser.add_argument("--env", help="play in this environment; module:Env-v0 imports module")
-    args, rest = parser.parse_known_args(argv)
-    if rest:
-        options = [name for action in parser._actions for name in action.option_strings]
-        parser.error(f"unknown argument '{rest[0]}'{closest(rest[0], options)}")
+    args = parser.parse_args(argv)
     if args.episodes is None:
         args.episodes = 1 if args.video else 100
     if args.itr != "best":

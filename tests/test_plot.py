@@ -485,7 +485,7 @@ def test_without_a_display(runs, monkeypatch, capsys, backend):
         ([], "plot: the following arguments are required: logdir"),
         (["empty"], "plot: no progress.txt in or below empty"),
         (["nowhere"], "plot: there is no folder nowhere and none that begins so"),
-        (["ppo", "--smoth", "3"], "plot: unrecognized arguments: --smoth 3"),
+        (["ppo", "--smoth", "3"], "plot: unknown argument '--smoth'; did you mean '--smooth'?"),
         (["ppo", "-s", "0"], "plot: --smooth is a number of rows, at least 1, not 0"),
         (["ppo", "-s", "x"], "plot: argument -s/--smooth: invalid int value: 'x'"),
         (["ppo", "--est", "median"], "plot: argument --est: invalid choice: 'median'"),
