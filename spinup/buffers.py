@@ -165,7 +165,7 @@ class ReplayBuffer:
         self.rows, self.num_envs, self.n_step, self.gamma = max(1, size // num_envs), num_envs, n_step, gamma
 
         def column(shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(self.rows, num_envs, *shape, dtype=dtype, device=device)
+            return torch.empty(self.rows, num_envs, *shape, dtype=dtype, device=device)  # memory is taken as it fills
 
         self.o, self.o2 = (column(observation_space.shape, torch_dtype(observation_space)) for _ in range(2))
         self.a = column(action_space.shape, torch_dtype(action_space))

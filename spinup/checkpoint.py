@@ -72,9 +72,11 @@ class RunState:
         if checkpoint is None:
             if self.logger.resume:
                 self.logger.begin_table()
+                self.logger.write_config()
             self.begin_epoch()
             return self.envs.reset()
         self.restore(checkpoint)
+        self.logger.write_config()
         self.begin_epoch()
         self.logger.log(f"Going on at epoch {self.epoch}, step {self.t}")
         return self.envs.o
@@ -150,7 +152,9 @@ class RunState:
         """End the run with a checkpoint, as KeyboardInterrupt or SystemExit."""
         self.save()
         self.logger.save_state()
-        self.logger.log(f"To go on: python -m spinup.run resume {self.folder}", color="yellow")
+        env = str(self.config["env_fn"])
+        allow = f" --env {env}" if ":" in env else ""  # what a folder names is imported only if the command does too
+        self.logger.log(f"To go on: python -m spinup.run resume {self.folder}{allow}", color="yellow")
         self.close()
         mpi.barrier()  # who ends first has the launcher end the others
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)

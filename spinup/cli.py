@@ -7,7 +7,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -294,10 +294,21 @@ def read_grid_file(file: str) -> dict[str, list[str]]:
     if not isinstance(table, dict):
         raise UserError(f'grid: {file} must hold flags and their values, as: algo = "ppo"')
     flags: dict[str, list[str]] = {}
-    for key, value in table.items():
-        entries = {f"{key}:{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-        flags |= {str(k): [_word(x) for x in (v if isinstance(v, list) else [v])] for k, v in entries.items()}
+    for key, value in _leaves(table):
+        try:
+            flags[key] = [_word(x) for x in (value if isinstance(value, list) else [value])]
+        except ValueError as error:
+            raise UserError(f"grid: {file}: {key}: {error}") from None
     return flags
+
+
+def _leaves(table: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The entries of nested tables, with "a:b:c" for their names."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}:")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _parse_toml(text: str) -> dict:

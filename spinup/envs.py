@@ -52,17 +52,13 @@ def make_env(env_fn: str | Callable[[], gym.Env], env_kwargs: dict | None = None
     kwargs: render_mode and the like, for gymnasium.make. Raises UserError for an unknown id, unknown env_kwargs, a
     missing extra, or spaces that are not supported.
     """
-    env_kwargs = {**(env_kwargs or {}), **kwargs}
+    arguments = {**(env_kwargs or {}), **kwargs}
     if isinstance(env_fn, str):
         check_env_id(env_fn)
     elif not callable(env_fn):
         raise UserError(f"env_fn is {env_fn!r:.80}; it must be an id or a function that makes an environment")
     try:
-        env = gym.make(env_fn, **env_kwargs) if isinstance(env_fn, str) else env_fn(**env_kwargs)
-    except TypeError as error:
-        if not any(text in str(error) for text in ("unexpected keyword argument", "takes no arguments")):
-            raise
-        raise UserError(f"environment '{env_fn}' does not take these env_kwargs: {error}") from None
+        env = gym.make(env_fn, **arguments) if isinstance(env_fn, str) else env_fn(**arguments)
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         if not isinstance(env_fn, str):
             raise
@@ -71,11 +67,21 @@ def make_env(env_fn: str | Callable[[], gym.Env], env_kwargs: dict | None = None
             newest = closest(f"{spec.name}-v5", gym.registry)
             raise UserError(f"environment '{env_fn}' is no longer part of Gymnasium{newest}") from None
         extra = next((extra for part, extra in EXTRAS.items() if part in str(spec.entry_point).lower()), None)
-        if extra is None:
+        if extra is None and ":" in env_fn:
             raise
-        raise UserError(f"environment '{env_fn}' needs: {install(extra)} ({error})") from None
+        needs = f"needs: {install(extra)} ({error})" if extra else f"cannot be made: {first_line(error)}"
+        raise UserError(f"environment '{env_fn}' {needs}") from None
+    except Exception as error:
+        refused = any(text in str(error) for text in ("unexpected keyword argument", "takes no arguments"))
+        if not refused and not (env_kwargs and isinstance(env_fn, str)):
+            raise
+        why = error if refused else first_line(error)
+        raise UserError(f"environment '{env_fn}' does not take these env_kwargs: {why}") from None
     if isinstance(env, gym.vector.VectorEnv):
         raise UserError("env_fn made a vector environment; it must make single ones, num_envs says how many")
+    if not all(isinstance(getattr(env, name, None), spaces.Space) for name in ("observation_space", "action_space")):
+        what = "it must make a gymnasium.Env with observation_space and action_space"
+        raise UserError(f"env_fn made {env!r:.80}; {what}")
     check_spaces(env.observation_space, env.action_space)
     return env if isinstance(env.observation_space, spaces.Box) else gym.wrappers.FlattenObservation(env)
 
@@ -100,7 +106,7 @@ def check_actions(algo: str, space: spaces.Space, discrete: bool = False) -> Non
     if isinstance(space, spaces.Box) and not np.all(space.high / 2 - space.low / 2 < np.finfo(np.float32).max / 2):
         raise UserError(
             f"{algo} needs bounded actions, and these have no bounds: {space}; ppo, trpo and vpg take them, or "
-            "gymnasium.wrappers.RescaleAction gives them bounds"
+            "give the environment's Box finite bounds"
         )
     if not isinstance(space, spaces.Box) and not (discrete and isinstance(space, spaces.Discrete)):
         others = "ppo, trpo and vpg take these" if discrete else "sac (Discrete alone), ppo, trpo and vpg take these"

@@ -2,11 +2,12 @@
 
 import difflib
 import math
+import os
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 
-# What the algorithms' own numbers may be, both ends included; make_envs and accel.setup check theirs.
+# What the algorithms' numbers may be, both ends included.
 RANGES = {
     **dict.fromkeys(("gamma", "lam", "backtrack_coeff", "polyak"), (0, 1)),
     "noise_corr": (0, 0.999),  # with 1 the noise would stay what it is at first: 0
@@ -20,7 +21,11 @@ RANGES = {
         ("train_pi_iters", "train_v_iters", "backtrack_iters", "eval_freq", "checkpoint_freq"), (0, math.inf)
     ),
     **dict.fromkeys(("pi_lr", "vf_lr", "max_grad_norm", "clip_ratio", "vf_clip", "target_kl"), (0, math.inf)),
-    **dict.fromkeys(("delta", "damping_coeff"), (0, math.inf)),
+    **dict.fromkeys(("delta", "damping_coeff", "ent_coef"), (0, math.inf)),
+    "seed": (0, 2**32 - 1),
+    "threads": (1, os.cpu_count() or math.inf),
+    "num_envs": (1, 10_000),  # seeds of MPI processes are that far apart
+    "max_ep_len": (1, math.inf),
 }
 # What those that are words may be.
 CHOICES = {
@@ -32,7 +37,7 @@ CHOICES = {
 WHOLE = {
     *("steps_per_epoch", "epochs", "minibatch_size", "batch_size", "cg_iters", "save_freq", "num_test_episodes"),
     *("replay_size", "update_every", "n_step", "policy_delay", "start_steps", "update_after", "train_pi_iters"),
-    *("train_v_iters", "backtrack_iters", "eval_freq", "checkpoint_freq"),
+    *("train_v_iters", "backtrack_iters", "eval_freq", "checkpoint_freq", "seed", "threads", "num_envs", "max_ep_len"),
 }
 OPTIONAL = {"minibatch_size", "target_kl", "vf_clip", "max_grad_norm", "target_entropy"}
 # Words that stand for a number.

@@ -130,8 +130,15 @@ class Logger:
             run = {**run, "started": earlier.get("started"), "command": earlier.get("command")}
             run["resumed"] = [*earlier.get("resumed", []), now()]
         content = convert_json({**config, "exp_name": self.exp_name, "run": run})
-        replace_file(self.output_dir / "config.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        self.config = (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+        if not self.resume:
+            self.write_config()
         self.progress(0)
+
+    def write_config(self) -> None:
+        """The part of save_config that has to wait, where a run goes on, until it is known that it can."""
+        if self.is_root:
+            replace_file(self.output_dir / "config.json", self.config)
 
     def setup_pytorch_saver(self, module) -> None:
         """Name the torch.nn.Module whose parameters save_state writes."""

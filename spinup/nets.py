@@ -165,7 +165,8 @@ def activation_class(name: str | type) -> type[nn.Module]:
     """The class for a name from torch.nn in any spelling: "torch.nn.Tanh", "nn.ReLU", "tanh"."""
     if isinstance(name, type):
         return name
-    classes = {c.lower(): c for c in nn.modules.activation.__all__ if c not in ("MultiheadAttention", "Threshold")}
+    others = ("MultiheadAttention", "Threshold", "GLU")  # of several inputs, with arguments, to another width
+    classes = {c.lower(): c for c in nn.modules.activation.__all__ if c not in others}
     key = str(name).lower().removeprefix("torch.").removeprefix("nn.")
     if key not in classes:
         word = str(name).removeprefix("torch.").removeprefix("nn.")

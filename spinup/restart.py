@@ -10,7 +10,7 @@ from spinup import mpi
 from spinup.checkpoint import newest, read_manifest
 from spinup.cli import Parser
 from spinup.config import read_config
-from spinup.errors import UserError
+from spinup.errors import UserError, check_arguments
 
 
 def resume(
@@ -39,13 +39,14 @@ def resume(
     if actor_critic is None and not networks.startswith("spinup.nets."):
         raise UserError(f"{folder}: its networks are {networks}; in Python: spinup.resume(folder, actor_critic=...)")
     arguments["env_fn"] = env_name if env_fn is None else env_fn
-    arguments["epochs"] = config["epochs"] if epochs is None else epochs
+    arguments["epochs"] = config.get("epochs") if epochs is None else epochs
+    check_arguments(arguments)
     del arguments["actor_critic"]
     if actor_critic is not None:
         arguments["actor_critic"] = actor_critic
     done = epochs_done(folder)
     if done >= arguments["epochs"]:
-        raise UserError(f"the run in {folder} has done epoch {done}, its last; --epochs {2 * done} would double it")
+        raise UserError(f"the run in {folder} has done epoch {done} already; --epochs {2 * done} would double that")
     logger_kwargs = {**(config.get("logger_kwargs") or {}), "output_dir": str(folder), "exp_name": config["exp_name"]}
     return function(**{**arguments, "logger_kwargs": {**logger_kwargs, "resume": True}})
 
@@ -74,7 +75,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--env", help="train in this environment; module:Env-v0 imports module")
     args = parser.parse_args(argv)
     folder, config = read_config(args.path)
-    processes = (config.get("run") or {}).get("processes", 1)
+    record = config.get("run")
+    processes = record.get("processes", 1) if isinstance(record, dict) else 1
     if not isinstance(processes, int) or processes < 1:
         raise UserError(f"{folder / 'config.json'}: processes is {processes!r:.80}; it must be an int from 1")
     mpi.mpi_fork(processes)

@@ -166,6 +166,7 @@ def smoothed(y: np.ndarray, window: int) -> np.ndarray:
     """The centred moving average of y, shape (n,); at the edges over as much of the window as there is."""
     if window <= 1 or len(y) == 0:
         return y
+    window = min(window, 2 * len(y))  # from there on it is the mean of all
     ones, start = np.ones(window), (window - 1) // 2
     total, count = (np.convolve(a, ones)[start : start + len(y)] for a in (y, np.ones(len(y))))
     return total / count

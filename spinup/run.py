@@ -147,6 +147,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             print("spinup: stopped; what was logged and saved stays", file=sys.stderr)
     except BrokenPipeError:
         status = cli.nobody_reads()
+    except MemoryError as error:
+        status = 2
+        fail(status, f"spinup: error: too little memory ({error}); smaller are steps_per_epoch, num_envs, replay_size")
     except Exception:
         fail(1, traceback.format_exc())
         status = 1
@@ -232,7 +235,7 @@ def algorithms() -> dict[str, Path]:
 def commands() -> dict[str, str]:
     """Every command with one line about it; an algorithm's is the first of its file."""
     docs = {name: ast.get_docstring(ast.parse(path.read_text("utf-8"))) for name, path in algorithms().items()}
-    return {name: (doc or "").partition("\n")[0].partition(". ")[0] for name, doc in docs.items()} | TOOLS
+    return {name: re.split(r"[.] |[.,:]$", (doc or "").partition("\n")[0])[0] for name, doc in docs.items()} | TOOLS
 
 
 def load_algorithm(algo: str) -> tuple[Callable, dict[str, dict]]:
@@ -267,7 +270,7 @@ def algorithm_help(function: Callable, presets: dict[str, dict]) -> str:
     sections = {
         "The run": {"env_name": flags.pop("env_name"), **SPECIAL},
         f"{function.__name__}'s own arguments": {k: p for k, p in flags.items() if k in own},
-        "Arguments of all algorithms": {k: p for k, p in flags.items() if k not in own and ":" not in k},
+        "Arguments shared with others": {k: p for k, p in flags.items() if k not in own and ":" not in k},
         "Networks": {k: p for k, p in flags.items() if ":" in k},
     }
     first = (inspect.getdoc(function) or "").partition(".")[0]
@@ -324,7 +327,7 @@ def train(function: Callable, presets: dict[str, dict], words: list[str]) -> int
         executor=given.get("executor", "process"),
     )
     if not given.get("quiet"):
-        print_next_steps(runs)
+        print_next_steps(runs, settings["env_name"])
     outcomes = {run.outcome for run in runs} - {"done", "done before"}
     return 0 if not outcomes else 2 if outcomes == {"wrong input"} else 1
 
@@ -422,7 +425,7 @@ def summary(algo: str, flags: dict[str, Parameter], arguments: dict[str, Any]) -
     return f"{algo} on {arguments['env_fn']}: {', '.join(changed) or 'all defaults'}"
 
 
-def print_next_steps(runs: list) -> None:
+def print_next_steps(runs: list, env_names: list[str]) -> None:
     """The commands that plot the runs that are done and, where it is just one, play its policy."""
     from spinup import mpi
 
@@ -430,9 +433,12 @@ def print_next_steps(runs: list) -> None:
     if len(runs) == 1:
         folders = [str(newest(Path(runs[0].folder)))]
     if folders and mpi.proc_id() == 0:
-        print("plot it:   python -m spinup.run plot", shlex.join(folders))
+        print("plot it:   python -m spinup.run plot", shlex.join(f"{folder}/" for folder in folders))
         if len(runs) == 1:
-            print("watch it:  python -m spinup.run test_policy", shlex.join(folders))
+            allow = (
+                ["--env", *env_names] if ":" in env_names[0] else []
+            )  # what a folder names is imported only if the command does too
+            print("watch it:  python -m spinup.run test_policy", shlex.join([*folders, *allow]))
 
 
 def newest(folder: Path) -> Path:

@@ -695,6 +695,25 @@ def test_wrong_env_kwargs_for_a_function_are_named():
     assert "env_kwargs" in message
 
 
+@pytest.mark.parametrize(
+    ("env_id", "env_kwargs", "named"),
+    [
+        ("FrozenLake-v1", {"map_name": "9x9"}, "KeyError: '9x9'"),
+        ("CartPole-v1", {"max_episode_steps": 0}, "max_episode_steps"),
+        ("CartPole-v1", {"id": "Foo"}, "multiple values"),
+    ],
+)
+def test_values_that_an_environment_does_not_take_are_named(env_id, env_kwargs, named):
+    message = error_of(make_envs, env_id, env_kwargs=env_kwargs)
+    assert message.startswith(f"environment '{env_id}' does not take these env_kwargs: ")
+    assert named in message
+
+
+@pytest.mark.parametrize("made", [None, 3, gym.Env()])
+def test_a_function_that_makes_no_environment_is_named(made):
+    assert "it must make a gymnasium.Env with observation_space and action_space" in error_of(make_envs, lambda: made)
+
+
 def test_env_kwargs_for_a_class_that_takes_none_are_named():
     class Bare(gym.Env):
         observation_space, action_space = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)

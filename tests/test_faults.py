@@ -444,7 +444,7 @@ def test_resume_goes_further(cartpole):
 
 
 def test_resume_refuses(cartpole, capsys, tmp_path):
-    assert "has done epoch 1, its last; --epochs 2 would" in failed_with(capsys, "resume", str(cartpole))
+    assert "has done epoch 1 already; --epochs 2 would" in failed_with(capsys, "resume", str(cartpole))
     assert "there is no folder" in failed_with(capsys, "resume", str(tmp_path / "nowhere"))
     assert "holds no run (no config.json); runs below it: " in failed_with(capsys, "resume", str(tmp_path))
     assert "did you mean '--epochs'?" in failed_with(capsys, "resume", str(cartpole), "--epoch", "3")
@@ -459,6 +459,21 @@ def test_resume_refuses(cartpole, capsys, tmp_path):
     assert "imports evil; allow it with --env evil:Env-v0" in with_config(env_fn="evil:Env-v0")
     assert "its networks are evil.Net; in Python" in with_config(actor_critic="evil.Net")
     assert "processes is 'x'; it must be an int" in with_config(run={"processes": "x"})
+    assert "epochs is None; it must be a whole number at least 1" in failed_after(
+        cartpole, {**config, "epochs": None}, capsys
+    )
+
+
+def failed_after(folder, config, capsys):
+    (folder / "config.json").write_text(json.dumps(config))
+    return failed_with(capsys, "resume", str(folder))
+
+
+def test_a_refused_resume_leaves_config_json_as_it_was(cartpole, capsys):
+    before = (cartpole / "config.json").read_bytes()
+    words = ("resume", str(cartpole), "--epochs", "3", "--env", "Acrobot-v1")
+    assert "is of environment CartPole-v1, and this is Acrobot-v1" in failed_with(capsys, *words)
+    assert (cartpole / "config.json").read_bytes() == before
 
 
 def test_two_processes_cannot_take_one_run(cartpole):

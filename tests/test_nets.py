@@ -278,6 +278,7 @@ def test_activation_names(name, cls):
         ("torch.nn.Tahn", r"no activation torch\.nn\.Tahn; did you mean '(?i:tanh)'\?$"),
         ("nn.rellu", r"no activation torch\.nn\.rellu; did you mean '(?i:relu)'\?$"),
         ("Linear", "no activation torch.nn.Linear"),
+        ("GLU", "no activation torch.nn.GLU"),
         (None, "no activation"),
         (torch.tanh, "no activation"),
     ],

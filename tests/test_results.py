@@ -295,6 +295,10 @@ def test_smoothed_by_hand(window, expected):
     np.testing.assert_allclose(smoothed(np.array([1.0, 2, 6, 3, 8]), window), expected)
 
 
+def test_smoothed_over_more_than_there_is():
+    np.testing.assert_allclose(smoothed(np.array([1.0, 2, 6]), 10**12), [3, 3, 3])
+
+
 def test_performance_is_the_evaluation_where_there_is_one():
     df = frame(([1, 2], [3, 4]), Word=["a", "b"])
     assert column(df, "Performance")[0] == column(df, "EpRet")[0] == "AverageEpRet"

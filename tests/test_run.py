@@ -321,16 +321,22 @@ def test_summary_and_next_steps(calls, capsys, data_dir):
         path = data_dir / "cmd_fake" / folder
         assert capsys.readouterr().out.splitlines() == [
             "fake on CartPole-v1: env_kwargs:x True, epochs 3",
-            f"plot it:   python -m spinup.run plot {path}",
+            f"plot it:   python -m spinup.run plot {path}/",
             f"watch it:  python -m spinup.run test_policy {path}",
         ]
     run.main(["fake", "--env", "CartPole-v1"])
     assert capsys.readouterr().out.startswith("fake on CartPole-v1: all defaults\n")
 
 
+def test_next_steps_allow_the_import_of_a_module(calls, capsys, data_dir):
+    fake.effect = lambda logger_kwargs, **_: Logger(**logger_kwargs, quiet=True).save_config({})
+    run.main(["fake", "--env", "gymnasium:CartPole-v1"])
+    assert capsys.readouterr().out.splitlines()[-1].endswith("cmd_fake_s0 --env gymnasium:CartPole-v1")
+
+
 def test_next_steps_of_a_grid(calls, capsys, data_dir):
     run.main(["fake", "--env", "CartPole-v1", "--seed", "0", "1", "--gamma", ".8", ".9"])
-    folders = f"{data_dir}/cmd_fake_gam0-8 {data_dir}/cmd_fake_gam0-9"
+    folders = f"{data_dir}/cmd_fake_gam0-8/ {data_dir}/cmd_fake_gam0-9/"
     assert capsys.readouterr().out.splitlines()[-1] == f"plot it:   python -m spinup.run plot {folders}"
 
 

@@ -52,7 +52,7 @@ def dispatch(words: list[str]) -> int:
         raise UserError(f"unknown command '{command}'{hint_}")
     if command == "list":
         return list_all()
-    if not 1 <= len(rest) <= 2:
+    if not 1 <= len(rest) <= (1 if command == "solution" else 2):
         raise UserError(f"{command} needs the number of an exercise, as in: python -m spinup.exercises {command} 1.1")
     return commands[command](find(rest[0]), *rest[1:]) or 0
 
