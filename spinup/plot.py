@@ -479,6 +479,10 @@ def main(argv: list[str] | None = None) -> None:
     df = load(args.logdir, args.legend, args.select, args.exclude)
     runs = df.groupby("group", sort=False)["run"].nunique()
     print("Runs:", ", ".join(f"{group} ({n})" for group, n in runs.items()))
+    for value in args.value:
+        drawn = {line.run for line in series(df, value, args.xaxis)}
+        if empty := [str(run) for run in df["run"].unique() if run not in drawn]:
+            print(f"Left out, without numbers in {value}: {', '.join(empty)}")
     if args.table:
         for value in args.value:
             found = table(df, value, args.xaxis, args.smooth, normalize)

@@ -353,6 +353,14 @@ def test_comparisons_need_two_runs(draw):
 # ---- the command
 
 
+def test_runs_without_numbers_are_named(runs, capsys):
+    empty = runs / "vpg" / "vpg_s0"
+    make(empty, "TotalEnvInteracts|AverageEpRet|Time\n100|nan|60\n", exp_name="vpg", env_fn="A-v0", seed=0)
+    main([str(runs / "ppo"), str(runs / "vpg"), "--table"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["Runs: ppo (3), vpg (1)", f"Left out, without numbers in Performance: {empty}"]
+
+
 @pytest.mark.parametrize(("kind", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_out(runs, capsys, kind, magic):
     out = runs / "new" / f"figure.{kind}"
