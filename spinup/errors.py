@@ -2,7 +2,6 @@
 
 import difflib
 import math
-import os
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -23,7 +22,7 @@ RANGES = {
     **dict.fromkeys(("pi_lr", "vf_lr", "max_grad_norm", "clip_ratio", "vf_clip", "target_kl"), (0, math.inf)),
     **dict.fromkeys(("delta", "damping_coeff", "ent_coef"), (0, math.inf)),
     "seed": (0, 2**32 - 1),
-    "threads": (1, os.cpu_count() or math.inf),
+    "threads": (1, 256),
     "num_envs": (1, 10_000),  # seeds of MPI processes are that far apart
     "max_ep_len": (1, math.inf),
 }

@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         status = cli.nobody_reads()
     except MemoryError as error:
         status = 2
-        fail(status, f"spinup: error: too little memory ({error}); smaller are steps_per_epoch, num_envs, replay_size")
+        fail(status, f"spinup: error: not enough memory ({error}); a smaller steps_per_epoch or num_envs needs less")
     except Exception:
         fail(1, traceback.format_exc())
         status = 1
@@ -435,9 +435,8 @@ def print_next_steps(runs: list, env_names: list[str]) -> None:
     if folders and mpi.proc_id() == 0:
         print("plot it:   python -m spinup.run plot", shlex.join(f"{folder}/" for folder in folders))
         if len(runs) == 1:
-            allow = (
-                ["--env", *env_names] if ":" in env_names[0] else []
-            )  # what a folder names is imported only if the command does too
+            # What a folder names is imported only if the command names it too.
+            allow = ["--env", *env_names] if ":" in env_names[0] else []
             print("watch it:  python -m spinup.run test_policy", shlex.join([*folders, *allow]))
 
 
