@@ -24,7 +24,7 @@ import numpy as np
 from spinup import stats
 from spinup.cli import Parser
 from spinup.errors import UserError, closest
-from spinup.results import UNKNOWN, Line, load, scores, series, table, table_text
+from spinup.results import UNKNOWN, Line, column, load, scores, series, table, table_text
 from spinup.terminal import short
 
 if TYPE_CHECKING:
@@ -480,8 +480,8 @@ def main(argv: list[str] | None = None) -> None:
     runs = df.groupby("group", sort=False)["run"].nunique()
     print("Runs:", ", ".join(f"{group} ({n})" for group, n in runs.items()))
     for value in args.value:
-        drawn = {line.run for line in series(df, value, args.xaxis)}
-        if empty := [str(run) for run in df["run"].unique() if run not in drawn]:
+        empty = [str(run) for run, rows in df.groupby("run", sort=False) if not column(rows, value)]
+        if 0 < len(empty) < df["run"].nunique():
             print(f"Left out, without numbers in {value}: {', '.join(empty)}")
     if args.table:
         for value in args.value:
