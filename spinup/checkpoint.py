@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from spinup import __version__, mpi
+from spinup.config import allow_import
 from spinup.errors import Fault, UserError, first_line
 from spinup.files import checksum, replace_file, to_disk, writing
 from spinup.logger import EpochLogger
@@ -152,9 +153,8 @@ class RunState:
         """End the run with a checkpoint, as KeyboardInterrupt or SystemExit."""
         self.save()
         self.logger.save_state()
-        env = str(self.config["env_fn"])
-        allow = f" --env {env}" if ":" in env else ""  # what a folder names is imported only if the command does too
-        self.logger.log(f"To go on: python -m spinup.run resume {self.folder}{allow}", color="yellow")
+        command = f"python -m spinup.run resume {self.folder}{allow_import(self.config['env_fn'])}"
+        self.logger.log(f"To go on: {command}", color="yellow")
         self.close()
         mpi.barrier()  # who ends first has the launcher end the others
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)

@@ -127,6 +127,13 @@ def now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
+def allow_import(env_fn) -> str:
+    """What a command with a run's folder needs too where the environment is "module:Env-v0": what a folder names is
+    imported only if the command names it as well.
+    """
+    return f" --env {env_fn}" if isinstance(env_fn, str) and ":" in env_fn else ""
+
+
 def read_config(path: str | Path) -> tuple[Path, dict]:
     """A run's folder and its config.json, with env_kwargs and ac_kwargs as dicts.
 

@@ -428,6 +428,7 @@ def summary(algo: str, flags: dict[str, Parameter], arguments: dict[str, Any]) -
 def print_next_steps(runs: list, env_names: list[str]) -> None:
     """The commands that plot the runs that are done and, where it is just one, play its policy."""
     from spinup import mpi
+    from spinup.config import allow_import
 
     folders = list(dict.fromkeys(str(Path(run.folder).parent) for run in runs if run.outcome.startswith("done")))
     if len(runs) == 1:
@@ -435,9 +436,7 @@ def print_next_steps(runs: list, env_names: list[str]) -> None:
     if folders and mpi.proc_id() == 0:
         print("plot it:   python -m spinup.run plot", shlex.join(f"{folder}/" for folder in folders))
         if len(runs) == 1:
-            # What a folder names is imported only if the command names it too.
-            allow = ["--env", *env_names] if ":" in env_names[0] else []
-            print("watch it:  python -m spinup.run test_policy", shlex.join([*folders, *allow]))
+            print("watch it:  python -m spinup.run test_policy", shlex.join(folders) + allow_import(env_names[0]))
 
 
 def newest(folder: Path) -> Path:

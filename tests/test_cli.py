@@ -1,6 +1,7 @@
 """Words to values: literals, the types of a signature, and flags; hostile words raise UserError and nothing else."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -298,3 +299,26 @@ def test_parameters_come_from_the_signature_and_the_docstrings():
         "plain": Parameter("plain", BOOL, True, "shared continued"),
         "later": Parameter("later", INT, 3),
     }
+
+
+# ---- grids in files
+
+
+def test_tables_of_a_grid_file_are_nested_flags(tmp_path):
+    file = tmp_path / "grid.toml"
+    file.write_text(
+        'algo = "ppo"\nseed = [0, 1]\n[ac_kwargs]\nactivation = "ReLU"\n[ac_kwargs.linear]\nsparsity = 0.5\n'
+    )
+    assert cli.read_grid_file(str(file)) == {
+        "algo": ["ppo"],
+        "seed": ["0", "1"],
+        "ac_kwargs:activation": ["ReLU"],
+        "ac_kwargs:linear:sparsity": ["0.5"],
+    }
+
+
+def test_a_value_of_another_kind_in_a_grid_file_is_named(tmp_path):
+    file = tmp_path / "grid.toml"
+    file.write_text('algo = "ppo"\nstarted = 2020-01-01\n')
+    with pytest.raises(UserError, match=rf"^grid: {re.escape(str(file))}: started: .*2020"):
+        cli.read_grid_file(str(file))

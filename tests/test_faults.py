@@ -21,6 +21,7 @@ from test_resume import Ended, table, train
 
 import spinup
 from spinup import checkpoint
+from spinup.config import allow_import
 from spinup.envs import make_envs
 from spinup.errors import Fault, UserError
 from spinup.files import checksum
@@ -459,14 +460,8 @@ def test_resume_refuses(cartpole, capsys, tmp_path):
     assert "imports evil; allow it with --env evil:Env-v0" in with_config(env_fn="evil:Env-v0")
     assert "its networks are evil.Net; in Python" in with_config(actor_critic="evil.Net")
     assert "processes is 'x'; it must be an int" in with_config(run={"processes": "x"})
-    assert "epochs is None; it must be a whole number at least 1" in failed_after(
-        cartpole, {**config, "epochs": None}, capsys
-    )
-
-
-def failed_after(folder, config, capsys):
-    (folder / "config.json").write_text(json.dumps(config))
-    return failed_with(capsys, "resume", str(folder))
+    (cartpole / "config.json").write_text(json.dumps({**config, "epochs": None}))
+    assert "epochs is None; it must be a whole number at least 1" in failed_with(capsys, "resume", str(cartpole))
 
 
 def test_a_refused_resume_leaves_config_json_as_it_was(cartpole, capsys):
@@ -538,3 +533,9 @@ def test_every_row_of_the_table_of_faults_names_tests_that_there_are():
         assert named, row
         for file, test in named:
             assert f"\ndef {test}(" in (root / "tests" / file).read_text("utf-8"), f"there is no {file}::{test}"
+
+
+def test_a_module_is_imported_only_if_the_command_names_it():
+    assert allow_import("my_envs.good:Mine-v3") == " --env my_envs.good:Mine-v3"
+    assert allow_import("CartPole-v1") == ""
+    assert allow_import(lambda: None) == ""

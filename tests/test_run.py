@@ -310,6 +310,20 @@ def test_interrupt(calls, capsys):
     assert capsys.readouterr().err == "spinup: stopped; what was logged and saved stays\n"
 
 
+def test_arrays_that_do_not_fit_are_told_in_one_line(calls, capsys, data_dir):
+    def effect(**_):
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    fake.effect = effect
+    with pytest.raises(SystemExit) as stop:
+        run.main(["fake", "--env", "CartPole-v1"])
+    assert stop.value.code == 2
+    line = (
+        "spinup: error: not enough memory (Unable to allocate 9 TiB); a smaller steps_per_epoch or num_envs needs less"
+    )
+    assert capsys.readouterr().err.splitlines()[-1] == line
+
+
 # ---- what is shown
 
 

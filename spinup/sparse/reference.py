@@ -1,5 +1,5 @@
-"""The products on the CPU, in plain PyTorch: gather what each output needs, then one batched product; or, where blocks
-are large, a product for each, added up in place.
+"""The products on the CPU, in plain PyTorch: gather what each output needs, then one batched product; or, where that is
+faster, a product for each block, added up in place.
 
 Functions of tensors, without autograd; `spinup.sparse.ops` makes operators of them. They run on any device that
 PyTorch has, and are what the Triton kernels are tested against.
