@@ -1,5 +1,6 @@
 """Environments: made, seeded, stepped N at a time, and turned into the few kinds of arrays that networks take."""
 
+import functools
 import importlib
 import math
 import sys
@@ -19,6 +20,7 @@ NAMESPACES = {"ALE": ("ale_py", "atari")}
 EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale": "atari"}
 
 
+@functools.cache
 def check_env_id(env_id: str) -> None:
     """Raise UserError, with the closest match, where Gymnasium knows no environment `env_id` ("module:Env-v0" too)."""
     module, colon, name = env_id.rpartition(":")
@@ -91,6 +93,8 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
     actions = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
     if not isinstance(action_space, actions):
         raise UserError(f"action space {action_space} is not supported; Box, Discrete, MultiDiscrete, MultiBinary are")
+    if 0 in action_space.shape:
+        raise UserError(f"action space {action_space} has no actions; its shape must have no 0")
     if not has_fixed_size(observation_space):
         raise UserError(
             f"observation space {observation_space} has no fixed size; Box, Discrete, MultiDiscrete, MultiBinary, "

@@ -68,10 +68,10 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
 
 
-def closest(word: str, choices: Iterable[str]) -> str:
-    """The hint "; did you mean 'x'?" for the choice most like `word`, or "" where none is near."""
+def closest(word: str, choices: Iterable[str], prefix: str = "") -> str:
+    """The hint "; did you mean 'x'?" for the choice most like `word`, after `prefix`, or "" where none is near."""
     match = difflib.get_close_matches(str(word), list(choices), n=1)
-    return f"; did you mean '{match[0]}'?" if match else ""
+    return f"; did you mean '{prefix}{match[0]}'?" if match else ""
 
 
 def check_arguments(arguments: Mapping) -> None:

@@ -67,6 +67,9 @@ class ExperimentGrid:
         vals = vals if isinstance(vals, list) else [vals]
         if not vals or not all(key.split(":")):
             raise UserError(f"'{key}' has no values" if not vals else f"'{key}' is not a name, as in key or key:sub")
+        value, count = Counter(map(repr, vals)).most_common(1)[0]
+        if count > 1:
+            raise UserError(f"'{key}' has the value {value} {count} times; give each value once")
         self.settings[key] = Setting(vals, shorthand, in_name)
 
     def variants(self) -> list[dict]:
@@ -137,6 +140,9 @@ class ExperimentGrid:
         never takes an earlier one for done; so does a grid under MPI, where the other processes would wait for ever
         for one that failed.
         """
+        for name, number in (("num_cpu", num_cpu), ("jobs", jobs)):
+            if number != "auto" and not (isinstance(number, int) and number >= 1):
+                raise UserError(f"{name} is '{number}'; it must be auto or a whole number from 1, for example 4")
         todo = self.make_jobs(thunk, data_dir, datestamp, logger_kwargs or {})
         cores = physical_cores()
         num_cpu, jobs = (cores if n == "auto" else n for n in (num_cpu, jobs))
@@ -169,8 +175,8 @@ class ExperimentGrid:
         (name, seed), count = Counter(zip(names, seeds, strict=True)).most_common(1)[0]
         if count > 1:
             raise UserError(
-                f"{count} runs of the grid would be named '{name}' with seed {seed}; give each value once, and "
-                "shorthands that tell the runs apart"
+                f"{count} runs of the grid would be named '{name}' with seed {seed}; give values or shorthands that "
+                "names tell apart"
             )
         made = []
         for name, seed, variant in zip(names, seeds, variants, strict=True):

@@ -337,9 +337,11 @@ class Overview:
 
     def ended(self, run: Run) -> None:
         self.runs[run.folder] = run
-        if not self.quiet and not self.live:
-            where = "" if run.outcome in (DONE, BEFORE) else f"; see {Path(run.folder) / OUTPUT}"
-            print(f"{run.outcome}: {run.name}, seed {run.seed}, {run.seconds:.1f} s{where}", flush=True)
+        if run.outcome not in (DONE, BEFORE):
+            where = f"{why(Path(run.folder))}; see {Path(run.folder) / OUTPUT}"
+            print(f"spinup: error: {run.name}, seed {run.seed}: {where}", file=sys.stderr, flush=True)
+        elif not self.quiet and not self.live:
+            print(f"{run.outcome}: {run.name}, seed {run.seed}, {run.seconds:.1f} s", flush=True)
 
     def draw(self) -> None:
         if self.live and time.monotonic() - self.drawn > 1:
@@ -360,6 +362,15 @@ class Overview:
             outcome = run.outcome if run else read_status(job.folder).get("outcome", "waiting")
             table.add_row(job.name, str(job.seed), outcome, *progress(job.folder, running=outcome == "running"))
         return table
+
+
+def why(folder: Path) -> str:
+    """The last line of error.txt: a traceback's is the error, of whose class a mistake of the user's needs no word."""
+    try:
+        lines = (folder / ERROR).read_text("utf-8").split("\n")
+    except OSError:
+        return "failed"
+    return next((line.removeprefix("spinup.errors.UserError: ") for line in reversed(lines) if line.strip()), "failed")
 
 
 def progress(folder: Path, running: bool) -> tuple[str, str, str]:

@@ -175,6 +175,8 @@ def fail(status: int, message: str) -> None:
 def dispatch(words: list[str]) -> int:
     """Do what the words say; returns the exit status."""
     command, rest = (words[0], words[1:]) if words else ("--help", [])
+    if command == "help" and rest:
+        command, rest = rest[0], ["--help"]
     algo = command.removesuffix("_pytorch")
     if command in ("-h", "--help", "help"):
         print(USAGE.format(commands="\n".join(f"  {name:<12} {line}" for name, line in commands().items())))
@@ -309,6 +311,9 @@ def train(function: Callable, presets: dict[str, dict], words: list[str]) -> int
         settings = {**from_preset(given["preset"], presets, algo), **settings}
     if "l" in given or HIDDEN_SIZES in settings:
         widths = settings.get(HIDDEN_SIZES, [flags[HIDDEN_SIZES].default[0]])
+        if len(set(map(repr, widths))) < len(widths):
+            what = f"--hid {' '.join(map(cli.show, widths))} has a value twice"
+            raise UserError(f"{what}, and each value is a run; the layers of one run are one value, as in --hid 64,64")
         settings[HIDDEN_SIZES] = [hidden_sizes(value, given.get("l")) for value in widths]
     check(settings, given, algo)
 
@@ -342,7 +347,7 @@ def read_flags(words: list[str], flags: dict[str, Parameter], algo: str) -> tupl
         elif key in ("env_kwargs", "ac_kwargs"):
             raise UserError(f"--{name} is set entry by entry, for example --{name}:key value")
         elif key not in flags:
-            hint = closest(name, [*flags, *ALIASES]) or f"; `python -m spinup.run {algo} --help` lists the flags"
+            hint = closest(name, [*flags, *ALIASES], "--") or f"; `python -m spinup.run {algo} --help` lists the flags"
             raise UserError(f"unknown flag --{name}{hint}")
         else:
             parameter = flags[key]
@@ -392,10 +397,6 @@ def check(settings: dict[str, list], given: dict[str, Any], algo: str) -> None:
 
     if "env_name" not in settings:
         raise UserError(f"no environment; give one, for example: python -m spinup.run {algo} --env CartPole-v1")
-    for name in ("num_cpu", "jobs"):
-        number = given.get(name, 1)
-        if number != "auto" and not (isinstance(number, int) and number >= 1):
-            raise UserError(f"{name} is '{number}'; it must be auto or an int from 1, for example --{name} 4")
     exp_name = given.get("exp_name", algo)
     if re.search(r'[/\\:*?"<>|]', exp_name) or not exp_name.isprintable() or not exp_name.strip(". "):
         raise UserError(f"exp_name is {cli.shorten(exp_name)}; it must do as a folder's name, for example walker")

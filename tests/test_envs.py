@@ -1,6 +1,7 @@
 """Environments: tiny ones whose every number is known, then Gymnasium's own."""
 
 import copy
+import subprocess
 import sys
 import textwrap
 
@@ -768,6 +769,18 @@ def test_unsupported_observations_are_named(kind):
     message = error_of(make_envs, lambda: Noise(space))
     assert f"observation space {space}" in message
     assert "Box, Discrete" in message
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-1, 1, (0,)), spaces.Box(-1, 1, (2, 0))])
+def test_a_space_without_actions_is_named(space):
+    message = error_of(make_envs, lambda: Noise(spaces.Discrete(2), space))
+    assert message == f"action space {space} has no actions; its shape must have no 0"
+
+
+def test_an_environment_that_is_out_of_date_is_told_once():
+    code = "from spinup.envs import make_envs; [make_envs('CartPole-v0', 3) for _ in range(2)]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.count("is out of date") == 1
 
 
 @pytest.mark.parametrize("kind", [*UNSUPPORTED, "dict", "tuple"])

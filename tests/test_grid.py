@@ -193,10 +193,25 @@ def test_add_refuses_no_values():
         ExperimentGrid().add("a", [])
 
 
-@pytest.mark.parametrize("vals", [[0.5, 0.5], ["a/b", "a-b"]])
-def test_run_refuses_two_runs_of_one_name(vals, data_dir):
-    with pytest.raises(UserError, match=r"2 runs of the grid would be named 'g_lam(0-5|a-b)' with seed 0"):
-        make("g", lam=vals).run(pytest.fail)
+@pytest.mark.parametrize("vals", [[0.5, 0.7, 0.5], [(64, 64), (64, 64)]])
+def test_add_refuses_a_value_given_twice(vals):
+    with pytest.raises(UserError) as error:
+        ExperimentGrid().add("a", vals)
+    assert str(error.value) == f"'a' has the value {vals[-1]} 2 times; give each value once"
+
+
+def test_run_refuses_two_runs_of_one_name(data_dir):
+    with pytest.raises(UserError, match=r"2 runs of the grid would be named 'g_lama-b' with seed 0"):
+        make("g", lam=["a/b", "a-b"]).run(pytest.fail)
+    assert not data_dir.exists()
+
+
+@pytest.mark.parametrize("name", ["num_cpu", "jobs"])
+@pytest.mark.parametrize("number", [0, 1.5, "many", None])
+def test_run_refuses_what_is_no_number_of_processes(name, number, data_dir):
+    with pytest.raises(UserError) as error:
+        make("g", lam=[1, 2]).run(pytest.fail, **{name: number})
+    assert str(error.value) == f"{name} is '{number}'; it must be auto or a whole number from 1, for example 4"
     assert not data_dir.exists()
 
 

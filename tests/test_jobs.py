@@ -34,9 +34,10 @@ def run_grid(tmp_path, log, seeds=(0, 1, 2), thunk=thunks.run, jobs=2, executor=
     grid = ExperimentGrid("g")
     grid.add("seed", list(seeds))
     grid.add("log", str(log))
+    quiet = {"quiet": arguments.pop("quiet", False)}
     for key, value in arguments.items():
         grid.add(key, value)
-    runs = grid.run(thunk, data_dir=str(tmp_path / "data"), jobs=jobs, executor=executor)
+    runs = grid.run(thunk, data_dir=str(tmp_path / "data"), logger_kwargs=quiet, jobs=jobs, executor=executor)
     return {run.seed: run for run in runs}
 
 
@@ -72,10 +73,21 @@ def test_one_run_does_not_touch_the_others(tmp_path, log, capfd, does, outcome, 
     assert error.exists() == (told is not None)
     if told:
         assert told in error.read_text()
-    out = capfd.readouterr().out
-    assert f"{outcome}: g, seed 1" in out
+    out, err = capfd.readouterr()
+    if told:
+        assert err.startswith("spinup: error: g, seed 1: ")
+        assert err.endswith(f"{told}; see {Path(runs[1].folder) / 'output.txt'}\n")
+        assert err.count("\n") == 1
+    else:
+        assert "done: g, seed 1, " in out
     assert ("3 of 3 runs done" if told is None else "2 of 3 runs done, 1 not") in out
     assert "threads" not in out, "what a run prints is in its folder"
+
+
+def test_quiet_tells_of_errors_alone(tmp_path, log, capfd):
+    runs = run_grid(tmp_path, log, does="mistake", quiet=True)
+    told = f"gamma is 2; it must be 1; see {Path(runs[1].folder) / 'output.txt'}"
+    assert capfd.readouterr() == ("", f"spinup: error: g, seed 1: {told}\n")
 
 
 def test_cores_are_shared_out(tmp_path, log, monkeypatch):

@@ -179,13 +179,13 @@ MISTAKES = [
     ("--env :CartPole-v1", "'' is not a module's name"),
     ("--env", "env takes a string, for example --env CartPole-v1"),
     ("", "no environment; give one, for example: python -m spinup.run fake --env CartPole-v1"),
-    ("--env CartPole-v1 --epoch 3", "unknown flag --epoch; did you mean 'epochs'?"),
+    ("--env CartPole-v1 --epoch 3", "unknown flag --epoch; did you mean '--epochs'?"),
     ("--env CartPole-v1 --zzz 3", "unknown flag --zzz; `python -m spinup.run fake --help` lists the flags"),
     ("--env CartPole-v1 --optimizer x", "unknown flag --optimizer"),
     ("--env CartPole-v1 --actor_critic x", "unknown flag --actor_critic"),
     ("--env CartPole-v1 --logger_kwargs:output_dir x", "unknown flag --logger_kwargs:output_dir"),
-    ("--env CartPole-v1 --ac_kwargs:hiden_sizes 3", "did you mean 'ac_kwargs:hidden_sizes'?"),
-    ("--env CartPole-v1 --gamma:x 3", "unknown flag --gamma:x; did you mean 'gamma'?"),
+    ("--env CartPole-v1 --ac_kwargs:hiden_sizes 3", "did you mean '--ac_kwargs:hidden_sizes'?"),
+    ("--env CartPole-v1 --gamma:x 3", "unknown flag --gamma:x; did you mean '--gamma'?"),
     ("--env CartPole-v1 --env_kwargs x", "--env_kwargs is set entry by entry, for example --env_kwargs:key value"),
     ("--env CartPole-v1 --ac_kwargs", "--ac_kwargs is set entry by entry, for example --ac_kwargs:key value"),
     ("--env CartPole-v1 --env_kwargs: x", "'env_kwargs:' is not a name"),
@@ -193,6 +193,7 @@ MISTAKES = [
     ("--env CartPole-v1 --epochs abc", "epochs takes an int, for example --epochs 500; got 'abc'"),
     ("--env CartPole-v1 --hid 64 x", "hid takes an int or a list of ints, for example --hid [64,64]; got 'x'"),
     ("--env CartPole-v1 --hid [64,0]", "hidden_sizes is [64,0]; every size must lie in 1 to"),
+    ("--env CartPole-v1 --hid 64 64", "--hid 64 64 has a value twice, and each value is a run; the layers of one run"),
     ("--env CartPole-v1 --hid 1e300", "every size must lie in 1 to"),
     ("--env CartPole-v1 --l -1", "l is -1; it must lie in 0 to 100"),
     ("--env CartPole-v1 --l 1e9", "l is 1000000000; it must lie in 0 to 100"),
@@ -201,14 +202,14 @@ MISTAKES = [
     ("--env CartPole-v1 --act os.system", "there is no activation torch.nn.os.system"),
     ("--env CartPole-v1 -s 0 --seed 1", "--seed is given twice; several values go after one flag: --seed A B"),
     ("--env CartPole-v1 --hid 1 --ac_kwargs:hidden_sizes 2", "is given twice"),
-    ("--env CartPole-v1 --seed 0 0", "2 runs of the grid would be named 'cmd_fake' with seed 0"),
+    ("--env CartPole-v1 --seed 0 0", "'seed' has the value 0 2 times; give each value once"),
     ("--env CartPole-v1 --preset od", "fake has no preset 'od'; did you mean 'old'?"),
     ("--env CartPole-v1 --preset zzz", "fake has no preset 'zzz'; it has old"),
     ("--env CartPole-v1 --exp_name a b", "--exp_name takes one value; got 2"),
     ("--env CartPole-v1 --exp_name ../x", "exp_name is '../x'; it must do as a folder's name, for example walker"),
     ("--env CartPole-v1 --exp_name ..", "it must do as a folder's name"),
     ("--env CartPole-v1 --exp_name=", "it must do as a folder's name"),
-    ("--env CartPole-v1 --cpu 0", "num_cpu is '0'; it must be auto or an int from 1, for example --num_cpu 4"),
+    ("--env CartPole-v1 --cpu 0", "num_cpu is '0'; it must be auto or a whole number from 1, for example 4"),
     ("--env CartPole-v1 --cpu many", "num_cpu is 'many'"),
     ("--env CartPole-v1 --dt 3", "dt takes True or False, for example --dt False; got '3'"),
     ("CartPole-v1", "'CartPole-v1' stands where a flag was expected"),
@@ -374,6 +375,14 @@ def test_help_of_a_command(calls, capsys, monkeypatch):
     ):
         assert line in lines
     assert not any("optimizer" in line or "logger_kwargs" in line for line in lines)
+
+
+def test_help_can_come_first(calls, capsys):
+    run.main(["fake", "--help"])
+    shown = capsys.readouterr().out
+    run.main(["help", "fake"])
+    assert capsys.readouterr().out == shown
+    assert_refused(["help", "fak"], "unknown command 'fak'; did you mean 'fake'?", capsys)
 
 
 def test_help_and_version(capsys):

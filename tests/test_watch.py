@@ -1,5 +1,6 @@
 """Loading, playing and recording saved policies: the same policy comes back, nothing in a run's folder is executed."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -19,6 +20,9 @@ import spinup
 from spinup import nets, watch
 from spinup.envs import evaluate
 from spinup.errors import UserError, install
+
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401  # later tests need it, and it cannot load once drawing has loaded Mesa's LLVM
 
 
 class Wide(nets.ActorCritic):
