@@ -138,6 +138,7 @@ def curve_summary(rows):
     last = rows[-1]
     return {
         "steps": int(last["TotalEnvInteracts"]),
+        "seconds": last["Time"],
         "last_100_episodes": last_episodes_return(rows),
         "return_at": {str(mark): return_at(rows, mark) for mark in sorted({*MARKS, *SHORT_MARKS})},
     }
@@ -334,7 +335,7 @@ def published_rows(algo, env, marks):
     for source, text in PUBLISHED.get((algo, env.rpartition("-v")[0]), {}).items():
         published = dict(zip(MARKS, text.replace("+-", " ± ").split("/"), strict=True))
         at_marks = [published.get(mark, "-") for mark in marks]
-        rows.append([algo, env, f"published: {source}", PUBLISHED_SEEDS[source], *at_marks, "", "", ""])
+        rows.append([algo, env, f"published: {source}", PUBLISHED_SEEDS[source], *at_marks, "", "", "", ""])
     return rows
 
 
@@ -356,7 +357,7 @@ def table(records, marks):
         groups.setdefault(key, []).append(record)
     names = [f"{mark // 1000}k" if mark < 1_000_000 else f"{mark // 1_000_000}M" for mark in marks]
     header = ["algo", "env", "run", "seeds", *(f"return at {name}" for name in names)]
-    header += ["last 100 episodes", "evaluation", "worst seed"]
+    header += ["last 100 episodes", "evaluation", "worst seed", "minutes"]
     rows, keys = [], sorted(groups)
     for i, key in enumerate(keys):
         algo, env, budget, flags = key
@@ -365,6 +366,7 @@ def table(records, marks):
         row += [mean_std([run["return_at"].get(str(mark)) for run in runs]) for mark in marks]
         evaluations = [run["eval_mean"] for run in runs]
         row += [mean_std([run["last_100_episodes"] for run in runs]), mean_std(evaluations), f"{min(evaluations):.0f}"]
+        row.append(mean_std([run["seconds"] / 60 if "seconds" in run else None for run in runs]))
         rows.append(row)
         if i + 1 == len(keys) or keys[i + 1][:2] != (algo, env):
             rows += published_rows(algo, env, marks)

@@ -129,6 +129,12 @@ def test_return_at_is_the_mean_of_the_tenth_before_the_mark():
     assert learning.return_at([{**rows[0], "TotalEnvInteracts": 100, "AverageTestEpRet": 9}], 100) == 9
 
 
+def test_summary_has_the_steps_and_seconds_of_the_last_row():
+    rows = [{**row, "Time": 3.5 * i} for i, row in enumerate(rows_of((50, 1, 10), (100, 2, 10)), 1)]
+    summary = learning.curve_summary(rows)
+    assert (summary["steps"], summary["seconds"], summary["last_100_episodes"]) == (100, 7.0, 1.5)
+
+
 def test_last_episodes_are_weighted_by_their_number_in_each_row():
     # 10 episodes in the last row, none in the one before, 20 in the first: 10 of them still count
     rows = rows_of((2000, 1.0, 100), (3000, math.nan, math.nan), (4000, 4.0, 100))
@@ -150,11 +156,14 @@ def test_report_groups_seeds_and_adds_the_published_rows():
     job = {"algo": "ppo", "env": "Hopper-v5", "budget": 1_000_000, "flags": [], "status": "ok"}
     returns = {"100000": 500.0, "300000": 1000.0, "1000000": 3000.0}
     result = {"return_at": returns, "last_100_episodes": 2900.0}
-    records = [{**job, **result, "seed": seed, "eval_mean": 3000.0 + 100 * seed} for seed in range(3)]
+    records = [
+        {**job, **result, "seed": seed, "eval_mean": 3000.0 + 100 * seed, "seconds": 540.0 + 60 * seed}
+        for seed in range(3)
+    ]
     records.append({**job, "seed": 3, "status": "failed", "error": "training ended with status 1"})
     lines = learning.report(json.loads(json.dumps(records))).splitlines()
     assert lines[2].startswith("| ppo | Hopper-v5 | 1,000,000 steps | 3 | 500 ± 0 | 1000 ± 0 | 3000 ± 0 | 2900 ± 0 |")
-    assert lines[2].endswith("| 3100 ± 100 | 3000 |")
+    assert lines[2].endswith("| 3100 ± 100 | 3000 | 10 ± 1 |")
     assert lines[3].startswith("| ppo | Hopper-v5 | published: S | 10 | 249 | 517 | 1770 ± 535 |")
     assert len({line.count("|") for line in lines[:6]}) == 1
     assert lines[-1].startswith("failed: ppo_Hopper-v5_1000000_s3: training ended")
@@ -169,7 +178,7 @@ def test_report_has_a_table_of_its_own_for_short_runs():
     long = {**job, "budget": 300_000, "return_at": {"100000": 1.0, "300000": 2.0, "1000000": None}}
     first, second = learning.report([short, long]).split("\n\n")
     assert "return at 20k | return at 40k | return at 60k | return at 80k | return at 100k" in first.splitlines()[0]
-    assert "| 200 | 400 | 600 | 800 | 1000 | 1 | 7000 | 7000 |" in first.splitlines()[2]
+    assert "| 200 | 400 | 600 | 800 | 1000 | 1 | 7000 | 7000 | - |" in first.splitlines()[2]
     assert "published: T | 10 | - | - | - | - | 6515 |" in first.splitlines()[4]
     assert "return at 100k | return at 300k | return at 1M" in second.splitlines()[0]
     assert "| 1 | 2 | - |" in second.splitlines()[2]
