@@ -197,6 +197,14 @@ def test_the_page_of_results_has_what_the_records_say():
     assert len(re.findall(r"^\| ---", page, re.MULTILINE)) == 2
 
 
+def test_the_page_of_sparse_layers_has_what_the_records_say():
+    page = (ROOT / "docs" / "sparse.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in learning.report(list(RECORDS)).splitlines() if "--batch_size 100`" in line]
+    assert len(rows) == 3
+    for row in rows:
+        assert f"| {' | '.join([row[4], row[6], row[8], *row[10:]])}\n" in page
+
+
 @pytest.mark.parametrize("record", RECORDS, ids=learning.job_name)
 def test_a_record_says_what_was_run_and_is_its_own_summary(record):
     assert record["status"] == "ok"
