@@ -20,7 +20,7 @@ NAMESPACES = {"ALE": ("ale_py", "atari")}
 EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale": "atari"}
 
 
-@functools.cache
+@functools.cache  # also because catch_warnings makes Python forget which warnings it has shown
 def check_env_id(env_id: str) -> None:
     """Raise UserError, with the closest match, where Gymnasium knows no environment `env_id` ("module:Env-v0" too)."""
     module, colon, name = env_id.rpartition(":")

@@ -311,10 +311,11 @@ def train(function: Callable, presets: dict[str, dict], words: list[str]) -> int
         settings = {**from_preset(given["preset"], presets, algo), **settings}
     if "l" in given or HIDDEN_SIZES in settings:
         widths = settings.get(HIDDEN_SIZES, [flags[HIDDEN_SIZES].default[0]])
-        if len(set(map(repr, widths))) < len(widths):
+        sizes = [hidden_sizes(value, given.get("l")) for value in widths]
+        if len(set(map(tuple, sizes))) < len(sizes):
             what = f"--hid {' '.join(map(cli.show, widths))} has a value twice"
             raise UserError(f"{what}, and each value is a run; the layers of one run are one value, as in --hid 64,64")
-        settings[HIDDEN_SIZES] = [hidden_sizes(value, given.get("l")) for value in widths]
+        settings[HIDDEN_SIZES] = sizes
     check(settings, given, algo)
 
     from spinup.grid import ExperimentGrid

@@ -194,6 +194,7 @@ MISTAKES = [
     ("--env CartPole-v1 --hid 64 x", "hid takes an int or a list of ints, for example --hid [64,64]; got 'x'"),
     ("--env CartPole-v1 --hid [64,0]", "hidden_sizes is [64,0]; every size must lie in 1 to"),
     ("--env CartPole-v1 --hid 64 64", "--hid 64 64 has a value twice, and each value is a run; the layers of one run"),
+    ("--env CartPole-v1 --hid 64 [64,64]", "--hid 64 [64,64] has a value twice, and each value is a run"),
     ("--env CartPole-v1 --hid 1e300", "every size must lie in 1 to"),
     ("--env CartPole-v1 --l -1", "l is -1; it must lie in 0 to 100"),
     ("--env CartPole-v1 --l 1e9", "l is 1000000000; it must lie in 0 to 100"),
