@@ -69,6 +69,7 @@ class RunState:
         self.started = time.time()
         self.listen(sys._getframe(1).f_code)
         self.logger.log(describe(self.logger.module))
+        self.warn_of_no_updates()
         checkpoint = mpi.share(newest(self.folder) if self.logger.resume else None)
         if checkpoint is None:
             if self.logger.resume:
@@ -81,6 +82,16 @@ class RunState:
         self.begin_epoch()
         self.logger.log(f"Going on at epoch {self.epoch}, step {self.t}")
         return self.envs.o
+
+    def warn_of_no_updates(self) -> None:
+        """Off-policy algorithms only collect until update_after, which a short run may never reach."""
+        steps = self.config["epochs"] * self.config["steps_per_epoch"]
+        update_after = self.config.get("update_after", 0)
+        if update_after > steps:
+            self.logger.warn(
+                f"update_after is {update_after}, and the run ends at step {steps}: it takes no gradient step; "
+                "choose a smaller update_after, and start_steps with it, or more epochs"
+            )
 
     def step(self, num_envs: int) -> None:
         """Before each step of the environments: count it in, unless the run is to end here."""

@@ -322,6 +322,19 @@ def test_spinningup_preset(algo):
 
 
 @algos
+@pytest.mark.parametrize("update_after", [30, 31])
+def test_a_run_too_short_to_learn_says_so(tmp_path, capfd, algo, update_after):
+    train(algo, Walk, tmp_path, **{**SMALL, "steps_per_epoch": 30, "start_steps": 30, "update_after": update_after})
+    warning = "warning: update_after is 31, and the run ends at step 30: it takes no gradient step"
+    assert (warning in capfd.readouterr().err) == (update_after == 31)
+
+
+def test_ddpg_learns_once_its_policy_acts():
+    defaults = ALGOS["ddpg"].__kwdefaults__
+    assert defaults["update_after"] == defaults["start_steps"]
+
+
+@algos
 def test_spinningup_preset_trains(tmp_path, algo):
     options = {
         **MODULES[algo].PRESETS["spinningup"],
