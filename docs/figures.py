@@ -33,8 +33,7 @@ class Figure(NamedTuple):
 
 
 CARTPOLE = "--env CartPole-v1"
-PENDULUM = "--env Pendulum-v1 --epochs 12 --steps_per_epoch 1000 --start_steps 1000 --update_after 1000"
-PENDULUM += " --hid 64,64 --batch_size 64"
+PENDULUM = "--env Pendulum-v1 --epochs 12 --steps_per_epoch 1000 --start_steps 1000 --hid 64,64 --batch_size 64"
 FIGURES = {
     "vpg": Figure(
         f"{CARTPOLE} --epochs 120",

@@ -85,8 +85,9 @@ class RunState:
 
     def warn_of_no_updates(self) -> None:
         """Off-policy algorithms only collect until update_after, which a short run may never reach."""
-        steps = self.config["epochs"] * self.config["steps_per_epoch"]
-        update_after = self.config.get("update_after", 0)
+        if "update_after" not in self.config:
+            return
+        update_after, steps = self.config["update_after"], self.config["epochs"] * self.config["steps_per_epoch"]
         if update_after > steps:
             self.logger.warn(
                 f"update_after is {update_after}, and the run ends at step {steps}: it takes no gradient step; "

@@ -329,11 +329,6 @@ def test_a_run_too_short_to_learn_says_so(tmp_path, capfd, algo, update_after):
     assert (warning in capfd.readouterr().err) == (update_after == 31)
 
 
-def test_ddpg_learns_once_its_policy_acts():
-    defaults = ALGOS["ddpg"].__kwdefaults__
-    assert defaults["update_after"] == defaults["start_steps"]
-
-
 @algos
 def test_spinningup_preset_trains(tmp_path, algo):
     options = {

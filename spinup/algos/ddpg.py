@@ -46,13 +46,13 @@ def ddpg(
     gamma: float = 0.99,
     n_step: int = 1,
     polyak: float = 0.995,
-    pi_lr: float = 3e-4,
+    pi_lr: float = 1e-3,
     q_lr: float = 1e-3,
     act_noise: float = 0.1,
     noise_corr: float = 0.0,
     batch_size: int = 256,
     start_steps: int = 10_000,
-    update_after: int = 10_000,
+    update_after: int = 1000,
     update_every: int = 1,
     replay_ratio: float = 1.0,
     max_ep_len: int = 1000,
@@ -165,9 +165,7 @@ def ddpg(
 PRESETS = {
     "spinningup": dict(
         epochs=100,
-        pi_lr=1e-3,
         batch_size=100,
-        update_after=1000,
         update_every=50,
         ac_kwargs=dict(layer_norm=False),
     )
