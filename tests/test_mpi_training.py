@@ -33,6 +33,8 @@ def launch(folder, text, *words, timeout=300):
 
 
 GRADIENTS = """
+import sys
+
 import gymnasium as gym
 import torch
 from gymnasium import spaces
@@ -98,7 +100,8 @@ if mpi.proc_id() == 0:
     mpi.world.cache_clear()
     whole = trpo.fisher_vector_product(kl(torch.arange(B)), params, 0.1)(v)
     torch.testing.assert_close(product, whole, rtol=1e-5, atol=1e-6, msg="fisher")
-print("done", flush=True)
+sys.stdout.write("done\\n")  # in one write, as two processes share the pipe
+sys.stdout.flush()
 """
 
 
@@ -134,7 +137,8 @@ for name in t.SETTINGS:
         if mpi.proc_id() == 0:
             t.same_run(folder, whole)
             assert len(t.table(folder)) == 5
-    print(name, flush=True)
+    sys.stdout.write(name + "\\n")
+    sys.stdout.flush()
 """
 
 
