@@ -69,7 +69,6 @@ class RunState:
         self.started = time.time()
         self.listen(sys._getframe(1).f_code)
         self.logger.log(describe(self.logger.module))
-        self.warn_of_no_updates()
         checkpoint = mpi.share(newest(self.folder) if self.logger.resume else None)
         if checkpoint is None:
             if self.logger.resume:
@@ -82,17 +81,6 @@ class RunState:
         self.begin_epoch()
         self.logger.log(f"Going on at epoch {self.epoch}, step {self.t}")
         return self.envs.o
-
-    def warn_of_no_updates(self) -> None:
-        """Off-policy algorithms only collect until update_after, which a short run may never reach."""
-        if "update_after" not in self.config:
-            return
-        update_after, steps = self.config["update_after"], self.config["epochs"] * self.config["steps_per_epoch"]
-        if update_after > steps:
-            self.logger.warn(
-                f"update_after is {update_after}, and the run ends at step {steps}: it takes no gradient step; "
-                "choose a smaller update_after, and start_steps with it, or more epochs"
-            )
 
     def step(self, num_envs: int) -> None:
         """Before each step of the environments: count it in, unless the run is to end here."""
@@ -132,6 +120,9 @@ class RunState:
 
     def close(self) -> None:
         self.ignore()
+        if "update_after" in self.config and self.updates == 0:  # off-policy: too short, or told not to learn
+            settings = ", ".join(f"{name} is {self.config[name]}" for name in ("update_after", "replay_ratio"))
+            self.logger.warn(f"the run took no gradient step in its {self.t} environment steps: {settings}")
         self.envs.close()
         self.logger.close()
 

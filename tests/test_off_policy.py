@@ -322,11 +322,13 @@ def test_spinningup_preset(algo):
 
 
 @algos
-@pytest.mark.parametrize("update_after", [30, 31])
-def test_a_run_too_short_to_learn_says_so(tmp_path, capfd, algo, update_after):
-    train(algo, Walk, tmp_path, **{**SMALL, "steps_per_epoch": 30, "start_steps": 30, "update_after": update_after})
-    warning = "warning: update_after is 31, and the run ends at step 30: it takes no gradient step"
-    assert (warning in capfd.readouterr().err) == (update_after == 31)
+@pytest.mark.parametrize(("num_envs", "update_after", "learns"), [(1, 30, True), (1, 31, False), (4, 31, True)])
+def test_a_run_too_short_to_learn_says_so(tmp_path, capfd, algo, num_envs, update_after, learns):
+    options = {**SMALL, "num_envs": num_envs, "steps_per_epoch": 30, "start_steps": 30, "update_after": update_after}
+    train(algo, Walk, tmp_path, **options)
+    settings = "update_after is 31, replay_ratio is 1.0"
+    told = f"warning: the run took no gradient step in its 30 environment steps: {settings}\n"
+    assert capfd.readouterr().err == ("" if learns else told)
 
 
 @algos
