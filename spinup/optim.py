@@ -131,6 +131,9 @@ class Adam:
     def step(self) -> None:
         """Move the parameters by the gradient that is there."""
         self.t += 1
+        # Where a gradient stays 0, as below a dead ReLU, its mean decays through the subnormal numbers, in which some
+        # CPUs take more than ten times as long; they count as 0 here, in the thread that calls.
+        torch.set_flush_denormal(True)
         torch._fused_adam_(
             [self.flat],
             [self.grad],
@@ -146,5 +149,6 @@ class Adam:
             amsgrad=False,
             maximize=False,
         )
+        torch.set_flush_denormal(False)
         for layer, m, v in self.evolving:
             layer.evolve(mpi.average_tensor, m, v)

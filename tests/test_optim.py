@@ -215,3 +215,20 @@ def test_minimize_steps_its_own_parameters_alone():
     one.minimize(second(first(x)).sum())
     assert torch.equal(two.flat.detach(), kept)
     assert any((p != q).any() for p, q in zip(first.parameters(), before, strict=True))
+
+
+def test_subnormal_moments_are_zero_and_only_within_adam():
+    """What a gradient that stays 0 leaves of its mean: 0.9^900 is below the smallest normal number."""
+    module = nn.Linear(4, 3)
+    optimizer = Adam(module, 1e-2)
+    optimizer.grad.fill_(1.0)
+    optimizer.step()
+    optimizer.grad.zero_()
+    smallest = torch.finfo(torch.float32).smallest_normal
+    lengths = []
+    for _ in range(900):
+        optimizer.step()
+        lengths.append(optimizer.m.abs().max().item())
+    assert all(length == 0 or length >= smallest for length in lengths)
+    assert lengths[0] == pytest.approx(0.09) and lengths[-1] == 0
+    assert (torch.tensor([1e-40]) * 1).item() > 0  # elsewhere they count
