@@ -230,5 +230,6 @@ def test_subnormal_moments_are_zero_and_only_within_adam():
         optimizer.step()
         lengths.append(optimizer.m.abs().max().item())
     assert all(length == 0 or length >= smallest for length in lengths)
-    assert lengths[0] == pytest.approx(0.09) and lengths[-1] == 0
+    assert lengths[0] == pytest.approx(0.09)
+    assert lengths[-1] == 0
     assert (torch.tensor([1e-40]) * 1).item() > 0  # elsewhere they count
