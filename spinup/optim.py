@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from spinup import mpi
+from spinup.capture import every_time, not_repeatable
 from spinup.errors import Fault
 
 
@@ -96,15 +97,22 @@ class Adam:
     def minimize(self, loss: torch.Tensor) -> None:
         """One step down the gradient of `loss` (a scalar), averaged over all MPI processes."""
         self.check_finite(loss)
+        if self.evolving:
+            not_repeatable()
         for layer, *_ in self.evolving:
             layer.schedule.signal = None  # the gradients of other losses, as the policy's through the critic
         grads = torch.autograd.grad(loss, self.params, materialize_grads=True)
         torch._foreach_copy_(self.grads, grads)
-        mpi.average_tensor(self.grad)
+        self.average_gradient()
         if self.max_grad_norm is not None:
             self.grad.mul_((self.max_grad_norm / (self.grad.norm() + 1e-6)).clamp(max=1.0))
         self.step()
 
+    @every_time
+    def average_gradient(self) -> None:
+        mpi.average_tensor(self.grad)
+
+    @every_time
     def check_finite(self, loss: torch.Tensor) -> None:
         """Raise Fault where the loss is NaN or infinite, as it is once a gradient was.
 
@@ -127,6 +135,7 @@ class Adam:
         for name, value in state.items():
             getattr(self, name).copy_(value)
 
+    @every_time
     @torch.no_grad()
     def step(self) -> None:
         """Move the parameters by the gradient that is there."""

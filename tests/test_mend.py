@@ -194,7 +194,7 @@ def test_2_a_step_of_one_network_changes_no_other(monkeypatch, tmp_path, algo):
             changes.append([name for name, x in state().items() if not torch.equal(x, before[name])])
 
     monkeypatch.setattr(module, "Adam", Watched)
-    train(algo, fit(algo, Mixed), tmp_path, actor_critic=actor_critic, **SMALL[algo])
+    train(algo, fit(algo, Mixed), tmp_path, actor_critic=actor_critic, **SMALL[algo], capture=False)
     turn = {"ddpg": "critic actor", "td3": "critic critic actor", "sac": "critic actor temperature"}[algo].split()
     updates = 40 - 4 + 1  # one for each step from update_after on
     assert len(changes) == {"ddpg": 2 * updates, "td3": updates + updates // 2, "sac": 3 * updates}[algo]
@@ -231,7 +231,7 @@ def test_3_policy_delay_counts_on_from_block_to_block(monkeypatch, tmp_path, upd
         minimize(self, loss)
 
     monkeypatch.setattr(module.Adam, "minimize", recorded)
-    options = {**SMALL["td3"], "num_envs": 1, "update_after": 30, "steps_per_epoch": 60, "epochs": 1}
+    options = {**SMALL["td3"], "num_envs": 1, "update_after": 30, "steps_per_epoch": 60, "epochs": 1, "capture": False}
     train("td3", Target, tmp_path, **options, update_every=update_every, policy_delay=4, actor_critic=actor_critic)
     updates = 30 + update_every  # one for each step after update_after, and the block there
     assert steps == [x for i in range(1, updates + 1) for x in ["critic", *["actor"] * (i % 4 == 0)]]

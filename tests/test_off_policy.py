@@ -314,6 +314,7 @@ def test_spinningup_preset(algo):
     assert {key: settings[key] for key in wanted} == wanted
     rest = set(settings) - set(wanted)
     assert rest <= {"env_kwargs", "vectorization", "device", "threads", "checkpoint_freq", "logger_kwargs"} | {
+        "capture",
         "target_entropy",
         "ac_kwargs",
     }

@@ -47,6 +47,7 @@ def asked_of_the_targets(monkeypatch, folder, **kwargs):
 
     monkeypatch.setattr(nets.QFunctions, "forward", watched)
     options = {**SMALL, "pi_lr": 0.0, "q_lr": 0.0, "update_after": 50, "steps_per_epoch": 99, "batch_size": 64}
+    options |= {"capture": False}  # or only some of the calls are seen
     replay = Replay(monkeypatch, "td3", Target, folder, **options, **kwargs)
     o2, a2 = (torch.cat(x) for x in zip(*(x[1:] for x in asked if x[0] is replay.targets["critic"]), strict=True))
     assert len(a2) == 50 * 64
@@ -114,7 +115,7 @@ def test_policy_steps_are_updates_over_policy_delay(
 
     monkeypatch.setattr(module, "Adam", Watched)
     options = {**SMALL, "update_after": 49 + (update_every != 7), "batch_size": 2, "policy_delay": policy_delay}
-    options |= dict(update_every=update_every, steps_per_epoch=steps_per_epoch)
+    options |= dict(update_every=update_every, steps_per_epoch=steps_per_epoch, capture=False)  # to see each call
     replay = Replay(monkeypatch, "td3", Target, tmp_path, **options)
     policy, critics = (steps.count(i) for i in (0, 1))  # the policy's optimizer is made first
     assert critics == len(replay.batches) == updates

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spinup import accel, mpi
 from spinup.buffers import Batch, ReplayBuffer, check_replay_memory
+from spinup.capture import captured
 from spinup.checkpoint import RunState
 from spinup.envs import check_actions, evaluate, make_envs
 from spinup.errors import check_arguments
@@ -61,6 +62,7 @@ def ddpg(
     device: str = "cpu",
     threads: int = 1,
     matmul_precision: str = "highest",
+    capture: bool = True,
     eval_freq: int = 1,
     num_test_episodes: int = 10,
     save_freq: int = 1,
@@ -115,6 +117,9 @@ def ddpg(
         polyak_average(q_targ_params, q_optimizer.flat, polyak)  # ddpg-4
         polyak_average(pi_targ_params, pi_optimizer.flat, polyak)
         return dict(LossQ=loss_q, LossPi=loss_pi, QVals=q_values)
+
+    if capture:  # from here on the tensors' part of it, without the Python
+        update = captured(update)
 
     # ---- act
     def explore(o: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from spinup import accel, mpi
 from spinup.buffers import Batch, ReplayBuffer, check_replay_memory
+from spinup.capture import captured
 from spinup.checkpoint import RunState
 from spinup.envs import check_actions, evaluate, make_envs
 from spinup.errors import check_arguments
@@ -84,6 +85,7 @@ def sac(
     device: str = "cpu",
     threads: int = 1,
     matmul_precision: str = "highest",
+    capture: bool = True,
     eval_freq: int = 1,
     num_test_episodes: int = 10,
     save_freq: int = 1,
@@ -153,6 +155,9 @@ def sac(
         polyak_average(q_targ_params, q_optimizer.flat, polyak)  # sac-8
         q1, q2 = q_values
         return dict(LossQ=loss_q, LossPi=loss_pi, Q1Vals=q1, Q2Vals=q2, LogPi=logp, Alpha=temperature)
+
+    if capture:  # from here on the tensors' part of it, without the Python
+        update = captured(update)
 
     # ---- act
     o = run.begin()

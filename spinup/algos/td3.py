@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spinup import accel, mpi
 from spinup.buffers import Batch, ReplayBuffer, check_replay_memory
+from spinup.capture import captured
 from spinup.checkpoint import RunState
 from spinup.envs import check_actions, evaluate, make_envs
 from spinup.errors import check_arguments
@@ -63,6 +64,7 @@ def td3(
     device: str = "cpu",
     threads: int = 1,
     matmul_precision: str = "highest",
+    capture: bool = True,
     eval_freq: int = 1,
     num_test_episodes: int = 10,
     save_freq: int = 1,
@@ -128,6 +130,9 @@ def td3(
         polyak_average(q_targ_params, q_optimizer.flat, polyak)  # td3-5
         polyak_average(pi_targ_params, pi_optimizer.flat, polyak)
         return metrics | dict(LossPi=loss_pi)
+
+    if capture:  # from here on the tensors' part of it, without the Python
+        update = captured(update)
 
     # ---- act
     def explore(o: np.ndarray) -> np.ndarray:

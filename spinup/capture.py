@@ -1,0 +1,246 @@
+"""Repeating an update without Python's and autograd's part in it: what CUDA graphs do on GPUs, for the CPU.
+
+A third of an update of small networks is not computing: Python runs their modules, autograd takes down what they do and
+walks back through it, and each result looks for memory. That comes out the same every time; only the numbers differ. So
+`captured(update)` takes down the operations on tensors that one call does, forward, backward and optimizer steps, and
+later calls do just these, one after another, each into memory chosen beforehand. The results are the same to the bit.
+
+What else Python does in the update is not repeated, a print or an `if` for instance, and so calls 1, 2, 4, 8, ... and
+every thousandth run as Python and are compared with the first: a difference ends the training.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from spinup.errors import UserError
+
+FROM_PYTHON = torch.ops.aten.lift_fresh.default  # makes a tensor of numbers, in torch.tensor
+DECIDED_BY_OUT = {"dtype", "layout", "device", "pin_memory"}
+READ_BY_PYTHON = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+
+class Call(NamedTuple):
+    """One operation on tensors, or one function marked by `every_time`."""
+
+    function: Callable
+    args: tuple
+    kwargs: dict
+    results: tuple = ()  # the tensors that it makes, None for one left out; () where it changes its arguments
+
+    def tensors(self) -> list[Tensor]:
+        return [x for x in tree_leaves(self[1:]) if isinstance(x, Tensor)]
+
+
+class Recorder(TorchDispatchMode):
+    """Takes down the calls below autograd, those of the backward pass included, while they are done."""
+
+    active = None  # the one that records now
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.repeatable, self.read_by = [], True, None
+
+    def __enter__(self):
+        Recorder.active = self
+        return super().__enter__()
+
+    def __exit__(self, *exception):
+        Recorder.active = None
+        return super().__exit__(*exception)
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        results = op(*args, **kwargs)
+        if Recorder.active is None:  # within a function marked by every_time
+            return results
+        changes_arguments = op._schema.is_mutable
+        makes_view = not changes_arguments and any(result.alias_info for result in op._schema.returns)
+        if READ_BY_PYTHON & set(op.tags):
+            self.repeatable, self.read_by = False, op
+        elif op is FROM_PYTHON:
+            self.calls.append(Call(op, (args[0].clone(),), {}, (results,)))
+        elif not makes_view:
+            self.calls.append(Call(op, args, kwargs, () if changes_arguments else tuple(tree_leaves(results))))
+        return results
+
+
+def every_time(function: Callable) -> Callable:
+    """Marks a function of tensors whose Python takes part in each repetition; it must return nothing."""
+
+    @functools.wraps(function)
+    def wrapper(*args) -> None:
+        recorder = Recorder.active
+        if recorder:
+            recorder.calls.append(Call(function, args, {}))
+        Recorder.active = None
+        try:
+            function(*args)
+        finally:
+            Recorder.active = recorder
+
+    return wrapper
+
+
+def not_repeatable() -> None:
+    """Says, from within an update, that it has to run as Python each time."""
+    if Recorder.active:
+        Recorder.active.repeatable = False
+
+
+def captured(update: Callable) -> Callable:
+    """update(batch, *options), which returns a dict of tensors, as a function that repeats what its first call did.
+
+    batch: a tuple of tensors, of the same shapes each time; options: hashable; each combination has a first call
+    The returned tensors hold until the next call. On other devices than CPUs, and where Python reads a tensor in the
+    update, it is run as it is. Raises UserError where a call that is compared differs from the first.
+    """
+    programs = {}
+    memory = {}  # free pieces by size, common to all programs
+
+    @functools.wraps(update)
+    def wrapper(batch: tuple[Tensor, ...], *options) -> dict[str, Tensor]:
+        if not batch[0].is_cpu:
+            return update(batch, *options)
+        program = programs.get(options)
+        if program is None:
+            program = programs[options] = Program(update, batch, options, memory)
+            return program.first_results
+        return program(batch)
+
+    return wrapper
+
+
+class Program:
+    """The calls that update(batch, *options) does, done once as Python when it is made."""
+
+    def __init__(self, update: Callable, batch: tuple[Tensor, ...], options: tuple, memory: dict):
+        self.update, self.options, self.count = update, options, 1
+        self.inputs = tree_map_only(Tensor, Tensor.clone, batch)
+        recorder, self.first_results = self.record()
+        self.signature = signature(recorder.calls)
+        self.repeatable = recorder.repeatable
+        if recorder.read_by:
+            warnings.warn(f"each update runs as Python, for it reads a tensor there ({recorder.read_by})", stacklevel=4)
+        if not self.repeatable:
+            return
+        calls, self.results = place(recorder.calls, self.first_results, memory)
+        self.steps = [step for step in map(in_place, calls) if step]
+
+    def record(self) -> tuple[Recorder, dict[str, Tensor]]:
+        with Recorder() as recorder:
+            results = self.update(self.inputs, *self.options)
+        return recorder, results
+
+    def __call__(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        if not self.repeatable:
+            return self.update(batch, *self.options)
+        torch._foreach_copy_(self.inputs, batch)
+        self.count += 1
+        if self.count & (self.count - 1) == 0 or self.count % 1000 == 0:
+            return self.compare()
+        with torch.no_grad():
+            for step in self.steps:
+                step()
+        return self.results
+
+    def compare(self) -> dict[str, Tensor]:
+        """A call as Python, which must do what the first did."""
+        recorder, results = self.record()
+        if not recorder.repeatable or signature(recorder.calls) != self.signature:
+            raise UserError(
+                f"update {self.count} does other operations than the first, which the updates between repeated; make "
+                "what decides this an argument of update(), or give capture=False"
+            )
+        return results
+
+
+def storage(x: Tensor) -> int:
+    """Names the memory of x, and of all views of it, while it is held."""
+    return x.untyped_storage()._cdata
+
+
+def births(calls: list[Call]) -> dict[int, int]:
+    """For each storage that a call makes, the number of that call; all others were there before."""
+    return {storage(x): i for i, call in enumerate(calls) for x in call.results if isinstance(x, Tensor)}
+
+
+def signature(calls: list[Call]) -> list:
+    """What two recordings have in common where they do the same: functions, numbers, shapes, and which memory."""
+    born = births(calls)
+    numbers = {storage(call.args[0]): call.args[0].tolist() for call in calls if call.function is FROM_PYTHON}
+
+    def describe(x: Tensor) -> tuple:
+        if storage(x) in numbers:
+            return x.dtype, numbers[storage(x)]
+        memory = born.get(storage(x), ("before", x.untyped_storage().data_ptr()))
+        return x.dtype, x.shape, x.stride(), x.storage_offset(), memory
+
+    return [tree_map_only(Tensor, describe, call[:3]) for call in calls]
+
+
+def place(calls: list[Call], results: dict[str, Tensor], free: dict[int, list]) -> tuple[list[Call], dict[str, Tensor]]:
+    """The same with all tensors that calls make in memory of their own, which the next takes over after the last use.
+
+    free: such memory by its size, from which it is taken and into which it is given back
+    """
+    born, last_use, pieces = births(calls), {}, {}
+    for i, call in enumerate(calls):
+        last_use.update({storage(x): i for x in call.tensors()})
+    last_use.update({storage(x): len(calls) for x in results.values()})
+
+    def move(x: Tensor) -> Tensor:
+        key, size = storage(x), x.untyped_storage().nbytes()
+        if key not in born:
+            return x.detach()
+        if key not in pieces:
+            unused = free.setdefault(size, [])
+            pieces[key] = unused.pop() if unused else torch.empty(size, dtype=torch.uint8).untyped_storage()
+        return torch.empty(0, dtype=x.dtype).set_(pieces[key], x.storage_offset(), x.shape, x.stride())
+
+    def give_back(keys) -> None:
+        for key in keys:
+            free[pieces[key].nbytes()].append(pieces[key])
+
+    placed = []
+    for i, call in enumerate(calls):
+        placed.append(Call(*tree_map_only(Tensor, move, tuple(call))))
+        give_back({storage(x) for x in call.tensors() if storage(x) in born and last_use[storage(x)] == i})
+    results = tree_map_only(Tensor, move, results)
+    give_back({key for key in pieces if last_use[key] == len(calls)})
+    return placed, results
+
+
+def arguments(op) -> list[tuple[str, str]]:
+    """Names and types of what an operation takes, but for the tensors it writes into and what these decide."""
+    every = [argument for argument in op._schema.arguments if not argument.is_out]
+    return [(argument.name, str(argument.type)) for argument in every if argument.name not in DECIDED_BY_OUT]
+
+
+def in_place(call: Call) -> Callable | None:
+    """Does the call, by the variant of the operation that writes into given memory where there is one."""
+    op, args, kwargs, results = call
+    if not results:
+        return functools.partial(getattr(op, "_op", op), *args, **kwargs)  # _op: without OpOverload's own Python
+    if op._schema.name.startswith("aten::empty"):
+        return None
+    for name in op.overloadpacket.overloads():
+        variant = getattr(op.overloadpacket, name)
+        outs = [argument.name for argument in variant._schema.arguments if argument.is_out]
+        if outs and arguments(variant) == arguments(op) and None not in results:
+            taken = {argument.name for argument in variant._schema.arguments}
+            kwargs = {key: value for key, value in kwargs.items() if key in taken}
+            return functools.partial(variant._op, *args, **kwargs, **dict(zip(outs, results, strict=True)))
+
+    def compute_and_copy() -> None:
+        for x, made in zip(results, tree_leaves(op(*args, **kwargs)), strict=True):
+            if made is not None:
+                x.copy_(made)
+
+    return compute_and_copy

@@ -1,0 +1,225 @@
+"""Captured updates against the same updates run as Python: the same numbers, or a clear refusal."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from probes import OFF_POLICY, Mixed, Target, Walk, fit, parameters, train, without_time
+from torch import nn
+
+from spinup.capture import captured, every_time
+from spinup.errors import Fault, UserError
+from spinup.optim import Adam
+
+SMALL = dict(epochs=2, steps_per_epoch=60, start_steps=10, update_after=10, batch_size=5, replay_size=1000, eval_freq=0)
+
+
+# ---- whole runs
+
+VARIANTS = {
+    "layer norm": dict(ac_kwargs=dict(hidden_sizes=(8, 8), layer_norm=True)),
+    "tanh": dict(ac_kwargs=dict(hidden_sizes=(8, 8), layer_norm=False, activation="Tanh")),
+    "environments, n-step": dict(num_envs=3, n_step=3, update_every=7),
+    "block-sparse": dict(ac_kwargs=dict(hidden_sizes=(32, 32), linear=dict(sparsity=0.5, block_size=16))),
+    "block-sparse, evolving": dict(
+        ac_kwargs=dict(hidden_sizes=(32, 32), linear=dict(sparsity=0.5, block_size=16, schedule="set", every=3))
+    ),
+    "bfloat16": dict(matmul_precision="medium", batch_size=150, ac_kwargs=dict(hidden_sizes=(8, 8))),
+}
+
+
+def assert_same_run(algo, env, folder, **options):
+    options = {**SMALL, **options}
+    ours, plain = (train(algo, env, folder / str(flag), **options, capture=flag) for flag in (True, False))
+    ours, plain = ours.state_dict(), plain.state_dict()
+    assert without_time(folder / "True") == without_time(folder / "False")
+    for name, x in ours.items():
+        assert torch.equal(x, plain[name]), name
+
+
+@pytest.mark.parametrize("algo", OFF_POLICY)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_same_run_to_the_bit(tmp_path, algo, variant):
+    precision = torch.get_float32_matmul_precision()
+    try:
+        assert_same_run(algo, fit(algo, Mixed), tmp_path, **VARIANTS[variant])
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+@pytest.mark.parametrize("env", [Walk, Target], ids=["discrete", "box"])
+@pytest.mark.parametrize("alpha", ["auto", 0.2])
+def test_the_same_sac_to_the_bit(tmp_path, env, alpha):
+    assert_same_run("sac", env, tmp_path, alpha=alpha)
+
+
+class Images(Walk):
+    observation_space = spaces.Box(0, 255, (8, 8), np.uint8)
+
+    def observe(self):
+        return self.np_random.integers(0, 256, (8, 8), np.uint8)
+
+    def reward(self, a):
+        return float(a[0])
+
+
+def test_the_same_run_on_images_to_the_bit(tmp_path):
+    assert_same_run("sac", Images, tmp_path, steps_per_epoch=30)
+
+
+# ---- one update
+
+
+def count_calls(update, calls):
+    def counted(*args):
+        calls.append(args)
+        return update(*args)
+
+    return counted
+
+
+def descend(net, optimizer, python=lambda loss: None):
+    """An update that fits net to its batch, with some noise, and does `python` as well."""
+
+    def update(batch, noise=0.0):
+        x, y = batch
+        scale = torch.tensor([2.0, 0.5])  # made anew from Python's numbers in each call, and changed
+        scale[0] += 1
+        loss = ((net(x) - y) * scale).square().mean() + noise * torch.randn(3).mean()
+        python(loss)
+        optimizer.minimize(loss)
+        return {"Loss": loss, "Parts": net(x)[0].detach()}
+
+    return update
+
+
+def make(wrap, python=lambda loss: None, lr=0.1):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 2))
+    optimizer = Adam(net, lr)
+    calls = []
+    update = wrap(count_calls(descend(net, optimizer, python), calls))
+    batches = [(torch.randn(5, 3), torch.randn(5, 2)) for _ in range(40)]
+    return net, optimizer, calls, update, batches
+
+
+def test_the_same_updates_with_few_calls_of_python():
+    """Two programs, one for each option, take turns; calls 1, 2, 4, 8 and 16 of each run as Python."""
+    results, nets = [], []
+    for wrap in (captured, lambda update: update):
+        net, _, calls, update, batches = make(wrap)
+        results.append([])
+        for i, batch in enumerate(batches):
+            result = update(batch, 0.0 if i % 2 else 0.5)
+            results[-1].append({key: x.clone() for key, x in result.items()})
+        nets.append(net)
+        assert len(calls) == (10 if wrap is captured else 40)
+    for ours, plain in zip(*results, strict=True):
+        assert ours.keys() == plain.keys()
+        assert all(torch.equal(ours[key], plain[key]) for key in ours)
+    assert torch.equal(*map(parameters, nets))
+    assert len({result["Loss"].item() for result in results[0]}) == 40
+
+
+def test_arguments_are_not_kept():
+    """What is given to a call is copied: the next batch may lie in the same memory, or the caller change it."""
+    _, _, _, update, batches = make(captured)
+    before = [x.clone() for x in batches[0]]
+    update(batches[0])
+    update(batches[1])
+    assert all(torch.equal(x, y) for x, y in zip(batches[0], before, strict=True))
+
+
+def test_a_changed_learning_rate_holds_from_the_next_update():
+    net, optimizer, calls, update, batches = make(captured)
+    for batch in batches[:5]:
+        update(batch)
+    optimizer.lr = 0.0
+    before = parameters(net)
+    update(batches[5])
+    assert len(calls) == 3  # 1, 2 and 4
+    assert torch.equal(parameters(net), before)
+
+
+def test_python_that_reads_a_tensor_runs_each_time():
+    seen = []
+    _, _, calls, update, batches = make(captured, lambda loss: seen.append(loss.item()))
+    with pytest.warns(
+        UserWarning, match=r"^each update runs as Python, for it reads a tensor there \(aten._local_scalar_dense"
+    ):
+        update(batches[0])
+    results = [update(batch)["Loss"].item() for batch in batches[1:]]
+    assert seen[1:] == results
+    assert len(calls) == 40
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: net[0].weight.set_(torch.zeros(8, 3)),  # other memory
+        lambda net: net.__setitem__(1, nn.Tanh()),  # another operation
+        lambda net: setattr(net[2], "eps", 0.5),  # another number
+    ],
+    ids=["memory", "operation", "number"],
+)
+def test_an_update_that_does_something_else_is_found_out(change):
+    net, _, _, update, batches = make(captured)
+    for batch in batches[:3]:
+        update(batch)
+    with torch.no_grad():
+        change(net)
+    with pytest.raises(UserError, match=r"^update 4 does other operations than the first.* or give capture=False$"):
+        update(batches[3])
+
+
+def test_every_thousandth_update_is_compared():
+    net, _, calls, update, batches = make(captured, lr=0.0)
+    for _ in range(999):
+        update(batches[0])
+    assert len(calls) == 10  # 1, 2, 4, ..., 512
+    net[1] = nn.Tanh()
+    with pytest.raises(UserError, match=r"^update 1000 does other"):
+        update(batches[0])
+
+
+def test_functions_for_every_time_run_in_each_repetition():
+    seen = []
+
+    @every_time
+    def look(x):
+        seen.append(x.item())
+
+    _, _, calls, update, batches = make(captured, look)
+    losses = [update(batch)["Loss"].item() for batch in batches]
+    assert seen == losses
+    assert len(calls) == 6
+
+
+def test_nan_is_told_in_the_update_that_has_it():
+    _, optimizer, calls, update, batches = make(captured)
+    for batch in batches[:4]:
+        update(batch)
+    optimizer.flat.data[0] = float("nan")
+    with pytest.raises(Fault, match=r"^the loss of Sequential is nan in its gradient step 5"):
+        update(batches[4])
+    assert len(calls) == 3
+
+
+def test_results_are_not_overwritten_within_a_call():
+    """Memory is taken over after the last use: here by turns, in a chain whose first link is needed at the end."""
+
+    def update(batch):
+        x = first = batch[0] * 2
+        for _ in range(6):
+            x = x + 1
+        y = x.view(-1)[2:]
+        z = [x * k for k in range(4)]
+        return {"Sum": sum(z) + first, "View": y, "First": first[0]}
+
+    run = captured(update)
+    for k in range(6):
+        x = torch.full((2, 3), float(k))
+        result = run((x,))
+        assert (result["Sum"] == 6 * (2 * k + 6) + 2 * k).all()
+        assert result["View"].tolist() == [2 * k + 6] * 4
+        assert result["First"].tolist() == [2 * k] * 3
