@@ -34,8 +34,9 @@ class Call(NamedTuple):
     kwargs: dict
     results: tuple = ()  # the tensors that it makes, None for one left out; () where it changes its arguments
 
-    def tensors(self) -> list[Tensor]:
-        return [x for x in tree_leaves(self[1:]) if isinstance(x, Tensor)]
+
+def tensors_in(tree) -> list[Tensor]:
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
 
 
 class Recorder(TorchDispatchMode):
@@ -66,8 +67,10 @@ class Recorder(TorchDispatchMode):
             self.repeatable, self.read_by = False, op
         elif op is FROM_PYTHON:
             self.calls.append(Call(op, (args[0].clone(),), {}, (results,)))
-        elif not makes_view:
-            self.calls.append(Call(op, args, kwargs, () if changes_arguments else tuple(tree_leaves(results))))
+        elif changes_arguments:
+            self.calls.append(Call(op, args, kwargs))
+        elif not makes_view and tensors_in(results):
+            self.calls.append(Call(op, args, kwargs, tuple(tree_leaves(results))))
         return results
 
 
@@ -108,35 +111,20 @@ def captured(update: Callable) -> Callable:
     def wrapper(batch: tuple[Tensor, ...], *options) -> dict[str, Tensor]:
         if not batch[0].is_cpu:
             return update(batch, *options)
-        program = programs.get(options)
-        if program is None:
-            program = programs[options] = Program(update, batch, options, memory)
-            return program.first_results
-        return program(batch)
+        if options not in programs:
+            programs[options] = Program(update, batch, options, memory)
+        return programs[options](batch)
 
     return wrapper
 
 
 class Program:
-    """The calls that update(batch, *options) does, done once as Python when it is made."""
+    """What update(batch, *options) does to tensors, and to which."""
 
     def __init__(self, update: Callable, batch: tuple[Tensor, ...], options: tuple, memory: dict):
-        self.update, self.options, self.count = update, options, 1
-        self.inputs = tree_map_only(Tensor, Tensor.clone, batch)
-        recorder, self.first_results = self.record()
-        self.signature = signature(recorder.calls)
-        self.repeatable = recorder.repeatable
-        if recorder.read_by:
-            warnings.warn(f"each update runs as Python, for it reads a tensor there ({recorder.read_by})", stacklevel=4)
-        if not self.repeatable:
-            return
-        calls, self.results = place(recorder.calls, self.first_results, memory)
-        self.steps = [step for step in map(in_place, calls) if step]
-
-    def record(self) -> tuple[Recorder, dict[str, Tensor]]:
-        with Recorder() as recorder:
-            results = self.update(self.inputs, *self.options)
-        return recorder, results
+        self.update, self.options, self.memory = update, options, memory
+        self.inputs = tree_map_only(Tensor, torch.empty_like, batch)
+        self.count, self.repeatable = 0, True
 
     def __call__(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
         if not self.repeatable:
@@ -144,19 +132,29 @@ class Program:
         torch._foreach_copy_(self.inputs, batch)
         self.count += 1
         if self.count & (self.count - 1) == 0 or self.count % 1000 == 0:
-            return self.compare()
+            return self.record()
         with torch.no_grad():
             for step in self.steps:
                 step()
         return self.results
 
-    def compare(self) -> dict[str, Tensor]:
-        """A call as Python, which must do what the first did."""
-        recorder, results = self.record()
-        if not recorder.repeatable or signature(recorder.calls) != self.signature:
+    def record(self) -> dict[str, Tensor]:
+        """A call as Python: the first one, or one that must do what the first did."""
+        with Recorder() as recorder:
+            results = self.update(self.inputs, *self.options)
+        calls, sign = recorder.calls, signature(recorder.calls, results)
+        if self.count == 1:
+            self.sign, self.repeatable = sign, recorder.repeatable
+            if self.repeatable:
+                calls, self.results = place(calls, results, self.memory)
+                self.steps = [step for step in map(in_place, calls) if step]
+            elif recorder.read_by:
+                told = f"each update runs as Python, for it reads a tensor there ({recorder.read_by})"
+                warnings.warn(told, stacklevel=4)
+        elif sign != self.sign or not recorder.repeatable:
             raise UserError(
                 f"update {self.count} does other operations than the first, which the updates between repeated; make "
-                "what decides this an argument of update(), or give capture=False"
+                "what decides this an argument of update(), or set capture to False"
             )
         return results
 
@@ -168,10 +166,10 @@ def storage(x: Tensor) -> int:
 
 def births(calls: list[Call]) -> dict[int, int]:
     """For each storage that a call makes, the number of that call; all others were there before."""
-    return {storage(x): i for i, call in enumerate(calls) for x in call.results if isinstance(x, Tensor)}
+    return {storage(x): i for i, call in enumerate(calls) for x in tensors_in(call.results)}
 
 
-def signature(calls: list[Call]) -> list:
+def signature(calls: list[Call], results: dict[str, Tensor]) -> list:
     """What two recordings have in common where they do the same: functions, numbers, shapes, and which memory."""
     born = births(calls)
     numbers = {storage(call.args[0]): call.args[0].tolist() for call in calls if call.function is FROM_PYTHON}
@@ -182,7 +180,7 @@ def signature(calls: list[Call]) -> list:
         memory = born.get(storage(x), ("before", x.untyped_storage().data_ptr()))
         return x.dtype, x.shape, x.stride(), x.storage_offset(), memory
 
-    return [tree_map_only(Tensor, describe, call[:3]) for call in calls]
+    return tree_map_only(Tensor, describe, [*(call[:3] for call in calls), results])
 
 
 def place(calls: list[Call], results: dict[str, Tensor], free: dict[int, list]) -> tuple[list[Call], dict[str, Tensor]]:
@@ -192,8 +190,8 @@ def place(calls: list[Call], results: dict[str, Tensor], free: dict[int, list]) 
     """
     born, last_use, pieces = births(calls), {}, {}
     for i, call in enumerate(calls):
-        last_use.update({storage(x): i for x in call.tensors()})
-    last_use.update({storage(x): len(calls) for x in results.values()})
+        last_use.update({storage(x): i for x in tensors_in(call)})
+    last_use.update({storage(x): len(calls) for x in tensors_in(results)})
 
     def move(x: Tensor) -> Tensor:
         key, size = storage(x), x.untyped_storage().nbytes()
@@ -211,7 +209,7 @@ def place(calls: list[Call], results: dict[str, Tensor], free: dict[int, list]) 
     placed = []
     for i, call in enumerate(calls):
         placed.append(Call(*tree_map_only(Tensor, move, tuple(call))))
-        give_back({storage(x) for x in call.tensors() if storage(x) in born and last_use[storage(x)] == i})
+        give_back({storage(x) for x in tensors_in(call) if storage(x) in born and last_use[storage(x)] == i})
     results = tree_map_only(Tensor, move, results)
     give_back({key for key in pieces if last_use[key] == len(calls)})
     return placed, results

@@ -168,7 +168,7 @@ def test_an_update_that_does_something_else_is_found_out(change):
         update(batch)
     with torch.no_grad():
         change(net)
-    with pytest.raises(UserError, match=r"^update 4 does other operations than the first.* or give capture=False$"):
+    with pytest.raises(UserError, match=r"^update 4 does other operations than the first.* or set capture to False$"):
         update(batches[3])
 
 
