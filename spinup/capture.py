@@ -98,9 +98,9 @@ def not_repeatable() -> None:
 
 
 def captured(update: Callable) -> Callable:
-    """update(batch, *options), which returns a dict of tensors, as a function that repeats what its first call did.
+    """update(batch, *options), which returns tensors, as a function that repeats what its first call did to tensors.
 
-    batch: a tuple of tensors, of the same shapes each time; options: hashable; each combination has a first call
+    batch: a tuple of tensors; options: hashable; each combination of options and of shapes has a first call of its own
     The returned tensors hold until the next call. On other devices than CPUs, and where Python reads a tensor in the
     update, it is run as it is. Raises UserError where a call that is compared differs from the first.
     """
@@ -108,12 +108,13 @@ def captured(update: Callable) -> Callable:
     memory = {}  # free pieces by size, common to all programs
 
     @functools.wraps(update)
-    def wrapper(batch: tuple[Tensor, ...], *options) -> dict[str, Tensor]:
+    def wrapper(batch: tuple[Tensor, ...], *options):
         if not batch[0].is_cpu:
             return update(batch, *options)
-        if options not in programs:
-            programs[options] = Program(update, batch, options, memory)
-        return programs[options](batch)
+        key = (*options, *(x.shape for x in batch))
+        if key not in programs:
+            programs[key] = Program(update, batch, options, memory)
+        return programs[key](batch)
 
     return wrapper
 
@@ -126,7 +127,7 @@ class Program:
         self.inputs = tree_map_only(Tensor, torch.empty_like, batch)
         self.count, self.repeatable = 0, True
 
-    def __call__(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def __call__(self, batch: tuple[Tensor, ...]):
         if not self.repeatable:
             return self.update(batch, *self.options)
         torch._foreach_copy_(self.inputs, batch)
@@ -138,7 +139,7 @@ class Program:
                 step()
         return self.results
 
-    def record(self) -> dict[str, Tensor]:
+    def record(self):
         """A call as Python: the first one, or one that must do what the first did."""
         with Recorder() as recorder:
             results = self.update(self.inputs, *self.options)
@@ -169,7 +170,7 @@ def births(calls: list[Call]) -> dict[int, int]:
     return {storage(x): i for i, call in enumerate(calls) for x in tensors_in(call.results)}
 
 
-def signature(calls: list[Call], results: dict[str, Tensor]) -> list:
+def signature(calls: list[Call], results) -> list:
     """What two recordings have in common where they do the same: functions, numbers, shapes, and which memory."""
     born = births(calls)
     numbers = {storage(call.args[0]): call.args[0].tolist() for call in calls if call.function is FROM_PYTHON}
@@ -183,8 +184,8 @@ def signature(calls: list[Call], results: dict[str, Tensor]) -> list:
     return tree_map_only(Tensor, describe, [*(call[:3] for call in calls), results])
 
 
-def place(calls: list[Call], results: dict[str, Tensor], free: dict[int, list]) -> tuple[list[Call], dict[str, Tensor]]:
-    """The same with all tensors that calls make in memory of their own, which the next takes over after the last use.
+def place(calls: list[Call], results, free: dict[int, list]) -> tuple:
+    """Both with all tensors that calls make in memory of their own, which the next takes over after the last use.
 
     free: such memory by its size, from which it is taken and into which it is given back
     """

@@ -28,8 +28,7 @@ VARIANTS = {
 }
 
 
-def assert_same_run(algo, env, folder, **options):
-    options = {**SMALL, **options}
+def assert_same_run(algo, env, folder, options):
     ours, plain = (train(algo, env, folder / str(flag), **options, capture=flag) for flag in (True, False))
     ours, plain = ours.state_dict(), plain.state_dict()
     assert without_time(folder / "True") == without_time(folder / "False")
@@ -42,7 +41,7 @@ def assert_same_run(algo, env, folder, **options):
 def test_the_same_run_to_the_bit(tmp_path, algo, variant):
     precision = torch.get_float32_matmul_precision()
     try:
-        assert_same_run(algo, fit(algo, Mixed), tmp_path, **VARIANTS[variant])
+        assert_same_run(algo, fit(algo, Mixed), tmp_path, SMALL | VARIANTS[variant])
     finally:
         torch.set_float32_matmul_precision(precision)
 
@@ -50,7 +49,25 @@ def test_the_same_run_to_the_bit(tmp_path, algo, variant):
 @pytest.mark.parametrize("env", [Walk, Target], ids=["discrete", "box"])
 @pytest.mark.parametrize("alpha", ["auto", 0.2])
 def test_the_same_sac_to_the_bit(tmp_path, env, alpha):
-    assert_same_run("sac", env, tmp_path, alpha=alpha)
+    assert_same_run("sac", env, tmp_path, SMALL | dict(alpha=alpha))
+
+
+PPO = {
+    "uneven minibatches": dict(minibatch_size=28),
+    "all at once": dict(minibatch_size=None, recompute_adv=False),
+    "limits": dict(vf_clip=0.1, ent_coef=0.1, max_grad_norm=0.01, normalize_rew=False),
+    "target_kl": dict(target_kl=1e-3),
+    "block-sparse, evolving": dict(
+        ac_kwargs=dict(hidden_sizes=(32, 32), linear=dict(sparsity=0.5, block_size=16, schedule="set", every=3))
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", PPO)
+@pytest.mark.parametrize("env", [Mixed, Target], ids=["discrete", "box"])
+def test_the_same_ppo_to_the_bit(tmp_path, env, variant):
+    options = dict(epochs=3, steps_per_epoch=64, num_envs=2, train_pi_iters=4, train_v_iters=4, minibatch_size=16)
+    assert_same_run("ppo", env, tmp_path, options | PPO[variant])
 
 
 class Images(Walk):
@@ -64,7 +81,7 @@ class Images(Walk):
 
 
 def test_the_same_run_on_images_to_the_bit(tmp_path):
-    assert_same_run("sac", Images, tmp_path, steps_per_epoch=30)
+    assert_same_run("sac", Images, tmp_path, SMALL | dict(steps_per_epoch=30))
 
 
 # ---- one update

@@ -28,6 +28,7 @@ from spinup.algos.ppo import PRESETS, approx_kl, policy_loss, ppo, value_loss
 from spinup.nets import ActorCritic, Categorical, Gaussian, NoNorm
 
 SMALL = dict(num_envs=2, steps_per_epoch=64, epochs=3, train_pi_iters=3, train_v_iters=3, minibatch_size=16)
+SMALL |= dict(capture=False)  # to see each call in the updates; test_capture.py compares the two
 
 
 def loss_and_gradient(ratio, adv, clip_ratio=0.2):

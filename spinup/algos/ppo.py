@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spinup import accel, mpi
 from spinup.buffers import RolloutBuffer, gae, minibatches, normalize
+from spinup.capture import captured
 from spinup.checkpoint import RunState
 from spinup.envs import evaluate, make_envs
 from spinup.errors import check_arguments
@@ -73,6 +74,7 @@ def ppo(
     vectorization: str = "sync",
     device: str = "cpu",
     threads: int = 1,
+    capture: bool = True,
     eval_freq: int = 0,
     num_test_episodes: int = 10,
     save_freq: int = 10,
@@ -114,8 +116,9 @@ def ppo(
     )
 
     # ---- learn
-    def update_pi(o: Tensor, a: Tensor, adv: Tensor, logp_old: Tensor) -> bool:
+    def update_pi(batch: tuple[Tensor, ...]) -> bool:
         """One step of the policy; False, and no step, where it has moved too far from the old one already."""
+        o, a, adv, _, logp_old, _ = batch
         pi = ac.pi(o)
         logp = pi.log_prob(a)  # (B,)
         if target_kl is not None and mpi.mpi_avg(approx_kl(logp.detach(), logp_old).item()) > 1.5 * target_kl:
@@ -126,9 +129,15 @@ def ppo(
         pi_optimizer.minimize(loss)
         return True
 
-    def update_v(o: Tensor, ret: Tensor, v_old: Tensor) -> None:
+    def update_v(batch: tuple[Tensor, ...]) -> None:
         """One step of the value function."""
+        o, _, _, ret, _, v_old = batch
         vf_optimizer.minimize(value_loss(ac.v(o), ret, v_old, vf_clip))
+
+    if capture and target_kl is None:  # whose test is Python's
+        update_pi = captured(update_pi)
+    if capture:
+        update_v = captured(update_v)
 
     @torch.no_grad()
     def estimate() -> tuple[Tensor, Tensor, Tensor]:
@@ -166,11 +175,11 @@ def ppo(
             if recompute_adv and i > 0:
                 adv, ret, _ = estimate()
             data = [x.flatten(0, 1) for x in (o, a, adv, ret, logp_old, v_old)]
-            for b_o, b_a, b_adv, b_ret, b_logp_old, b_v_old in minibatches(minibatch_size, *data):
+            for batch in minibatches(minibatch_size, *data):
                 if i < train_pi_iters and moving:
-                    moving = update_pi(b_o, b_a, b_adv, b_logp_old)
+                    moving = update_pi(batch)
                 if i < train_v_iters:
-                    update_v(b_o, b_ret, b_v_old)
+                    update_v(batch)
             pi_iters += i < train_pi_iters and moving
 
         # ---- log: the change that the epoch made, on its first advantages and returns
