@@ -2,8 +2,9 @@
 
 A third of an update of small networks is not computing: Python runs their modules, autograd takes down what they do and
 walks back through it, and each result looks for memory. That comes out the same every time; only the numbers differ. So
-`captured(update)` takes down the operations on tensors that one call does, forward, backward and optimizer steps, and
-later calls do just these, one after another, each into memory chosen beforehand. The results are the same to the bit.
+an update decorated by `captured` takes down the operations on tensors that its first call does, forward, backward and
+optimizer steps, and later calls do just these, one after another, each into memory chosen beforehand. The results are
+the same to the bit.
 
 What else Python does in the update is not repeated, a print or an `if` for instance, and so calls 1, 2, 4, 8, ... and
 every thousandth run as Python and are compared with the first: a difference ends the training.
@@ -46,7 +47,7 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.calls, self.repeatable, self.read_by = [], True, None
+        self.calls, self.reads, self.declined = [], None, False
 
     def __enter__(self):
         Recorder.active = self
@@ -63,8 +64,8 @@ class Recorder(TorchDispatchMode):
             return results
         changes_arguments = op._schema.is_mutable
         makes_view = not changes_arguments and any(result.alias_info for result in op._schema.returns)
-        if READ_BY_PYTHON & set(op.tags):
-            self.repeatable, self.read_by = False, op
+        if READ_BY_PYTHON & set(op.tags) and not indexes_by_number(op, args):
+            self.reads = op
         elif op is FROM_PYTHON:
             self.calls.append(Call(op, (args[0].clone(),), {}, (results,)))
         elif changes_arguments:
@@ -72,6 +73,12 @@ class Recorder(TorchDispatchMode):
         elif not makes_view and tensors_in(results):
             self.calls.append(Call(op, args, kwargs, tuple(tree_leaves(results))))
         return results
+
+
+def indexes_by_number(op, args: tuple) -> bool:
+    """Whether this is x[i] where the result's shape is that of i, and not a choice by a mask."""
+    masks = torch.bool, torch.uint8
+    return op is torch.ops.aten.index.Tensor and all(i is None or i.dtype not in masks for i in args[1])
 
 
 def every_time(function: Callable) -> Callable:
@@ -94,29 +101,34 @@ def every_time(function: Callable) -> Callable:
 def not_repeatable() -> None:
     """Says, from within an update, that it has to run as Python each time."""
     if Recorder.active:
-        Recorder.active.repeatable = False
+        Recorder.active.declined = True
 
 
-def captured(update: Callable) -> Callable:
-    """update(batch, *options), which returns tensors, as a function that repeats what its first call did to tensors.
+def captured(on: bool = True) -> Callable:
+    """Decorates update(batch, *options), which returns tensors: it then repeats what its first call did to tensors.
 
     batch: a tuple of tensors; options: hashable; each combination of options and of shapes has a first call of its own
     The returned tensors hold until the next call. On other devices than CPUs, and where Python reads a tensor in the
-    update, it is run as it is. Raises UserError where a call that is compared differs from the first.
+    update, it is run as it is, and always if not `on`. Raises UserError where a call that is compared differs from the
+    first.
     """
-    programs = {}
-    memory = {}  # free pieces by size, common to all programs
 
-    @functools.wraps(update)
-    def wrapper(batch: tuple[Tensor, ...], *options):
-        if not batch[0].is_cpu:
-            return update(batch, *options)
-        key = (*options, *(x.shape for x in batch))
-        if key not in programs:
-            programs[key] = Program(update, batch, options, memory)
-        return programs[key](batch)
+    def decorate(update: Callable) -> Callable:
+        programs = {}
+        memory = {}  # free pieces by size, common to all programs
 
-    return wrapper
+        @functools.wraps(update)
+        def wrapper(batch: tuple[Tensor, ...], *options):
+            if not batch[0].is_cpu:
+                return update(batch, *options)
+            key = (*options, *(x.shape for x in batch))
+            if key not in programs:
+                programs[key] = Program(update, batch, options, memory)
+            return programs[key](batch)
+
+        return wrapper if on else update
+
+    return decorate
 
 
 class Program:
@@ -145,14 +157,14 @@ class Program:
             results = self.update(self.inputs, *self.options)
         calls, sign = recorder.calls, signature(recorder.calls, results)
         if self.count == 1:
-            self.sign, self.repeatable = sign, recorder.repeatable
+            self.sign, self.repeatable = sign, not (recorder.reads or recorder.declined)
             if self.repeatable:
                 calls, self.results = place(calls, results, self.memory)
                 self.steps = [step for step in map(in_place, calls) if step]
-            elif recorder.read_by:
-                told = f"each update runs as Python, for it reads a tensor there ({recorder.read_by})"
+            elif not recorder.declined:
+                told = f"each update runs as Python, for it reads a tensor there ({recorder.reads})"
                 warnings.warn(told, stacklevel=4)
-        elif sign != self.sign or not recorder.repeatable:
+        elif sign != self.sign or recorder.reads:
             raise UserError(
                 f"update {self.count} does other operations than the first, which the updates between repeated; make "
                 "what decides this an argument of update(), or set capture to False"

@@ -197,8 +197,9 @@ class HiddenLinear(nn.Linear):
     """nn.Linear between hidden layers, where the time goes; what a network reads and gives keeps its precision.
 
     Where float32 products may be of bfloat16 (`torch.set_float32_matmul_precision("medium")`), those of large batches
-    are so on every CPU that has them. torch leaves that to its libraries, which on some such CPUs go on in float32.
-    What the products give is rounded to bfloat16 too, gradients included; parameters stay float32.
+    are so on every CPU that has them. torch leaves that to its libraries: with AMX they take bfloat16 in all layers, on
+    other such CPUs they go on in float32. What the products give is rounded to bfloat16 too, gradients included;
+    parameters stay float32.
     """
 
     bfloat16 = accel.cpu_has_bfloat16()

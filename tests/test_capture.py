@@ -123,14 +123,14 @@ def make(wrap, python=lambda loss: None, lr=0.1):
 def test_the_same_updates_with_few_calls_of_python():
     """Two programs, one for each option, take turns; calls 1, 2, 4, 8 and 16 of each run as Python."""
     results, nets = [], []
-    for wrap in (captured, lambda update: update):
-        net, _, calls, update, batches = make(wrap)
+    for on in (True, False):
+        net, _, calls, update, batches = make(captured(on))
         results.append([])
         for i, batch in enumerate(batches):
             result = update(batch, 0.0 if i % 2 else 0.5)
             results[-1].append({key: x.clone() for key, x in result.items()})
         nets.append(net)
-        assert len(calls) == (10 if wrap is captured else 40)
+        assert len(calls) == (10 if on else 40)
     for ours, plain in zip(*results, strict=True):
         assert ours.keys() == plain.keys()
         assert all(torch.equal(ours[key], plain[key]) for key in ours)
@@ -140,7 +140,7 @@ def test_the_same_updates_with_few_calls_of_python():
 
 def test_arguments_are_not_kept():
     """What is given to a call is copied: the next batch may lie in the same memory, or the caller change it."""
-    _, _, _, update, batches = make(captured)
+    _, _, _, update, batches = make(captured())
     before = [x.clone() for x in batches[0]]
     update(batches[0])
     update(batches[1])
@@ -148,7 +148,7 @@ def test_arguments_are_not_kept():
 
 
 def test_a_changed_learning_rate_holds_from_the_next_update():
-    net, optimizer, calls, update, batches = make(captured)
+    net, optimizer, calls, update, batches = make(captured())
     for batch in batches[:5]:
         update(batch)
     optimizer.lr = 0.0
@@ -160,7 +160,7 @@ def test_a_changed_learning_rate_holds_from_the_next_update():
 
 def test_python_that_reads_a_tensor_runs_each_time():
     seen = []
-    _, _, calls, update, batches = make(captured, lambda loss: seen.append(loss.item()))
+    _, _, calls, update, batches = make(captured(), lambda loss: seen.append(loss.item()))
     with pytest.warns(
         UserWarning, match=r"^each update runs as Python, for it reads a tensor there \(aten._local_scalar_dense"
     ):
@@ -180,7 +180,7 @@ def test_python_that_reads_a_tensor_runs_each_time():
     ids=["memory", "operation", "number"],
 )
 def test_an_update_that_does_something_else_is_found_out(change):
-    net, _, _, update, batches = make(captured)
+    net, _, _, update, batches = make(captured())
     for batch in batches[:3]:
         update(batch)
     with torch.no_grad():
@@ -190,13 +190,24 @@ def test_an_update_that_does_something_else_is_found_out(change):
 
 
 def test_every_thousandth_update_is_compared():
-    net, _, calls, update, batches = make(captured, lr=0.0)
+    net, _, calls, update, batches = make(captured(), lr=0.0)
     for _ in range(999):
         update(batches[0])
     assert len(calls) == 10  # 1, 2, 4, ..., 512
     net[1] = nn.Tanh()
     with pytest.raises(UserError, match=r"^update 1000 does other"):
         update(batches[0])
+
+
+def test_rows_are_picked_by_number_and_not_by_mask():
+    x = torch.arange(10.0)
+    by_number = captured()(lambda batch: {"X": x[batch[0]]})
+    for i in range(8):
+        assert by_number((torch.tensor([i, i + 1]),))["X"].tolist() == [i, i + 1]
+    by_mask = captured()(lambda batch: {"X": x[batch[0]]})
+    with pytest.warns(UserWarning, match="reads a tensor"):
+        by_mask((x > 5,))
+    assert [len(by_mask((x > i,))["X"]) for i in range(8)] == [9 - i for i in range(8)]
 
 
 def test_functions_for_every_time_run_in_each_repetition():
@@ -206,14 +217,14 @@ def test_functions_for_every_time_run_in_each_repetition():
     def look(x):
         seen.append(x.item())
 
-    _, _, calls, update, batches = make(captured, look)
+    _, _, calls, update, batches = make(captured(), look)
     losses = [update(batch)["Loss"].item() for batch in batches]
     assert seen == losses
     assert len(calls) == 6
 
 
 def test_nan_is_told_in_the_update_that_has_it():
-    _, optimizer, calls, update, batches = make(captured)
+    _, optimizer, calls, update, batches = make(captured())
     for batch in batches[:4]:
         update(batch)
     optimizer.flat.data[0] = float("nan")
@@ -233,7 +244,7 @@ def test_results_are_not_overwritten_within_a_call():
         z = [x * k for k in range(4)]
         return {"Sum": sum(z) + first, "View": y, "First": first[0]}
 
-    run = captured(update)
+    run = captured()(update)
     for k in range(6):
         x = torch.full((2, 3), float(k))
         result = run((x,))

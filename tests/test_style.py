@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 # A module imports from lower layers only. "" is spinup/__init__.py, the lazy public face.
 LAYERS = {
     "errors": 0,
-    **dict.fromkeys(("mpi", "accel", "sparse", "files", "terminal"), 1),
+    **dict.fromkeys(("mpi", "accel", "capture", "sparse", "files", "terminal"), 1),
     "config": 1.5,
     **dict.fromkeys(("nets", "buffers", "envs", "logger", "optim"), 2),
     "checkpoint": 2.5,

@@ -101,6 +101,7 @@ def ddpg(
     run = RunState(config, logger, envs=envs, buffer=buffer, **parts)
 
     # ---- learn
+    @captured(capture)
     def update(batch: Batch) -> dict[str, Tensor]:
         """One step of the critic and of the policy; returns what to log."""
         o, a, r, o2, terminated, discount = batch
@@ -117,9 +118,6 @@ def ddpg(
         polyak_average(q_targ_params, q_optimizer.flat, polyak)  # ddpg-4
         polyak_average(pi_targ_params, pi_optimizer.flat, polyak)
         return dict(LossQ=loss_q, LossPi=loss_pi, QVals=q_values)
-
-    if capture:  # from here on the tensors' part of it, without the Python
-        update = captured(update)
 
     # ---- act
     def explore(o: np.ndarray) -> np.ndarray:

@@ -116,6 +116,7 @@ def ppo(
     )
 
     # ---- learn
+    @captured(capture and target_kl is None)  # a test of the KL is Python's
     def update_pi(batch: tuple[Tensor, ...]) -> bool:
         """One step of the policy; False, and no step, where it has moved too far from the old one already."""
         o, a, adv, _, logp_old, _ = batch
@@ -129,15 +130,11 @@ def ppo(
         pi_optimizer.minimize(loss)
         return True
 
+    @captured(capture)
     def update_v(batch: tuple[Tensor, ...]) -> None:
         """One step of the value function."""
         o, _, _, ret, _, v_old = batch
         vf_optimizer.minimize(value_loss(ac.v(o), ret, v_old, vf_clip))
-
-    if capture and target_kl is None:  # whose test is Python's
-        update_pi = captured(update_pi)
-    if capture:
-        update_v = captured(update_v)
 
     @torch.no_grad()
     def estimate() -> tuple[Tensor, Tensor, Tensor]:
@@ -228,11 +225,8 @@ PRESETS = {
         minibatch_size=None,
         target_kl=0.01,
         max_grad_norm=None,
-        anneal_lr=False,
-        normalize_obs=False,
-        normalize_rew=False,
+        **dict.fromkeys(("anneal_lr", "normalize_obs", "normalize_rew", "recompute_adv"), False),
         normalize_adv=True,
-        recompute_adv=False,
         value_target="rtg",
         ac_kwargs=dict(orthogonal=False),
     )

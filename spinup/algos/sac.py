@@ -134,6 +134,7 @@ def sac(
     run = RunState(config, logger, envs=envs, buffer=buffer, **parts)
 
     # ---- learn
+    @captured(capture)
     def update(batch: Batch) -> dict[str, Tensor]:
         """One step of critics, policy and temperature; returns what to log."""
         o, a, r, o2, terminated, discount = batch
@@ -155,9 +156,6 @@ def sac(
         polyak_average(q_targ_params, q_optimizer.flat, polyak)  # sac-8
         q1, q2 = q_values
         return dict(LossQ=loss_q, LossPi=loss_pi, Q1Vals=q1, Q2Vals=q2, LogPi=logp, Alpha=temperature)
-
-    if capture:  # from here on the tensors' part of it, without the Python
-        update = captured(update)
 
     # ---- act
     o = run.begin()

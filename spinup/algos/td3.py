@@ -110,6 +110,7 @@ def td3(
     run = RunState(config, logger, envs=envs, buffer=buffer, **parts)
 
     # ---- learn
+    @captured(capture)
     def update(batch: Batch, delayed: bool) -> dict[str, Tensor]:
         """One step of the critics and, unless it is to be left out, of policy and targets; returns what to log."""
         o, a, r, o2, terminated, discount = batch
@@ -130,9 +131,6 @@ def td3(
         polyak_average(q_targ_params, q_optimizer.flat, polyak)  # td3-5
         polyak_average(pi_targ_params, pi_optimizer.flat, polyak)
         return metrics | dict(LossPi=loss_pi)
-
-    if capture:  # from here on the tensors' part of it, without the Python
-        update = captured(update)
 
     # ---- act
     def explore(o: np.ndarray) -> np.ndarray:
