@@ -24,6 +24,12 @@ from spinup.errors import UserError
 
 FROM_PYTHON = torch.ops.aten.lift_fresh.default  # makes a tensor of numbers, in torch.tensor
 DECIDED_BY_OUT = {"dtype", "layout", "device", "pin_memory"}
+CONSTANTS = {
+    torch.ops.aten.ones_like,
+    torch.ops.aten.zeros_like,
+    torch.ops.aten.new_zeros,
+    torch.ops.aten.scalar_tensor,
+}
 READ_BY_PYTHON = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
@@ -146,7 +152,7 @@ class Program:
         self.count += 1
         if self.count & (self.count - 1) == 0 or self.count % 1000 == 0:
             return self.record()
-        with torch.no_grad():
+        with torch.inference_mode():
             for step in self.steps:
                 step()
         return self.results
@@ -196,11 +202,29 @@ def signature(calls: list[Call], results) -> list:
     return tree_map_only(Tensor, describe, [*(call[:3] for call in calls), results])
 
 
+def makes_constant(call: Call) -> bool:
+    """Whether its result is the same each time, as that of torch.ones_like is."""
+    return getattr(call.function, "overloadpacket", None) in CONSTANTS
+
+
+def can_overwrite(call: Call, key: int) -> bool:
+    """Whether the result can take the place of the arguments in this storage, number by number."""
+    if len(call.results) != 1 or torch.Tag.pointwise not in call.function.tags:
+        return False
+
+    def layout(x: Tensor) -> tuple:
+        return x.dtype, x.shape, x.stride(), x.storage_offset(), x.untyped_storage().nbytes()
+
+    return all(layout(x) == layout(call.results[0]) for x in tensors_in(call.args) if storage(x) == key)
+
+
 def place(calls: list[Call], results, free: dict[int, list]) -> tuple:
     """Both with all tensors that calls make in memory of their own, which the next takes over after the last use.
 
     free: such memory by its size, from which it is taken and into which it is given back
     """
+    changed = {storage(x) for call in calls if not call.results for x in tensors_in(call)}
+    calls = [call for call in calls if not makes_constant(call) or storage(call.results[0]) in changed]
     born, last_use, pieces = births(calls), {}, {}
     for i, call in enumerate(calls):
         last_use.update({storage(x): i for x in tensors_in(call)})
@@ -221,8 +245,14 @@ def place(calls: list[Call], results, free: dict[int, list]) -> tuple:
 
     placed = []
     for i, call in enumerate(calls):
+        done_with = {storage(x) for x in tensors_in(call) if storage(x) in born and last_use[storage(x)] == i}
+        for key in done_with & pieces.keys():
+            if can_overwrite(call, key):
+                pieces[storage(call.results[0])] = pieces[key]
+                done_with.remove(key)
+                break
         placed.append(Call(*tree_map_only(Tensor, move, tuple(call))))
-        give_back({storage(x) for x in tensors_in(call) if storage(x) in born and last_use[storage(x)] == i})
+        give_back(done_with)
     results = tree_map_only(Tensor, move, results)
     give_back({key for key in pieces if last_use[key] == len(calls)})
     return placed, results

@@ -242,7 +242,8 @@ def test_results_are_not_overwritten_within_a_call():
             x = x + 1
         y = x.view(-1)[2:]
         z = [x * k for k in range(4)]
-        return {"Sum": sum(z) + first, "View": y, "First": first[0]}
+        square = batch[0][:, :2] + torch.ones(2).cumsum(0)
+        return {"Sum": sum(z) + first, "View": y, "First": first[0], "Gap": square - square.t()}
 
     run = captured()(update)
     for k in range(6):
@@ -251,3 +252,4 @@ def test_results_are_not_overwritten_within_a_call():
         assert (result["Sum"] == 6 * (2 * k + 6) + 2 * k).all()
         assert result["View"].tolist() == [2 * k + 6] * 4
         assert result["First"].tolist() == [2 * k] * 3
+        assert result["Gap"].tolist() == [[0, 1], [-1, 0]]
