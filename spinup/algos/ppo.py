@@ -119,7 +119,7 @@ def ppo(
     @captured(capture and target_kl is None)  # a test of the KL is Python's
     def update_pi(batch: tuple[Tensor, ...]) -> bool:
         """One step of the policy; False, and no step, where it has moved too far from the old one already."""
-        o, a, adv, _, logp_old, _ = batch
+        o, a, adv, logp_old = batch
         pi = ac.pi(o)
         logp = pi.log_prob(a)  # (B,)
         if target_kl is not None and mpi.mpi_avg(approx_kl(logp.detach(), logp_old).item()) > 1.5 * target_kl:
@@ -133,7 +133,7 @@ def ppo(
     @captured(capture)
     def update_v(batch: tuple[Tensor, ...]) -> None:
         """One step of the value function."""
-        o, _, _, ret, _, v_old = batch
+        o, ret, v_old = batch
         vf_optimizer.minimize(value_loss(ac.v(o), ret, v_old, vf_clip))
 
     @torch.no_grad()
@@ -172,11 +172,11 @@ def ppo(
             if recompute_adv and i > 0:
                 adv, ret, _ = estimate()
             data = [x.flatten(0, 1) for x in (o, a, adv, ret, logp_old, v_old)]
-            for batch in minibatches(minibatch_size, *data):
+            for b_o, b_a, b_adv, b_ret, b_logp_old, b_v_old in minibatches(minibatch_size, *data):
                 if i < train_pi_iters and moving:
-                    moving = update_pi(batch)
+                    moving = update_pi((b_o, b_a, b_adv, b_logp_old))
                 if i < train_v_iters:
-                    update_v(batch)
+                    update_v((b_o, b_ret, b_v_old))
             pi_iters += i < train_pi_iters and moving
 
         # ---- log: the change that the epoch made, on its first advantages and returns
