@@ -26,7 +26,7 @@ demo: .venv/demo.stamp
 test: .venv/test.stamp
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m pytest
+	$(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 test-slow: .venv/slow.stamp test
 	$(PY) -m pytest -m slow
