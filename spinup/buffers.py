@@ -236,11 +236,18 @@ def replay_bytes(observation_space: spaces.Box, action_space: spaces.Space) -> i
 
 
 def check_replay_memory(size: int, observation_space: spaces.Box, action_space: spaces.Space, device) -> str:
-    """What a ReplayBuffer of `size` transitions will take, in words; raises UserError where that is not free."""
+    """What a ReplayBuffer of `size` transitions will take, in words; raises UserError where that is not free.
+
+    All MPI processes must call it: those on one machine share its memory. On a GPU each asks for its own part, since
+    there a buffer takes its memory at once, and on the CPU as it fills.
+    """
     each, free = replay_bytes(observation_space, action_space), accel.free_memory(device)
-    if free is not None and size * each > free:
+    procs, here = mpi.num_procs(), mpi.num_procs_here() if torch.device(device).type == "cpu" else 1
+    if free is not None and here * size * each > free:
+        total, fits = procs * size, procs * int(0.8 * free / each / here)
         raise UserError(
-            f"replay_size {size} needs {size * each / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free; "
-            f"{int(0.8 * free / each)} transitions would fit"
+            f"replay_size {total}{f' over {procs} processes' if procs > 1 else ''} needs "
+            f"{here * size * each / 2**30:.3g} GiB{' on this machine' if procs > 1 else ''}, and {free / 2**30:.3g} GiB "
+            f"are free; {fits} transitions would fit"
         )
     return f"replay buffer: {size} transitions, {size * each / 2**20:.3g} MiB when full"

@@ -84,6 +84,16 @@ def num_procs() -> int:
     return world().Get_size() if world() else 1
 
 
+@functools.cache
+def num_procs_here() -> int:
+    """How many of them are on this machine and share its memory; all processes must call it."""
+    if world() is None:
+        return 1
+    from mpi4py import MPI
+
+    return world().Split_type(MPI.COMM_TYPE_SHARED).Get_size()
+
+
 def mpi_fork(n: int) -> None:
     """Turn this process into a launcher of `n` MPI processes that run the same command; return at once where n <= 1
     or where a launcher has started this process already.

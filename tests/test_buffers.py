@@ -10,7 +10,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spinup import accel
+from spinup import accel, mpi
 from spinup.buffers import (
     Batch,
     ReplayBuffer,
@@ -639,6 +639,22 @@ def test_a_buffer_that_is_too_large_says_how_large_one_would_fit(monkeypatch, si
     assert int(fits) == pytest.approx(0.8 * size, abs=1)  # leaves room for what else there is
     if int(fits):
         check_replay_memory(int(fits), BOX, spaces.Discrete(4), "cpu")
+
+
+def test_processes_on_one_machine_share_its_memory(monkeypatch):
+    monkeypatch.setattr(mpi, "num_procs", lambda: 6)
+    monkeypatch.setattr(mpi, "num_procs_here", lambda: 3)
+    each = replay_bytes(BOX, spaces.Discrete(4))
+    monkeypatch.setattr(accel, "free_memory", lambda device: 3 * 2**24 * each)
+    assert check_replay_memory(2**24, BOX, spaces.Discrete(4), "cpu").startswith("replay buffer: 16777216 transitions")
+    with pytest.raises(UserError) as error:
+        check_replay_memory(2**25, BOX, spaces.Discrete(4), "cpu")
+    needs, free = (n * 3 * 2**24 * each / 2**30 for n in (2, 1))
+    assert str(error.value) == (
+        f"replay_size {6 * 2**25} over 6 processes needs {needs:.3g} GiB on this machine, and {free:.3g} GiB are free; "
+        f"{6 * int(0.8 * 2**24)} transitions would fit"
+    )
+    check_replay_memory(2**25, BOX, spaces.Discrete(4), "meta")  # as on a GPU: each process asks for its own
 
 
 def test_where_free_memory_is_not_known_every_size_is_tried(monkeypatch):

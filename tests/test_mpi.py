@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("not_launched")
 
 
 def test_one_process_is_rank_0_of_1():
-    assert (mpi.proc_id(), mpi.num_procs()) == (0, 1)
+    assert (mpi.proc_id(), mpi.num_procs(), mpi.num_procs_here()) == (0, 1, 1)
 
 
 @pytest.mark.parametrize("x", [3.5, 2, np.array([1.0, -2.0]), np.ones((2, 3))])
@@ -203,7 +203,7 @@ def abort(*error):  # or the other process would wait for ever
 
 sys.excepthook = abort
 rank = mpi.proc_id()
-assert mpi.num_procs() == 2 and rank in (0, 1)
+assert mpi.num_procs() == mpi.num_procs_here() == 2 and rank in (0, 1)
 
 # numbers and arrays of several kinds
 assert mpi.mpi_sum(rank + 1) == 3 and isinstance(mpi.mpi_sum(1.5), float)
