@@ -244,10 +244,9 @@ def check_replay_memory(size: int, observation_space: spaces.Box, action_space: 
     each, free = replay_bytes(observation_space, action_space), accel.free_memory(device)
     procs, here = mpi.num_procs(), mpi.num_procs_here() if torch.device(device).type == "cpu" else 1
     if free is not None and here * size * each > free:
-        total, fits = procs * size, procs * int(0.8 * free / each / here)
+        among, where = (f" over {procs} processes", " on this machine") if procs > 1 else ("", "")
         raise UserError(
-            f"replay_size {total}{f' over {procs} processes' if procs > 1 else ''} needs "
-            f"{here * size * each / 2**30:.3g} GiB{' on this machine' if procs > 1 else ''}, and {free / 2**30:.3g} GiB "
-            f"are free; {fits} transitions would fit"
+            f"replay_size {procs * size}{among} needs {here * size * each / 2**30:.3g} GiB{where}, and "
+            f"{free / 2**30:.3g} GiB are free; {procs * int(0.8 * free / each / here)} transitions would fit"
         )
     return f"replay buffer: {size} transitions, {size * each / 2**20:.3g} MiB when full"
