@@ -274,7 +274,9 @@ class Replay:
             return ac
 
         def deepcopy(net):
-            self.targets["actor" if net is made[-1].actor else "critic"] = copied = copy.deepcopy(net)
+            copied = copy.deepcopy(net)
+            whole = net is made[-1]
+            self.targets |= dict(actor=copied.actor, critic=copied.critic) if whole else dict(critic=copied)
             return copied
 
         with monkeypatch.context() as patch:

@@ -21,6 +21,7 @@ from probes import (
     Walk,
     fit,
     parameters,
+    rows,
     train,
 )
 
@@ -271,6 +272,38 @@ def test_targets_begin_as_copies(monkeypatch, tmp_path, algo):
         torch.testing.assert_close(parameters(target), parameters(getattr(replay.first, part)), rtol=0, atol=0)
 
 
+@noisy
+def test_the_target_policy_in_place_of_the_learned_one(tmp_path, algo):
+    """It is tested, saved and returned; the learned one acts, learns and is logged as without it."""
+    options = SMALL | dict(start_steps=0, update_after=20, steps_per_epoch=40, epochs=2, eval_freq=1, pi_lr=0.1, seed=3)
+    options["num_test_episodes"] = 2
+
+    def run_with(name, **kwargs):
+        ac = train(algo, Walk, tmp_path / name, **options | kwargs)
+        saved = torch.load(tmp_path / name / "model.pt", weights_only=True)
+        for key, value in ac.state_dict().items():
+            torch.testing.assert_close(saved[key], value, rtol=0, atol=0)
+        table = rows(tmp_path / name)
+        others = [{key: x for key, x in row.items() if "Test" not in key and "Time" not in key} for row in table]
+        return parameters(ac.actor), [row["AverageTestEpRet"] for row in table], others
+
+    first, first_tests, _ = run_with("first", pi_lr=0.0, q_lr=0.0)
+    for polyak in (0.0, 0.9, 1.0):
+        learned, learned_tests, learned_others = run_with(f"learned{polyak}", polyak=polyak)
+        averaged, tests, others = run_with(f"averaged{polyak}", polyak=polyak, target_policy=True)
+        assert others == learned_others
+        assert (learned - first).abs().max() > 0.1
+        if polyak == 0:  # the targets are the learned networks
+            assert tests == learned_tests
+            torch.testing.assert_close(averaged, learned, rtol=0, atol=0)
+        elif polyak == 1:  # they stay as they began
+            assert tests == first_tests != learned_tests
+            torch.testing.assert_close(averaged, first, rtol=0, atol=0)
+        else:
+            assert all((averaged - other).abs().max() > 0.01 for other in (first, learned))
+            assert tests not in (first_tests, learned_tests)
+
+
 # ---- n-step returns and ends, in the target
 
 
@@ -296,7 +329,7 @@ def test_discounting_over_two_steps(monkeypatch, tmp_path, algo):
 TABLE = dict(steps_per_epoch=4000, epochs=100, replay_size=1_000_000, gamma=0.99, polyak=0.995, batch_size=100)
 TABLE |= dict(start_steps=10_000, update_after=1000, update_every=50, num_test_episodes=10, max_ep_len=1000)
 TABLE |= dict(save_freq=1, seed=0)
-NOISE = dict(pi_lr=1e-3, q_lr=1e-3, act_noise=0.1, noise_corr=0.0)
+NOISE = dict(pi_lr=1e-3, q_lr=1e-3, act_noise=0.1, noise_corr=0.0, target_policy=False)
 OWN = {
     "ddpg": NOISE,
     "td3": NOISE | dict(target_noise=0.2, noise_clip=0.5, policy_delay=2),

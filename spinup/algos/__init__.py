@@ -25,6 +25,8 @@ value_target: what the value function is fitted to: 'gae' (lambda-returns) or 'r
 replay_size: transitions kept, the last ones, over all processes
 batch_size: transitions in a gradient step, over all processes
 polyak: the target networks keep this share of themselves in each step, and take the rest from the learned ones
+target_policy: test, save and return the target policy, a running average of the one that is learned and acts, in its
+    place: it is steadier
 act_noise: standard deviation of the noise on the policy's actions, in half-ranges of the actions
 noise_corr: correlation of that noise between one step and the next, 0 to 0.999; near 1 it pushes one way for long,
     which tasks with inertia and rare rewards need

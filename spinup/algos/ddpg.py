@@ -47,6 +47,7 @@ def ddpg(
     gamma: float = 0.99,
     n_step: int = 1,
     polyak: float = 0.995,
+    target_policy: bool = False,
     pi_lr: float = 1e-3,
     q_lr: float = 1e-3,
     act_noise: float = 0.1,
@@ -81,8 +82,10 @@ def ddpg(
     ac = actor_critic(envs.observation_space, envs.action_space, **(ac_kwargs or {})).to(device)
     check_q_actor_critic(ac, envs.observation_space, envs.action_space, num_critics=1)
     mpi.sync_params(ac)
+    ac_targ = copy.deepcopy(ac)
     pi, q = ac.actor, ac.critic[0]
-    pi_targ, q_targ = copy.deepcopy(pi), copy.deepcopy(q)
+    pi_targ, q_targ = ac_targ.actor, ac_targ.critic[0]
+    result = ac_targ if target_policy else ac
     pi_targ_params, q_targ_params = flatten(pi_targ), flatten(q_targ)
     pi_optimizer, q_optimizer = Adam(pi, pi_lr), Adam(q, q_lr)
     low, high = envs.action_space.low, envs.action_space.high
@@ -91,7 +94,7 @@ def ddpg(
     memory = check_replay_memory(replay_size // procs, envs.observation_space, envs.action_space, device)
     logger = EpochLogger(**(logger_kwargs or {"exp_name": "ddpg"}))
     logger.save_config(config)
-    logger.setup_pytorch_saver(ac)
+    logger.setup_pytorch_saver(result)
     logger.log(memory)
     buffer = ReplayBuffer(
         replay_size // procs, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma
@@ -143,7 +146,7 @@ def ddpg(
         # ---- evaluate, save, log
         eval_time = time.time()
         if eval_freq and epoch % eval_freq == 0:
-            test = evaluate(ac, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
+            test = evaluate(result, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
             logger.store(TestEpRet=test["EpRet"], TestEpLen=test["EpLen"])
         eval_time = time.time() - eval_time
         logger.log_tabular("Epoch", epoch)
@@ -162,7 +165,7 @@ def ddpg(
         run.end_epoch()
 
     run.close()
-    return ac
+    return result
 
 
 PRESETS = {
