@@ -2,7 +2,8 @@
 
 Departures from the paper: exploration noise is not correlated in time by default, is in half-ranges of the actions, and
 begins with uniformly drawn actions; the networks have other sizes and first weights, no batch normalization or weight
-decay, and actions enter the critic's first layer; and n-step returns can replace one-step ones.
+decay, and actions enter the critic's first layer; n-step returns can replace one-step ones, and the target policy the
+learned one in the end.
 """
 
 import copy

@@ -1,7 +1,8 @@
 """Twin delayed DDPG (TD3), arXiv:1802.09477. Equations: docs/algorithms/td3.md.
 
 Departures from the paper: noise is measured in half-ranges of the actions, the networks and minibatches have other
-sizes, the critics have layer normalization, and n-step returns can replace one-step ones.
+sizes, the critics have layer normalization, n-step returns can replace one-step ones, and the target policy the learned
+one in the end.
 """
 
 import copy
