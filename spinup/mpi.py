@@ -84,7 +84,6 @@ def num_procs() -> int:
     return world().Get_size() if world() else 1
 
 
-@functools.cache
 def num_procs_here() -> int:
     """How many of them are on this machine and share its memory; all processes must call it."""
     if world() is None:
