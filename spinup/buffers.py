@@ -235,18 +235,21 @@ def replay_bytes(observation_space: spaces.Box, action_space: spaces.Space) -> i
     return 2 * o + a + 4 + 4 + 1  # o and o2, a, r, terminated, done
 
 
-def check_replay_memory(size: int, observation_space: spaces.Box, action_space: spaces.Space, device) -> str:
-    """What a ReplayBuffer of `size` transitions will take, in words; raises UserError where that is not free.
+def check_replay_memory(
+    size: int, observation_space: spaces.Box, action_space: spaces.Space, device, procs: int = 1
+) -> str:
+    """What ReplayBuffers of `size` transitions over `procs` MPI processes take of each, in words; raises UserError
+    where that is not free.
 
-    All MPI processes must call it: those on one machine share its memory. On a GPU each asks for its own part, since
-    there a buffer takes its memory at once, and on the CPU as it fills.
+    With procs > 1 all of them must call it: those on one machine share its memory. On a GPU each asks for its own part,
+    since there a buffer takes its memory at once, and on the CPU as it fills.
     """
-    each, free = replay_bytes(observation_space, action_space), accel.free_memory(device)
-    procs, here = mpi.num_procs(), mpi.num_procs_here() if torch.device(device).type == "cpu" else 1
-    if free is not None and here * size * each > free:
+    each, free, part = replay_bytes(observation_space, action_space), accel.free_memory(device), size // procs
+    here = mpi.num_procs_here() if procs > 1 and torch.device(device).type == "cpu" else 1
+    if free is not None and here * part * each > free:
         among, where = (f" over {procs} processes", " on this machine") if procs > 1 else ("", "")
         raise UserError(
-            f"replay_size {procs * size}{among} needs {here * size * each / 2**30:.3g} GiB{where}, and "
+            f"replay_size {size}{among} needs {here * part * each / 2**30:.3g} GiB{where}, and "
             f"{free / 2**30:.3g} GiB are free; {procs * int(0.8 * free / each / here)} transitions would fit"
         )
-    return f"replay buffer: {size} transitions, {size * each / 2**20:.3g} MiB when full"
+    return f"replay buffer: {part} transitions, {part * each / 2**20:.3g} MiB when full"

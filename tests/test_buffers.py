@@ -642,19 +642,24 @@ def test_a_buffer_that_is_too_large_says_how_large_one_would_fit(monkeypatch, si
 
 
 def test_processes_on_one_machine_share_its_memory(monkeypatch):
-    monkeypatch.setattr(mpi, "num_procs", lambda: 6)
     monkeypatch.setattr(mpi, "num_procs_here", lambda: 3)
-    each = replay_bytes(BOX, spaces.Discrete(4))
+    each, most = replay_bytes(BOX, spaces.Discrete(4)), 6 * 2**24
     monkeypatch.setattr(accel, "free_memory", lambda device: 3 * 2**24 * each)
-    assert check_replay_memory(2**24, BOX, spaces.Discrete(4), "cpu").startswith("replay buffer: 16777216 transitions")
+    text = check_replay_memory(most, BOX, spaces.Discrete(4), "cpu", procs=6)
+    assert text.startswith("replay buffer: 16777216 transitions")
     with pytest.raises(UserError) as error:
-        check_replay_memory(2**25, BOX, spaces.Discrete(4), "cpu")
+        check_replay_memory(2 * most, BOX, spaces.Discrete(4), "cpu", procs=6)
     needs, free = (n * 3 * 2**24 * each / 2**30 for n in (2, 1))
     assert str(error.value) == (
-        f"replay_size {6 * 2**25} over 6 processes needs {needs:.3g} GiB on this machine, and {free:.3g} GiB are free; "
+        f"replay_size {2 * most} over 6 processes needs {needs:.3g} GiB on this machine, and {free:.3g} GiB are free; "
         f"{6 * int(0.8 * 2**24)} transitions would fit"
     )
-    check_replay_memory(2**25, BOX, spaces.Discrete(4), "meta")  # as on a GPU: each process asks for its own
+    check_replay_memory(2 * most, BOX, spaces.Discrete(4), "meta", procs=6)  # as on a GPU: each asks for its own part
+
+
+def test_a_buffer_of_one_process_waits_for_no_other(monkeypatch):
+    monkeypatch.setattr(mpi, "num_procs_here", lambda: pytest.fail("which all processes have to call"))
+    ReplayBuffer(10, 1, BOX, spaces.Discrete(4))
 
 
 def test_where_free_memory_is_not_known_every_size_is_tried(monkeypatch):

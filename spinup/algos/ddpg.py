@@ -86,13 +86,13 @@ def ddpg(
     ac_targ = copy.deepcopy(ac)
     pi, q = ac.actor, ac.critic[0]
     pi_targ, q_targ = ac_targ.actor, ac_targ.critic[0]
-    result = ac_targ if target_policy else ac
+    result = ac_targ if target_policy else ac  # what is tested, saved and returned
     pi_targ_params, q_targ_params = flatten(pi_targ), flatten(q_targ)
     pi_optimizer, q_optimizer = Adam(pi, pi_lr), Adam(q, q_lr)
     low, high = envs.action_space.low, envs.action_space.high
 
     procs = mpi.num_procs()
-    memory = check_replay_memory(replay_size // procs, envs.observation_space, envs.action_space, device)
+    memory = check_replay_memory(replay_size, envs.observation_space, envs.action_space, device, procs)
     logger = EpochLogger(**(logger_kwargs or {"exp_name": "ddpg"}))
     logger.save_config(config)
     logger.setup_pytorch_saver(result)

@@ -120,7 +120,7 @@ def sac(
         target_entropy = 0.5 * math.log(space.n) if isinstance(space, spaces.Discrete) else -float(space.shape[0])
 
     procs = mpi.num_procs()
-    memory = check_replay_memory(replay_size // procs, envs.observation_space, envs.action_space, device)
+    memory = check_replay_memory(replay_size, envs.observation_space, envs.action_space, device, procs)
     logger = EpochLogger(**(logger_kwargs or {"exp_name": "sac"}))
     logger.save_config(config)
     logger.setup_pytorch_saver(ac)
