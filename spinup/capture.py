@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from spinup.errors import UserError
 
+COPY = torch.ops.aten._foreach_copy_.default
 FROM_PYTHON = torch.ops.aten.lift_fresh.default  # makes a tensor of numbers, in torch.tensor
 DECIDED_BY_OUT = {"dtype", "layout", "device", "pin_memory"}
 CONSTANTS = {
@@ -178,6 +179,11 @@ class Program:
         return results
 
 
+def is_operation(call: Call) -> bool:
+    """Whether it is one of torch's, which uses no other tensors than its arguments."""
+    return isinstance(call.function, torch._ops.OpOverload)
+
+
 def storage(x: Tensor) -> int:
     """Names the memory of x, and of all views of it, while it is held."""
     return x.untyped_storage()._cdata
@@ -218,6 +224,41 @@ def can_overwrite(call: Call, key: int) -> bool:
     return all(layout(x) == layout(call.results[0]) for x in tensors_in(call.args) if storage(x) == key)
 
 
+def last_uses(calls: list[Call], results) -> dict[int, int]:
+    """For each storage, the number of the last call that has to do with it; of those in results, their number."""
+    last_use = {storage(x): i for i, call in enumerate(calls) for x in tensors_in(call)}
+    return last_use | {storage(x): len(calls) for x in tensors_in(results)}
+
+
+def without_copies(calls: list[Call], results) -> tuple[list[Call], dict[int, Tensor]]:
+    """The calls without copies of what can be made in its destination at once, as gradients in the flat one; and these
+    destinations, by the storage that is copied.
+    """
+    born, last_use, destinations = births(calls), last_uses(calls, results), {}
+
+    def is_direct(i: int, to: Tensor, x: Tensor) -> bool:
+        """Whether x, whole and used no more, is copied in call i, and nothing can have used `to` since x was made."""
+        same = (to.dtype, to.shape, to.stride()) == (x.dtype, x.shape, x.stride())
+        whole = x.is_contiguous() and x.untyped_storage().nbytes() == x.nbytes
+        if storage(x) not in born or last_use[storage(x)] > i or storage(to) in born or not (same and whole):
+            return False
+        others = [storage(y) for call in calls[born[storage(x)] : i] for y in tensors_in(call)]
+        return storage(to) not in others and all(is_operation(call) for call in calls[born[storage(x)] : i])
+
+    kept = []
+    for i, call in enumerate(calls):
+        if call.function is COPY:
+            pairs = list(zip(*call.args[:2], strict=True))
+            sources = [storage(x) for _, x in pairs]
+            direct = [sources.count(storage(x)) == 1 and is_direct(i, to, x) for to, x in pairs]
+            destinations |= {storage(x): to for (to, x), is_it in zip(pairs, direct, strict=True) if is_it}
+            pairs = [pair for pair, is_it in zip(pairs, direct, strict=True) if not is_it]
+            call = call._replace(args=tuple(map(list, zip(*pairs, strict=True))))
+        if call.function is not COPY or call.args:
+            kept.append(call)
+    return kept, destinations
+
+
 def place(calls: list[Call], results, free: dict[int, list]) -> tuple:
     """Both with all tensors that calls make in memory of their own, which the next takes over after the last use.
 
@@ -225,15 +266,16 @@ def place(calls: list[Call], results, free: dict[int, list]) -> tuple:
     """
     changed = {storage(x) for call in calls if not call.results for x in tensors_in(call)}
     calls = [call for call in calls if not makes_constant(call) or storage(call.results[0]) in changed]
-    born, last_use, pieces = births(calls), {}, {}
-    for i, call in enumerate(calls):
-        last_use.update({storage(x): i for x in tensors_in(call)})
-    last_use.update({storage(x): len(calls) for x in tensors_in(results)})
+    calls, destinations = without_copies(calls, results)
+    born, last_use, pieces = births(calls), last_uses(calls, results), {}
 
     def move(x: Tensor) -> Tensor:
         key, size = storage(x), x.untyped_storage().nbytes()
         if key not in born:
             return x.detach()
+        if key in destinations:
+            to = destinations[key].detach()
+            return to.as_strided(x.shape, x.stride(), to.storage_offset() + x.storage_offset())
         if key not in pieces:
             unused = free.setdefault(size, [])
             pieces[key] = unused.pop() if unused else torch.empty(size, dtype=torch.uint8).untyped_storage()
@@ -246,8 +288,9 @@ def place(calls: list[Call], results, free: dict[int, list]) -> tuple:
     placed = []
     for i, call in enumerate(calls):
         done_with = {storage(x) for x in tensors_in(call) if storage(x) in born and last_use[storage(x)] == i}
+        done_with -= destinations.keys()
         for key in done_with & pieces.keys():
-            if can_overwrite(call, key):
+            if can_overwrite(call, key) and storage(call.results[0]) not in destinations:
                 pieces[storage(call.results[0])] = pieces[key]
                 done_with.remove(key)
                 break

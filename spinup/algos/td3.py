@@ -110,6 +110,7 @@ def td3(
         replay_size // procs, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma
     )
     noise = np.zeros((num_envs, *low.shape), np.float32)
+    noise_scale = act_noise * (high - low) / 2
     parts = dict(ac=ac, pi_targ=pi_targ, q_targ=q_targ, noise=noise, pi_optimizer=pi_optimizer, q_optimizer=q_optimizer)
     run = RunState(config, logger, envs=envs, buffer=buffer, **parts)
 
@@ -140,7 +141,7 @@ def td3(
     def explore(o: np.ndarray) -> np.ndarray:
         """The policy's actions with noise, (N, A)."""
         noise[:] = noise_corr * noise + math.sqrt(1 - noise_corr**2) * torch.randn(noise.shape).numpy()
-        return np.clip(ac.act(o) + act_noise * (high - low) / 2 * noise, low, high)  # td3-6
+        return (ac.act(o) + noise_scale * noise).clip(low, high)  # td3-6
 
     o = run.begin()
     first_block = max(1, -(-update_after // update_every)) * update_every  # step of the first block of updates
