@@ -10,6 +10,7 @@ What else Python does in the update is not repeated, a print or an `if` for inst
 every thousandth run as Python and are compared with the first: a difference ends the training.
 """
 
+import contextlib
 import functools
 import warnings
 from collections.abc import Callable
@@ -307,20 +308,49 @@ def arguments(op) -> list[tuple[str, str]]:
     return [(argument.name, str(argument.type)) for argument in every if argument.name not in DECIDED_BY_OUT]
 
 
+class Intercepted(TorchDispatchMode):
+    """Takes down the last call of an operation, which is not done."""
+
+    call = None
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        self.call = op, args, kwargs or {}
+        return tensors_in(self.call)[0]
+
+
+def fastest(op, args: tuple, kwargs: dict) -> Callable:
+    """What does the operation with these arguments: the function or method of this name, whose arguments are read
+    faster, if it comes to the same.
+    """
+    name = op._schema.name.removeprefix("aten::")
+    function = getattr(torch, name, None) or getattr(Tensor, name, None)
+    with contextlib.suppress(TypeError, ValueError), torch.inference_mode(), Intercepted() as asked:
+        function(*args, **kwargs)
+        leaves, wanted = (tree_leaves(call) for call in (asked.call, (op, args, kwargs)))
+        if all(x is y or not isinstance(x, Tensor) and x == y for x, y in zip(leaves, wanted, strict=True)):
+            return function
+    return op._op  # without OpOverload's own Python
+
+
 def in_place(call: Call) -> Callable | None:
     """Does the call, by the variant of the operation that writes into given memory where there is one."""
     op, args, kwargs, results = call
-    if not results:
-        return functools.partial(getattr(op, "_op", op), *args, **kwargs)  # _op: without OpOverload's own Python
+    if not is_operation(call):
+        return functools.partial(op, *args, **kwargs)
     if op._schema.name.startswith("aten::empty"):
         return None
+    if op._overloadname == "Scalar" and hasattr(op.overloadpacket, "out"):  # which is for tensors, and takes numbers too
+        op = op.overloadpacket.Tensor
+    if not results:
+        return functools.partial(fastest(op, args, kwargs), *args, **kwargs)
     for name in op.overloadpacket.overloads():
         variant = getattr(op.overloadpacket, name)
         outs = [argument.name for argument in variant._schema.arguments if argument.is_out]
         if outs and arguments(variant) == arguments(op) and None not in results:
             taken = {argument.name for argument in variant._schema.arguments}
             kwargs = {key: value for key, value in kwargs.items() if key in taken}
-            return functools.partial(variant._op, *args, **kwargs, **dict(zip(outs, results, strict=True)))
+            kwargs |= zip(outs, results, strict=True)
+            return functools.partial(fastest(variant, args, kwargs), *args, **kwargs)
 
     def compute_and_copy() -> None:
         for x, made in zip(results, tree_leaves(op(*args, **kwargs)), strict=True):

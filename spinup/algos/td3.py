@@ -26,7 +26,7 @@ from spinup.optim import Adam, flatten, polyak_average
 
 def target(r: Tensor, terminated: Tensor, discount: Tensor, q2: Tensor) -> Tensor:
     """What Q(s, a) should be, (B,), from the target critics' values, (2, B), of the next observations and actions."""
-    return r + discount * (1 - terminated) * q2.min(0).values  # td3-2
+    return r + discount * (1 - terminated) * q2.amin(0)  # td3-2
 
 
 def q_loss(q: Tensor, y: Tensor) -> Tensor:
