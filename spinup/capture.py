@@ -232,32 +232,34 @@ def last_uses(calls: list[Call], results) -> dict[int, int]:
 
 
 def without_copies(calls: list[Call], results) -> tuple[list[Call], dict[int, Tensor]]:
-    """The calls without copies of what can be made in its destination at once, as gradients in the flat one; and these
-    destinations, by the storage that is copied.
+    """The calls without the copies of what can be made where it is copied to, as gradients in the flat one; and where
+    that is, by the storage that was copied.
     """
-    born, last_use, destinations = births(calls), last_uses(calls, results), {}
+    born, last_use, made_in, kept = births(calls), last_uses(calls, results), {}, []
 
-    def is_direct(i: int, to: Tensor, x: Tensor) -> bool:
-        """Whether x, whole and used no more, is copied in call i, and nothing can have used `to` since x was made."""
-        same = (to.dtype, to.shape, to.stride()) == (x.dtype, x.shape, x.stride())
-        whole = x.is_contiguous() and x.untyped_storage().nbytes() == x.nbytes
-        if storage(x) not in born or last_use[storage(x)] > i or storage(to) in born or not (same and whole):
+    def can_be_made_in(to: Tensor, x: Tensor, i: int) -> bool:
+        """Whether all of x is copied in call i and not used later, and `to` not used since x is made."""
+        alike = (to.dtype, to.shape, to.stride()) == (x.dtype, x.shape, x.stride())
+        whole = x.untyped_storage().nbytes() == x.nbytes
+        if not (alike and whole) or storage(x) not in born or last_use[storage(x)] > i or storage(to) in born:
             return False
-        others = [storage(y) for call in calls[born[storage(x)] : i] for y in tensors_in(call)]
-        return storage(to) not in others and all(is_operation(call) for call in calls[born[storage(x)] : i])
+        between = calls[born[storage(x)] : i]
+        used = {storage(y) for call in between for y in tensors_in(call)}
+        return storage(to) not in used and all(map(is_operation, between))
 
-    kept = []
     for i, call in enumerate(calls):
-        if call.function is COPY:
-            pairs = list(zip(*call.args[:2], strict=True))
-            sources = [storage(x) for _, x in pairs]
-            direct = [sources.count(storage(x)) == 1 and is_direct(i, to, x) for to, x in pairs]
-            destinations |= {storage(x): to for (to, x), is_it in zip(pairs, direct, strict=True) if is_it}
-            pairs = [pair for pair, is_it in zip(pairs, direct, strict=True) if not is_it]
-            call = call._replace(args=tuple(map(list, zip(*pairs, strict=True))))
-        if call.function is not COPY or call.args:
+        if call.function is not COPY:
             kept.append(call)
-    return kept, destinations
+            continue
+        stay = []
+        for to, x in zip(*call.args, strict=True):
+            if storage(x) not in made_in and can_be_made_in(to, x, i):
+                made_in[storage(x)] = to
+            else:
+                stay.append((to, x))
+        if stay:
+            kept.append(call._replace(args=tuple(map(list, zip(*stay, strict=True)))))
+    return kept, made_in
 
 
 def place(calls: list[Call], results, free: dict[int, list]) -> tuple:
@@ -267,15 +269,15 @@ def place(calls: list[Call], results, free: dict[int, list]) -> tuple:
     """
     changed = {storage(x) for call in calls if not call.results for x in tensors_in(call)}
     calls = [call for call in calls if not makes_constant(call) or storage(call.results[0]) in changed]
-    calls, destinations = without_copies(calls, results)
+    calls, made_in = without_copies(calls, results)
     born, last_use, pieces = births(calls), last_uses(calls, results), {}
 
     def move(x: Tensor) -> Tensor:
         key, size = storage(x), x.untyped_storage().nbytes()
         if key not in born:
             return x.detach()
-        if key in destinations:
-            to = destinations[key].detach()
+        if key in made_in:
+            to = made_in[key].detach()
             return to.as_strided(x.shape, x.stride(), to.storage_offset() + x.storage_offset())
         if key not in pieces:
             unused = free.setdefault(size, [])
@@ -289,9 +291,9 @@ def place(calls: list[Call], results, free: dict[int, list]) -> tuple:
     placed = []
     for i, call in enumerate(calls):
         done_with = {storage(x) for x in tensors_in(call) if storage(x) in born and last_use[storage(x)] == i}
-        done_with -= destinations.keys()
+        done_with -= made_in.keys()
         for key in done_with & pieces.keys():
-            if can_overwrite(call, key) and storage(call.results[0]) not in destinations:
+            if can_overwrite(call, key):
                 pieces[storage(call.results[0])] = pieces[key]
                 done_with.remove(key)
                 break
@@ -319,15 +321,15 @@ class Intercepted(TorchDispatchMode):
 
 
 def fastest(op, args: tuple, kwargs: dict) -> Callable:
-    """What does the operation with these arguments: the function or method of this name, whose arguments are read
+    """What does the operation with these arguments: torch's function or method of this name, which reads its arguments
     faster, if it comes to the same.
     """
     name = op._schema.name.removeprefix("aten::")
     function = getattr(torch, name, None) or getattr(Tensor, name, None)
-    with contextlib.suppress(TypeError, ValueError), torch.inference_mode(), Intercepted() as asked:
+    with contextlib.suppress(TypeError, ValueError, RuntimeError), torch.inference_mode(), Intercepted() as asked:
         function(*args, **kwargs)
         leaves, wanted = (tree_leaves(call) for call in (asked.call, (op, args, kwargs)))
-        if all(x is y or not isinstance(x, Tensor) and x == y for x, y in zip(leaves, wanted, strict=True)):
+        if all(x is y or (not isinstance(x, Tensor) and x == y) for x, y in zip(leaves, wanted, strict=True)):
             return function
     return op._op  # without OpOverload's own Python
 
@@ -339,7 +341,7 @@ def in_place(call: Call) -> Callable | None:
         return functools.partial(op, *args, **kwargs)
     if op._schema.name.startswith("aten::empty"):
         return None
-    if op._overloadname == "Scalar" and hasattr(op.overloadpacket, "out"):  # which is for tensors, and takes numbers too
+    if op._overloadname == "Scalar" and hasattr(op.overloadpacket, "out"):  # is for tensors, and takes numbers too
         op = op.overloadpacket.Tensor
     if not results:
         return functools.partial(fastest(op, args, kwargs), *args, **kwargs)

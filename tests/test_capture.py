@@ -6,6 +6,7 @@ import torch
 from gymnasium import spaces
 from probes import OFF_POLICY, Mixed, Target, Walk, fit, parameters, train, without_time
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from spinup.capture import captured, every_time
 from spinup.errors import Fault, UserError
@@ -253,3 +254,170 @@ def test_results_are_not_overwritten_within_a_call():
         assert result["View"].tolist() == [2 * k + 6] * 4
         assert result["First"].tolist() == [2 * k] * 3
         assert result["Gap"].tolist() == [[0, 1], [-1, 0]]
+
+
+# ---- what a repetition leaves out, and what it does by other functions
+
+
+def assert_repeats(update, batches):
+    """The captured update gives what the plain one does, in the calls as Python (1, 2, 4) and in those between."""
+    run = captured()(update)
+    for x in batches:
+        plain = {key: value.clone() for key, value in update((x,)).items()}
+        ours = run((x,))
+        assert all(torch.equal(ours[key], plain[key]) for key in plain), x
+
+
+class Calls(TorchDispatchMode):
+    """Counts copies and takes down where the results of matrix products are put."""
+
+    def __init__(self):
+        super().__init__()
+        self.copies, self.products = 0, []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        self.copies += op is torch.ops.aten._foreach_copy_.default
+        if op is torch.ops.aten.mm.out:
+            self.products.append(kwargs["out"].data_ptr())
+        return op(*args, **(kwargs or {}))
+
+
+def test_gradients_are_made_in_the_flat_one():
+    net, _, _, update, batches = make(captured())
+    for batch in batches[:4]:
+        update(batch)
+    with Calls() as seen:
+        update(batches[4])
+    weights = [p.grad.data_ptr() for p in net.parameters() if p.dim() == 2]
+    assert set(weights) <= set(seen.products)
+    assert seen.copies == 1  # of the batch
+
+
+SOURCES = [torch.arange(6.0).view(2, 3) + k for k in range(6)]
+
+
+def copies(*pairs):
+    torch._foreach_copy_([to for to, _ in pairs], [x for _, x in pairs])
+
+
+def used_later(x, to):
+    y = x * 2
+    copies((to[0], y))
+    to[0] += 1
+    return y
+
+
+def destination_used_between(x, to):
+    y = x * 2
+    z = to[0] + 1
+    copies((to[0], y))
+    return z
+
+
+def destination_read_by_the_source(x, to):
+    copies((to[0], x.mm(to[0].t()).mm(x)))
+    return to[0].clone()
+
+
+def copied_twice(x, to):
+    y = x * 2
+    copies((to[0], y), (to[1], y))
+    to[0] += 1
+    return to.clone()
+
+
+def into_another_layout(x, to):
+    y = (x * 2).t()
+    copies((to[0].view(3, 2), y), (to[1], x + 1), (to[2], y.reshape(-1)[:6].view(2, 3)))
+    return to.clone()
+
+
+def a_part_alone(x, to):
+    y = torch.cat([x, x * 3])
+    copies((to[0], y[2:]))
+    return to.clone()
+
+
+def into_a_result(x, to):
+    made = x + 1
+    z = made.sum()
+    y = x * 2
+    copies((made, y))
+    return made + z
+
+
+def an_argument(x, to):
+    copies((to[0], x))
+    to[0] += 1
+    return to.clone()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        used_later,
+        destination_used_between,
+        destination_read_by_the_source,
+        copied_twice,
+        into_another_layout,
+        a_part_alone,
+        into_a_result,
+        an_argument,
+    ],
+)
+def test_copies_that_are_needed_stay(function):
+    to, plain = torch.zeros(3, 2, 3), torch.zeros(3, 2, 3)
+    run = captured()(lambda batch: {"Result": function(batch[0], to)})
+    for x in SOURCES:
+        assert torch.equal(run((x,))["Result"], function(x, plain))
+        assert torch.equal(to, plain)
+
+
+def test_a_destination_seen_by_a_function_for_every_time_is_not_changed_early():
+    to, seen = torch.zeros(2, 3), []
+
+    @every_time
+    def look():
+        seen.append(to.clone())
+
+    def update(batch):
+        y = batch[0] * 2
+        look()
+        copies((to, y))
+        return {"To": to}
+
+    run = captured()(update)
+    for x in SOURCES:
+        run((x,))
+    assert all(torch.equal(x, 2 * y) for x, y in zip(seen[1:], SOURCES[:-1], strict=True))
+
+
+def test_functions_that_do_something_else_are_not_used(monkeypatch):
+    monkeypatch.setattr(torch, "mul", torch.add)
+    assert_repeats(lambda batch: {"Product": batch[0] * batch[0].exp()}, SOURCES)
+
+
+def test_numbers_and_methods_are_what_they_were():
+    """Operations that torch's functions of the same name do otherwise, or not at all, are done by the operators."""
+    x = torch.linspace(-2, 2, 6).view(2, 3)
+
+    def update(batch):
+        y = batch[0]
+        changed = y.clone()
+        changed.lerp_(y + 1, 0.3).clamp_(-1, 1).mul_(2)
+        return {
+            "Number": torch.ops.aten.mul.Scalar(y, 0.1) / 3,
+            "Divided": torch.ops.aten.div.Scalar(y, 3),
+            "Whole": torch.ops.aten.mul.Scalar(y.long(), 3),
+            "Promoted": torch.ops.aten.mul.Scalar(y.long(), 0.5),
+            "One": torch.ops.aten.mul.Scalar(y.sum(), 0.1),
+            "Reversed": 2 - y,
+            "Changed": changed,
+            "Added": torch.add(y, y, alpha=0.3),
+            "Mean": y.mean(-1, dtype=torch.float64),
+            "Normed": nn.functional.layer_norm(y, (3,)),
+            "Best": y.max(-1).values,
+            "Gathered": y.gather(-1, y.argmax(-1, keepdim=True)),
+        }
+
+    assert_repeats(update, [x + k for k in range(6)])
