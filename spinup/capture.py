@@ -12,6 +12,7 @@ every thousandth run as Python and are compared with the first: a difference end
 
 import contextlib
 import functools
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -42,6 +43,7 @@ class Call(NamedTuple):
     args: tuple
     kwargs: dict
     results: tuple = ()  # the tensors that it makes, None for one left out; () where it changes its arguments
+    writer: Callable | None = None  # the variant of the operation that writes them into given memory
 
 
 def tensors_in(tree) -> list[Tensor]:
@@ -53,9 +55,9 @@ class Recorder(TorchDispatchMode):
 
     active = None  # the one that records now
 
-    def __init__(self):
+    def __init__(self, first: bool):
         super().__init__()
-        self.calls, self.reads, self.declined = [], None, False
+        self.first, self.calls, self.reads, self.declined = first, [], None, False
 
     def __enter__(self):
         Recorder.active = self
@@ -67,20 +69,29 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        random_state = torch.get_rng_state() if self.first else None
         results = op(*args, **kwargs)
         if Recorder.active is None:  # within a function marked by every_time
             return results
         changes_arguments = op._schema.is_mutable
-        makes_view = not changes_arguments and any(result.alias_info for result in op._schema.returns)
+        # Some give back the memory of an argument and do not say so, as _unsafe_view, of which matmul makes use.
+        made, given = ({storage(x) for x in tensors_in(tree)} for tree in (results, (args, kwargs)))
+        makes_view = not changes_arguments and (made <= given or any(x.alias_info for x in op._schema.returns))
         if READ_BY_PYTHON & set(op.tags) and not indexes_by_number(op, args):
             self.reads = op
         elif op is FROM_PYTHON:
             self.calls.append(Call(op, (args[0].clone(),), {}, (results,)))
         elif changes_arguments:
-            self.calls.append(Call(op, args, kwargs))
+            self.calls.append(Call(op, *as_they_are((args, kwargs))))
         elif not makes_view and tensors_in(results):
-            self.calls.append(Call(op, args, kwargs, tuple(tree_leaves(results))))
+            call = Call(op, *as_they_are((args, kwargs, tuple(tree_leaves(results)))))
+            self.calls.append(call._replace(writer=find_writer(call, random_state)) if self.first else call)
         return results
+
+
+def as_they_are(tree):
+    """The same with tensors of their own over the same memory: x.squeeze_() changes the shape of a tensor itself."""
+    return tree_map_only(Tensor, Tensor.detach, tree)
 
 
 def indexes_by_number(op, args: tuple) -> bool:
@@ -129,7 +140,7 @@ def captured(on: bool = True) -> Callable:
         def wrapper(batch: tuple[Tensor, ...], *options):
             if not batch[0].is_cpu:
                 return update(batch, *options)
-            key = (*options, *(x.shape for x in batch))
+            key = (*options, *((x.shape, x.dtype) for x in batch))
             if key not in programs:
                 programs[key] = Program(update, batch, options, memory)
             return programs[key](batch)
@@ -161,7 +172,7 @@ class Program:
 
     def record(self):
         """A call as Python: the first one, or one that must do what the first did."""
-        with Recorder() as recorder:
+        with Recorder(first=self.count == 1) as recorder:
             results = self.update(self.inputs, *self.options)
         calls, sign = recorder.calls, signature(recorder.calls, results)
         if self.count == 1:
@@ -190,9 +201,17 @@ def storage(x: Tensor) -> int:
     return x.untyped_storage()._cdata
 
 
+def memory(x: Tensor) -> int:
+    """Where x's storage lies: that of two may be the same, as of two tensors made from one numpy array.
+
+    Nowhere is 0: where autograd knows that a gradient is 0, it may be a tensor without memory.
+    """
+    return 0 if x._is_zerotensor() else x.untyped_storage().data_ptr()
+
+
 def births(calls: list[Call]) -> dict[int, int]:
     """For each storage that a call makes, the number of that call; all others were there before."""
-    return {storage(x): i for i, call in enumerate(calls) for x in tensors_in(call.results)}
+    return {storage(x): i for i, call in reversed(list(enumerate(calls))) for x in tensors_in(call.results)}
 
 
 def signature(calls: list[Call], results) -> list:
@@ -203,8 +222,8 @@ def signature(calls: list[Call], results) -> list:
     def describe(x: Tensor) -> tuple:
         if storage(x) in numbers:
             return x.dtype, numbers[storage(x)]
-        memory = born.get(storage(x), ("before", x.untyped_storage().data_ptr()))
-        return x.dtype, x.shape, x.stride(), x.storage_offset(), memory
+        origin = born.get(storage(x), ("before", memory(x)))
+        return x.dtype, x.shape, x.stride(), x.storage_offset(), origin
 
     return tree_map_only(Tensor, describe, [*(call[:3] for call in calls), results])
 
@@ -231,6 +250,14 @@ def last_uses(calls: list[Call], results) -> dict[int, int]:
     return last_use | {storage(x): len(calls) for x in tensors_in(results)}
 
 
+def apart(destinations: list[Tensor], sources: list[Tensor]) -> bool:
+    """Whether a copy's pairs may be done in any order: nothing is written twice, or both read and written."""
+    spans = sorted((x.data_ptr(), x.data_ptr() + x.nbytes) for x in destinations)
+    disjoint = all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
+    whole = all(x.is_contiguous() for x in destinations)
+    return disjoint and whole and not {memory(x) for x in destinations} & {memory(x) for x in sources}
+
+
 def without_copies(calls: list[Call], results) -> tuple[list[Call], dict[int, Tensor]]:
     """The calls without the copies of what can be made where it is copied to, as gradients in the flat one; and where
     that is, by the storage that was copied.
@@ -244,11 +271,12 @@ def without_copies(calls: list[Call], results) -> tuple[list[Call], dict[int, Te
         if not (alike and whole) or storage(x) not in born or last_use[storage(x)] > i or storage(to) in born:
             return False
         between = calls[born[storage(x)] : i]
-        used = {storage(y) for call in between for y in tensors_in(call)}
-        return storage(to) not in used and all(map(is_operation, between))
+        used = [y for call in between for y in tensors_in(call)]
+        as_other_type = any(storage(y) == storage(x) and y.dtype != x.dtype for y in used)
+        return memory(to) not in map(memory, used) and not as_other_type and all(map(is_operation, between))
 
     for i, call in enumerate(calls):
-        if call.function is not COPY:
+        if call.function is not COPY or not apart(*call.args):
             kept.append(call)
             continue
         stay = []
@@ -293,7 +321,7 @@ def place(calls: list[Call], results, free: dict[int, list]) -> tuple:
         done_with = {storage(x) for x in tensors_in(call) if storage(x) in born and last_use[storage(x)] == i}
         done_with -= made_in.keys()
         for key in done_with & pieces.keys():
-            if can_overwrite(call, key):
+            if can_overwrite(call, key) and storage(call.results[0]) not in made_in:
                 pieces[storage(call.results[0])] = pieces[key]
                 done_with.remove(key)
                 break
@@ -326,33 +354,88 @@ def fastest(op, args: tuple, kwargs: dict) -> Callable:
     """
     name = op._schema.name.removeprefix("aten::")
     function = getattr(torch, name, None) or getattr(Tensor, name, None)
-    with contextlib.suppress(TypeError, ValueError, RuntimeError), torch.inference_mode(), Intercepted() as asked:
-        function(*args, **kwargs)
+    with contextlib.suppress(TypeError, ValueError, RuntimeError, Warning), warnings.catch_warnings():
+        warnings.simplefilter("error")  # as for arguments in an order that is deprecated
+        with torch.inference_mode(), Intercepted() as asked:
+            function(*args, **kwargs)
         leaves, wanted = (tree_leaves(call) for call in (asked.call, (op, args, kwargs)))
         if all(x is y or (not isinstance(x, Tensor) and x == y) for x, y in zip(leaves, wanted, strict=True)):
             return function
     return op._op  # without OpOverload's own Python
 
 
+def find_writer(call: Call, random_state: Tensor) -> Callable | None:
+    """The variant of the operation that writes into given memory, where there is one that gives the same to the bit.
+
+    Tried while the arguments are as the call found them; random_state: that before it
+    """
+    op, results = call.function, call.results
+    if None in results or any(x._is_zerotensor() for x in results) or call.kwargs.get("generator") is not None:
+        return None
+    ops = [op]
+    if op._overloadname == "Scalar" and hasattr(op.overloadpacket, "Tensor"):  # takes numbers too, and writes faster
+        ops.insert(0, op.overloadpacket.Tensor)
+    variants = [getattr(op.overloadpacket, name) for name in op.overloadpacket.overloads()]
+    for variant in (x for op in ops for x in variants if arguments(x) == arguments(op)):
+        if len(outs(variant)) != len(results):
+            continue
+        # In memory of no size first: that the variant has another shape in mind would be warned of otherwise.
+        if all(writes_the_same(variant, call, new, random_state) for new in (no_memory, other_numbers)):
+            return variant
+    return None
+
+
+def writes_the_same(variant, call: Call, new: Callable, random_state: Tensor) -> bool:
+    """Whether the variant writes the call's results into what `new` makes for each."""
+    args, kwargs = tree_map_only(Tensor, copy_of, (call.args, call.kwargs))  # batch_norm, for one, changes its own
+    with torch.no_grad(), contextlib.suppress(RuntimeError, TypeError), torch.random.fork_rng(devices=()):
+        torch.set_rng_state(random_state)
+        trial = [new(x) for x in call.results]
+        variant._op(*args, **out_arguments(variant, kwargs, trial))
+        return all(map(same_numbers, trial, call.results))
+    return False
+
+
+def no_memory(x: Tensor) -> Tensor:
+    return torch.empty(0, dtype=x.dtype)
+
+
+def other_numbers(x: Tensor) -> Tensor:
+    return copy_of(x).copy_(x.logical_not())
+
+
+def copy_of(x: Tensor) -> Tensor:
+    """The same numbers in the same layout, in memory of their own."""
+    return torch.empty(0, dtype=x.dtype).set_(x.untyped_storage().clone(), x.storage_offset(), x.shape, x.stride())
+
+
+def same_numbers(x: Tensor, y: Tensor) -> bool:
+    return x.shape == y.shape and x.dtype == y.dtype and bool(((x == y) | ((x != x) & (y != y))).all())
+
+
+def outs(variant) -> list[str]:
+    """Names of the arguments that an operation writes into."""
+    return [argument.name for argument in variant._schema.arguments if argument.is_out]
+
+
+def out_arguments(variant, kwargs: dict, results: tuple) -> dict:
+    """Those of kwargs that the variant takes, and what it is to write into."""
+    taken = {argument.name for argument in variant._schema.arguments}
+    kwargs = {key: value for key, value in kwargs.items() if key in taken}
+    return kwargs | dict(zip(outs(variant), results, strict=True))
+
+
 def in_place(call: Call) -> Callable | None:
-    """Does the call, by the variant of the operation that writes into given memory where there is one."""
-    op, args, kwargs, results = call
+    """Does the call, into given memory."""
+    op, args, kwargs, results, writer = call
     if not is_operation(call):
         return functools.partial(op, *args, **kwargs)
     if op._schema.name.startswith("aten::empty"):
         return None
-    if op._overloadname == "Scalar" and hasattr(op.overloadpacket, "out"):  # is for tensors, and takes numbers too
-        op = op.overloadpacket.Tensor
-    if not results:
+    if writer:
+        op, kwargs = writer, out_arguments(writer, kwargs, results)
+    if writer or not results:
         return functools.partial(fastest(op, args, kwargs), *args, **kwargs)
-    for name in op.overloadpacket.overloads():
-        variant = getattr(op.overloadpacket, name)
-        outs = [argument.name for argument in variant._schema.arguments if argument.is_out]
-        if outs and arguments(variant) == arguments(op) and None not in results:
-            taken = {argument.name for argument in variant._schema.arguments}
-            kwargs = {key: value for key, value in kwargs.items() if key in taken}
-            kwargs |= zip(outs, results, strict=True)
-            return functools.partial(fastest(variant, args, kwargs), *args, **kwargs)
 
     def compute_and_copy() -> None:
         for x, made in zip(results, tree_leaves(op(*args, **kwargs)), strict=True):

@@ -419,7 +419,7 @@ class ActorCritic(nn.Module):
         normalize_obs: bool = False,
     ):
         super().__init__()
-        self.register_buffer("here", torch.empty(0), persistent=False)  # says on which device
+        self.register_buffer("_here", torch.empty(0), persistent=False)  # for as_input
 
         def build(out: int, gain: float) -> nn.Sequential:
             return network(observation_space, out, hidden_sizes, activation, linear, gain if orthogonal else None)
@@ -446,7 +446,7 @@ class ActorCritic(nn.Module):
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Actions for observations (..., *obs_shape): samples, or the policy's mode."""
-        pi = self.pi(as_input(o, self.here))
+        pi = self.pi(as_input(o, self))
         return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
 
 
@@ -547,7 +547,7 @@ class DeterministicActorCritic(nn.Module):
         layer_norm: bool | None = None,
     ):
         super().__init__()
-        self.register_buffer("here", torch.empty(0), persistent=False)  # says on which device
+        self.register_buffer("_here", torch.empty(0), persistent=False)  # for as_input
         common = hidden_sizes, activation, linear
         layer_norm = self.layer_norm if layer_norm is None else layer_norm
         self.actor = self.make_actor(observation_space, action_space, *common)
@@ -561,7 +561,7 @@ class DeterministicActorCritic(nn.Module):
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Actions for observations (..., *obs_shape); exploration noise is the algorithm's."""
-        return self.actor(as_input(o, self.here)).cpu().numpy()
+        return self.actor(as_input(o, self)).cpu().numpy()
 
 
 class TwinActorCritic(DeterministicActorCritic):
@@ -586,16 +586,18 @@ class SoftActorCritic(DeterministicActorCritic):
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Actions for observations (..., *obs_shape): samples, or the policy's mode."""
-        pi = self.actor(as_input(o, self.here))
+        pi = self.actor(as_input(o, self))
         return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
 
 
 # ---- in and out
 
 
-def as_input(o: np.ndarray, like: Tensor) -> Tensor:
-    """Observations as a tensor on the device of `like`: float32, and uint8 for images."""
-    o = torch.as_tensor(o, device=like.device)
+def as_input(o: np.ndarray, module: nn.Module) -> Tensor:
+    """Observations as a tensor on the module's device: float32, and uint8 for images."""
+    # The first of its parameters would tell too, but is a long search in each step.
+    device = module._here.device if hasattr(module, "_here") else next(module.parameters()).device
+    o = torch.as_tensor(o, device=device)
     return o if o.dtype in (torch.float32, torch.uint8) else o.float()
 
 
@@ -678,7 +680,7 @@ def check_parts(ac: nn.Module, observation_space: spaces.Box, more: Sequence[str
     a = ac.act(o)
     if not isinstance(a, np.ndarray):
         raise UserError(f"{name}: act(o) gives a {type(a).__name__}; it must be a numpy array")
-    return name, as_input(o, next(ac.parameters())), a
+    return name, as_input(o, ac), a
 
 
 def check_policy(name: str, what: str, pi, methods: Sequence[str]) -> None:

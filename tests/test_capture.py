@@ -1,5 +1,8 @@
 """Captured updates against the same updates run as Python: the same numbers, or a clear refusal."""
 
+import copy
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +10,9 @@ from gymnasium import spaces
 from probes import OFF_POLICY, Mixed, Target, Walk, fit, parameters, train, without_time
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from spinup.capture import captured, every_time
+from spinup.capture import Program, captured, every_time
 from spinup.errors import Fault, UserError
 from spinup.optim import Adam
 
@@ -352,9 +356,50 @@ def an_argument(x, to):
     return to.clone()
 
 
+def another_is_made_of_the_destination(x, to):
+    y = x * 2
+    copies((to[1], to[0]), (to[0], y))
+    return to.clone()
+
+
+def one_destination_for_two(x, to):
+    second, first = x * 3, x * 2
+    copies((to[0], first), (to[0], second))
+    return to.clone()
+
+
+def destinations_that_overlap(x, to):
+    part, whole = x[0] * 5, (x * 2).view(-1)
+    flat = to[0].view(-1)
+    copies((flat, whole), (flat[1:4], part))
+    return to.clone()
+
+
+def a_product_reshaped(x, to):
+    y = torch.matmul(x.view(1, 2, 3), to.view(6, 3)[:3] + to[0, 0, 0] + 1)  # a product, and then a view without notice
+    copies((to[0].view(1, 2, 3), y))
+    return to.clone()
+
+
+def a_product_with_the_destination(x, to):
+    copies((to.view(6, 3)[:2].view(1, 2, 3), torch.matmul(x.view(1, 2, 3), to.view(6, 3)[:3])))
+    return to.clone()
+
+
+def read_as_another_type(x, to):
+    copies((to.view(torch.int32)[0], (x * 2).view(torch.int32)))
+    return to.clone()
+
+
 @pytest.mark.parametrize(
     "function",
     [
+        another_is_made_of_the_destination,
+        one_destination_for_two,
+        destinations_that_overlap,
+        a_product_reshaped,
+        a_product_with_the_destination,
+        read_as_another_type,
         used_later,
         destination_used_between,
         destination_read_by_the_source,
@@ -371,6 +416,34 @@ def test_copies_that_are_needed_stay(function):
     for x in SOURCES:
         assert torch.equal(run((x,))["Result"], function(x, plain))
         assert torch.equal(to, plain)
+
+
+def test_a_destination_seen_through_other_tensors_is_not_changed_early():
+    array = np.zeros((2, 3), np.float32)
+    to, same = torch.from_numpy(array), torch.from_numpy(array)
+
+    def update(batch):
+        y = batch[0] * 2
+        before = same + 1
+        copies((to, y))
+        return {"Before": before}
+
+    run, before = captured()(update), torch.zeros(2, 3)
+    for x in SOURCES:
+        assert torch.equal(run((x,))["Before"], before + 1)
+        before = x * 2
+
+
+def test_memory_that_a_copy_no_longer_needs_is_used_again():
+    """Of the two sums one is given back after its last use; where the other would lie, it need not."""
+    memory, to = {}, torch.zeros(2, 3)
+
+    def update(batch):
+        copies((to, (batch[0] + 1) * 2))
+        return {}
+
+    Program(update, (SOURCES[0],), (), memory)((SOURCES[0],))
+    assert len(memory[to.nbytes]) == 1
 
 
 def test_a_destination_seen_by_a_function_for_every_time_is_not_changed_early():
@@ -421,3 +494,69 @@ def test_numbers_and_methods_are_what_they_were():
         }
 
     assert_repeats(update, [x + k for k in range(6)])
+
+
+class Layers(nn.Module):
+    """Whose products, splits and shapes are changed in place in ways that the operations' signatures do not tell."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru, self.lstm, self.norm = nn.GRUCell(3, 4), nn.LSTM(3, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        h = self.norm(self.gru(x) + self.lstm(x.unsqueeze(0))[0][0])
+        return torch.kron(h, torch.ones(1, 2)), h.quantile(0.3, dim=-1), h.unsafe_chunk(2, -1)
+
+
+def test_layers_that_change_what_they_are_given():
+    torch.manual_seed(0)
+    net = Layers()
+    other = copy.deepcopy(net)
+
+    def update(net, batch):
+        results = {i: x * 1 for i, x in enumerate(tree_leaves(net(batch[0])))}
+        return results | {"Mean": net.norm.running_mean}
+
+    run = captured()(functools.partial(update, net))
+    for x in SOURCES:
+        ours, wanted = run((x,)), update(other, (x,))
+        assert all(torch.equal(ours[key], wanted[key]) for key in wanted)
+
+
+def test_operations_whose_variants_for_given_memory_do_something_else():
+    """Those of torch 2.13 for these raise, or are wrong."""
+
+    def update(batch):
+        p = batch[0].sigmoid()
+        return {
+            "Entropy": nn.functional.binary_cross_entropy(p, p.flip(0)),
+            "Distance": nn.functional.pairwise_distance(p, p.flip(0)),
+            "Norm": torch.nn.utils.get_total_norm([p, p + 1]),
+            "Sign": torch.copysign(p, -1.0),
+            "Floor": torch.ops.aten.floor_divide.Scalar(p, 0.1),
+            "Add": torch.ops.aten.add.Scalar(p, 2, 3),
+            "Size": torch.ops.aten.norm.Scalar(p, 2),
+            "Zero": torch.autograd.grad(p.requires_grad_().sgn().sum(), p)[0],
+        }
+
+    assert_repeats(update, SOURCES)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["torch's generator", "own generator"])
+def test_random_numbers_go_on_as_they_would(own):
+    draw = functools.partial(torch.rand, 3, generator=torch.Generator() if own else None)
+    seed = draw.keywords["generator"].manual_seed if own else torch.manual_seed
+    seed(0)
+    wanted = [(draw(), draw() + 1) for _ in range(7)]
+    seed(0)
+    run = captured()(lambda batch: {"First": draw(), "Second": draw() + 1})
+    for first, second in wanted:
+        ours = run((SOURCES[0],))
+        assert torch.equal(ours["First"], first)
+        assert torch.equal(ours["Second"], second)
+
+
+def test_numbers_of_another_type_are_another_program():
+    run = captured()(lambda batch: {"Third": batch[0] / 3})
+    for x in (SOURCES[1], SOURCES[1].double(), SOURCES[1], SOURCES[1].double()):
+        assert torch.equal(run((x,))["Third"], x / 3)

@@ -571,19 +571,19 @@ def test_pi_v_and_act_take_any_leading_shape(space, action, normalize_obs):
     ac = ActorCritic(space, action_space, normalize_obs=normalize_obs)
     space.seed(0)
     o = np.stack([space.sample() for _ in range(6)])
-    v, mode = ac.v(as_input(o, ac.here)), ac.act(o, deterministic=True)
-    logp = ac.pi(as_input(o, ac.here)).log_prob(torch.as_tensor(mode))
+    v, mode = ac.v(as_input(o, ac)), ac.act(o, deterministic=True)
+    logp = ac.pi(as_input(o, ac)).log_prob(torch.as_tensor(mode))
     assert v.shape == logp.shape == (6,)
     for lead in [(), (1,), (6,), (3, 2), (2, 3, 1)]:
         part = o[: math.prod(lead)].reshape(*lead, *space.shape)
-        part_v, part_a = ac.v(as_input(part, ac.here)), ac.act(part, deterministic=True)
+        part_v, part_a = ac.v(as_input(part, ac)), ac.act(part, deterministic=True)
         assert part_v.shape == lead
         assert part_a.shape == (*lead, *action_space.shape)
         close(part_v.flatten(), v[: math.prod(lead)], 1e-5)
         np.testing.assert_allclose(
             part_a.reshape(-1, *action_space.shape), mode[: math.prod(lead)], rtol=1e-4, atol=1e-6
         )
-        part_logp = ac.pi(as_input(part, ac.here)).log_prob(torch.as_tensor(part_a))
+        part_logp = ac.pi(as_input(part, ac)).log_prob(torch.as_tensor(part_a))
         close(part_logp.flatten(), logp[: math.prod(lead)], 1e-4)
 
 
@@ -608,9 +608,9 @@ def test_other_numbers_are_read_as_float32(dtype):
     ac = ActorCritic(BOX, spaces.Discrete(2), normalize_obs=True)
     o = np.array([[0, 1, 1], [1, 0, 1]], dtype=dtype)
     np.testing.assert_array_equal(ac.act(o, True), ac.act(o.astype(np.float32), True))
-    assert as_input(o, ac.here).dtype == torch.float32
+    assert as_input(o, ac).dtype == torch.float32
     image = np.zeros((2, 3, 12, 10), np.uint8)
-    assert as_input(image, ac.here).dtype == torch.uint8
+    assert as_input(image, ActorCritic(IMAGE, spaces.Discrete(2))).dtype == torch.uint8
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -1122,7 +1122,7 @@ def test_act_takes_any_leading_shape(name, space, action):
             assert a.dtype == action_space.dtype
         again = ac.act(part, deterministic=True).reshape(-1, *action_space.shape)
         np.testing.assert_allclose(again, mode[: math.prod(lead)], rtol=1e-4, atol=1e-5)
-    pi = ac.actor(as_input(o, ac.here))
+    pi = ac.actor(as_input(o, ac))
     expected = pi.mode() if name == "sac" else pi
     np.testing.assert_allclose(mode, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from spinup.exercises.judge import Wrong, as_tensor, compare, gradients, seed
-from spinup.nets import Gaussian, NoNorm
+from spinup.nets import Gaussian, NoNorm, as_input
 from spinup.probes import CASES, SETTINGS, Target, ask, trainer
 
 
@@ -139,7 +139,7 @@ def check_learning(make) -> None:
 
         @torch.no_grad()
         def act(self, o, deterministic=False):
-            pi = self.pi(torch.as_tensor(o))
+            pi = self.pi(as_input(o, self))
             return (pi.mode() if deterministic else pi.sample()).numpy()
 
     settings = {k: v for k, v in SETTINGS["ppo"].items() if k != "ac_kwargs"}
