@@ -375,6 +375,12 @@ def destinations_that_overlap(x, to):
     return to.clone()
 
 
+def destinations_with_gaps(x, to):
+    flat = to[0].view(-1)
+    copies((flat[::4], x[0, :2] * 5), (flat[3:], x[0] * 2))
+    return to.clone()
+
+
 def a_product_reshaped(x, to):
     y = torch.matmul(x.view(1, 2, 3), to.view(6, 3)[:3] + to[0, 0, 0] + 1)  # a product, and then a view without notice
     copies((to[0].view(1, 2, 3), y))
@@ -397,6 +403,7 @@ def read_as_another_type(x, to):
         another_is_made_of_the_destination,
         one_destination_for_two,
         destinations_that_overlap,
+        destinations_with_gaps,
         a_product_reshaped,
         a_product_with_the_destination,
         read_as_another_type,
@@ -505,7 +512,7 @@ class Layers(nn.Module):
 
     def forward(self, x):
         h = self.norm(self.gru(x) + self.lstm(x.unsqueeze(0))[0][0])
-        return torch.kron(h, torch.ones(1, 2)), h.quantile(0.3, dim=-1), h.unsafe_chunk(2, -1)
+        return torch.kron(h, torch.ones(1, 2)), h.quantile(0.3, dim=-1), h.unsafe_chunk(2, -1), x.unsafe_chunk(3, -1)
 
 
 def test_layers_that_change_what_they_are_given():
