@@ -171,6 +171,20 @@ class ReplayBuffer:
         self.a = column(action_space.shape, torch_dtype(action_space))
         self.r, self.terminated, self.done = column(), column(), column(dtype=torch.bool)
         self.t = 0  # rows written so far
+        self._make_views()
+
+    def _make_views(self) -> None:
+        """The columns as they are read and written; to make them in each step would take longer than a small batch."""
+        columns = {name: getattr(self, name) for name in self.columns}
+        self.flat = {name: column.flatten(0, 1) for name, column in columns.items()}  # (rows * N, ...)
+        self.written = [column.numpy() if column.is_cpu else column for column in columns.values()]
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name not in ("flat", "written")}
+
+    def __setstate__(self, state: Mapping) -> None:  # a copy's views are of its own columns
+        vars(self).update(state)
+        self._make_views()
 
     def __len__(self) -> int:
         """Transitions that can be drawn."""
@@ -180,11 +194,8 @@ class ReplayBuffer:
         """One step of all environments; each argument is a numpy array (N, ...)."""
         row = self.t % self.rows
         values = (o, a, r, o2, terminated, terminated | truncated)
-        for column, x in zip((self.o, self.a, self.r, self.o2, self.terminated, self.done), values, strict=True):
-            if column.is_cpu:
-                column.numpy()[row] = x  # a third of the time of torch's indexing
-            else:
-                column[row] = torch.as_tensor(x)
+        for column, x in zip(self.written, values, strict=True):
+            column[row] = x if isinstance(column, np.ndarray) else torch.as_tensor(x)
         self.t += 1
 
     def cut(self, mask: np.ndarray) -> None:
@@ -203,7 +214,13 @@ class ReplayBuffer:
         """Transitions drawn uniformly, with replacement."""
         i = torch.randint(len(self), (batch_size,)).to(self.r.device)
         r, last, discount = self.sum_rewards(i)
-        return Batch(pick(self.o, i), pick(self.a, i), r, pick(self.o2, last), pick(self.terminated, last), discount)
+        return Batch(
+            self.pick("o", i), self.pick("a", i), r, self.pick("o2", last), self.pick("terminated", last), discount
+        )
+
+    def pick(self, name: str, i: Tensor) -> Tensor:
+        """A copy of the transitions i, (B,), of a column: (B, ...)."""
+        return self.flat[name].index_select(0, i)
 
     def sum_rewards(self, i: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The n-step return from the transitions i on, without its last value: rewards, last transition, discount.
@@ -211,21 +228,16 @@ class ReplayBuffer:
         It sums fewer rewards where the episode ends or where the newest row is reached, which are continued by the
         value of the observation there.
         """
-        r, last, discount = pick(self.r, i), i, torch.full_like(i, self.gamma, dtype=torch.float32)
+        r, last, discount = self.pick("r", i), i, torch.full_like(i, self.gamma, dtype=torch.float32)
         going = torch.ones_like(i, dtype=torch.bool)
         for _ in range(1, self.n_step):
             newest = last // self.num_envs == (self.t - 1) % self.rows
-            going = going & ~newest & ~pick(self.done, last)
+            going = going & ~newest & ~self.pick("done", last)
             following = (last + self.num_envs) % (self.rows * self.num_envs)
-            r = torch.where(going, r + discount * pick(self.r, following), r)
+            r = torch.where(going, r + discount * self.pick("r", following), r)
             last = torch.where(going, following, last)
             discount = torch.where(going, discount * self.gamma, discount)
         return r, last, discount
-
-
-def pick(column: Tensor, i: Tensor) -> Tensor:
-    """The transitions i, (B,), of a replay buffer's tensor (rows, N, ...): a copy, (B, ...)."""
-    return column.flatten(0, 1).index_select(0, i)
 
 
 def torch_dtype(space: spaces.Space) -> torch.dtype:

@@ -1,5 +1,7 @@
 """Buffers and advantages: values worked out by hand, then sums written out term by term, then properties."""
 
+import copy
+import pickle
 import re
 from collections import deque
 
@@ -606,6 +608,17 @@ def test_replay_shares_no_memory(n_step):
         assert torch.equal(x, y)
     batch.o.fill_(7), batch.r.fill_(7), batch.a.fill_(7)
     assert not (everything(buffer).o == 7).any()
+
+
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copied", "pickled"])
+def test_a_copy_of_a_replay_has_transitions_of_its_own(copy_of):
+    buffer = ReplayBuffer(3, 1, BOX, spaces.Discrete(99))
+    store(buffer, 0, [1.0], [False], [False])
+    other = copy_of(buffer)
+    store(other, 1, [2.0], [True], [False])
+    assert everything(buffer).r.tolist() == [1.0]
+    assert everything(other).r.tolist() == [1.0, 2.0]
+    assert everything(other).terminated.tolist() == [0.0, 1.0]
 
 
 # ---- memory of a ReplayBuffer
