@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from spinup.errors import UserError
@@ -387,9 +387,10 @@ def find_writer(call: Call, random_state: Tensor) -> Callable | None:
 
 def writes_the_same(variant, call: Call, new: Callable, random_state: Tensor) -> bool:
     """Whether the variant writes the call's results into what `new` makes for each."""
-    args, kwargs = tree_map_only(Tensor, copy_of, (call.args, call.kwargs))  # batch_norm, for one, changes its own
-    with torch.no_grad(), contextlib.suppress(RuntimeError, TypeError), torch.random.fork_rng(devices=()):
+    random = torch.random.fork_rng(devices=())
+    with _disable_current_modes(), torch.no_grad(), random, contextlib.suppress(RuntimeError, TypeError):
         torch.set_rng_state(random_state)
+        args, kwargs = tree_map_only(Tensor, copy_of, (call.args, call.kwargs))  # batch_norm, for one, changes its own
         trial = [new(x) for x in call.results]
         variant._op(*args, **out_arguments(variant, kwargs, trial))
         return all(map(same_numbers, trial, call.results))
