@@ -73,6 +73,8 @@ class Recorder(TorchDispatchMode):
         results = op(*args, **kwargs)
         if Recorder.active is None:  # within a function marked by every_time
             return results
+        # x.conj() of complex numbers is a flag beside the memory of x, which a repetition would not see.
+        self.declined |= any(x.is_conj() or x.is_neg() for x in tensors_in((args, kwargs, results)))
         changes_arguments = op._schema.is_mutable
         # Some give back the memory of an argument and do not say so, as _unsafe_view, of which matmul makes use.
         made, given = ({storage(x) for x in tensors_in(tree)} for tree in (results, (args, kwargs)))

@@ -549,6 +549,14 @@ def test_operations_whose_variants_for_given_memory_do_something_else():
     assert_repeats(update, SOURCES)
 
 
+def test_complex_conjugates_are_conjugated():
+    def update(batch):
+        z = torch.complex(batch[0], batch[0] + 1) * 2
+        return {"Square": torch.view_as_real(z.conj() * z), "Negative": z.conj().imag * 3}
+
+    assert_repeats(update, SOURCES)
+
+
 @pytest.mark.parametrize("own", [False, True], ids=["torch's generator", "own generator"])
 def test_random_numbers_go_on_as_they_would(own):
     draw = functools.partial(torch.rand, 3, generator=torch.Generator() if own else None)
