@@ -4,7 +4,7 @@ A third of an update of small networks is not computing: Python runs their modul
 walks back through it, and each result looks for memory. That comes out the same every time; only the numbers differ. So
 an update decorated by `captured` takes down the operations on tensors that its first call does, forward, backward and
 optimizer steps, and later calls do just these, one after another, each into memory chosen beforehand. The results are
-the same to the bit.
+the same to the bit, but for the gradients of two operations that docs/performance.md names.
 
 What else Python does in the update is not repeated, a print or an `if` for instance, and so calls 1, 2, 4, 8, ... and
 every thousandth run as Python and are compared with the first: a difference ends the training.
@@ -212,7 +212,7 @@ def memory(x: Tensor) -> int:
 
 
 def births(calls: list[Call]) -> dict[int, int]:
-    """For each storage that a call makes, the number of that call; all others were there before."""
+    """For each storage that a call makes, the number of the first such call; all others were there before."""
     return {storage(x): i for i, call in reversed(list(enumerate(calls))) for x in tensors_in(call.results)}
 
 
@@ -429,7 +429,7 @@ def out_arguments(variant, kwargs: dict, results: tuple) -> dict:
 
 
 def in_place(call: Call) -> Callable | None:
-    """Does the call, into given memory."""
+    """What does the call into the memory of its results; None where nothing is to be done."""
     op, args, kwargs, results, writer = call
     if not is_operation(call):
         return functools.partial(op, *args, **kwargs)

@@ -103,7 +103,7 @@ class Adam:
             layer.schedule.signal = None  # the gradients of other losses, as the policy's through the critic
         grads = torch.autograd.grad(loss, self.params, materialize_grads=True)
         torch._foreach_copy_(self.grads, grads)
-        if mpi.num_procs() > 1:
+        if mpi.num_procs() > 1:  # alone, a captured update need not come back to Python for it
             self.average_gradient()
         if self.max_grad_norm is not None:
             self.grad.mul_((self.max_grad_norm / (self.grad.norm() + 1e-6)).clamp(max=1.0))
