@@ -1,5 +1,6 @@
 """Where transitions are kept, and advantages from them. Rollouts have shape (T, N, ...): T steps of N environments."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -51,8 +52,8 @@ def minibatches(size: int | None, *tensors: Tensor) -> Iterator[tuple[Tensor, ..
     if size is None or size >= len(tensors[0]):
         yield tensors
     else:
-        order = torch.randperm(len(tensors[0])).to(tensors[0].device)
-        yield from zip(*(x[order].split(size) for x in tensors), strict=True)
+        for rows in torch.randperm(len(tensors[0])).to(tensors[0].device).split(size):
+            yield tuple(x[rows] for x in tensors)  # each in memory of its own: accel.ALIGNMENT
 
 
 class Rollout(NamedTuple):
@@ -76,7 +77,8 @@ class RolloutBuffer:
 
     def __init__(self, steps: int, num_envs: int, observation_space: spaces.Box, action_space: spaces.Space):
         def rows(shape: tuple[int, ...] = (), dtype=np.float32) -> np.ndarray:
-            return np.zeros((steps, num_envs, *shape), dtype)
+            size = steps * num_envs * math.prod(shape) * np.dtype(dtype).itemsize
+            return torch.zeros(size, dtype=torch.uint8).numpy().view(dtype).reshape(steps, num_envs, *shape)  # aligned
 
         self.o, self.o2 = (rows(observation_space.shape, observation_space.dtype) for _ in range(2))
         self.a = rows(action_space.shape, action_space.dtype)

@@ -205,8 +205,12 @@ class HiddenLinear(nn.Linear):
     bfloat16 = accel.cpu_has_bfloat16()
     large = 128  # smaller batches lose more time by rounding x and the weights than they gain
 
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features)
+        self.allowed = torch.get_float32_matmul_precision() == "medium"
+
     def forward(self, x: Tensor) -> Tensor:
-        allowed = torch.get_float32_matmul_precision() == "medium" and x.dtype == torch.float32
+        allowed = self.allowed and x.dtype == torch.float32
         if allowed and self.bfloat16 and x.is_cpu and x.numel() >= self.large * self.in_features:
             return nn.functional.linear(x.bfloat16(), self.weight.bfloat16()).float() + self.bias
         return super().forward(x)
@@ -598,7 +602,7 @@ def as_input(o: np.ndarray, module: nn.Module) -> Tensor:
     # The first of its parameters would tell too, but is a long search in each step.
     device = module._here.device if hasattr(module, "_here") else next(module.parameters()).device
     o = torch.as_tensor(o, device=device)
-    return o if o.dtype in (torch.float32, torch.uint8) else o.float()
+    return accel.aligned(o if o.dtype in (torch.float32, torch.uint8) else o.float())
 
 
 def describe(ac: nn.Module) -> str:

@@ -119,7 +119,8 @@ def trpo(
     ac.rew_norm = RunningNorm(())
     ac.to(device)
     mpi.sync_params(ac)
-    theta, params = flatten(ac.actor).detach(), list(ac.actor.parameters())  # theta: all of params in one vector
+    theta = flatten(ac.actor, alignment=1).detach()  # all parameters in one vector, without gaps
+    params = list(ac.actor.parameters())
     vf_optimizer = Adam(ac.critic, vf_lr)
 
     steps = -(-steps_per_epoch // (num_envs * mpi.num_procs()))  # of each environment; rounded up
