@@ -312,10 +312,8 @@ def _leaves(table: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _parse_toml(text: str) -> dict:
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
+    import tomllib
+
     return tomllib.loads(text)
 
 

@@ -107,6 +107,8 @@ def record(config: Mapping) -> dict:
     for package in RECORDED:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
+    if torch:
+        versions["torch"] = torch.__version__  # names the build too, as 2.13.0+cu130, which package metadata leaves out
     git = {"git": _git(Path.cwd())}
     here = Path(__file__).parent
     if "site-packages" not in here.parts and _git(here) != git["git"]:

@@ -89,7 +89,8 @@ class Adam:
         self.spans = aligned_sizes(self.params)
         self.network = type(module).__name__
         self.max_grad_norm, self.betas, self.eps = max_grad_norm, betas, eps
-        self._lr = torch.tensor(lr, dtype=torch.float64, device=self.flat.device)
+        # A tensor, so that a captured update sees it change; CUDA's kernel reads float32.
+        self._lr = torch.tensor(lr, dtype=torch.float64 if self.flat.is_cpu else torch.float32, device=self.flat.device)
         self.m, self.v = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.t = torch.zeros((), device=self.flat.device)
         self.averaged = mpi.num_procs() > 1

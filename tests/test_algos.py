@@ -659,7 +659,7 @@ def test_returned_policy_is_the_trained_one(tmp_path, algo):
     assert torch.equal(again.pi(o).logp, ac.pi(o).logp)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 @algos
 def test_cuda(tmp_path, algo):
     ac = train(algo, fit(algo, Mixed), tmp_path, **{**SMALL[algo], "device": "cuda", "eval_freq": 1})

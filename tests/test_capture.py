@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from spinup.accel import ALIGNMENT
-from spinup.capture import captured, front, replay
+from spinup.capture import captured, cuda, front, program, replay
 from spinup.capture.operators import operator
 from spinup.capture.record import tensors_in
 from spinup.errors import Fault
@@ -506,3 +506,122 @@ LOOKERS: list[list] = []
 @operator("look_at_for_tests(Tensor x) -> ()")
 def look_at(x):
     LOOKERS[-1].append(x)
+
+
+# ---- CUDA graphs, and what stands in for them on a CPU
+
+
+class StandIn(cuda.CudaGraph):
+    """Does a function's work as a CUDA graph would: not while it is captured, and into the same memory each time."""
+
+    def warm_up(self, function):
+        return function()
+
+    def capture(self, function):
+        memory = tensors_in(function.args)
+        before = [x.detach().clone() for x in memory]
+        self.function, self.results = function, function()
+        with torch.no_grad():
+            for x, y in zip(memory, before, strict=True):
+                x.copy_(y)
+        return self.results
+
+    def replay(self):
+        for x, y in zip(self.results, self.function(), strict=True):
+            x.copy_(y)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Captured updates on the CPU go the way of those on a GPU; the list has each graph."""
+    made = []
+
+    class Noted(StandIn):
+        def __init__(self):
+            self.replays = 0
+            made.append(self)
+
+        def replay(self):
+            self.replays += 1
+            super().replay()
+
+    monkeypatch.setattr(program, "Replay", functools.partial(cuda.GraphReplay, graph=Noted))
+    return made
+
+
+def test_the_same_updates_by_graphs(graphs):
+    results, nets = [], []
+    for on in (True, False):
+        net, _, update, batches = make(captured(on))
+        results.append([update(batch)["Loss"] for batch in batches])
+        nets.append(net)
+    assert all(map(torch.equal, *results))  # results outlive the next replay
+    assert torch.equal(*map(parameters, nets))
+    assert [graph.replays for graph in graphs] == [40 - cuda.WARM_UP]
+
+
+def test_a_graph_for_each_shape(graphs):
+    _, _, update, batches = make(captured())
+    for x, y in batches:
+        update((x, y))
+        update((x[:3], y[:3]))
+    assert [graph.replays for graph in graphs] == [40 - cuda.WARM_UP] * 2
+
+
+def test_tensors_in_other_memory_are_another_graph(graphs):
+    net, _, update, batches = make(captured())
+    plain_net, _, plain, _ = make(captured(False))
+    for i, batch in enumerate(batches[:20]):
+        for each in (net, plain_net) if i == 10 else ():
+            each[3].weight.data = each[3].weight.data * 2
+        assert torch.equal(update(batch)["Loss"], plain(batch)["Loss"])
+    assert [graph.replays for graph in graphs] == [10 - cuda.WARM_UP] * 2
+
+
+def test_a_learning_rate_changes_within_a_graph(graphs):
+    net, optimizer, update, batches = make(captured())
+    for batch in batches[:6]:
+        update(batch)
+    optimizer.lr = 0.0
+    before = parameters(net)
+    update(batches[6])
+    assert torch.equal(parameters(net), before)
+    assert len(graphs) == 1
+
+
+def test_what_a_graph_cannot_hold_runs_as_python(graphs, monkeypatch, capsys):
+    def refuse(self, function):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more lines")
+
+    monkeypatch.setattr(StandIn, "capture", refuse)
+    net, _, update, batches = make(captured())
+    plain_net, _, plain, _ = make(captured(False))
+    for batch in batches[:8]:
+        assert torch.equal(update(batch)["Loss"], plain(batch)["Loss"])
+    assert torch.equal(parameters(net), parameters(plain_net))
+    told = "it does what a CUDA graph can't hold (operation not permitted when stream is capturing)"
+    assert capsys.readouterr().err.count(told) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("algo", ["ppo", *OFF_POLICY])
+def test_runs_on_a_gpu_are_those_of_python(tmp_path, algo):
+    """Within rounding, for a few epochs: kernels may be chosen otherwise while a graph is captured."""
+    options = SMALL if algo in OFF_POLICY else dict(epochs=3, steps_per_epoch=64, num_envs=2, minibatch_size=16)
+    nets = [
+        train(algo, fit(algo, Mixed), tmp_path / str(on), **options, device="cuda", capture=on) for on in (True, False)
+    ]
+    torch.testing.assert_close(*map(parameters, nets), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_updates_on_a_gpu_are_one_graph(monkeypatch):
+    replays, replay_graph = [], cuda.CudaGraph.replay
+    monkeypatch.setattr(cuda.CudaGraph, "replay", lambda self: (replays.append(1), replay_graph(self)))
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).cuda()
+    update = captured()(descend(net, Adam(net, 0.01)))
+    batches = [(torch.randn(5, 3).cuda(), torch.randn(5, 2).cuda()) for _ in range(40)]
+    losses = [update(batch)["Loss"].item() for batch in batches]
+    assert len(replays) == 40 - cuda.WARM_UP
+    assert len(set(losses)) == 40

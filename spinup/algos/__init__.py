@@ -42,9 +42,8 @@ device: 'cpu', 'cuda', 'cuda:1', 'mps'
 threads: CPU threads of torch; 1 is fastest for small networks
 matmul_precision: of float32 matrix products: 'highest', 'high' (TF32) or 'medium' (bfloat16), where the hardware can;
     'medium' makes wide hidden layers faster on a CPU
-capture: on a CPU, updates repeat the tensor operations of the first one and run no other Python (spinup.capture; PPO's
-    policy only without a target_kl): the same numbers, sooner; False to print or debug in them, or for networks that
-    do something else each time
+capture: replay the tensor operations of updates without their Python, on a CPU or as CUDA graphs (spinup.capture): the
+    same numbers, sooner; PPO's policy only without a target_kl. False: always plain Python
 eval_freq: epochs between evaluations (columns TestEpRet, TestEpLen); 0: none
 num_test_episodes: episodes of the mode of the policy in one evaluation, in environments with other seeds
 save_freq: epochs between two saves of the policy; the last update is always saved

@@ -1,6 +1,7 @@
 """What the checkers of problem set 3 share: the user's answers, a table of the user's runs, and what these show."""
 
 import json
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +23,6 @@ class Run(NamedTuple):
 
 def read_answers(path: Path, names: Sequence[str]) -> dict:
     """The answers file, a TOML table with the given names. Raises UserError for no such file, Wrong for gaps in it."""
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
     if not path.is_file():
         raise UserError(f"there is no file {path}; `python -m spinup.exercises start` copies the starter file")
     try:
