@@ -31,7 +31,7 @@ LAYERS = {
     **dict.fromkeys(("exercises", "run"), 5),
     "": 6,
 }
-MAX_FILE, MAX_FUNCTION, MAX_DOCSTRING = 240, 60, 15
+MAX_FILE, MAX_FUNCTION, MAX_DOCSTRING = 280, 60, 15
 
 
 # ---- reading
@@ -368,7 +368,9 @@ def test_lengths_finds_long_files_and_functions(tmp_path):
     write(tmp_path, {"spinup/algos/ppo.py": function.format("ppo") + "\n" * (MAX_FILE - MAX_FUNCTION - 2)})
     assert lengths(tmp_path) == []
     write(tmp_path, {"spinup/algos/ppo.py": function.format("loss") + "\n" * MAX_FILE})
-    assert [x.split(",")[0] for x in lengths(tmp_path)] == ["ppo.py: 302 lines", "spinup.algos.ppo.loss: 61 lines"]
+    XX: {MAX_FILE + 62} lines",
+        "spinup.algos.ppo.loss: 61 lines",
+    ]
 
 
 @pytest.mark.parametrize(
