@@ -206,15 +206,18 @@ def find_wrapper(wrapper: str) -> tuple[Callable, list, dict]:
         hint = closest(name, dir(sys.modules[module]), f"{module}:")
         raise UserError(f"wrapper '{wrapper}': module {module} has no '{name}'{hint}")
     try:
-        call = ast.parse(f"f({arguments or ''})", mode="eval").body
-        return maker, list(map(constant, call.args)), {word.arg: constant(word.value) for word in call.keywords}
+        call = Words().visit(ast.parse(f"f({arguments or ''})", mode="eval")).body
+        args = [ast.literal_eval(value) for value in call.args]
+        return maker, args, {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
     except (ValueError, SyntaxError, AttributeError, RecursionError, MemoryError):
         raise UserError(f"wrapper '{wrapper:.200}': its arguments must be as in {name}(1, name=[2, 'x'])") from None
 
 
-def constant(node: ast.expr) -> object:
-    """The value of a literal; a bare word is a string."""
-    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+class Words(ast.NodeTransformer):
+    """Makes strings of bare words, as on the command line."""
+
+    def visit_Name(self, node: ast.Name) -> ast.Constant:
+        return ast.copy_location(ast.Constant(node.id), node)
 
 
 def saved_wrappers(folder: Path, config: Mapping, given: Sequence | None = None) -> list:
@@ -251,9 +254,7 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
     if 0 in action_space.shape:
         raise UserError(f"action space {action_space} has no actions; its shape must have no 0")
     if is_empty(observation_space):
-        raise UserError(
-            f"observation space {observation_space} is empty; a constant, as 0, can stand for no observation"
-        )
+        raise UserError(f"observation space {observation_space} is empty; a constant can stand for no observation")
     if not has_fixed_size(observation_space):
         raise UserError(
             f"observation space {observation_space} has no fixed size; Box, Discrete, MultiDiscrete, MultiBinary, "

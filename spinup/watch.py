@@ -174,8 +174,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             if re.fullmatch(r"-1|\d{1,9}", args.itr)
             else parser.error(f"itr is '{args.itr}'; it must be a number from 0, best, or -1 for the last one saved")
         )
-    if args.episodes < 1 or args.len < 0 or not 0 <= args.seed < 2**31:
-        parser.error("episodes must be at least 1, len at least 0, and seed in 0 to 2147483647")
+    counts = (args.episodes, 1 if args.num_envs is None else args.num_envs)
+    if min(counts) < 1 or args.len < 0 or not 0 <= args.seed < 2**31:
+        parser.error("episodes and num_envs must be at least 1, len at least 0, and seed in 0 to 2147483647")
     args.len = args.len or sys.maxsize
     args.itr = None if args.itr == -1 else args.itr
     return args
