@@ -48,7 +48,10 @@ def check_env_id(env_id: str) -> None:
     if colon and not all(part.isidentifier() for part in module.split(".")):
         raise UserError(f"environment '{env_id}': '{module}' is not a module's name, as in my_module:MyEnv-v0")
     if module:
-        import_module(module, f"environment '{env_id}'")
+        found = import_module(module, f"environment '{env_id}'")
+        register = getattr(found, "register_envs", None)  # of packages that register nothing when they are imported
+        if name not in gym.registry and getattr(register, "__module__", None) == module:  # and not Gymnasium's own
+            register()
     namespace, extra = NAMESPACES.get(name.split("/")[0], (None, None))
     if namespace:
         try:
@@ -613,7 +616,7 @@ class VecEnv:
         low, high = (bound[tuple(where)] for bound in self.bounds)
         self.bounds = None
         value = f"{o[(i, *where)]} at index {tuple(where)}, outside of its space's {low} to {high}"
-        print(f"warning: {self.name} {i} observed {value}; this is said once", file=sys.stderr, flush=True)
+        warn_once(f"bounds of {self.name}", f"{self.name} {i} observed {value}")
 
     def _raw_actions(self, a: np.ndarray) -> np.ndarray:
         """The environments' own actions for the policy's."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 # Before numpy, torch and matplotlib are imported, and for the processes that tests start.
 os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg")
@@ -12,6 +13,13 @@ import torch
 torch.set_num_threads(1)
 # A shell has jobs in its background ignore Ctrl-C, and so would the tests of it and the processes that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def told():
+    """What environments are warned of once can be told again in each test."""
+    if envs := sys.modules.get("spinup.envs"):
+        envs.TOLD.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -14,19 +14,12 @@ import torch
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
-from spinup import envs as envs_module
 from spinup.envs import as_wrappers, evaluate, find_wrapper, make_env, make_envs, saved_wrappers
 from spinup.errors import Fault, UserError, install
 from spinup.nets import ActorCritic
 
 # Python's own warning for fork in a process with threads, which torch has; from AsyncVectorEnv
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def told():
-    """What is said once can be said again in each test."""
-    envs_module.TOLD.clear()
 
 
 class Count(gym.Env):
@@ -681,6 +674,12 @@ def test_an_environment_of_a_module(module, vectorization):
     assert envs.reset().shape == (2, 4)
     assert envs.step(noop(envs))[2].all()
     envs.close()
+
+
+def test_a_module_that_registers_by_a_function(module, tmp_path):
+    text = MODULE.replace("gym.register(", "def register_envs():\n    gym.register(")
+    (tmp_path / "my_envs" / "late.py").write_text(text)
+    assert make_env("my_envs.late:Mine-v3").observation_space.shape == (2,)
 
 
 def test_mistakes_in_the_environment_of_a_module(module):
