@@ -33,7 +33,7 @@ COMMANDS = {
         "sac --env gymnasium_robotics:FetchReach-v4 --log_info is_success",
     ],
     "ale-py": ["ppo --env ALE/Pong-v5"],
-    "shimmy": ["sac --env shimmy:dm_control/cartpole-swingup-v0"],
+    "shimmy": ["sac --env shimmy:dm_control/cartpole-swingup-v0 --capture False"],
     "nle": ["ppo --env nle:NetHackScore-v0"],
     "popgym": ["ppo --env popgym:popgym-RepeatPreviousEasy-v0"],
     "minatar": ["ppo --env minatar.gym:MinAtar/Breakout-v1"],
@@ -56,7 +56,7 @@ def train(command: str, folder: Path) -> tuple[int, str]:
     run = subprocess.run(
         [sys.executable, "-m", "spinup.run", *words], env=env, cwd=folder, capture_output=True, text=True, check=False
     )
-    return run.returncode, (run.stderr.strip() or run.stdout.strip() or "nothing").splitlines()[-1]
+    return run.returncode, (run.stderr.strip() or run.stdout.strip() or "nothing").splitlines()[-1][:200]
 
 
 def main() -> None:

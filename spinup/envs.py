@@ -341,10 +341,19 @@ class Guarded(gym.Wrapper):
         o = self.check_observation(o)
         if not isinstance(r, Real):
             raise Fault(f"{self.name} gave the reward {r!r:.80} at step {self.steps}; it must be a number")
-        return o, r, terminated, truncated, self.pick(info)
+        return o, r, self.truth("terminated", terminated), self.truth("truncated", truncated), self.pick(info)
 
     def close(self) -> None:
         close(self.env, self.name.rpartition(" ")[0])
+
+    def truth(self, what: str, x) -> bool:
+        """x where it is True or False, or a number or tensor of it; raises Fault for anything else."""
+        if isinstance(x, bool | np.bool_):
+            return x
+        value = np.asarray(x)
+        if value.size != 1 or value.dtype.kind not in "biuf":
+            raise Fault(f"{self.name} gave {x!r:.80} for {what} at step {self.steps}; it must be True or False")
+        return bool(value.item())
 
     def check_observation(self, o) -> np.ndarray:
         """The observation as an array; raises Fault for another shape or kind of number than the space's."""

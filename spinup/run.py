@@ -261,6 +261,9 @@ def flags_of(function: Callable) -> dict[str, Parameter]:
         found |= {f"ac_kwargs:linear:{name}": parameter for name, parameter in LINEAR.items()}
     if HIDDEN_SIZES in found:
         found[HIDDEN_SIZES] = found[HIDDEN_SIZES]._replace(types=frozenset({int, list}))
+    for name, sample in (("wrappers", "gymnasium.wrappers:TimeLimit(50)"), ("log_info", "is_success")):
+        if name in found:
+            found[name] = found[name]._replace(sample=sample)
     taken = ("env_fn", "ac_kwargs", "env_kwargs", "logger_kwargs")
     return {"env_name": ENV} | {name: parameter for name, parameter in found.items() if name not in taken}
 

@@ -453,6 +453,17 @@ def test_torchs_default_dtype_changes_nothing(tmp_path, algo):
     assert without_time(tmp_path / "float64") == without_time(tmp_path / "float32")
 
 
+@pytest.mark.parametrize("algo", ["vpg", "sac"])
+def test_torchs_default_device_changes_nothing(tmp_path, algo):
+    train(algo, Mixed, tmp_path / "cpu", **SMALL[algo])
+    torch.set_default_device("meta")
+    try:
+        train(algo, Mixed, tmp_path / "meta", **SMALL[algo])
+    finally:
+        torch.set_default_device(None)
+    assert without_time(tmp_path / "meta") == without_time(tmp_path / "cpu")
+
+
 # ---- epochs
 
 

@@ -1142,6 +1142,32 @@ def test_what_is_no_observation_is_named_with_environment_and_step(o):
         envs.step(noop(envs))
 
 
+class Ends(Count):
+    """Count with ends of one's own."""
+
+    def __init__(self, terminated, truncated):
+        super().__init__(100)
+        self.ends = terminated, truncated
+
+    def step(self, action):
+        return (*super().step(action)[:2], *self.ends, {})
+
+
+@pytest.mark.parametrize("end", [1, np.int64(1), torch.tensor(True), np.array([True]), 1.0])
+def test_ends_of_any_kind(end):
+    envs = make_envs(lambda: Ends(end, end), 2)
+    envs.reset()
+    assert [x.tolist() for x in envs.step(noop(envs))[2:]] == [[True, True]] * 2
+
+
+@pytest.mark.parametrize(("what", "ends"), [("terminated", (None, False)), ("truncated", (False, "no"))])
+def test_ends_that_are_neither_true_nor_false_are_named(what, ends):
+    envs = make_envs(lambda: Ends(*ends))
+    envs.reset()
+    with pytest.raises(Fault, match=f"environment 0 gave .* for {what} at step 1; it must be True or False"):
+        envs.step(noop(envs))
+
+
 @pytest.mark.parametrize(
     "space",
     [
