@@ -24,9 +24,9 @@ from spinup.errors import Fault, UserError, closest, first_line, install
 # Packages that register environments when imported, by the first part of the id, and the extra that brings them.
 NAMESPACES = {"ALE": ("ale_py", "atari")}
 EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale": "atari"}
-SEEDS = 2**31  # seeds are below it: many a simulator keeps its seed in a C int
+SEEDS = 2**31  # seeds are below it: many simulators keep theirs in a C int
 LARGEST = float(np.finfo(np.float32).max)
-EXACT = 2.0**24  # from here on float32 has no longer every whole number
+EXACT = 2.0**24  # beyond it float32 skips whole numbers
 WRAPPER = re.compile(r"([\w.]+):(\w+)(?:\((.*)\))?", re.DOTALL)
 TOLD: set[str] = set()  # the topics of `warn_once`
 
@@ -45,9 +45,7 @@ def warn_once(topic: str, message: str) -> None:
 def check_env_id(env_id: str) -> None:
     """Raise UserError, with the closest match, where Gymnasium knows no environment `env_id` ("module:Env-v0" too)."""
     module, colon, name = env_id.rpartition(":")
-    if colon and not all(part.isidentifier() for part in module.split(".")):
-        raise UserError(f"environment '{env_id}': '{module}' is not a module's name, as in my_module:MyEnv-v0")
-    if module:
+    if colon:
         found = import_module(module, f"environment '{env_id}'")
         register = getattr(found, "register_envs", None)  # of packages that register nothing when they are imported
         if name not in gym.registry and getattr(register, "__module__", None) == module:  # and not Gymnasium's own
@@ -69,6 +67,8 @@ def check_env_id(env_id: str) -> None:
 
 def import_module(module: str, what: str) -> ModuleType:
     """A module that the user names; UserError where there is none. what: what it is named for, in the message"""
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise UserError(f"{what}: '{module}' is not a module's name, as in my_module:Name")
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -316,7 +316,7 @@ class Guarded(gym.Wrapper):
         if self.steps:
             self.warn_of_missing()
         self.steps, self.numbers = 0, np.full(len(self.log_info), np.nan)
-        kwargs["options"] = kwargs.get("options") or None  # Gymnasium leaves {} of the mask that says whom to reset
+        kwargs["options"] = kwargs.get("options") or None  # {} is what Gymnasium leaves of {"reset_mask": ...}
         try:
             result = self.env.reset(**kwargs)
         except Exception as error:
@@ -409,7 +409,7 @@ class VecEnv:
 
     observation_space: a float32 Box with one dimension, or a uint8 Box of images
     action_space: what the policy's actions are: a Box or MultiDiscrete with one dimension, or Discrete from 0
-    num_envs: N; made: the arguments of `make_envs`, with "name" for what messages call the environment
+    num_envs: N; name: what messages call the environment; made: the other arguments of `make_envs`
 
     Raises Fault where an environment raises, dies, or gives NaN, infinity, numbers too large for float32 or another
     shape than its space's.
@@ -519,8 +519,8 @@ class VecEnv:
         """Bring all environments to where they were: each episode's seed, and its actions again.
 
         Returns where that failed, (N,) bool: there another observation came out than was seen then, because the
-        environment does not repeat itself from its seed, and a new episode has begun. So it is too in all episodes but
-        an environment's first with `reseed=False`.
+        environment does not repeat itself from its seed, and a new episode has begun. With `reseed=False` that is so in
+        all episodes but an environment's first.
         """
         self.reset()
         self.episode, lengths = state["episode"].copy(), state["ep_len"]
@@ -607,16 +607,15 @@ class VecEnv:
         bad = np.argwhere(~(np.abs(x) <= (LARGEST**0.5 if what == "reward" else LARGEST)))
         if len(bad):
             i = int(bad[0, 0])
-            what = f"the {what} {x[i]} at step {self.ep_len[i]} of its episode"
-            large = np.isfinite(x[tuple(bad[0])])
-            why = ", too large for what is learned in float32: scale it, for example in a wrapper" if large else ""
-            raise Fault(f"{self.name} {i} gave {what}{why}")
+            why = ", too large for float32, in which it is learned from: scale it, for example in a wrapper"
+            why = why if np.isfinite(x[tuple(bad[0])]) else ""
+            raise Fault(f"{self.name} {i} gave the {what} {x[i]} at step {self.ep_len[i]} of its episode{why}")
         if what == "observation" and (coarse := np.argwhere(np.abs(x) >= EXACT)).size:
             i, *where = coarse[0].tolist()
             value = x[(i, *where)]
-            told = f"{self.name} {i} observed {value} at index {tuple(where)}, which float32 has in steps of"
+            told = f"{self.name} {i} observed {value} at index {tuple(where)}, where float32 has steps of"
             hint = "subtract a constant from it or scale it, for example in a wrapper"
-            warn_once(f"float32 {self.name}", f"{told} {np.spacing(np.float32(value)):g}: {hint}")
+            warn_once(f"float32 {self.name}", f"{told} {np.spacing(np.abs(np.float32(value))):g}: {hint}")
 
     def _warn_of_bounds(self, o: np.ndarray) -> None:
         """Tell, once, of an observation outside its space: it can be learned from, and should not be there."""

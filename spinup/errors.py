@@ -35,17 +35,9 @@ CHOICES = {
 # Which of the numbers are whole, and which may be None.
 WHOLE = {
     *("steps_per_epoch", "epochs", "minibatch_size", "batch_size", "cg_iters", "save_freq", "num_test_episodes"),
-    *(
-        "num_test_envs",
-        "replay_size",
-        "update_every",
-        "n_step",
-        "policy_delay",
-        "start_steps",
-        "update_after",
-        "train_pi_iters",
-    ),
+    *("replay_size", "update_every", "n_step", "policy_delay", "start_steps", "update_after", "train_pi_iters"),
     *("train_v_iters", "backtrack_iters", "eval_freq", "checkpoint_freq", "seed", "threads", "num_envs", "max_ep_len"),
+    "num_test_envs",
 }
 OPTIONAL = {"minibatch_size", "target_kl", "vf_clip", "max_grad_norm", "target_entropy", "num_test_envs"}
 # Words that stand for a number.

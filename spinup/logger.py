@@ -295,6 +295,8 @@ class EpochLogger(Logger):
     def dump_tabular(self) -> None:
         """Write the row as Logger does, with the means of what was stored under the names in `means`."""
         for key in self.means:
+            if key in self.log_current_row:
+                raise UserError(f"log_info: the table has a column '{key}' of its own")
             self.log_tabular(key, average_only=True)
         super().dump_tabular()
 

@@ -42,7 +42,7 @@ def resume(
     if actor_critic is None and not networks.startswith("spinup.nets."):
         raise UserError(f"{folder}: its networks are {networks}; in Python: spinup.resume(folder, actor_critic=...)")
     arguments["env_fn"] = env_name if env_fn is None else env_fn
-    arguments["wrappers"] = saved_wrappers(folder, config, wrappers)
+    arguments["wrappers"] = saved_wrappers(folder, config, wrappers) or None
     arguments["epochs"] = config.get("epochs") if epochs is None else epochs
     check_arguments(arguments)
     del arguments["actor_critic"]

@@ -433,7 +433,7 @@ def test_a_number_with_the_name_of_a_column_is_named(tmp_path):
         def step(self, action):
             return (*self.env.step(action)[:4], {"Epoch": 1})
 
-    with pytest.raises(UserError, match="Epoch is in this row already"):
+    with pytest.raises(UserError, match="log_info: the table has a column 'Epoch' of its own"):
         train("vpg", Probe, tmp_path, wrappers=Clash, log_info="Epoch", **SMALL["vpg"])
 
 

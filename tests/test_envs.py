@@ -1209,7 +1209,7 @@ def test_an_observation_that_float32_has_in_coarse_steps_is_told_once(dtype, cap
         envs.step(noop(envs))
     told = capfd.readouterr().err
     assert told.count("warning") == 1
-    assert "at index (1,), which float32 has in steps of 128: subtract a constant from it" in told
+    assert "at index (1,), where float32 has steps of 128: subtract a constant from it" in told
 
 
 # ---- wrappers
@@ -1281,6 +1281,9 @@ def test_a_wrappers_arguments_are_literals():
         (3, "names no module"),
         ("gymnasium.wrappers:TimeLimt", "did you mean 'gymnasium.wrappers:TimeLimit'?"),
         ("not_there:A", "there is no module 'not_there'"),
+        (".a:B", "'.a' is not a module's name"),
+        ("a..b:C", "'a..b' is not a module's name"),
+        ("gymnasium.wrappers:TimeLimit(1), f(2)", "its arguments must be as in"),
         ("gymnasium.wrappers:TimeLimit(", "names no module"),
         ("gymnasium.wrappers:TimeLimit(1 2)", "its arguments must be as in"),
         ("gymnasium.wrappers:TimeLimit(open('x'))", "its arguments must be as in"),
