@@ -46,7 +46,7 @@ def check_env_id(env_id: str) -> None:
     """Raise UserError, with the closest match, where Gymnasium knows no environment `env_id` ("module:Env-v0" too)."""
     module, colon, name = env_id.rpartition(":")
     if colon:
-        found = import_module(module, f"environment '{env_id}'")
+        found = import_module(module, f"environment '{env_id}'", "MyEnv-v0")
         register = getattr(found, "register_envs", None)  # of packages that register nothing when they are imported
         if name not in gym.registry and getattr(register, "__module__", None) == module:  # and not Gymnasium's own
             register()
@@ -65,10 +65,10 @@ def check_env_id(env_id: str) -> None:
         raise UserError(f"there is no environment '{env_id}'{hint}") from None
 
 
-def import_module(module: str, what: str) -> ModuleType:
-    """A module that the user names; UserError where there is none. what: what it is named for, in the message"""
+def import_module(module: str, what: str, example: str) -> ModuleType:
+    """A module that the user names; UserError where there is none. what, example: for the message"""
     if not all(part.isidentifier() for part in module.split(".")):
-        raise UserError(f"{what}: '{module}' is not a module's name, as in my_module:Name")
+        raise UserError(f"{what}: '{module}' is not a module's name, as in my_module:{example}")
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -204,7 +204,7 @@ def find_wrapper(wrapper: str) -> tuple[Callable, list, dict]:
         hint = "; it must be a function of an environment or module:Name, as gymnasium.wrappers:TimeLimit(50)"
         raise UserError(f"wrapper {wrapper!r:.200} names no module{hint}")
     module, name, arguments = match.groups()
-    maker = getattr(import_module(module, f"wrapper '{wrapper}'"), name, None)
+    maker = getattr(import_module(module, f"wrapper '{wrapper}'", "MyWrapper"), name, None)
     if not callable(maker):
         hint = closest(name, dir(sys.modules[module]), f"{module}:")
         raise UserError(f"wrapper '{wrapper}': module {module} has no '{name}'{hint}")
