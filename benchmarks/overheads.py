@@ -66,7 +66,7 @@ def child(name: str, env: str, folder: str) -> None:
     watches = {"mpi": Stopwatch(), "checkpoint": Stopwatch(), "guards": Stopwatch()}
     watches["mpi"].watch(mpi, "average_tensor", "mpi_sum", "mpi_min", "mpi_max", "allgather")
     watches["checkpoint"].watch(checkpoint.RunState, "save")
-    watches["guards"].watch(VecEnv, "_check_finite")
+    watches["guards"].watch(VecEnv, "_check_numbers")
     watches["guards"].watch(checkpoint.RunState, "check_parameters")
     clock, write = {}, EpochLogger.dump_tabular
 

@@ -30,6 +30,8 @@ def setup(seed: int, device: str = "cpu", threads: int = 1, matmul_precision: st
     if not 0 <= seed < 2**32:
         raise UserError(f"seed is {seed}; it must lie in 0 to {2**32 - 1}")
     seed = int(seed)
+    torch.set_default_dtype(torch.float32)  # what environments give; a script may have set another, and
+    torch.set_default_device(None)  # tensors of a run are made where it says
     keep_freed_memory()
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision(matmul_precision)

@@ -26,6 +26,7 @@ import torch
 
 from spinup import __version__, mpi
 from spinup.config import allow_import
+from spinup.envs import as_names, evaluation_columns, wrapper_flags
 from spinup.errors import Fault, UserError, first_line
 from spinup.files import checksum, replace_file, to_disk, writing
 from spinup.logger import EpochLogger
@@ -60,6 +61,8 @@ class RunState:
         self.config, self.logger, self.envs = config, logger, parts["envs"]
         self.parts = {**parts, "logger": logger}
         self.folder = mpi.share(logger.output_dir)
+        log_info = as_names(config.get("log_info"))
+        logger.means = [*log_info, *(evaluation_columns(log_info) if config.get("eval_freq") else ())]
         self.epoch, self.t, self.updates, self.seconds = 1, 0, 0, 0.0
         self.best_return, self.best = -math.inf, None
         self.saved, self.calls, self.wish, self.handlers = None, 0, None, {}
@@ -157,6 +160,7 @@ class RunState:
         self.save()
         self.logger.save_state()
         command = f"python -m spinup.run resume {self.folder}{allow_import(self.config['env_fn'])}"
+        command += wrapper_flags(self.config.get("wrappers"))
         self.logger.log(f"To go on: {command}", color="yellow")
         self.close()
         mpi.barrier()  # who ends first has the launcher end the others

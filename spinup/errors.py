@@ -11,7 +11,7 @@ RANGES = {
     **dict.fromkeys(("gamma", "lam", "backtrack_coeff", "polyak"), (0, 1)),
     "noise_corr": (0, 0.999),  # with 1 the noise would stay what it is at first: 0
     **dict.fromkeys(("steps_per_epoch", "epochs", "minibatch_size", "batch_size", "cg_iters"), (1, math.inf)),
-    **dict.fromkeys(("save_freq", "num_test_episodes", "replay_size", "update_every"), (1, math.inf)),
+    **dict.fromkeys(("save_freq", "num_test_episodes", "num_test_envs", "replay_size", "update_every"), (1, math.inf)),
     **dict.fromkeys(("n_step", "policy_delay"), (1, math.inf)),
     **dict.fromkeys(("start_steps", "update_after", "replay_ratio"), (0, math.inf)),
     **dict.fromkeys(("lr", "q_lr", "act_noise", "target_noise", "noise_clip", "alpha"), (0, math.inf)),
@@ -37,8 +37,9 @@ WHOLE = {
     *("steps_per_epoch", "epochs", "minibatch_size", "batch_size", "cg_iters", "save_freq", "num_test_episodes"),
     *("replay_size", "update_every", "n_step", "policy_delay", "start_steps", "update_after", "train_pi_iters"),
     *("train_v_iters", "backtrack_iters", "eval_freq", "checkpoint_freq", "seed", "threads", "num_envs", "max_ep_len"),
+    "num_test_envs",
 }
-OPTIONAL = {"minibatch_size", "target_kl", "vf_clip", "max_grad_norm", "target_entropy"}
+OPTIONAL = {"minibatch_size", "target_kl", "vf_clip", "max_grad_norm", "target_entropy", "num_test_envs"}
 # Words that stand for a number.
 WORDS = {"alpha": "auto"}
 

@@ -290,6 +290,15 @@ class EpochLogger(Logger):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._running, self._waiting = {}, {}
+        self.means: list[str] = []  # columns that dump_tabular adds
+
+    def dump_tabular(self) -> None:
+        """Write the row as Logger does, with the means of what was stored under the names in `means`."""
+        for key in self.means:
+            if key in self.log_current_row:
+                raise UserError(f"log_info: the table has a column '{key}' of its own")
+            self.log_tabular(key, average_only=True)
+        super().dump_tabular()
 
     def store(self, **values) -> None:
         """Take in, per keyword, a number or an array, list or tensor of numbers (of any shape, also empty).

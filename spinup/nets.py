@@ -256,6 +256,20 @@ def is_image(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
 
 
+def channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether an image is (H, W, C) rather than (C, H, W): two equal sides are H and W; else up to four of the first
+    or last size are channels, the fewer; else the two sizes that are more alike are H and W.
+    """
+    if len(shape) == 2:
+        return False
+    first, middle, last = shape
+    if (first == middle) != (middle == last):
+        return first == middle
+    if min(first, last) <= 4:
+        return last < first
+    return abs(math.log(first / middle)) < abs(math.log(middle / last))
+
+
 class CNN(nn.Module):
     """Features of uint8 images, (..., C, H, W), (..., H, W, C) or (..., H, W) -> (..., features).
 
@@ -265,7 +279,7 @@ class CNN(nn.Module):
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()
         self.shape = shape
-        self.channels_last = len(shape) == 3 and shape[-1] < shape[0]
+        self.channels_last = channels_last(shape)
         h, w = shape[-3:-1] if self.channels_last else shape[-2:]
         c = 1 if len(shape) == 2 else shape[-1] if self.channels_last else shape[0]
         if min(h, w) >= 36:

@@ -10,6 +10,7 @@ from spinup import mpi
 from spinup.checkpoint import newest, read_manifest
 from spinup.cli import Parser
 from spinup.config import read_config
+from spinup.envs import saved_wrappers
 from spinup.errors import UserError, check_arguments
 
 
@@ -18,12 +19,14 @@ def resume(
     epochs: int | None = None,
     env_fn: str | Callable | None = None,
     actor_critic: Callable | None = None,
+    wrappers: Sequence | None = None,
 ):
     """Go on with the run in the folder `path` from its checkpoint, or from its beginning where it has none yet.
 
     epochs: train for so many in all; default: as many as the run was to have
     env_fn: environment's id or a function that makes it, where the run's own is a function or a "module:Env-v0"
     actor_critic: class of the networks, where they are not those of spinup.nets
+    wrappers: those of the environment, where the run's own are not all Gymnasium's
 
     Returns the trained actor-critic. Raises UserError where there is no run, where it has done all its epochs, and
     where the checkpoint is damaged or belongs to something else.
@@ -39,6 +42,7 @@ def resume(
     if actor_critic is None and not networks.startswith("spinup.nets."):
         raise UserError(f"{folder}: its networks are {networks}; in Python: spinup.resume(folder, actor_critic=...)")
     arguments["env_fn"] = env_name if env_fn is None else env_fn
+    arguments["wrappers"] = saved_wrappers(folder, config, wrappers) or None
     arguments["epochs"] = config.get("epochs") if epochs is None else epochs
     check_arguments(arguments)
     del arguments["actor_critic"]
@@ -73,6 +77,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("path", help="folder of a run, as data/cmd_ppo/cmd_ppo_s0")
     parser.add_argument("--epochs", type=int, help="train for so many in all; default: as the run was to")
     parser.add_argument("--env", help="train in this environment; module:Env-v0 imports module")
+    parser.add_argument("--wrapper", action="append", help="module:Name, a wrapper of the environment; all of them")
     args = parser.parse_args(argv)
     folder, config = read_config(args.path)
     record = config.get("run")
@@ -80,4 +85,4 @@ def main(argv: Sequence[str]) -> None:
     if not isinstance(processes, int) or processes < 1:
         raise UserError(f"{folder / 'config.json'}: processes is {processes!r:.80}; it must be an int from 1")
     mpi.mpi_fork(processes)
-    resume(folder, args.epochs, env_fn=args.env)
+    resume(folder, args.epochs, env_fn=args.env, wrappers=args.wrapper)

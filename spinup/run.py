@@ -7,6 +7,7 @@ import ast
 import functools
 import importlib
 import inspect
+import itertools
 import re
 import shlex
 import shutil
@@ -42,6 +43,7 @@ Every argument of an algorithm is a flag; `COMMAND --help` lists them.
   --hid[h] [32] [64,64]             [h] names the flag in the runs' folders; zsh wants quotes around brackets
   --env_kwargs:gravity -9.8         an entry of a dictionary
   --env my_module:MyEnv-v0          an environment that my_module registers when imported
+  --wrapper my_module:Mine          a wrapper around it; given again, a further one around that
 
 Examples
   python -m spinup.run ppo --env CartPole-v1
@@ -65,6 +67,7 @@ here take the place of the file's. As TOML:
 ALIASES = {
     "env": "env_name",
     "env_fn": "env_name",
+    "wrapper": "wrappers",
     "hid": "ac_kwargs:hidden_sizes",
     "act": "ac_kwargs:activation",
     "sparsity": "ac_kwargs:linear:sparsity",
@@ -258,6 +261,9 @@ def flags_of(function: Callable) -> dict[str, Parameter]:
         found |= {f"ac_kwargs:linear:{name}": parameter for name, parameter in LINEAR.items()}
     if HIDDEN_SIZES in found:
         found[HIDDEN_SIZES] = found[HIDDEN_SIZES]._replace(types=frozenset({int, list}))
+    for name, sample in (("wrappers", "gymnasium.wrappers:TimeLimit(50)"), ("log_info", "is_success")):
+        if name in found:
+            found[name] = found[name]._replace(sample=sample)
     taken = ("env_fn", "ac_kwargs", "env_kwargs", "logger_kwargs")
     return {"env_name": ENV} | {name: parameter for name, parameter in found.items() if name not in taken}
 
@@ -333,13 +339,15 @@ def train(function: Callable, presets: dict[str, dict], words: list[str]) -> int
         executor=given.get("executor", "process"),
     )
     if not given.get("quiet"):
-        print_next_steps(runs, settings["env_name"])
+        print_next_steps(runs, settings)
     outcomes = {run.outcome for run in runs} - {"done", "done before"}
     return 0 if not outcomes else 2 if outcomes == {"wrong input"} else 1
 
 
 def read_flags(words: list[str], flags: dict[str, Parameter], algo: str) -> tuple[dict[str, list], dict[str, str]]:
     """The values of every flag that was given, by its full name, and the shorthands in brackets."""
+    from spinup import envs
+
     settings, shorthands = {}, {}
     for name, short, texts in cli.split_flags(words):
         key = ALIASES.get(name, name)
@@ -352,11 +360,15 @@ def read_flags(words: list[str], flags: dict[str, Parameter], algo: str) -> tupl
             raise UserError(f"unknown flag --{name}{hint}")
         else:
             parameter = flags[key]
+        values = [cli.convert(text, parameter, name) for text in texts or [None]]
+        if key == "wrappers":  # given again, it is a further one; several values are runs, as always
+            before = [envs.as_wrappers(value) for value in settings.pop(key, [None])]
+            values = [[*inner, *envs.as_wrappers(value)] for inner in before for value in values]
         if key in settings:
             raise UserError(f"--{name} is given twice; several values go after one flag: --{name} A B")
         if key in SPECIAL and len(texts) > 1:
             raise UserError(f"--{name} takes one value; got {len(texts)}")
-        settings[key] = [cli.convert(text, parameter, name) for text in texts or [None]]
+        settings[key] = values
         if short is not None:
             shorthands[key] = short
     return settings, shorthands
@@ -405,6 +417,8 @@ def check(settings: dict[str, list], given: dict[str, Any], algo: str) -> None:
         settings[ACTIVATION] = [nets.activation_class(name).__name__ for name in settings[ACTIVATION]]
     for env in settings["env_name"]:
         envs.check_env_id(env)
+    for wrapper in itertools.chain(*settings.get("wrappers", [])):
+        envs.find_wrapper(wrapper)
 
 
 def train_one(function: Callable, flags: dict[str, Parameter], quiet: bool, /, **arguments: Any) -> None:
@@ -427,10 +441,11 @@ def summary(algo: str, flags: dict[str, Parameter], arguments: dict[str, Any]) -
     return f"{algo} on {arguments['env_fn']}: {', '.join(changed) or 'all defaults'}"
 
 
-def print_next_steps(runs: list, env_names: list[str]) -> None:
+def print_next_steps(runs: list, settings: dict[str, list]) -> None:
     """The commands that plot the runs that are done and, where it is just one, play its policy."""
     from spinup import mpi
     from spinup.config import allow_import
+    from spinup.envs import wrapper_flags
 
     folders = list(dict.fromkeys(str(Path(run.folder).parent) for run in runs if run.outcome.startswith("done")))
     if len(runs) == 1:
@@ -438,7 +453,8 @@ def print_next_steps(runs: list, env_names: list[str]) -> None:
     if folders and mpi.proc_id() == 0:
         print("plot it:   python -m spinup.run plot", shlex.join(f"{folder}/" for folder in folders))
         if len(runs) == 1:
-            print("watch it:  python -m spinup.run test_policy", shlex.join(folders) + allow_import(env_names[0]))
+            allow = allow_import(settings["env_name"][0]) + wrapper_flags(settings.get("wrappers", [None])[0])
+            print("watch it:  python -m spinup.run test_policy", shlex.join(folders) + allow)
 
 
 def newest(folder: Path) -> Path:

@@ -24,7 +24,7 @@ from torch import nn
 from spinup import nets
 from spinup.cli import Parser
 from spinup.config import read_config
-from spinup.envs import VecEnv, evaluate, make_env, make_envs
+from spinup.envs import VecEnv, close, evaluate, make_env, make_envs, saved_wrappers
 from spinup.errors import UserError, first_line, install
 
 EnvFn = str | Callable
@@ -33,7 +33,11 @@ GIF_FPS, GIF_SIDE = 30, 400  # pictures a second and pixels a side, at most: a G
 
 
 def load(
-    path: str | Path, itr: int | str | None = None, actor_critic: Callable | None = None, env_fn: EnvFn | None = None
+    path: str | Path,
+    itr: int | str | None = None,
+    actor_critic: Callable | None = None,
+    env_fn: EnvFn | None = None,
+    wrappers: Sequence | None = None,
 ) -> nn.Module:
     """The policy of the run in the folder `path`: policy.act(o, deterministic=False) gives numpy actions.
 
@@ -41,12 +45,14 @@ def load(
         model.pt, the last one saved
     actor_critic: class of the networks, where they are not those of spinup.nets
     env_fn: environment's id or a function that makes it, where the run's own is a function or a "module:Env-v0"
+    wrappers: those of the environment, where the run's own are not all Gymnasium's
 
     Raises UserError where a file is missing or damaged, or does not fit the others.
     """
     folder, config = read_config(path)
     state = read_state(folder, itr)
-    envs = spaces_of(folder, config) if env_fn is None else make_envs(env_fn, env_kwargs=config["env_kwargs"])
+    made = {"env_kwargs": config["env_kwargs"], "wrappers": saved_wrappers(folder, config, wrappers)}
+    envs = spaces_of(folder, config, made) if env_fn is None else make_envs(env_fn, **made)
     envs.close()
     normalize = {"normalize_obs": config["normalize_obs"]} if "normalize_obs" in config else {}
     spaces = (envs.observation_space, envs.action_space)
@@ -65,7 +71,7 @@ def load(
         policy.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"{folder}: the saved parameters do not fit the networks ({first_line(error)})") from error
-    return policy.eval()
+    return policy.float().eval()  # float32, whatever torch's default
 
 
 def read_state(folder: Path, itr: int | str | None) -> dict[str, torch.Tensor]:
@@ -87,8 +93,8 @@ def read_state(folder: Path, itr: int | str | None) -> dict[str, torch.Tensor]:
     return {key: value for key, value in state.items() if not str(key).startswith(ONLY_TRAINING)}
 
 
-def spaces_of(folder: Path, config: dict) -> VecEnv:
-    """The environment of a run; refuses one whose module would have to be imported."""
+def spaces_of(folder: Path, config: dict, made: dict) -> VecEnv:
+    """The environment of a run, made with these arguments; refuses one whose module would have to be imported."""
     env_id = str(config.get("env_fn"))
     module = env_id.rpartition(":")[0]
     if module and module not in sys.modules:
@@ -96,7 +102,7 @@ def spaces_of(folder: Path, config: dict) -> VecEnv:
             f"{folder}: its environment '{env_id}' imports {module}; allow it with --env {env_id} (env_fn=)"
         )
     try:
-        return make_envs(env_id, env_kwargs=config["env_kwargs"])
+        return make_envs(env_id, **made)
     except UserError as error:
         raise UserError(f"{folder}: {error}; --env ID (env_fn=) names another environment") from None
 
@@ -120,21 +126,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.video:
         prepare_video(args.video)
     folder, config = read_config(args.path)
-    policy = load(folder, args.itr, env_fn=args.env)
+    policy = load(folder, args.itr, env_fn=args.env, wrappers=args.wrapper)
     env, env_kwargs = args.env or config["env_fn"], config["env_kwargs"]
+    wrappers = saved_wrappers(folder, config, args.wrapper)
     torch.manual_seed(args.seed)
     how = (args.episodes, args.deterministic, args.seed)
     if args.video:
-        played = record(policy, env, args.video, *how, args.len, env_kwargs)
-    elif window := None if args.norender else open_window(env, env_kwargs, args.len):
+        played = record(policy, env, args.video, *how, args.len, env_kwargs, wrappers)
+    elif window := None if args.norender else open_window(env, env_kwargs, args.len, wrappers):
         with contextlib.closing(window):
             played = play(policy, window, *how)
     else:
-        played = evaluate(policy, env, *how, args.len, env_kwargs)
+        played = evaluate(policy, env, *how, args.len, env_kwargs, wrappers=wrappers, **as_in_training(config, args))
     actions = "the mode of the policy" if args.deterministic else "actions sampled"
     print(f"{args.episodes} episode{'s' * (args.episodes > 1)} of {env}, seed {args.seed}, {actions}")
     for key, values in played.items():
+        values = [value for value in values if not math.isnan(value)] or [math.nan]
         print(f"{key}  mean {np.mean(values):.2f}  std {np.std(values):.2f}  min {min(values):g}  max {max(values):g}")
+
+
+def as_in_training(config: dict, args: argparse.Namespace) -> dict:
+    """How `evaluate` makes environments: as the run's own evaluations did, but for what the command says."""
+    how = {name: config[name] for name in ("vectorization", "reseed", "log_info") if name in config}
+    together = config.get("num_envs") if config.get("vectorization") == "async" else None
+    return {**how, "num_envs": args.num_envs or config.get("num_test_envs") or together}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -148,6 +163,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-s", "--seed", type=int, default=0, help="of environments and sampled actions (%(default)s)")
     parser.add_argument("--video", metavar="FILE", help="record a .gif or .mp4 instead of opening a window")
     parser.add_argument("--env", help="play in this environment; module:Env-v0 imports module")
+    parser.add_argument("--wrapper", action="append", help="module:Name, a wrapper of the environment; all of them")
+    parser.add_argument("--num_envs", type=int, help="environments at a time, without a window (as the run's tests)")
     args = parser.parse_args(argv)
     if args.episodes is None:
         args.episodes = 1 if args.video else 100
@@ -157,20 +174,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             if re.fullmatch(r"-1|\d{1,9}", args.itr)
             else parser.error(f"itr is '{args.itr}'; it must be a number from 0, best, or -1 for the last one saved")
         )
-    if args.episodes < 1 or args.len < 0 or not 0 <= args.seed < 2**31:
-        parser.error("episodes must be at least 1, len at least 0, and seed in 0 to 2147483647")
+    counts = (args.episodes, 1 if args.num_envs is None else args.num_envs)
+    if min(counts) < 1 or args.len < 0 or not 0 <= args.seed < 2**31:
+        parser.error("episodes and num_envs must be at least 1, len at least 0, and seed in 0 to 2147483647")
     args.len = args.len or sys.maxsize
     args.itr = None if args.itr == -1 else args.itr
     return args
 
 
-def open_window(env: EnvFn, env_kwargs: dict, max_ep_len: int) -> VecEnv | None:
+def open_window(env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequence | None = None) -> VecEnv | None:
     """One environment that shows itself in a window, or None, after a line that says why."""
     if no_display():
         print("no display: playing without a window (--norender leaves out this line)")
         return None
     try:
-        window = make_envs(env, max_ep_len=max_ep_len, env_kwargs={**env_kwargs, "render_mode": "human"})
+        shown = {**env_kwargs, "render_mode": "human"}
+        window = make_envs(env, max_ep_len=max_ep_len, env_kwargs=shown, wrappers=wrappers)
         window.reset()
         return window
     except Exception as error:  # a missing graphics library or driver raises anything; the episodes need no window
@@ -220,6 +239,7 @@ def record(
     seed: int = 0,
     max_ep_len: int = sys.maxsize,
     env_kwargs: dict | None = None,
+    wrappers: Sequence | None = None,
 ) -> dict[str, list]:
     """Play as `play` does, and record it as `file`, a .gif or .mp4; needs no display, and overwrites.
 
@@ -227,7 +247,7 @@ def record(
     file holds what was played. Raises UserError where the environment cannot be drawn or the file not written.
     """
     file = prepare_video(file)
-    canvas = open_canvas(env, env_kwargs or {}, max_ep_len)
+    canvas = open_canvas(env, env_kwargs or {}, max_ep_len, wrappers)
     with contextlib.closing(canvas):
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -263,16 +283,17 @@ def prepare_video(file: str | Path) -> Path:
     return file
 
 
-def open_canvas(env: EnvFn, env_kwargs: dict, max_ep_len: int) -> VecEnv:
+def open_canvas(env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequence | None = None) -> VecEnv:
     """One environment that draws itself into arrays; it was drawn once already."""
-    plain = make_env(env, env_kwargs)
-    plain.close()
+    plain = make_env(env, env_kwargs, wrappers)
+    close(plain, str(env))
     modes = [str(mode) for mode in plain.metadata.get("render_modes") or ()]
     if "rgb_array" not in modes:
         raise UserError(f"{env} cannot be recorded: of render modes it has {', '.join(modes) or 'none'}, not rgb_array")
     with no_complaints():
         try:
-            canvas = make_envs(env, max_ep_len=max_ep_len, env_kwargs={**env_kwargs, "render_mode": "rgb_array"})
+            drawn = {**env_kwargs, "render_mode": "rgb_array"}
+            canvas = make_envs(env, max_ep_len=max_ep_len, env_kwargs=drawn, wrappers=wrappers)
             follow_agent(canvas.envs.envs[0], env_kwargs)
             canvas.reset()
             draw(canvas)

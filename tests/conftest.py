@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 # Before numpy, torch and matplotlib are imported, and for the processes that tests start.
 os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg", PYTHON_COLORS="0")
@@ -19,6 +20,13 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def told():
+    """What environments are warned of once can be told again in each test."""
+    if envs := sys.modules.get("spinup.envs"):
+        envs.TOLD.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -1342,3 +1342,18 @@ def test_q_check_names_what_a_policy_lacks():
 def test_q_check_refuses_actions_that_are_tensors():
     ac = broken("td3", act=lambda o, deterministic=False: torch.zeros(3, 2))
     assert "act(o) gives a Tensor; it must be a numpy array" in q_error_of(ac, "td3")
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"),
+    [
+        *(((84, 84, 4), 4), ((4, 84, 84), 4), ((210, 160, 3), 3), ((3, 210, 160), 3), ((1, 6, 7), 1), ((6, 7, 2), 2)),
+        *(((7, 7, 20), 20), ((20, 7, 7), 20), ((8, 8, 119), 119), ((119, 8, 8), 119), ((3, 3, 20), 20)),
+        *(((6, 7, 20), 20), ((20, 6, 7), 20), ((10, 9, 119), 119), ((12, 16, 5), 5), ((5, 12, 16), 5)),
+        *(((8, 8, 8), 8), ((4, 3, 84), 4)),
+    ],
+)
+def test_channels_are_found_at_either_end(shape, channels):
+    cnn = CNN(shape)
+    assert cnn.net[0].in_channels == channels
+    assert cnn(torch.zeros(2, *shape, dtype=torch.uint8)).shape == (2, cnn.features)

@@ -347,9 +347,7 @@ def test_spinningup_preset(algo):
     assert {key: settings[key] for key in wanted} == wanted
     rest = set(settings) - set(wanted)
     assert rest <= {"env_kwargs", "vectorization", "device", "threads", "checkpoint_freq", "logger_kwargs"} | {
-        "capture",
-        "target_entropy",
-        "ac_kwargs",
+        *("capture", "target_entropy", "ac_kwargs", "wrappers", "reseed", "log_info", "num_test_envs")
     }
     critic = OFF_POLICY[algo].__defaults__[0]  # (256, 256), ReLU: see test_nets.py
     assert critic.layer_norm == (preset.get("ac_kwargs") == {"layer_norm": False}), "turned off where it is the default"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ def fake(
     algo: str = "a",
     optimizer=print,
     env_kwargs: dict | None = None,
+    wrappers: str | Sequence | None = None,
     device: str = "cpu",
     logger_kwargs: dict | None = None,
 ):
@@ -108,6 +110,13 @@ def changed(call):
             "--preset old --hid 4,4",
             {"epochs": 50, "gamma": 0.9, "ac_kwargs": {"hidden_sizes": [4, 4], "orthogonal": False}},
         ),
+        ("--wrapper gymnasium.wrappers:TimeLimit(5)", {"wrappers": ["gymnasium.wrappers:TimeLimit(5)"]}),
+        (
+            "--wrapper gymnasium.wrappers:TimeLimit(5,) --wrapper gymnasium.wrappers:ClipReward",
+            {"wrappers": ["gymnasium.wrappers:TimeLimit(5,)", "gymnasium.wrappers:ClipReward"]},
+        ),
+        ("--wrappers [gymnasium.wrappers:Autoreset]", {"wrappers": ["gymnasium.wrappers:Autoreset"]}),
+        ("--wrapper none", {"wrappers": []}),
         ("--exp_name json --data_dir x --dt --quiet --cpu 1", {}),
     ],
 )
@@ -116,6 +125,30 @@ def test_flags_become_arguments(calls, words, arguments):
     (call,) = calls
     assert changed(call) == arguments
     assert call["env_fn"] == "CartPole-v1"
+
+
+def test_several_wrappers_after_one_flag_are_runs(calls):
+    a, b, c = (f"gymnasium.wrappers:{name}" for name in ("ClipReward", "Autoreset", "TimeLimit(3)"))
+    run.main(["fake", "--env", "CartPole-v1", "--wrapper", "none", a, b, "--wrapper", c])
+    assert [call["wrappers"] for call in calls] == [[c], [a, c], [b, c]]
+    assert len({call["logger_kwargs"]["output_dir"] for call in calls}) == 3
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "said"),
+    [
+        ("TimeLimit", "it must be a function of an environment or module:Name, as gymnasium.wrappers:TimeLimit(50)"),
+        ("gymnasium.wrappers:Tim", "module gymnasium.wrappers has no 'Tim'"),
+        ("no_such:A", "there is no module 'no_such' to import"),
+        ("gymnasium.wrappers:TimeLimit(__import__('os'))", "its arguments must be as in TimeLimit(1, name=[2, 'x'])"),
+    ],
+)
+def test_wrappers_that_cannot_be_are_told_before_the_run(calls, wrapper, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        run.main(["fake", "--env", "CartPole-v1", "--wrapper", wrapper])
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not calls
 
 
 @pytest.mark.parametrize("name", ["--env", "--env_name", "--env_fn"])

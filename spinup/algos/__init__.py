@@ -37,7 +37,14 @@ replay_ratio: gradient steps for each environment step
 max_grad_norm: longer gradients are scaled down to this 2-norm; None: never
 max_ep_len: an episode is truncated after so many steps
 env_kwargs: arguments for the environment's maker
-vectorization: 'sync' steps the environments in turn; 'async' each in its own process, for slow simulators
+wrappers: what is put around each environment, the first innermost, in evaluations too: "module:Name" or
+    "module:Name(1, name=2)", and in Python also functions of an environment
+vectorization: 'sync' steps the environments in turn, in evaluations too; 'async' each in its own process, for slow
+    simulators and those that exist once per process
+reseed: give every episode a seed of its own; False: only the first reset of each environment, for those that make their
+    world from a seed that they are given; resume then begins new episodes and is not exact
+log_info: names of numbers in the environments' infos, as is_success, a column for each: the mean over the episodes of
+    their last values
 device: 'cpu', 'cuda', 'cuda:1', 'mps'
 threads: CPU threads of torch; 1 is fastest for small networks
 matmul_precision: of float32 matrix products: 'highest', 'high' (TF32) or 'medium' (bfloat16), where the hardware can;
@@ -46,6 +53,8 @@ capture: replay the tensor operations of updates without their Python, on a CPU 
     same numbers, sooner; PPO's policy only without a target_kl. False: always plain Python
 eval_freq: epochs between evaluations (columns TestEpRet, TestEpLen); 0: none
 num_test_episodes: episodes of the mode of the policy in one evaluation, in environments with other seeds
+num_test_envs: environments that play them at the same time; 1: they come one after another in one environment; None:
+    one for each episode, or with vectorization 'async' num_envs
 save_freq: epochs between two saves of the policy; the last update is always saved
 checkpoint_freq: epochs between two checkpoints, from which a run that was ended goes on exactly; 0: none but when it is
     stopped

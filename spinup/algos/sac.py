@@ -8,7 +8,7 @@ one-step ones.
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from gymnasium import spaces
@@ -18,7 +18,7 @@ from spinup import accel, mpi
 from spinup.buffers import Batch, ReplayBuffer, check_replay_memory
 from spinup.capture import captured
 from spinup.checkpoint import RunState
-from spinup.envs import check_actions, evaluate, make_envs
+from spinup.envs import check_actions, make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
 from spinup.nets import Categorical, SoftActorCritic, SquashedGaussian, check_q_actor_critic
@@ -81,13 +81,17 @@ def sac(
     replay_ratio: float = 1.0,
     max_ep_len: int = 1000,
     env_kwargs: dict | None = None,
+    wrappers: str | Sequence | None = None,
     vectorization: str = "sync",
+    reseed: bool = True,
+    log_info: str | Sequence[str] | None = None,
     device: str = "cpu",
     threads: int = 1,
     matmul_precision: str = "highest",
     capture: bool = True,
     eval_freq: int = 1,
     num_test_episodes: int = 10,
+    num_test_envs: int | None = None,
     save_freq: int = 1,
     checkpoint_freq: int = 10,
     logger_kwargs: dict | None = None,
@@ -105,7 +109,7 @@ def sac(
     # ---- setup
     seed_here = seed + 10_000 * mpi.proc_id()
     device = accel.setup(seed_here, device, threads, matmul_precision)
-    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization)
+    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization, wrappers, reseed, log_info)
     check_actions("sac", envs.action_space, discrete=True)
     ac = actor_critic(envs.observation_space, envs.action_space, **(ac_kwargs or {})).to(device)
     check_q_actor_critic(ac, envs.observation_space, envs.action_space, num_critics=2, soft=True)
@@ -176,8 +180,7 @@ def sac(
         # ---- evaluate, save, log
         eval_time = time.time()
         if eval_freq and epoch % eval_freq == 0:
-            test = evaluate(ac, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
-            logger.store(TestEpRet=test["EpRet"], TestEpLen=test["EpLen"])
+            logger.store(**envs.evaluate(ac, num_test_episodes, num_test_envs))
         eval_time = time.time() - eval_time
         logger.log_tabular("Epoch", epoch)
         logger.log_tabular("EpRet", with_min_and_max=True)

@@ -6,7 +6,7 @@ Each has a switch; `PRESETS["spinningup"]` keeps GAE, normalised advantages and 
 policy gradient, doi:10.5555/2980539.2980738.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from spinup import accel, mpi
 from spinup.buffers import RolloutBuffer, gae, normalize
 from spinup.checkpoint import RunState
-from spinup.envs import evaluate, make_envs
+from spinup.envs import make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
 from spinup.nets import ActorCritic, RunningNorm, check_actor_critic
@@ -89,11 +89,15 @@ def trpo(
     value_target: str = "gae",
     max_ep_len: int = 1000,
     env_kwargs: dict | None = None,
+    wrappers: str | Sequence | None = None,
     vectorization: str = "sync",
+    reseed: bool = True,
+    log_info: str | Sequence[str] | None = None,
     device: str = "cpu",
     threads: int = 1,
     eval_freq: int = 0,
     num_test_episodes: int = 10,
+    num_test_envs: int | None = None,
     save_freq: int = 10,
     checkpoint_freq: int = 10,
     logger_kwargs: dict | None = None,
@@ -113,7 +117,7 @@ def trpo(
     # ---- setup
     seed_here = seed + 10_000 * mpi.proc_id()
     device = accel.setup(seed_here, device, threads)
-    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization)
+    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization, wrappers, reseed, log_info)
     ac = actor_critic(envs.observation_space, envs.action_space, normalize_obs=normalize_obs, **(ac_kwargs or {}))
     check_actor_critic(ac, envs.observation_space, envs.action_space)
     ac.rew_norm = RunningNorm(())
@@ -197,8 +201,7 @@ def trpo(
         evolve(ac.actor)  # layouts of block-sparse layers, outside of the trust region
         ac.obs_norm.update(o)  # after the update, so that acting and learning see the same observations
         if eval_freq and epoch % eval_freq == 0:
-            test = evaluate(ac, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
-            logger.store(TestEpRet=test["EpRet"], TestEpLen=test["EpLen"])
+            logger.store(**envs.evaluate(ac, num_test_episodes, num_test_envs))
 
         logger.log_tabular("Epoch", epoch)
         logger.log_tabular("EpRet", with_min_and_max=True)

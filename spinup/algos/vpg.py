@@ -5,13 +5,15 @@ scaled by running statistics, and learning rates fall linearly to 0. Each has a 
 only GAE and the normalised advantages.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from spinup import accel, mpi
 from spinup.buffers import RolloutBuffer, gae, normalize
 from spinup.checkpoint import RunState
-from spinup.envs import evaluate, make_envs
+from spinup.envs import make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
 from spinup.nets import ActorCritic, RunningNorm, check_actor_critic
@@ -50,11 +52,15 @@ def vpg(
     value_target: str = "gae",
     max_ep_len: int = 1000,
     env_kwargs: dict | None = None,
+    wrappers: str | Sequence | None = None,
     vectorization: str = "sync",
+    reseed: bool = True,
+    log_info: str | Sequence[str] | None = None,
     device: str = "cpu",
     threads: int = 1,
     eval_freq: int = 0,
     num_test_episodes: int = 10,
+    num_test_envs: int | None = None,
     save_freq: int = 10,
     checkpoint_freq: int = 10,
     logger_kwargs: dict | None = None,
@@ -66,7 +72,7 @@ def vpg(
     # ---- setup
     seed_here = seed + 10_000 * mpi.proc_id()
     device = accel.setup(seed_here, device, threads)
-    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization)
+    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization, wrappers, reseed, log_info)
     ac = actor_critic(envs.observation_space, envs.action_space, normalize_obs=normalize_obs, **(ac_kwargs or {}))
     check_actor_critic(ac, envs.observation_space, envs.action_space)
     ac.rew_norm = RunningNorm(())
@@ -126,8 +132,7 @@ def vpg(
         logger.store(**envs.pop_episodes())
         ac.obs_norm.update(o)  # after the update, so that acting and learning see the same observations
         if eval_freq and epoch % eval_freq == 0:
-            test = evaluate(ac, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
-            logger.store(TestEpRet=test["EpRet"], TestEpLen=test["EpLen"])
+            logger.store(**envs.evaluate(ac, num_test_episodes, num_test_envs))
 
         logger.log_tabular("Epoch", epoch)
         logger.log_tabular("EpRet", with_min_and_max=True)
