@@ -2,9 +2,7 @@
 
 import argparse
 import inspect
-import os
 import re
-import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,12 +28,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> typing.NoReturn:
         raise UserError(f"{self.command}: {message}")
-
-
-def nobody_reads() -> int:
-    """The exit status where who read our output has seen enough, as in `--help | head`; nothing more is written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141
 
 
 # ---- literals

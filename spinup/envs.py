@@ -3,7 +3,6 @@
 import functools
 import importlib
 import math
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from numbers import Real
@@ -14,6 +13,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from spinup.errors import Fault, UserError, closest, first_line, install
+from spinup.terminal import say
 
 # Packages that register environments when imported, by the first part of the id, and the extra that brings them.
 NAMESPACES = {"ALE": ("ale_py", "atari")}
@@ -355,7 +355,7 @@ class VecEnv:
         low, high = (bound[tuple(where)] for bound in self.bounds)
         self.bounds = None
         value = f"{o[(i, *where)]} at index {tuple(where)}, outside of its space's {low} to {high}"
-        print(f"warning: {self.name} {i} observed {value}; this is said once", file=sys.stderr, flush=True)
+        say(f"warning: {self.name} {i} observed {value}; this is said once", error=True)
 
     def _raw_actions(self, a: np.ndarray) -> np.ndarray:
         """The environments' own actions for the policy's."""

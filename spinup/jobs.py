@@ -30,6 +30,7 @@ from spinup.checkpoint import newest
 from spinup.config import convert_json
 from spinup.errors import UserError, install
 from spinup.files import replace_file
+from spinup.terminal import open_closed_streams, say, writing_to
 
 DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -92,20 +93,24 @@ def perform(job: Job, apart: bool = False) -> Run:
 def report(job: Job, error: Exception) -> None:
     """Print one line for a mistake of the user's, and the traceback before it for a bug."""
     if not isinstance(error, UserError):
-        traceback.print_exception(error)
-    print(f"spinup: error: {job.name}, seed {job.seed}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        say("".join(traceback.format_exception(error)), error=True, end="")
+    say(f"spinup: error: {job.name}, seed {job.seed}: {' '.join(str(error).split())}", error=True)
 
 
 @contextlib.contextmanager
 def output_to(file: Path) -> Iterator[None]:
     """Everything that this process and its children print goes to `file`, for as long as the block lasts."""
-    sys.stdout.flush(), sys.stderr.flush()
+    open_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        with writing_to(stream):
+            stream.flush()
     kept = [os.dup(1), os.dup(2)]
     streams = sys.stdout, sys.stderr
     with open(file, "ab", buffering=0) as out:
         os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
     # An executor's worker may have put something else in place of the streams.
-    sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(os.dup(fd), "wb"), line_buffering=True) for fd in (1, 2))
+    how = {"encoding": "utf-8", "errors": "backslashreplace", "line_buffering": True}
+    sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(os.dup(fd), "wb"), **how) for fd in (1, 2))
     try:
         yield
     finally:
@@ -190,6 +195,7 @@ class ProcessExecutor(ThreadPoolExecutor):
 
     def __init__(self, jobs: int, threads: int):
         super().__init__(jobs)
+        open_closed_streams()  # else a pipe to a child takes the number of one
         self.context, self.threads = multiprocessing.get_context("spawn"), threads
         self.processes: set = set()
         self.starting = threading.Lock()
@@ -339,9 +345,9 @@ class Overview:
         self.runs[run.folder] = run
         if run.outcome not in (DONE, BEFORE):
             where = f"{why(Path(run.folder))}; see {Path(run.folder) / OUTPUT}"
-            print(f"spinup: error: {run.name}, seed {run.seed}: {where}", file=sys.stderr, flush=True)
+            say(f"spinup: error: {run.name}, seed {run.seed}: {where}", error=True)
         elif not self.quiet and not self.live:
-            print(f"{run.outcome}: {run.name}, seed {run.seed}, {run.seconds:.1f} s", flush=True)
+            say(f"{run.outcome}: {run.name}, seed {run.seed}, {run.seconds:.1f} s")
 
     def draw(self) -> None:
         if self.live and time.monotonic() - self.drawn > 1:

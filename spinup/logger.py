@@ -24,7 +24,7 @@ from spinup import mpi
 from spinup.config import convert_json, is_tensor, now, read_config, record, setup_logger_kwargs
 from spinup.errors import UserError, install
 from spinup.files import append_to_file, lock, replace_file, writing
-from spinup.terminal import Bar, cell, colorize, table
+from spinup.terminal import Bar, cell, colorize, say, table
 
 
 def _claim(folder: Path, fname: str) -> Path:
@@ -108,12 +108,12 @@ class Logger:
     def log(self, msg: str, color: str = "green") -> None:
         """Print a line, coloured on a terminal."""
         if not self.quiet:
-            print(colorize(msg, color, bold=True) if self._colour else msg, flush=True)
+            say(colorize(msg, color, bold=True) if self._colour else msg)
 
     def warn(self, msg: str) -> None:
         """Print a line on stderr, `quiet` or not."""
         if self.is_root:
-            print(f"warning: {msg}", file=sys.stderr, flush=True)
+            say(f"warning: {msg}", error=True)
 
     def save_config(self, config: Mapping) -> None:
         """Write config.json: the arguments, `exp_name`, and as `run` the versions, commit, command and machine.
@@ -182,7 +182,7 @@ class Logger:
                 self._tensorboard.add_scalar(key, value, steps or row.get("Epoch"))
         if not self.quiet:
             width = shutil.get_terminal_size().columns if self._live else 80
-            print(table(row, width) + "\n", end="", flush=True)  # one write, so the bar is drawn once
+            say(table(row, width) + "\n", end="")  # one write, so the bar is drawn once
         if not math.isnan(self.epoch_return):
             self._last_return = self.epoch_return
         self.progress(steps, now=True)

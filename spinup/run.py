@@ -21,6 +21,7 @@ from typing import Any
 from spinup import __version__, cli
 from spinup.cli import Parameter
 from spinup.errors import Fault, UserError, closest
+from spinup.terminal import protect_streams, undelivered
 
 TOOLS = {
     "grid": "the runs that a TOML or YAML file describes",
@@ -131,9 +132,12 @@ WIDEST, DEEPEST = 2**20, 100
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; exits with 2 for a mistake of the user's, told in one line, and with 1 where runs failed."""
+    streams = protect_streams()
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = dispatch(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        status = dispatch(words)
+        if status == 0 and not trains(words):
+            status = undelivered(streams)
     except UserError as error:
         status = 2
         fail(status, f"spinup: error: {' '.join(str(error).split())}")
@@ -145,8 +149,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         status = 130
         if importlib.import_module("spinup.mpi").proc_id() == 0:
             print("spinup: stopped; what was logged and saved stays", file=sys.stderr)
-    except BrokenPipeError:
-        status = cli.nobody_reads()
     except MemoryError as error:
         status = 2
         fail(status, f"spinup: error: not enough memory ({error}); a smaller steps_per_epoch or num_envs needs less")
@@ -155,6 +157,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         status = 1
     if status:
         sys.exit(status)
+
+
+def trains(words: list[str]) -> bool:
+    """Whether a command is there for its run, and not for what it prints."""
+    runs = {*algorithms(), "grid", "resume"}
+    return bool(words) and words[0].removesuffix("_pytorch") in runs and not {"-h", "--help"} & set(words)
 
 
 def fail(status: int, message: str) -> None:

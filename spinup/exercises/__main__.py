@@ -9,8 +9,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from spinup import cli
 from spinup.errors import UserError, closest
+from spinup.terminal import protect_streams, undelivered
 
 HERE = Path(__file__).parent
 USAGE = """\
@@ -25,17 +25,15 @@ Exercises. Usage: python -m spinup.exercises COMMAND
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; exits with 1 for an exercise not solved yet, with 2 for a wrong command."""
+    streams = protect_streams()
     try:
-        status = dispatch(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        status = dispatch(list(sys.argv[1:] if argv is None else argv)) or undelivered(streams)
     except UserError as error:
         print(f"exercises: error: {' '.join(str(error).split())}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("exercises: stopped", file=sys.stderr)
         status = 130
-    except BrokenPipeError:
-        status = cli.nobody_reads()
     if status:
         sys.exit(status)
 
