@@ -5,7 +5,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,8 +134,8 @@ def show(value: Any) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-def parameters(function: Callable, *docs: str | None) -> dict[str, Parameter]:
-    """What the command line can give to `function`: its parameters without those that only Python can set.
+def parameters(signature: inspect.Signature, *docs: str | None) -> dict[str, Parameter]:
+    """What the command line can give to a function: its parameters without those that only Python can set.
 
     docs: texts with lines `name: help`, the first that has the name wins.
     """
@@ -143,7 +143,7 @@ def parameters(function: Callable, *docs: str | None) -> dict[str, Parameter]:
     for doc in reversed(docs):
         lines |= help_lines(doc)
     found = {}
-    for name, parameter in inspect.signature(function).parameters.items():
+    for name, parameter in signature.parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = None if parameter.default is parameter.empty else parameter.default

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spinup import cli, mpi, nets, run
+from spinup import cli, mpi, nets, run, source
 from spinup.errors import UserError
 from spinup.logger import Logger
 
@@ -54,13 +54,15 @@ def fake(
         fake.effect(**arguments)
 
 
+PRESETS = {"old": {"epochs": 50, "gamma": 0.9, "ac_kwargs": {"orthogonal": False, "hidden_sizes": (32,)}}}
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """Adds a command `fake`, which records what it is called with and then calls fake.effect with the same."""
     fake.calls, fake.effect = [], None
-    presets = {"old": {"epochs": 50, "gamma": 0.9, "ac_kwargs": {"orthogonal": False, "hidden_sizes": (32,)}}}
     module = types.ModuleType("spinup.algos.fake")
-    module.fake, module.PRESETS = fake, presets
+    module.fake, module.PRESETS = fake, PRESETS
     monkeypatch.setitem(sys.modules, "spinup.algos.fake", module)
     real = run.algorithms()
     monkeypatch.setattr(run, "algorithms", lambda: {**real, "fake": Path(__file__)})
@@ -413,8 +415,8 @@ def test_other_commands_get_their_words(monkeypatch):
 
 @pytest.mark.parametrize("algo", run.algorithms())
 def test_every_flag_has_help_and_takes_its_own_default(algo):
-    function, presets = run.load_algorithm(algo)
-    flags = run.flags_of(function) | run.SPECIAL
+    _, presets = run.load_algorithm(algo)
+    flags = run.flags_of(*run.describe(algo)) | run.SPECIAL
     assert "gamma" in flags
     assert "ac_kwargs:hidden_sizes" in flags
     assert [name for name, parameter in flags.items() if not parameter.help] == []
@@ -428,7 +430,7 @@ def test_every_flag_has_help_and_takes_its_own_default(algo):
 
 @pytest.mark.parametrize("algo", run.algorithms())
 def test_help_has_one_sentence_and_no_empty_section(algo):
-    lines = run.algorithm_help(*run.load_algorithm(algo)).splitlines()
+    lines = run.algorithm_help(algo).splitlines()
     assert re.fullmatch(r"Train a policy by [^.]+\.", lines[1])
     sections = [i for i, line in enumerate(lines) if line and not line.startswith(" ")][2:]
     assert len(sections) >= 3
@@ -465,15 +467,28 @@ def test_nothing_is_said_where_nobody_reads(command):
     assert process.returncode == 141
 
 
-def test_help_imports_nothing_slow():
+@pytest.mark.parametrize("command", ["", *run.algorithms(), "plot", "grid"])
+def test_help_imports_nothing_slow(command):
     code = (
-        "import sys; from spinup.run import main; main(['--help']); "
-        "sys.exit(str(sorted({'torch', 'gymnasium', 'matplotlib', 'numpy', 'rich'} & set(sys.modules))))"
+        "import sys; from spinup.run import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit as end: assert not end.code\n"
+        "sys.exit(str(sorted({'torch', 'gymnasium', 'matplotlib', 'pandas', 'rich'} & set(sys.modules))))"
     )
-    process = python("-c", code)
+    process = python("-OO", "-c", code, *command.split(), "--help")  # -OO: without docstrings
     out, err = process.communicate(timeout=60)
-    assert "ppo" in out
+    lines = out.splitlines()
+    assert len(lines) > 1
+    assert lines[1] != "."
     assert err == "[]\n"
+
+
+@pytest.mark.parametrize("algo", run.algorithms())
+def test_the_source_says_what_the_imported_function_says(algo):
+    function, presets = run.load_algorithm(algo)
+    networks = inspect.signature(function).parameters["actor_critic"].default
+    imported = run.flags_of(source.imported(function), source.imported(networks))
+    assert run.flags_of(*run.describe(algo)) == imported
+    assert source.keys(run.algorithms()[algo], "PRESETS") == list(presets)
 
 
 def test_exit_status_of_a_process():
