@@ -35,8 +35,10 @@ class Description(NamedTuple):
     docs: list[str]
 
 
-def describe(path: Path, name: str) -> Description:
+def describe(path: Path | None, name: str) -> Description:
     """The function or class `name` of a source file. Raises Unreadable where only importing it can tell."""
+    if path is None:
+        raise Unreadable(name)
     tree = ast.parse(path.read_text("utf-8"))
     node = definition(tree, name)
     if isinstance(node, ast.ImportFrom):
@@ -45,9 +47,11 @@ def describe(path: Path, name: str) -> Description:
         return Description(name, signature(path, tree, node.args), [ast.get_docstring(node) or ""])
     if not isinstance(node, ast.ClassDef):
         raise Unreadable(name)
-    docs, own = [ast.get_docstring(node) or ""], definition(node, "__init__")
-    bases = [describe(path, base.id) for base in node.bases if isinstance(base, ast.Name) and own is None]
-    docs += [doc for base in bases for doc in base.docs]
+    bases = [describe(path, base.id) for base in node.bases if isinstance(base, ast.Name)]
+    docs, own = (
+        [ast.get_docstring(node) or "", *(doc for base in bases for doc in base.docs)],
+        definition(node, "__init__"),
+    )
     if isinstance(own, ast.FunctionDef):
         return Description(name, signature(path, tree, own.args, method=True), docs)
     if len(bases) != 1:
