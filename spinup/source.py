@@ -48,10 +48,8 @@ def describe(path: Path | None, name: str) -> Description:
     if not isinstance(node, ast.ClassDef):
         raise Unreadable(name)
     bases = [describe(path, base.id) for base in node.bases if isinstance(base, ast.Name)]
-    docs, own = (
-        [ast.get_docstring(node) or "", *(doc for base in bases for doc in base.docs)],
-        definition(node, "__init__"),
-    )
+    docs = [ast.get_docstring(node) or "", *(doc for base in bases for doc in base.docs)]
+    own = definition(node, "__init__")
     if isinstance(own, ast.FunctionDef):
         return Description(name, signature(path, tree, own.args, method=True), docs)
     if len(bases) != 1:

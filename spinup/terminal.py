@@ -10,7 +10,7 @@ import select
 import sys
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TextIO
 
 COLORS = {"gray": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "white": 37}
@@ -90,6 +90,27 @@ class Bar:
             text += f"  {datetime.timedelta(seconds=round(max(self.total - steps, 0) / rate))} left"
         with writing_to(sys.stdout):
             self.rich.update(self.task, completed=steps, text=text, refresh=True)
+
+
+def progress(items: Collection, what: str) -> Iterator:
+    """The items one by one; on a terminal, where they take more than two seconds, above a progress bar on stderr."""
+    live = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    bar, started = None, time.monotonic()
+    try:
+        for i, item in enumerate(items):
+            if live and bar is None and time.monotonic() - started > 2:
+                from rich.console import Console
+                from rich.progress import Progress
+
+                bar = Progress(console=Console(stderr=True), transient=True)
+                bar.start()
+                task = bar.add_task(what, total=len(items))
+            if bar:
+                bar.update(task, completed=i)
+            yield item
+    finally:
+        if bar:
+            bar.stop()
 
 
 def short(n: float, digits: int = 3) -> str:
