@@ -6,10 +6,9 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from spinup.errors import UserError, closest, install
+from spinup.errors import UserError, closest, install, user_path
 
 
 class Parser(argparse.ArgumentParser):
@@ -272,7 +271,7 @@ def read_grid_file(file: str) -> dict[str, list[str]]:
 
     Raises UserError where the file cannot be read.
     """
-    path = Path(file).expanduser()
+    path = user_path(file)
     if path.suffix not in (".toml", ".yaml", ".yml"):
         raise UserError(f'grid: {file} must be a .toml or .yaml file of flags, as: algo = "ppo"')
     try:

@@ -2,29 +2,29 @@
 
 import difflib
 import math
+import os
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 
-# What the algorithms' numbers may be, both ends included.
+# What the algorithms' numbers may be, both ends included. Counts are far above any use, and such that a row, an update
+# or an evaluation ends, and that sums and products of them are still 64-bit numbers.
+COUNT, PASSES = 10**12, 10**6
 RANGES = {
     **dict.fromkeys(("gamma", "lam", "backtrack_coeff", "polyak"), (0, 1)),
     "noise_corr": (0, 0.999),  # with 1 the noise would stay what it is at first: 0
-    **dict.fromkeys(("steps_per_epoch", "epochs", "minibatch_size", "batch_size", "cg_iters"), (1, math.inf)),
-    **dict.fromkeys(("save_freq", "num_test_episodes", "replay_size", "update_every"), (1, math.inf)),
-    **dict.fromkeys(("n_step", "policy_delay"), (1, math.inf)),
-    **dict.fromkeys(("start_steps", "update_after", "replay_ratio"), (0, math.inf)),
+    **dict.fromkeys(("steps_per_epoch", "epochs", "minibatch_size", "batch_size"), (1, COUNT)),
+    **dict.fromkeys(("save_freq", "replay_size", "update_every", "n_step", "policy_delay", "max_ep_len"), (1, COUNT)),
+    **dict.fromkeys(("start_steps", "update_after", "eval_freq", "checkpoint_freq"), (0, COUNT)),
+    **dict.fromkeys(("train_pi_iters", "train_v_iters", "backtrack_iters", "replay_ratio"), (0, PASSES)),
+    "cg_iters": (1, PASSES),
     **dict.fromkeys(("lr", "q_lr", "act_noise", "target_noise", "noise_clip", "alpha"), (0, math.inf)),
     "target_entropy": (-math.inf, math.inf),
-    **dict.fromkeys(
-        ("train_pi_iters", "train_v_iters", "backtrack_iters", "eval_freq", "checkpoint_freq"), (0, math.inf)
-    ),
     **dict.fromkeys(("pi_lr", "vf_lr", "max_grad_norm", "clip_ratio", "vf_clip", "target_kl"), (0, math.inf)),
     **dict.fromkeys(("delta", "damping_coeff", "ent_coef"), (0, math.inf)),
     "seed": (0, 2**32 - 1),
     "threads": (1, 256),
-    "num_envs": (1, 10_000),  # seeds of MPI processes are that far apart
-    "max_ep_len": (1, math.inf),
+    **dict.fromkeys(("num_envs", "num_test_episodes"), (1, 10_000)),  # seeds of MPI processes are that far apart
 }
 # What those that are words may be.
 CHOICES = {
@@ -63,6 +63,15 @@ class Fault(RuntimeError):
     """
 
 
+def user_path(path: str | Path) -> Path:
+    """A path as the user wrote it, with a folder in place of `~` or `~name`. Raises UserError where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        home = str(path).partition(os.sep)[0]
+        raise UserError(f"'{path!s:.80}': there is no home folder {home:.80}; write the path in full") from None
+
+
 def first_line(error: BaseException) -> str:
     """An exception's class and message, in one line of bounded length."""
     return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
@@ -78,7 +87,7 @@ def check_arguments(arguments: Mapping) -> None:
     """Raise UserError for the first of an algorithm's arguments that is not what it may be."""
     for name, value in arguments.items():
         if name in CHOICES and value not in CHOICES[name]:
-            raise UserError(f"{name} is {value!r}; it must be one of {', '.join(CHOICES[name])}")
+            raise UserError(f"{name} is {value!r:.80}; it must be one of {', '.join(CHOICES[name])}")
         if name not in RANGES or (value is None and name in OPTIONAL) or value == WORDS.get(name, math.nan):
             continue
         low, high = RANGES[name]
@@ -86,4 +95,4 @@ def check_arguments(arguments: Mapping) -> None:
         if not isinstance(value, kind) or not low <= value <= high or math.isinf(value):
             right = f" in {low} to {high}" if high < math.inf else f" at least {low}" if low > -math.inf else ""
             other = f" or '{WORDS[name]}'" if name in WORDS else " or None" if name in OPTIONAL else ""
-            raise UserError(f"{name} is {value!r}; it must be {what}{right}{other}")
+            raise UserError(f"{name} is {value!r:.80}; it must be {what}{right}{other}")

@@ -33,6 +33,8 @@ from spinup.jobs import (
 )
 from spinup.terminal import say
 
+LONGEST_NAME = 200  # bytes; file systems take 255, of which dates, seeds and numbers need some
+
 
 class Setting(NamedTuple):
     """The values of one key of the grid, and how they show in the names of the runs."""
@@ -173,6 +175,12 @@ class ExperimentGrid:
         variants = self.variants()
         names = [self.variant_name(v) or "experiment" for v in variants]
         seeds = [variant.get("seed", 0) for variant in variants]
+        longest = max(names, key=lambda name: len(name.encode()))
+        if len(longest.encode()) > LONGEST_NAME:
+            raise UserError(
+                f"a run would be named '{longest[:40]}...', with {len(longest):,} letters; at most {LONGEST_NAME} make "
+                "a folder's name: give a shorter exp_name or shorter values"
+            )
         (name, seed), count = Counter(zip(names, seeds, strict=True)).most_common(1)[0]
         if count > 1:
             raise UserError(

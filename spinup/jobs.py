@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from spinup import mpi
 from spinup.checkpoint import newest
 from spinup.config import convert_json
-from spinup.errors import UserError, install
+from spinup.errors import UserError, install, user_path
 from spinup.files import replace_file
 from spinup.terminal import open_closed_streams, say, writing_to
 
@@ -47,7 +47,7 @@ class Job(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        return Path(self.arguments["logger_kwargs"]["output_dir"]).expanduser()
+        return user_path(self.arguments["logger_kwargs"]["output_dir"])
 
 
 class Run(NamedTuple):

@@ -22,7 +22,7 @@ import numpy as np
 
 from spinup import mpi
 from spinup.config import convert_json, is_tensor, now, read_config, record, setup_logger_kwargs
-from spinup.errors import UserError, install
+from spinup.errors import UserError, install, user_path
 from spinup.files import append_to_file, lock, replace_file, writing
 from spinup.terminal import Bar, cell, colorize, say, table
 
@@ -86,7 +86,7 @@ class Logger:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise UserError(f"TensorBoard is missing: {install('tensorboard')}") from error
-        wanted = Path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"]).expanduser()
+        wanted = user_path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"])
         self.exp_name = exp_name or wanted.resolve().name
         self.output_dir = wanted if resume else _claim(wanted, output_fname)
         self.output_file = self.output_dir / output_fname

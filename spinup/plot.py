@@ -23,7 +23,7 @@ import numpy as np
 
 from spinup import stats
 from spinup.cli import Parser
-from spinup.errors import UserError, closest
+from spinup.errors import UserError, closest, user_path
 from spinup.results import UNKNOWN, Line, column, load, meanings, runs_of, scores, series, table, table_text
 from spinup.terminal import progress, short
 
@@ -462,7 +462,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _table_file(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.suffix not in (".csv", ".md", ".txt"):
         raise argparse.ArgumentTypeError(
             f"{name} ends in none of .csv, .md, .txt (to print the table, put a bare --table last)"
@@ -546,7 +546,7 @@ def _figures(df: "pd.DataFrame", args: argparse.Namespace, normalize) -> None:
     except ImportError:
         plt.switch_backend("Agg")
     headless = plt.get_backend().lower() in ("agg", "pdf", "ps", "svg", "cairo", "template")
-    out = Path(args.out or "curves.png").expanduser()
+    out = user_path(args.out or "curves.png")
     out = out if out.suffix else out.with_suffix(".png")
     with plt.style.context("dark_background") if args.dark else contextlib.nullcontext():
         for value in args.value:

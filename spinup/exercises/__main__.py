@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from spinup.errors import UserError, closest
+from spinup.errors import UserError, closest, user_path
 from spinup.terminal import protect_streams, undelivered
 
 HERE = Path(__file__).parent
@@ -114,7 +114,7 @@ def list_all() -> int:
 
 def start(starter: Path, folder: str = ".") -> None:
     """Copy the starter file; never over a file that is there."""
-    place = Path(folder).expanduser()
+    place = user_path(folder)
     target = place / starter.name
     if target.exists():
         raise UserError(f"{target} is there already; move it away to begin anew, or give another folder")
@@ -129,7 +129,7 @@ def start(starter: Path, folder: str = ".") -> None:
 
 def check(starter: Path, file: str | None = None) -> int:
     """Judge the user's file; returns 0 where it is right and else 1."""
-    number, path = number_of(starter), Path(file or starter.name).expanduser().absolute()
+    number, path = number_of(starter), user_path(file or starter.name).absolute()
     from spinup.exercises import judge
 
     checker = importlib.import_module(f"spinup.exercises.{starter.parent.name}.check_{number.replace('.', '_')}")
