@@ -3,6 +3,7 @@
 import difflib
 import math
 import os
+import types
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -29,6 +30,7 @@ RANGES = {
 # What those that are words may be.
 CHOICES = {
     "value_target": ("gae", "rtg"),
+    "vectorization": ("sync", "async"),
     "algo": ("trpo", "npg"),
     "matmul_precision": ("highest", "high", "medium"),
 }
@@ -38,6 +40,10 @@ WHOLE = {
     *("replay_size", "update_every", "n_step", "policy_delay", "start_steps", "update_after", "train_pi_iters"),
     *("train_v_iters", "backtrack_iters", "eval_freq", "checkpoint_freq", "seed", "threads", "num_envs", "max_ep_len"),
 }
+SWITCHES = {
+    *("anneal_lr", "normalize_obs", "normalize_rew", "normalize_adv", "recompute_adv", "target_policy", "capture"),
+}
+DICTS = {"ac_kwargs", "env_kwargs", "logger_kwargs"}  # or None
 OPTIONAL = {"minibatch_size", "target_kl", "vf_clip", "max_grad_norm", "target_entropy"}
 # Words that stand for a number.
 WORDS = {"alpha": "auto"}
@@ -77,9 +83,12 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
 
 
-def closest(word: str, choices: Iterable[str], prefix: str = "") -> str:
-    """The hint "; did you mean 'x'?" for the choice most like `word`, after `prefix`, or "" where none is near."""
-    match = difflib.get_close_matches(str(word), list(choices), n=1)
+def closest(word: str, choices: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:
+    """The hint "; did you mean 'x'?" for the choice most like `word`, after `prefix`, or "" where none is near.
+
+    cutoff: how like they must be, from 0 to 1
+    """
+    match = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=cutoff)
     return f"; did you mean '{prefix}{match[0]}'?" if match else ""
 
 
@@ -88,6 +97,12 @@ def check_arguments(arguments: Mapping) -> None:
     for name, value in arguments.items():
         if name in CHOICES and value not in CHOICES[name]:
             raise UserError(f"{name} is {value!r:.80}; it must be one of {', '.join(CHOICES[name])}")
+        if name in SWITCHES and not type(value).__name__ in ("bool", "bool_"):
+            raise UserError(f"{name} is {value!r:.80}; it must be True or False")
+        if name in DICTS and not isinstance(value, Mapping | types.NoneType):
+            raise UserError(f"{name} is {value!r:.80}; it must be a dict")
+        if name == "device" and not isinstance(value, str) and type(value).__name__ != "device":  # torch's
+            raise UserError(f"device is {value!r:.80}; it must be a name, as cpu, cuda or cuda:1")
         if name not in RANGES or (value is None and name in OPTIONAL) or value == WORDS.get(name, math.nan):
             continue
         low, high = RANGES[name]

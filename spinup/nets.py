@@ -226,12 +226,14 @@ def make_linears(linear: Callable | dict, sizes: Sequence[int]) -> list[nn.Modul
         return [(hidden if 0 < i < len(pairs) - 1 else linear)(*pair) for i, pair in enumerate(pairs)]
     from spinup.sparse import linear_factory
 
+    if not isinstance(linear, dict):
+        raise UserError(f"linear is {linear!r:.80}; it must be a function or a dict of settings of block-sparse layers")
     try:
         make = linear_factory(linear)
         if len(pairs) < 3:
             raise ValueError("they stand between hidden layers; give two of these or more, for example --hid 256,256")
         return [nn.Linear(*pairs[0]), *(make(*pair) for pair in pairs[1:-1]), nn.Linear(*pairs[-1])]
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"block-sparse layers: {error}") from None
 
 
@@ -280,7 +282,10 @@ class CNN(nn.Module):
 
 def as_sizes(hidden_sizes: int | Sequence[int]) -> list[int]:
     """Units of each hidden layer; one number is one layer."""
-    return [hidden_sizes] if isinstance(hidden_sizes, int) else list(hidden_sizes)
+    sizes = [hidden_sizes] if isinstance(hidden_sizes, int) else hidden_sizes
+    if not isinstance(sizes, Sequence) or not all(type(n) is int and 1 <= n <= 2**20 for n in sizes):
+        raise UserError(f"hidden_sizes is {hidden_sizes!r:.80}; it must be a list of sizes, each in 1 to {2**20}")
+    return list(sizes)
 
 
 def make_encoder(space: spaces.Box) -> tuple[nn.Module, int]:
