@@ -97,7 +97,7 @@ def check_arguments(arguments: Mapping) -> None:
     for name, value in arguments.items():
         if name in CHOICES and value not in CHOICES[name]:
             raise UserError(f"{name} is {value!r:.80}; it must be one of {', '.join(CHOICES[name])}")
-        if name in SWITCHES and not type(value).__name__ in ("bool", "bool_"):
+        if name in SWITCHES and type(value).__name__ not in ("bool", "bool_"):
             raise UserError(f"{name} is {value!r:.80}; it must be True or False")
         if name in DICTS and not isinstance(value, Mapping | types.NoneType):
             raise UserError(f"{name} is {value!r:.80}; it must be a dict")

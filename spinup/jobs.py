@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -338,8 +339,9 @@ class Overview:
         if not quiet and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
             from rich.live import Live
 
-            self.live = Live(self.table(), auto_refresh=False)
+            self.live = Live(auto_refresh=False)
             self.live.start()
+            self.draw()
 
     def ended(self, run: Run) -> None:
         self.runs[run.folder] = run
@@ -362,10 +364,17 @@ class Overview:
     def table(self):
         from rich.table import Table
 
-        table = Table("run", "seed", "", "steps", "return", "time left", box=None, pad_edge=False)
-        for job in self.jobs:
-            run = self.runs.get(str(job.folder))
-            outcome = run.outcome if run else read_status(job.folder).get("outcome", "waiting")
+        ended = {folder: run.outcome for folder, run in self.runs.items()}
+        outcomes = [
+            ended.get(str(job.folder)) or read_status(job.folder).get("outcome", "waiting") for job in self.jobs
+        ]
+        rows = list(zip(self.jobs, outcomes, strict=True))
+        caption = None
+        if len(rows) > (room := self.live.console.height - 3 if self.live else len(rows)):
+            rows = sorted(rows, key=lambda row: row[1] != "running")[: max(1, room)]  # those at work first
+            caption = ", ".join(f"{n} {outcome}" for outcome, n in Counter(outcomes).most_common())
+        table = Table("run", "seed", "", "steps", "return", "time left", box=None, pad_edge=False, caption=caption)
+        for job, outcome in rows:
             table.add_row(job.name, str(job.seed), outcome, *progress(job.folder, running=outcome == "running"))
         return table
 
@@ -379,12 +388,20 @@ def why(folder: Path) -> str:
     return next((line.removeprefix("spinup.errors.UserError: ") for line in reversed(lines) if line.strip()), "failed")
 
 
+def first_and_last_line(file: Path) -> tuple[str, str]:
+    """Those of a table, without the rows between; LookupError where it has no whole row yet."""
+    with open(file, "rb") as table:
+        first = table.readline()
+        table.seek(max(len(first), table.seek(0, os.SEEK_END) - 2**16))
+        return first.decode().rstrip("\n"), table.read().split(b"\n")[-2].decode()
+
+
 def progress(folder: Path, running: bool) -> tuple[str, str, str]:
     """Steps, last return and time left of the run in `folder`, from its last row; blank where there is none."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
-        header, *rows = [line.split("\t") for line in (folder / "progress.txt").read_text().split("\n")[:-1]]
-        row = dict(zip(header, map(float, rows[-1]), strict=True))
+        header, last = first_and_last_line(folder / "progress.txt")
+        row = dict(zip(header.split("\t"), map(float, last.split("\t")), strict=True))
         done = row["Epoch"] / config["epochs"]
     except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):
         return "", "", ""

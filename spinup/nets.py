@@ -28,7 +28,8 @@ For DDPG, TD3 and SAC it is called as actor_critic(observation_space, action_spa
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -282,10 +283,10 @@ class CNN(nn.Module):
 
 def as_sizes(hidden_sizes: int | Sequence[int]) -> list[int]:
     """Units of each hidden layer; one number is one layer."""
-    sizes = [hidden_sizes] if isinstance(hidden_sizes, int) else hidden_sizes
-    if not isinstance(sizes, Sequence) or not all(type(n) is int and 1 <= n <= 2**20 for n in sizes):
+    sizes = list(hidden_sizes) if isinstance(hidden_sizes, Iterable) else [hidden_sizes]
+    if not all(isinstance(n, Integral) and 1 <= n <= 2**20 for n in sizes):
         raise UserError(f"hidden_sizes is {hidden_sizes!r:.80}; it must be a list of sizes, each in 1 to {2**20}")
-    return list(sizes)
+    return sizes
 
 
 def make_encoder(space: spaces.Box) -> tuple[nn.Module, int]:

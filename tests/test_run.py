@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spinup import cli, mpi, nets, run, source
+from spinup import cli, errors, mpi, nets, run, source
 from spinup.errors import UserError
 from spinup.logger import Logger
 
@@ -254,6 +254,77 @@ def test_no_words_give_a_traceback(calls, capsys, words):
         status = stop.code
     err = capsys.readouterr().err
     assert (status, err[:15], err.count("\n")) in ((0, "", 0), (2, "spinup: error: ", 1))
+
+
+COUNTS = [name for name in errors.WHOLE - {"seed"} if errors.RANGES[name][1] >= 10**6]
+
+
+@pytest.mark.parametrize("name", sorted(COUNTS))
+@pytest.mark.parametrize("value", [2**63, 10**30, -(2**63)])
+def test_counts_that_no_run_comes_to_the_end_of(name, value):
+    with pytest.raises(UserError, match=f"^{name} is {value}; it must be a.* in [01] to 10*( or None)?$"):
+        errors.check_arguments({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("anneal_lr", "x"), ("capture", 1), ("normalize_obs", None), ("ac_kwargs", 3), ("logger_kwargs", [1]),
+        ("env_kwargs", "x"), ("device", None), ("device", [0]), ("vectorization", "asinc"), ("vectorization", {}),
+        ("seed", "1" * 5000), ("gamma", [[[]]]),
+    ],
+)  # fmt: skip
+def test_arguments_of_another_type(name, value):
+    with pytest.raises(UserError, match=f"^{name} is ") as error:
+        errors.check_arguments({name: value})
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("test_policy ~nosuchuser", "'~nosuchuser': there is no home folder ~nosuchuser; write the path in full"),
+        ("resume ~nosuchuser/x", "there is no home folder ~nosuchuser"),
+        ("grid ~nosuchuser/x.toml", "there is no home folder ~nosuchuser"),
+        ("plot ~nosuchuser", "there is no folder ~nosuchuser"),
+        ("plot {run} --out ~nosuchuser/x.png", "there is no home folder ~nosuchuser"),
+        ("plot {run} --table ~nosuchuser/x.csv", "there is no home folder ~nosuchuser"),
+        ("test_policy {run} --video ~nosuchuser/x.gif", "there is no home folder ~nosuchuser"),
+        ("ppo --env CartPole-v1 --data_dir ~nosuchuser/x", "there is no home folder ~nosuchuser"),
+        ("ppo --env CartPole-v1 --seed 0 1 --data_dir ~nosuchuser/x", "there is no home folder ~nosuchuser"),
+        (f"ppo --env CartPole-v{'1' * 5000}", "there is no environment 'CartPole-v1111"),
+        (f"ppo --env {'x' * 5000}", "there is no environment 'xxxx"),
+        (f"ppo --env CartPole-v1 --device {'x' * 5000} cpu", "letters; at most 200 make a folder's name"),
+        (f"ppo --env CartPole-v1 --seed 0 1 --exp_name {'x' * 5000}", "with 5,000 letters; at most 200 make"),
+        (f"ppo --env CartPole-v1 --data_dir {'x' * 5000}", "File name too long"),
+        (f"ppo --env CartPole-v1 --seed 0 1 --data_dir {'x' * 5000}", "File name too long"),
+        (f"plot {'x' * 5000}", "there is no folder xxx"),
+        (f"resume {'x' * 5000}", "xxx"),
+        (f"test_policy {'x' * 5000}", "xxx"),
+        (f"grid {'x' * 5000}.toml", "File name too long"),
+        ("ppo --env CartPole-v1 --steps_per_epoch 9223372036854775808", "it must be a whole number in 1 to 10"),
+        ("vpg --env CartPole-v1 --train_v_iters 1e30", "it must be a whole number in 0 to 1000000"),
+        ("sac --env Pendulum-v1 --replay_ratio 1e30", "it must be a number in 0 to 1000000"),
+    ],
+)
+def test_odd_words_for_the_real_commands(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "progress.txt").write_text("TotalEnvInteracts\tAverageEpRet\n1\t2\n")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SystemExit) as stop:
+        run.main(words.format(run=tmp_path).split())
+    err = capsys.readouterr().err
+    assert (stop.value.code, err.count("\n")) == (2, 1)
+    assert err.startswith("spinup: error: ")
+    assert message in err
+
+
+def test_a_home_that_nobody_knows(monkeypatch, capsys):
+    def unknown(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    assert_refused(["ppo", "--env", "CartPole-v1", "--data_dir", "~/x"], "there is no home folder ~; write", capsys)
 
 
 # ---- failures
