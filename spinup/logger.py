@@ -126,9 +126,11 @@ class Logger:
             self.total_steps = config["steps_per_epoch"] * config["epochs"]
         run = record(config)
         if self.resume:
-            earlier = read_config(self.output_dir)[1].get("run", {})
+            earlier = read_config(self.output_dir)[1].get("run")
+            earlier = earlier if isinstance(earlier, dict) else {}
+            resumed = earlier.get("resumed")
             run = {**run, "started": earlier.get("started"), "command": earlier.get("command")}
-            run["resumed"] = [*earlier.get("resumed", []), now()]
+            run["resumed"] = [*(resumed if isinstance(resumed, list) else []), now()]
         content = convert_json({**config, "exp_name": self.exp_name, "run": run})
         self.config = (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
         if not self.resume:

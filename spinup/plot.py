@@ -462,7 +462,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _table_file(name: str) -> Path:
-    path = user_path(name)
+    path = Path(name)
     if path.suffix not in (".csv", ".md", ".txt"):
         raise argparse.ArgumentTypeError(
             f"{name} ends in none of .csv, .md, .txt (to print the table, put a bare --table last)"
@@ -506,7 +506,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.table:
         for value in args.value:
             found = table(df, value, args.xaxis, args.smooth, normalize)
-            _show_table(found, None if args.table is True else _numbered(args.table, value, args.value), value)
+            _show_table(
+                found, None if args.table is True else _numbered(user_path(args.table), value, args.value), value
+            )
     if args.out or not args.table:
         _figures(df, args, normalize)
 

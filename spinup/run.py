@@ -3,6 +3,7 @@
 Everything that imports torch is imported when it is needed, so that --help answers at once.
 """
 
+import errno
 import functools
 import importlib
 import re
@@ -126,6 +127,8 @@ LINEAR = {  # of block-sparse layers, spinup.sparse.linear_factory; any of them 
 }
 ENV = Parameter("env_name", STR, None, "id of the environment; module:Env-v0 imports module", sample="CartPole-v1")
 HIDDEN_SIZES, ACTIVATION = "ac_kwargs:hidden_sizes", "ac_kwargs:activation"
+# What the system says against a file or folder of the user's choice; any other OSError is a bug.
+NOT_OURS = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS, errno.ENOSPC}
 WIDEST, DEEPEST = 2**20, 100
 
 
@@ -151,6 +154,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except MemoryError as error:
         status = 2
         fail(status, f"spinup: error: not enough memory ({error}); a smaller steps_per_epoch or num_envs needs less")
+    except OSError as error:
+        status = 2 if error.errno in NOT_OURS and error.filename else 1
+        line = f"spinup: error: cannot use {cli.shorten(str(error.filename), 80)}: {error.strerror}"
+        fail(status, line if status == 2 else traceback.format_exc())
     except Exception:
         fail(1, traceback.format_exc())
         status = 1
