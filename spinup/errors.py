@@ -107,7 +107,7 @@ def check_arguments(arguments: Mapping) -> None:
             continue
         low, high = RANGES[name]
         kind, what = (Integral, "a whole number") if name in WHOLE else (Real, "a number")
-        if not isinstance(value, kind) or not low <= value <= high or math.isinf(value):
+        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high or math.isinf(value):
             right = f" in {low} to {high}" if high < math.inf else f" at least {low}" if low > -math.inf else ""
             other = f" or '{WORDS[name]}'" if name in WORDS else " or None" if name in OPTIONAL else ""
             raise UserError(f"{name} is {value!r:.80}; it must be {what}{right}{other}")

@@ -505,10 +505,8 @@ def main(argv: list[str] | None = None) -> None:
             print(f"Left out, without numbers in {value}: {_listed(empty)}")
     if args.table:
         for value in args.value:
-            found = table(df, value, args.xaxis, args.smooth, normalize)
-            _show_table(
-                found, None if args.table is True else _numbered(user_path(args.table), value, args.value), value
-            )
+            path = None if args.table is True else _numbered(user_path(args.table), value, args.value)
+            _show_table(table(df, value, args.xaxis, args.smooth, normalize), path, value)
     if args.out or not args.table:
         _figures(df, args, normalize)
 

@@ -99,34 +99,16 @@ def nested(depth: int) -> list:
     return value
 
 
-ODD = [
-    None,
-    True,
-    0,
-    -1,
-    2**63,
-    10**400,
-    3.5,
-    1e300,
-    math.nan,
-    math.inf,
-    "",
-    "x",
-    "a" * 5000,
-    "1",
-    "\x1b[31m",
-    "os:system",
-]
-ODD += [[], [0], [-1], [[1]], ["x"], [10**9], {}, {"sparsity": []}, nested(500)]
-PLACES = ["run", "exp_name", "ac_kwargs", "logger_kwargs", "env_kwargs", "ac_kwargs:hidden_sizes", "ac_kwargs:linear"]
-PLACES += ["ac_kwargs:activation", "ac_kwargs:orthogonal", "ac_kwargs:log_std_init", "run:resumed", "run:processes"]
+DEEP = "500 lists in each other"  # which hypothesis cannot show
+ODD = [None, True, 0, -1, 2**63, 10**400, 3.5, 1e300, math.nan, math.inf, "", "x", "a" * 5000, "1", "\x1b[31m"]
+ODD += ["os:system", [], [0], [-1], [[1]], ["x"], [10**9], {}, {"sparsity": []}, DEEP]
+PLACES = ["run", "exp_name", "ac_kwargs:hidden_sizes", "ac_kwargs:linear", "ac_kwargs:activation"]
+PLACES += ["ac_kwargs:orthogonal", "ac_kwargs:log_std_init", "run:resumed", "run:processes"]
+PLACES += list(inspect.signature(spinup.vpg).parameters)
 
 
-@settings(FUZZ, max_examples=80)
-@given(
-    where=st.sampled_from(PLACES) | st.sampled_from(sorted(inspect.signature(spinup.vpg).parameters)),
-    value=st.sampled_from(ODD),
-)
+@settings(FUZZ, max_examples=60)
+@given(where=st.sampled_from(PLACES), value=st.sampled_from(ODD))
 @example(where="run", value=[1])
 @example(where="run:resumed", value=3.5)
 @example(where="ac_kwargs:linear", value={"sparsity": []})
@@ -134,11 +116,11 @@ PLACES += ["ac_kwargs:activation", "ac_kwargs:orthogonal", "ac_kwargs:log_std_in
 @example(where="ac_kwargs:hidden_sizes", value=[10**9])
 @example(where="device", value=None)
 @example(where="normalize_obs", value="x")
-@example(where="run", value=nested(500))
+@example(where="run", value=DEEP)
 def test_odd_values_in_a_config_whose_run_goes_on(run, tmp_path_factory, where, value):
     config = json.loads((run / "config.json").read_text())
     *outer, key = where.split(":")
-    (config[outer[0]] if outer else config)[key] = value
+    (config[outer[0]] if outer else config)[key] = nested(500) if value == DEEP else value
     folder = tmp_path_factory.mktemp("odd") / "x_s0"
     shutil.copytree(run, folder)
     (folder / "config.json").write_text(json.dumps(config))

@@ -271,7 +271,7 @@ def test_counts_that_no_run_comes_to_the_end_of(name, value):
     [
         ("anneal_lr", "x"), ("capture", 1), ("normalize_obs", None), ("ac_kwargs", 3), ("logger_kwargs", [1]),
         ("env_kwargs", "x"), ("device", None), ("device", [0]), ("vectorization", "asinc"), ("vectorization", {}),
-        ("seed", "1" * 5000), ("gamma", [[[]]]),
+        ("seed", "1" * 5000), ("gamma", [[[]]]), ("num_envs", True),
     ],
 )  # fmt: skip
 def test_arguments_of_another_type(name, value):
