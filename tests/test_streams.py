@@ -45,6 +45,14 @@ def test_a_training_goes_on_though_nobody_reads(tmp_path, redirection):
     assert rows(tmp_path / "data/cmd_vpg/cmd_vpg_s0") == 3
 
 
+@pytest.mark.parametrize("redirection", ["| true", "2>&1 | true", "> /dev/full"])
+def test_several_processes_go_on_though_nobody_reads(tmp_path, redirection):
+    pytest.importorskip("mpi4py")
+    status, _, err = shell(f"{TRAIN} --num_cpu 2", redirection, tmp_path)
+    assert (status, err) == (0, "")
+    assert rows(tmp_path / "data/cmd_vpg/cmd_vpg_s0") == 3
+
+
 @pytest.mark.parametrize("redirection", [">&-", "> /dev/full"])
 def test_a_grid_goes_on_though_nobody_reads(tmp_path, redirection):
     status, _, err = shell(f"{TRAIN} --seed 0 1 --jobs 2", redirection, tmp_path)
