@@ -19,10 +19,10 @@ RANGES = {
     **dict.fromkeys(("start_steps", "update_after", "eval_freq", "checkpoint_freq"), (0, COUNT)),
     **dict.fromkeys(("train_pi_iters", "train_v_iters", "backtrack_iters", "replay_ratio"), (0, PASSES)),
     "cg_iters": (1, PASSES),
-    **dict.fromkeys(("lr", "q_lr", "act_noise", "target_noise", "noise_clip", "alpha"), (0, math.inf)),
-    "target_entropy": (-math.inf, math.inf),
-    **dict.fromkeys(("pi_lr", "vf_lr", "max_grad_norm", "clip_ratio", "vf_clip", "target_kl"), (0, math.inf)),
-    **dict.fromkeys(("delta", "damping_coeff", "ent_coef"), (0, math.inf)),
+    **dict.fromkeys(("lr", "q_lr", "act_noise", "target_noise", "noise_clip", "alpha"), (0, COUNT)),
+    "target_entropy": (-COUNT, COUNT),
+    **dict.fromkeys(("pi_lr", "vf_lr", "max_grad_norm", "clip_ratio", "vf_clip", "target_kl"), (0, COUNT)),
+    **dict.fromkeys(("delta", "damping_coeff", "ent_coef"), (0, COUNT)),
     "seed": (0, 2**32 - 1),
     "threads": (1, 256),
     **dict.fromkeys(("num_envs", "num_test_episodes"), (1, 10_000)),  # seeds of MPI processes are that far apart
@@ -108,6 +108,8 @@ def check_arguments(arguments: Mapping) -> None:
         low, high = RANGES[name]
         kind, what = (Integral, "a whole number") if name in WHOLE else (Real, "a number")
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high or math.isinf(value):
-            right = f" in {low} to {high}" if high < math.inf else f" at least {low}" if low > -math.inf else ""
+            right = "" if low < 0 else f" at least {low}"
+            if high not in (COUNT, PASSES, math.inf) or (isinstance(value, Real) and not -COUNT <= value <= high):
+                right = f" in {low} to {high}"  # else bounds so far away are no help
             other = f" or '{WORDS[name]}'" if name in WORDS else " or None" if name in OPTIONAL else ""
             raise UserError(f"{name} is {value!r:.80}; it must be {what}{right}{other}")

@@ -284,7 +284,7 @@ class CNN(nn.Module):
 def as_sizes(hidden_sizes: int | Sequence[int]) -> list[int]:
     """Units of each hidden layer; one number is one layer."""
     sizes = list(hidden_sizes) if isinstance(hidden_sizes, Iterable) else [hidden_sizes]
-    if not all(isinstance(n, Integral) and 1 <= n <= 2**20 for n in sizes):
+    if not all(isinstance(n, Integral) and not isinstance(n, bool) and 1 <= n <= 2**20 for n in sizes):
         raise UserError(f"hidden_sizes is {hidden_sizes!r:.80}; it must be a list of sizes, each in 1 to {2**20}")
     return sizes
 

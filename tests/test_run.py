@@ -260,7 +260,7 @@ COUNTS = [name for name in errors.WHOLE - {"seed"} if errors.RANGES[name][1] >= 
 
 
 @pytest.mark.parametrize("name", sorted(COUNTS))
-@pytest.mark.parametrize("value", [2**63, 10**30, -(2**63)])
+@pytest.mark.parametrize("value", [2**63, 10**30])
 def test_counts_that_no_run_comes_to_the_end_of(name, value):
     with pytest.raises(UserError, match=f"^{name} is {value}; it must be a.* in [01] to 10*( or None)?$"):
         errors.check_arguments({name: value})
@@ -272,6 +272,7 @@ def test_counts_that_no_run_comes_to_the_end_of(name, value):
         ("anneal_lr", "x"), ("capture", 1), ("normalize_obs", None), ("ac_kwargs", 3), ("logger_kwargs", [1]),
         ("env_kwargs", "x"), ("device", None), ("device", [0]), ("vectorization", "asinc"), ("vectorization", {}),
         ("seed", "1" * 5000), ("gamma", [[[]]]), ("num_envs", True),
+        ("target_entropy", 10**40), ("target_entropy", -(10**40)), ("lr", 10**20),
     ],
 )  # fmt: skip
 def test_arguments_of_another_type(name, value):
