@@ -32,6 +32,7 @@ from spinup.files import checksum, replace_file, to_disk, writing
 from spinup.logger import EpochLogger
 from spinup.nets import describe
 from spinup.optim import set_progress
+from spinup.terminal import say, say_at_once
 
 FORMAT = 1  # of the files; another one cannot be read
 CALLS_BETWEEN_AGREEMENTS = 20  # steps between two rounds in which MPI processes ask each other whether to stop
@@ -142,8 +143,8 @@ class RunState:
             if inner is None:  # the run has ended by an exception
                 return os.kill(os.getpid(), number)
             self.wish = int(number)
-            if not self.logger.quiet:  # print() might be at work, and must not be entered twice
-                os.write(1, b"\nStopping after this step; once more to stop at once\n")
+            if not self.logger.quiet:
+                say_at_once("\nStopping after this step; once more to stop at once\n")
 
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -309,7 +310,7 @@ def check_facts(checkpoint: Path, saved: Mapping, here: Mapping) -> None:
         difference = f"{checkpoint} is of {key} {saved.get(key)}, and this is {value}"
         if key != "torch":
             raise UserError(f"{difference}; it cannot be gone on with here")
-        print(f"warning: {difference}: the run may differ from the uninterrupted one in the last bits", file=sys.stderr)
+        say(f"warning: {difference}: the run may differ from the uninterrupted one in the last bits", error=True)
 
 
 def read_state(file: Path, digest: str) -> dict:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from spinup import mpi
-from spinup.errors import UserError, closest, first_line
+from spinup.errors import UserError, closest, first_line, user_path
 
 RECORDED = ("torch", "numpy", "gymnasium", "mujoco", "mpi4py")  # packages whose version can change a result
 
@@ -81,7 +81,7 @@ def setup_logger_kwargs(
     """
     now = datetime.datetime.now()
     outer, inner = (f"{now:%Y-%m-%d}_", f"{now:%Y-%m-%d_%H-%M-%S}-") if datestamp else ("", "")
-    root = Path(data_dir or os.environ.get("SPINUP_DATA_DIR") or "data").expanduser()
+    root = user_path(data_dir or os.environ.get("SPINUP_DATA_DIR") or "data")
     run = inner + exp_name + ("" if seed is None else f"_s{seed}")
     return {"output_dir": str(root / (outer + exp_name) / run), "exp_name": exp_name}
 
@@ -141,7 +141,7 @@ def read_config(path: str | Path) -> tuple[Path, dict]:
 
     Raises UserError where there is no run, or the file is not one of ours.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     file = folder / "config.json"
     if not folder.is_dir():
         names = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []

@@ -2,8 +2,10 @@
 
 import ast
 import contextlib
+import difflib
 import functools
 import importlib
+import importlib.metadata
 import os
 import re
 import shlex
@@ -20,6 +22,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from spinup.errors import Fault, UserError, closest, first_line, install
+from spinup.terminal import say
 
 # Packages that register environments when imported, by the first part of the id, and the extra that brings them.
 NAMESPACES = {"ALE": ("ale_py", "atari")}
@@ -35,7 +38,7 @@ def warn_once(topic: str, message: str) -> None:
     """Print a warning on stderr, unless there was one on this topic before."""
     if topic not in TOLD:
         TOLD.add(topic)
-        print(f"warning: {message}; this is said once", file=sys.stderr, flush=True)
+        say(f"warning: {message}; this is said once", error=True)
 
 
 # ---- one environment
@@ -60,9 +63,35 @@ def check_env_id(env_id: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "... is out of date": told once, when it is made
             gym.spec(name)
-    except gym.error.Error:
-        hint = closest(name, gym.registry) or "; `gymnasium.pprint_registry()` lists them"
-        raise UserError(f"there is no environment '{env_id}'{hint}") from None
+    except (gym.error.Error, ValueError):  # ValueError: a version of thousands of digits
+        raise UserError(f"there is no environment '{env_id:.80}'{hint(name[:80])}") from None
+
+
+def hint(env_id: str) -> str:
+    """What may be meant by an id that Gymnasium does not know: a typo, or an environment of a package not imported."""
+
+    def base(env_id: str) -> str:
+        return re.sub(r"-v\d+$", "", env_id).lower()
+
+    for near in difflib.get_close_matches(base(env_id), map(base, gym.registry), n=1, cutoff=0.8):
+        return closest(env_id, [known for known in gym.registry if base(known) == near], cutoff=0)
+    modules = modules_with_environments()
+    start = re.sub(r"\W|_", "", env_id.lower())
+    for module in modules:
+        if start.startswith(module.replace("_", "").lower()):
+            return f"; did you mean '{module}:{env_id}'?"
+    there = f"; packages here that may: {', '.join(modules)}" if modules else ""
+    return f"; one that another package registers needs its module, as in my_module:{env_id or 'Env-v0'}{there}"
+
+
+def modules_with_environments() -> list[str]:
+    """Modules of the installed packages that are built on Gymnasium, and may register environments when imported."""
+    found = []
+    for module, packages in importlib.metadata.packages_distributions().items():
+        requirements = [line for package in set(packages) for line in importlib.metadata.requires(package) or ()]
+        if any(re.match(r"gymnasium(?![\w-])", line) for line in requirements) and module.isidentifier():
+            found.append(module)
+    return sorted({*found} - {__package__, "gymnasium", "tests"})
 
 
 def import_module(module: str, what: str, example: str) -> ModuleType:

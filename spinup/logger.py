@@ -22,9 +22,9 @@ import numpy as np
 
 from spinup import mpi
 from spinup.config import convert_json, is_tensor, now, read_config, record, setup_logger_kwargs
-from spinup.errors import UserError, install
+from spinup.errors import UserError, install, user_path
 from spinup.files import append_to_file, lock, replace_file, writing
-from spinup.terminal import Bar, cell, colorize, table
+from spinup.terminal import Bar, cell, colorize, say, table
 
 
 def _claim(folder: Path, fname: str) -> Path:
@@ -86,7 +86,7 @@ class Logger:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise UserError(f"TensorBoard is missing: {install('tensorboard')}") from error
-        wanted = Path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"]).expanduser()
+        wanted = user_path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"])
         self.exp_name = exp_name or wanted.resolve().name
         self.output_dir = wanted if resume else _claim(wanted, output_fname)
         self.output_file = self.output_dir / output_fname
@@ -108,12 +108,12 @@ class Logger:
     def log(self, msg: str, color: str = "green") -> None:
         """Print a line, coloured on a terminal."""
         if not self.quiet:
-            print(colorize(msg, color, bold=True) if self._colour else msg, flush=True)
+            say(colorize(msg, color, bold=True) if self._colour else msg)
 
     def warn(self, msg: str) -> None:
         """Print a line on stderr, `quiet` or not."""
         if self.is_root:
-            print(f"warning: {msg}", file=sys.stderr, flush=True)
+            say(f"warning: {msg}", error=True)
 
     def save_config(self, config: Mapping) -> None:
         """Write config.json: the arguments, `exp_name`, and as `run` the versions, commit, command and machine.
@@ -126,9 +126,11 @@ class Logger:
             self.total_steps = config["steps_per_epoch"] * config["epochs"]
         run = record(config)
         if self.resume:
-            earlier = read_config(self.output_dir)[1].get("run", {})
+            earlier = read_config(self.output_dir)[1].get("run")
+            earlier = earlier if isinstance(earlier, dict) else {}
+            resumed = earlier.get("resumed")
             run = {**run, "started": earlier.get("started"), "command": earlier.get("command")}
-            run["resumed"] = [*earlier.get("resumed", []), now()]
+            run["resumed"] = [*(resumed if isinstance(resumed, list) else []), now()]
         content = convert_json({**config, "exp_name": self.exp_name, "run": run})
         self.config = (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
         if not self.resume:
@@ -182,7 +184,7 @@ class Logger:
                 self._tensorboard.add_scalar(key, value, steps or row.get("Epoch"))
         if not self.quiet:
             width = shutil.get_terminal_size().columns if self._live else 80
-            print(table(row, width) + "\n", end="", flush=True)  # one write, so the bar is drawn once
+            say(table(row, width) + "\n", end="")  # one write, so the bar is drawn once
         if not math.isnan(self.epoch_return):
             self._last_return = self.epoch_return
         self.progress(steps, now=True)

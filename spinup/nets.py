@@ -28,7 +28,8 @@ For DDPG, TD3 and SAC it is called as actor_critic(observation_space, action_spa
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -230,12 +231,14 @@ def make_linears(linear: Callable | dict, sizes: Sequence[int]) -> list[nn.Modul
         return [(hidden if 0 < i < len(pairs) - 1 else linear)(*pair) for i, pair in enumerate(pairs)]
     from spinup.sparse import linear_factory
 
+    if not isinstance(linear, dict):
+        raise UserError(f"linear is {linear!r:.80}; it must be a function or a dict of settings of block-sparse layers")
     try:
         make = linear_factory(linear)
         if len(pairs) < 3:
             raise ValueError("they stand between hidden layers; give two of these or more, for example --hid 256,256")
         return [nn.Linear(*pairs[0]), *(make(*pair) for pair in pairs[1:-1]), nn.Linear(*pairs[-1])]
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"block-sparse layers: {error}") from None
 
 
@@ -298,7 +301,10 @@ class CNN(nn.Module):
 
 def as_sizes(hidden_sizes: int | Sequence[int]) -> list[int]:
     """Units of each hidden layer; one number is one layer."""
-    return [hidden_sizes] if isinstance(hidden_sizes, int) else list(hidden_sizes)
+    sizes = list(hidden_sizes) if isinstance(hidden_sizes, Iterable) else [hidden_sizes]
+    if not all(isinstance(n, Integral) and not isinstance(n, bool) and 1 <= n <= 2**20 for n in sizes):
+        raise UserError(f"hidden_sizes is {hidden_sizes!r:.80}; it must be a list of sizes, each in 1 to {2**20}")
+    return sizes
 
 
 def make_encoder(space: spaces.Box) -> tuple[nn.Module, int]:

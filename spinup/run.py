@@ -3,10 +3,9 @@
 Everything that imports torch is imported when it is needed, so that --help answers at once.
 """
 
-import ast
+import errno
 import functools
 import importlib
-import inspect
 import itertools
 import re
 import shlex
@@ -19,9 +18,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from spinup import __version__, cli
+from spinup import __version__, cli, source
 from spinup.cli import Parameter
 from spinup.errors import Fault, UserError, closest
+from spinup.source import Description
+from spinup.terminal import protect_streams, undelivered
 
 TOOLS = {
     "grid": "the runs that a TOML or YAML file describes",
@@ -129,14 +130,19 @@ LINEAR = {  # of block-sparse layers, spinup.sparse.linear_factory; any of them 
 }
 ENV = Parameter("env_name", STR, None, "id of the environment; module:Env-v0 imports module", sample="CartPole-v1")
 HIDDEN_SIZES, ACTIVATION = "ac_kwargs:hidden_sizes", "ac_kwargs:activation"
+# What the system says against a file or folder of the user's choice; any other OSError is a bug.
+NOT_OURS = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS, errno.ENOSPC}
 WIDEST, DEEPEST = 2**20, 100
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; exits with 2 for a mistake of the user's, told in one line, and with 1 where runs failed."""
+    streams = protect_streams()
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = dispatch(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        status = dispatch(words)
+        if status == 0 and not trains(words):
+            status = undelivered(streams)
     except UserError as error:
         status = 2
         fail(status, f"spinup: error: {' '.join(str(error).split())}")
@@ -148,16 +154,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         status = 130
         if importlib.import_module("spinup.mpi").proc_id() == 0:
             print("spinup: stopped; what was logged and saved stays", file=sys.stderr)
-    except BrokenPipeError:
-        status = cli.nobody_reads()
     except MemoryError as error:
         status = 2
         fail(status, f"spinup: error: not enough memory ({error}); a smaller steps_per_epoch or num_envs needs less")
+    except OSError as error:
+        status = 2 if error.errno in NOT_OURS and error.filename else 1
+        line = f"spinup: error: cannot use {cli.shorten(str(error.filename), 80)}: {error.strerror}"
+        fail(status, line if status == 2 else traceback.format_exc())
     except Exception:
         fail(1, traceback.format_exc())
         status = 1
     if status:
         sys.exit(status)
+
+
+def trains(words: list[str]) -> bool:
+    """Whether a command is there for its run, and not for what it prints."""
+    runs = {*algorithms(), "grid", "resume"}
+    return bool(words) and words[0].removesuffix("_pytorch") in runs and not {"-h", "--help"} & set(words)
 
 
 def fail(status: int, message: str) -> None:
@@ -198,11 +212,10 @@ def dispatch(words: list[str]) -> int:
     elif command == "test_policy":
         importlib.import_module("spinup.watch").main(rest)
     elif algo in algorithms():
-        function, presets = load_algorithm(algo)
         if {"-h", "--help"} & set(rest):
-            print(algorithm_help(function, presets))
+            print(algorithm_help(algo))
         else:
-            return train(function, presets, rest)
+            return train(algo, rest)
     else:
         hint = closest(command, commands()) or f"; the commands are {', '.join(commands())}"
         raise UserError(f"unknown command {cli.shorten(command)}{hint}")
@@ -239,8 +252,8 @@ def algorithms() -> dict[str, Path]:
 
 def commands() -> dict[str, str]:
     """Every command with one line about it; an algorithm's is the first of its file."""
-    docs = {name: ast.get_docstring(ast.parse(path.read_text("utf-8"))) for name, path in algorithms().items()}
-    return {name: re.split(r"[.] |[.,:]$", (doc or "").partition("\n")[0])[0] for name, doc in docs.items()} | TOOLS
+    docs = {name: source.docstring(path) for name, path in algorithms().items()}
+    return {name: re.split(r"[.] |[.,:]$", doc.partition("\n")[0])[0] for name, doc in docs.items()} | TOOLS
 
 
 def load_algorithm(algo: str) -> tuple[Callable, dict[str, dict]]:
@@ -249,12 +262,22 @@ def load_algorithm(algo: str) -> tuple[Callable, dict[str, dict]]:
     return getattr(module, algo), getattr(module, "PRESETS", {})
 
 
-def flags_of(function: Callable) -> dict[str, Parameter]:
+def describe(algo: str) -> tuple[Description, Description]:
+    """An algorithm's function and its networks, from their source files where these tell all, as ours do."""
+    try:
+        function = source.describe(algorithms()[algo], algo)
+        networks = source.describe(*function.signature.parameters["actor_critic"].default)
+    except source.Unreadable:
+        function = source.imported(load_algorithm(algo)[0])
+        networks = source.imported(function.signature.parameters["actor_critic"].default)
+    return function, networks
+
+
+def flags_of(function: Description, networks: Description) -> dict[str, Parameter]:
     """Every flag that sets an argument of an algorithm, by its full name; those of its networks are ac_kwargs:name."""
-    shared = importlib.import_module("spinup.algos").__doc__
-    found = cli.parameters(function, function.__doc__, shared)
-    networks = inspect.signature(function).parameters["actor_critic"].default
-    for name, parameter in cli.parameters(networks, *(cls.__doc__ for cls in networks.__mro__[:-1])).items():
+    shared = source.docstring(Path(__file__).parent / "algos" / "__init__.py")
+    found = cli.parameters(function.signature, function.docs[0], shared)
+    for name, parameter in cli.parameters(networks.signature, *networks.docs).items():
         if name not in found:
             found[f"ac_kwargs:{name}"] = parameter
     if found.pop("ac_kwargs:linear", None):
@@ -271,23 +294,23 @@ def flags_of(function: Callable) -> dict[str, Parameter]:
 # ---- help
 
 
-def algorithm_help(function: Callable, presets: dict[str, dict]) -> str:
+def algorithm_help(algo: str) -> str:
     """Every flag of an algorithm: its name, what it takes, its default and its line."""
-    flags = flags_of(function)
-    own = cli.help_lines(function.__doc__)
+    function, networks = describe(algo)
+    flags, doc = flags_of(function, networks), function.docs[0]
+    own = cli.help_lines(doc)
     sections = {
         "The run": {"env_name": flags.pop("env_name"), **SPECIAL},
-        f"{function.__name__}'s own arguments": {k: p for k, p in flags.items() if k in own},
+        f"{algo}'s own arguments": {k: p for k, p in flags.items() if k in own},
         "Arguments shared with others": {k: p for k, p in flags.items() if k not in own and ":" not in k},
         "Networks": {k: p for k, p in flags.items() if ":" in k},
     }
-    first = (inspect.getdoc(function) or "").partition(".")[0]
-    lines = [f"Usage: python -m spinup.run {function.__name__} --env ENV [flags]", f"{first}."]
+    lines = [f"Usage: python -m spinup.run {algo} --env ENV [flags]", *([f"{doc.partition('.')[0]}."] if doc else [])]
     for title, section in sections.items():
         shown = [line for key, parameter in section.items() for line in flag_help(key, parameter)]
         lines += ["", title, *shown] if shown else []
     lines += ["", "  --env_kwargs:NAME VALUE  an argument of the environment's maker"]
-    if presets:
+    if presets := source.keys(algorithms()[algo], "PRESETS"):
         lines.append(f"  presets: {', '.join(presets)}")
     return "\n".join(lines)
 
@@ -308,10 +331,11 @@ def flag_help(key: str, parameter: Parameter) -> list[str]:
 # ---- training
 
 
-def train(function: Callable, presets: dict[str, dict], words: list[str]) -> int:
+def train(algo: str, words: list[str]) -> int:
     """Run an algorithm with what the flags say, once for each combination of their values."""
-    algo, flags = function.__name__, flags_of(function)
+    flags = flags_of(*describe(algo))
     settings, shorthands = read_flags(words, flags | SPECIAL, algo)
+    function, presets = load_algorithm(algo)
     given = {name: settings.pop(name)[0] for name in SPECIAL if name in settings}
     if "preset" in given:
         settings = {**from_preset(given["preset"], presets, algo), **settings}

@@ -25,7 +25,7 @@ from spinup import nets
 from spinup.cli import Parser
 from spinup.config import read_config
 from spinup.envs import VecEnv, close, evaluate, make_env, make_envs, saved_wrappers
-from spinup.errors import UserError, first_line, install
+from spinup.errors import UserError, first_line, install, user_path
 
 EnvFn = str | Callable
 ONLY_TRAINING = ("rew_norm.", "temperature.")  # saved with a policy that can do without
@@ -267,7 +267,7 @@ def prepare_video(file: str | Path) -> Path:
 
     Must come before the environment is made: these two look at their variables when they are imported.
     """
-    file = Path(file).expanduser()
+    file = user_path(file)
     if file.suffix.lower() not in WRITERS:
         raise UserError(f"cannot record '{file}'; the file's name must end in {' or '.join(WRITERS)}")
     if file.suffix.lower() == ".mp4":

@@ -609,6 +609,19 @@ def error_of(fn, *args, **kwargs):
     return str(error.value)
 
 
+@pytest.mark.parametrize("env_id", ["MiniGrid-Empty-5x5-v0", "highway-v0", "PointMaze_UMaze-v3", "Ab-Cd/Ef-v0"])
+def test_an_environment_of_a_package_that_is_not_imported(monkeypatch, env_id):
+    known = {"minigrid": ["minigrid"], "ab_cd": ["ab-cd"], "scipy": ["scipy"], "gymnasium_robotics": ["robots"]}
+    requires = {"minigrid": ["numpy", "gymnasium>=1.0"], "ab-cd": ["gymnasium"], "scipy": None}
+    requires["robots"] = ["gymnasium[mujoco]"]
+    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: known)
+    monkeypatch.setattr("importlib.metadata.requires", requires.get)
+    module = {"M": "minigrid", "A": "ab_cd"}.get(env_id[0])
+    expected = f"my_module:{env_id}; packages here that may: ab_cd, gymnasium_robotics, minigrid"
+    expected = f"; did you mean '{module}:{env_id}'?" if module else expected
+    assert expected in error_of(make_env, env_id)
+
+
 @pytest.mark.parametrize(
     ("env_id", "closest"),
     [

@@ -24,6 +24,7 @@ LAYERS = {
     **dict.fromkeys(("nets", "buffers", "envs", "logger", "optim"), 2),
     "checkpoint": 2.5,
     **{"cli": 1, "stats": 1, "results": 2},  # plot needs them
+    "source": 1,
     "jobs": 3,
     "examples": 1,  # programs that stand alone
     "algos": 3,
