@@ -20,6 +20,7 @@ from spinup import mpi
 from spinup.capture.program import Program
 from spinup.capture.reasons import explain
 from spinup.errors import first_line
+from spinup.terminal import say
 
 PATIENCE = 5.0  # seconds of updates as Python before the first trace, which takes a second or two itself
 MAX_GRAPHS = 3  # of an update for batches of one shape; one that needs more reads something new in each call
@@ -87,7 +88,7 @@ class Captured:
         self.stays_python = True
         self.traces.clear()
         if mpi.proc_id() == 0:
-            print(f"capture: {self.__name__} runs as Python from here on: {reason}", file=sys.stderr)
+            say(f"capture: {self.__name__} runs as Python from here on: {reason}", error=True)
 
 
 class Trace:
