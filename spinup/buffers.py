@@ -138,6 +138,10 @@ class Batch(NamedTuple):
     terminated: Tensor  # (B,), 1.0 where o2 is terminal
     discount: Tensor  # (B,): gamma to the number of steps
 
+    def normalized(self, obs_norm: torch.nn.Module) -> "Batch":
+        """The same with observations as obs_norm shows them."""
+        return self._replace(o=obs_norm(self.o), o2=obs_norm(self.o2))
+
 
 class ReplayBuffer:
     """The last `size` transitions of N environments, on the learner's device; the oldest are overwritten.
