@@ -6,6 +6,7 @@ entries of a Dict or Tuple lie in the vector that they are flattened to.
 
 import functools
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import gymnasium as gym
@@ -81,21 +82,32 @@ def leaves(space: spaces.Space) -> list[spaces.Space]:
 
 def known_space(env: gym.Env) -> spaces.Box:
     """The Box of an environment's observations, flattened by FlattenObservation or not, that remembers its images."""
-    flat = env.observation_space
-    env = env.env if isinstance(env, gym.wrappers.FlattenObservation) else env
-    entries = leaves(env.observation_space)
-    images = [is_image(entry) or is_likely_image(entry) for entry in entries]
-    if not any(images):
-        return flat
-    parts, width = [], 0
-    for entry, image, frames in zip([*entries, None], [*images, True], [*stacked_frames(env), 1], strict=True):
-        vector = not image
-        width += spaces.flatdim(entry) if vector else 0
-        if width and not vector:
-            parts.append(Part(spaces.Box(-np.inf, np.inf, (width,), np.float32)))
-            width = 0
-        parts += [Part(entry, frames)] if entry is not None and not vector else []
-    return ObservationBox(flat.low, flat.high, flat.dtype, tuple(parts))
+    if isinstance(env, gym.wrappers.FlattenObservation):
+        return flattened_space(env.env.observation_space, stacked_frames(env.env))
+    space = env.observation_space
+    if not (is_image(space) or is_likely_image(space)):
+        return space
+    return ObservationBox(space.low, space.high, space.dtype, (Part(space, *stacked_frames(env)),))
+
+
+def flattened_space(space: spaces.Space, frames: Sequence[int] | None = None) -> spaces.Box:
+    """The Box of what FlattenObservation makes of `space`; it remembers which entries are images.
+
+    frames: Part.frames of each entry; None: 1
+    """
+    flat, entries = spaces.flatten_space(space), leaves(space)
+    parts, width = [], 0  # of the vector that has not ended yet
+    for entry, n in zip(entries, frames or [1] * len(entries), strict=True):
+        if not (is_image(entry) or is_likely_image(entry)):
+            width += spaces.flatdim(entry)
+            continue
+        parts += [*vector_part(width), Part(entry, n)]
+        width = 0
+    return ObservationBox(flat.low, flat.high, flat.dtype, (*parts, *vector_part(width))) if parts else flat
+
+
+def vector_part(width: int) -> list[Part]:
+    return [Part(spaces.Box(-np.inf, np.inf, (width,), np.float32))] if width else []
 
 
 def network_space(space: spaces.Box) -> spaces.Box:
