@@ -48,7 +48,10 @@ def load(
     state = read_state(folder, itr)
     envs = spaces_of(folder, config) if env_fn is None else make_envs(env_fn, env_kwargs=config["env_kwargs"])
     envs.close()
-    normalize = {"normalize_obs": config["normalize_obs"]} if "normalize_obs" in config else {}
+    on = config.get(
+        "normalize_obs"
+    )  # which networks of one's own for DDPG, TD3 and SAC need not know, unless it is True
+    normalize = {"normalize_obs": on} if on or (on is False and "lam" in config) else {}
     spaces = (envs.observation_space, envs.action_space)
     if actor_critic is not None:
         policy = actor_critic(*spaces, **normalize, **config["ac_kwargs"])

@@ -208,7 +208,7 @@ def stacked_film():
 
 
 OFF_POLICY = dict(steps_per_epoch=60, epochs=2, start_steps=20, update_after=30, batch_size=8, replay_size=50, n_step=2)
-OFF_POLICY |= dict(num_envs=2, num_test_episodes=1, ac_kwargs=dict(hidden_sizes=[16]))
+OFF_POLICY |= dict(num_envs=2, num_test_episodes=1, ac_kwargs=dict(hidden_sizes=[16]), replay_ratio=0.2, capture=False)
 
 
 def train(folder, **kwargs):
