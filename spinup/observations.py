@@ -82,7 +82,8 @@ def leaves(space: spaces.Space) -> list[spaces.Space]:
 
 def known_space(env: gym.Env) -> spaces.Box:
     """The Box of an environment's observations, flattened by FlattenObservation or not, that remembers its images."""
-    if isinstance(env, gym.wrappers.FlattenObservation):
+    flattened = isinstance(env, gym.wrappers.FlattenObservation)  # an image that a user has flattened stays so
+    if flattened and not isinstance(env.env.observation_space, spaces.Box):
         return flattened_space(env.env.observation_space, stacked_frames(env.env))
     space = env.observation_space
     if not (is_image(space) or is_likely_image(space)):
@@ -137,7 +138,7 @@ def frames_added(outer: spaces.Space, inner: spaces.Space) -> int:
     """How many images of `inner` make one of `outer`: along one more axis, or as more channels."""
     if not (is_image(outer) and isinstance(inner, spaces.Box)):
         return 1
-    if outer.shape[1:] == inner.shape:
+    if outer.shape[1:] == inner.shape and not (len(outer.shape) == 3 and channels_last(outer.shape)):
         return outer.shape[0]
     longer = [i for i, (n, m) in enumerate(zip(outer.shape, inner.shape, strict=False)) if n != m]
     if len(outer.shape) == len(inner.shape) == 3 and longer == [2 if channels_last(outer.shape) else 0]:

@@ -175,6 +175,14 @@ def test_environments_give_what_networks_read(kind, vectorization):
     envs.close()
 
 
+def test_an_image_that_a_wrapper_has_flattened_stays_a_vector():
+    envs = make_envs(lambda: gym.wrappers.FlattenObservation(Pictures(box((8, 8, 3)))))
+    assert envs.reset().shape == (1, 192)
+    encoder, features = make_encoder(envs.observation_space)
+    assert (type(encoder), features) == (torch.nn.Identity, 192)
+    envs.close()
+
+
 ON = dict(num_envs=2, steps_per_epoch=20, epochs=2, ac_kwargs=dict(hidden_sizes=[16]))
 OFF = dict(num_envs=2, steps_per_epoch=20, epochs=2, start_steps=10, update_after=10, batch_size=4, replay_size=16)
 OFF |= dict(num_test_episodes=1, n_step=2, ac_kwargs=dict(hidden_sizes=[16]))
