@@ -22,6 +22,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from spinup.errors import Fault, UserError, closest, first_line, install
+from spinup.observations import check_for_flat_images, is_image, known_space, network_space
 from spinup.terminal import say
 
 # Packages that register environments when imported, by the first part of the id, and the extra that brings them.
@@ -339,6 +340,7 @@ class Guarded(gym.Wrapper):
 
     def __init__(self, env: gym.Env, name: str, log_info: Sequence[str] = ()):
         super().__init__(env)
+        self.observation_space = known_space(env)
         self.name, self.log_info, self.steps = name, log_info, 0
 
     def reset(self, **kwargs) -> tuple:
@@ -436,7 +438,7 @@ class VecEnv:
     actions again. With `reseed=False` only an environment's first reset has a seed, and episodes after its first cannot
     be played again.
 
-    observation_space: a float32 Box with one dimension, or a uint8 Box of images
+    observation_space: a float32 Box with one dimension, or a Box of images; see spinup.observations
     action_space: what the policy's actions are: a Box or MultiDiscrete with one dimension, or Discrete from 0
     num_envs: N; name: what messages call the environment; made: the other arguments of `make_envs`
 
@@ -449,15 +451,15 @@ class VecEnv:
         self.seed, self.name, self.seeded = seed, name, False
         self.max_ep_len, self.reseed, self.log_info = made["max_ep_len"], made["reseed"], made["log_info"]
         obs, act = envs.single_observation_space, envs.single_action_space
-        image = obs.dtype == np.uint8 and len(obs.shape) in (2, 3)
-        size = int(np.prod(obs.shape))
-        self.observation_space = obs if image else spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self.observation_space = network_space(obs)
         self.raw_action_space = act
         self.action_space = flat_action_space(act)
         self.start = np.asarray(act.start) if isinstance(act, spaces.Discrete | spaces.MultiDiscrete) else 0
         self.finished: list[tuple] = []
         bounded = isinstance(obs, spaces.Box) and (np.isfinite(obs.low).any() or np.isfinite(obs.high).any())
-        self.bounds = (obs.low, obs.high) if bounded and not image else None  # None: nothing to leave, or told already
+        bytes_alone = is_image(obs) and obs.dtype == np.uint8
+        self.bounds = (obs.low, obs.high) if bounded and not bytes_alone else None  # None: none to leave, or told
+        check_for_flat_images(name, obs)
 
     def reset(self) -> np.ndarray:
         """Start all episodes anew, from the seed; the first observations, (N, *obs_shape).

@@ -54,7 +54,10 @@ def load(
     made = {"env_kwargs": config["env_kwargs"], "wrappers": saved_wrappers(folder, config, wrappers)}
     envs = spaces_of(folder, config, made) if env_fn is None else make_envs(env_fn, **made)
     envs.close()
-    normalize = {"normalize_obs": config["normalize_obs"]} if "normalize_obs" in config else {}
+    on = config.get(
+        "normalize_obs"
+    )  # which networks of one's own for DDPG, TD3 and SAC need not know, unless it is True
+    normalize = {"normalize_obs": on} if on or (on is False and "lam" in config) else {}
     spaces = (envs.observation_space, envs.action_space)
     if actor_critic is not None:
         policy = actor_critic(*spaces, **normalize, **config["ac_kwargs"])

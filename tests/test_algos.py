@@ -363,7 +363,9 @@ def test_every_option_changes_the_run(tmp_path, algo):
 
 
 OFF_CHANGES = dict(gamma=0.8, n_step=3, polyak=0.5, batch_size=4, start_steps=30, update_after=30, update_every=8)
-OFF_CHANGES |= dict(replay_ratio=1.0, replay_size=20, max_ep_len=2, seed=1, num_envs=4, reseed=False)
+OFF_CHANGES |= dict(
+    replay_ratio=1.0, normalize_obs=True, replay_size=20, max_ep_len=2, seed=1, num_envs=4, reseed=False
+)
 NOISE = dict(act_noise=0.5, noise_corr=0.9, pi_lr=0.1, q_lr=0.1)
 OWN_CHANGES |= {
     "ddpg": NOISE,

@@ -335,7 +335,7 @@ OWN = {
     "td3": NOISE | dict(target_noise=0.2, noise_clip=0.5, policy_delay=2),
     "sac": dict(lr=1e-3, alpha=0.2),
 }
-OFF = dict(num_envs=1, n_step=1, replay_ratio=1.0, eval_freq=1, matmul_precision="highest")
+OFF = dict(num_envs=1, n_step=1, replay_ratio=1.0, normalize_obs=False, eval_freq=1, matmul_precision="highest")
 
 
 @algos

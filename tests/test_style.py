@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "errors": 0,
     **dict.fromkeys(("mpi", "accel", "sparse", "files", "terminal"), 1),
-    **dict.fromkeys(("config", "capture"), 1.5),
+    **dict.fromkeys(("config", "capture", "observations"), 1.5),
+    **dict.fromkeys(("encoders", "frames"), 1.7),
     **dict.fromkeys(("nets", "buffers", "envs", "logger", "optim"), 2),
     "checkpoint": 2.5,
     **{"cli": 1, "stats": 1, "results": 2},  # plot needs them

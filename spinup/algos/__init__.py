@@ -2,7 +2,8 @@
 
 env_fn: an environment's id, as "CartPole-v1" or "module:Env-v0", or a function that makes one environment
 actor_critic: class of the networks; the protocol is at the top of spinup.nets
-ac_kwargs: arguments of actor_critic, as hidden_sizes, activation, log_std_init, orthogonal, layer_norm, linear
+ac_kwargs: arguments of actor_critic, as hidden_sizes, activation, log_std_init, log_std_min, log_std_max,
+    squash, orthogonal, layer_norm, linear
 seed: of networks, environments and sampling; the same seed gives the same run on the same machine
 num_envs: environments stepped side by side, on each MPI process
 steps_per_epoch: environment steps in a row of progress.txt, over all environments and processes; on-policy algorithms
@@ -18,7 +19,7 @@ q_lr: learning rate of the action-value functions (Adam)
 train_v_iters: passes over the data of an epoch for the value function
 anneal_lr: lower the learning rates linearly to 0 over the run
 normalize_obs: centre and scale observations by running statistics, saved with the policy, and clip them to -10 to 10
-    (not images)
+    (not images); the statistics take in each epoch after its update, and with DDPG, TD3 and SAC each step
 normalize_rew: scale rewards by the running standard deviation of the discounted return, saved with the policy
 normalize_adv: shift and scale the advantages of an epoch to mean 0 and standard deviation 1
 value_target: what the value function is fitted to: 'gae' (lambda-returns) or 'rtg' (discounted rewards-to-go)

@@ -21,7 +21,7 @@ from spinup.checkpoint import RunState
 from spinup.envs import check_actions, make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
-from spinup.nets import TwinActorCritic, check_q_actor_critic
+from spinup.nets import NoNorm, TwinActorCritic, check_q_actor_critic
 from spinup.optim import Adam, flatten, polyak_average
 
 
@@ -61,6 +61,7 @@ def td3(
     update_after: int = 1000,
     update_every: int = 1,
     replay_ratio: float = 1.0,
+    normalize_obs: bool = False,
     max_ep_len: int = 1000,
     env_kwargs: dict | None = None,
     wrappers: str | Sequence | None = None,
@@ -92,10 +93,13 @@ def td3(
     device = accel.setup(seed_here, device, threads, matmul_precision)
     envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization, wrappers, reseed, log_info)
     check_actions("td3", envs.action_space)
-    ac = actor_critic(envs.observation_space, envs.action_space, **(ac_kwargs or {})).to(device)
-    check_q_actor_critic(ac, envs.observation_space, envs.action_space, num_critics=2)
+    norm = {"normalize_obs": True} if normalize_obs else {}
+    ac = actor_critic(envs.observation_space, envs.action_space, **norm, **(ac_kwargs or {})).to(device)
+    check_q_actor_critic(ac, envs.observation_space, envs.action_space, num_critics=2, normalize_obs=normalize_obs)
+    obs_norm = getattr(ac, "obs_norm", NoNorm())
     mpi.sync_params(ac)
     ac_targ = copy.deepcopy(ac)
+    ac_targ.obs_norm = obs_norm  # the same statistics for both
     pi, q = ac.actor, ac.critic
     pi_targ, q_targ = ac_targ.actor, ac_targ.critic
     result = ac_targ if target_policy else ac  # what is tested, saved and returned
@@ -156,12 +160,14 @@ def td3(
             a = explore(o) if run.t - num_envs * procs >= start_steps else envs.random_actions()
             o2, r, terminated, truncated = envs.step(a)
             buffer.store(o, a, r, o2, terminated, truncated)
+            obs_norm.update(torch.as_tensor(o))
             o = envs.reset_done()
             if run.t >= first_block and run.t % update_every < num_envs * procs:  # a block is due
                 while run.updates < int(replay_ratio * (run.t - first_block + update_every)):
                     run.updates += 1
                     delayed = run.updates % policy_delay != 0
-                    logger.store(**update(buffer.sample(-(-batch_size // procs)), delayed))
+                    batch = buffer.sample(-(-batch_size // procs)).normalized(obs_norm)
+                    logger.store(**update(batch, delayed))
         logger.store(**envs.pop_episodes())
 
         # ---- evaluate, save, log

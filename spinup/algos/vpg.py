@@ -16,7 +16,7 @@ from spinup.checkpoint import RunState
 from spinup.envs import make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
-from spinup.nets import ActorCritic, RunningNorm, check_actor_critic
+from spinup.nets import ActorCritic, RunningNorm, check_actor_critic, keep_bounds
 from spinup.optim import Adam
 
 
@@ -130,6 +130,7 @@ def vpg(
         logger.store(VVals=v_old, LossPi=loss_pi_old, LossV=loss_v_old, Entropy=pi.entropy(), KL=pi_old.kl(pi))
         logger.store(DeltaLossPi=loss_pi - loss_pi_old, DeltaLossV=loss_v - loss_v_old)
         logger.store(**envs.pop_episodes())
+        keep_bounds(ac.actor)  # of log_std, outside of which it has no gradient
         ac.obs_norm.update(o)  # after the update, so that acting and learning see the same observations
         if eval_freq and epoch % eval_freq == 0:
             logger.store(**envs.evaluate(ac, num_test_episodes, num_test_envs))
