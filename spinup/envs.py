@@ -17,6 +17,7 @@ from spinup.errors import Fault, UserError, closest, first_line, install
 
 # Packages that register environments when imported, by the first part of the id, and the extra that brings them.
 NAMESPACES = {"ALE": ("ale_py", "atari")}
+DEFAULT_LENGTH = 1000  # max_ep_len, unless said otherwise
 EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale": "atari"}
 
 
@@ -85,7 +86,11 @@ def make_env(env_fn: str | Callable[[], gym.Env], env_kwargs: dict | None = None
         what = "it must make a gymnasium.Env with observation_space and action_space"
         raise UserError(f"env_fn made {env!r:.80}; {what}")
     check_spaces(env.observation_space, env.action_space)
-    return env if isinstance(env.observation_space, spaces.Box) else gym.wrappers.FlattenObservation(env)
+    return env if isinstance(env.observation_space, spaces.Box) else Flattened(env)
+
+
+class Flattened(gym.wrappers.FlattenObservation):
+    """Ours, as an environment may bring one of its own."""
 
 
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
@@ -194,10 +199,11 @@ class VecEnv:
         self.envs, self.num_envs, self.max_ep_len = envs, envs.num_envs, max_ep_len
         self.seed, self.name = seed, name
         obs, act = envs.single_observation_space, envs.single_action_space
-        image = obs.dtype == np.uint8 and len(obs.shape) in (2, 3)
+        image = is_image(obs)
         size = int(np.prod(obs.shape))
         self.observation_space = obs if image else spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        self.raw_action_space = act
+        self.raw_observation_space, self.raw_action_space = obs, act  # the environment's own; make_envs knows better
+        self.own_limit = math.inf  # steps after which the environment itself truncates an episode
         self.action_space = flat_action_space(act)
         self.start = np.asarray(act.start) if isinstance(act, spaces.Discrete | spaces.MultiDiscrete) else 0
         self.finished: list[tuple[float, int]] = []
@@ -359,12 +365,22 @@ class VecEnv:
 
     def _raw_actions(self, a: np.ndarray) -> np.ndarray:
         """The environments' own actions for the policy's."""
-        space = self.raw_action_space
-        a = a.reshape(self.num_envs, *space.shape)
-        if isinstance(space, spaces.Box):
-            a = a.clip(space.low, space.high)
-            return (np.rint(a) if space.dtype.kind in "iu" else a).astype(space.dtype)
-        return (a + self.start).astype(space.dtype)
+        return own_actions(self.raw_action_space, a)
+
+
+def own_actions(space: spaces.Space, a: np.ndarray) -> np.ndarray:
+    """The actions in an environment's own space, (N, *its shape), for N of the policy's."""
+    a = a.reshape(len(a), *space.shape)
+    if isinstance(space, spaces.Box):
+        a = a.clip(space.low, space.high)
+        return (np.rint(a) if space.dtype.kind in "iu" else a).astype(space.dtype)
+    start = space.start if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else 0
+    return (a + start).astype(space.dtype)
+
+
+def is_image(space: spaces.Space) -> bool:
+    """Whether observations keep their shape and uint8, for a CNN."""
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
 
 
 def flat_action_space(space: spaces.Space) -> spaces.Space:
@@ -395,7 +411,8 @@ def make_envs(
     kinds = {"sync": gym.vector.SyncVectorEnv, "async": gym.vector.AsyncVectorEnv}
     if vectorization not in kinds:
         raise UserError(f"vectorization is '{vectorization}'; it must be 'sync' or 'async'")
-    make_env(env_fn, env_kwargs).close()  # so that a mistake shows here, not in a worker process
+    probe = make_env(env_fn, env_kwargs)  # so that a mistake shows here, not in a worker process
+    probe.close()
     name = f"{env_fn if isinstance(env_fn, str) else getattr(env_fn, '__name__', 'env_fn')}: environment"
 
     def maker(i: int) -> Callable[[], gym.Env]:
@@ -403,7 +420,53 @@ def make_envs(
 
     copy = {"copy": False} if vectorization == "sync" else {}
     envs = kinds[vectorization]([maker(i) for i in range(num_envs)], autoreset_mode=AutoresetMode.DISABLED, **copy)
-    return VecEnv(envs, int(seed), max_ep_len, name)
+    envs = VecEnv(envs, int(seed), max_ep_len, name)
+    envs.raw_observation_space = (probe.env if isinstance(probe, Flattened) else probe).observation_space
+    envs.own_limit = own_limit(probe)
+    return envs
+
+
+def own_limit(env: gym.Env) -> float:
+    """Steps after which an environment's TimeLimit ends an episode; infinity without one."""
+    limit = math.inf
+    while isinstance(env, gym.Wrapper):
+        limit = min(limit, env._max_episode_steps if isinstance(env, gym.wrappers.TimeLimit) else math.inf)
+        env = env.env
+    return limit
+
+
+# ---- a policy in its environment
+
+
+def bind(policy, envs: VecEnv, max_ep_len: int) -> None:
+    """Give a policy the call policy.action, for the environment's own spaces, and its run's max_ep_len."""
+    if not hasattr(policy, "action"):  # networks of one's own may have something of that name
+        policy.action = functools.partial(own_action, policy, envs.raw_observation_space, envs.raw_action_space)
+    policy.max_ep_len = max_ep_len
+
+
+def own_action(policy, observation_space: spaces.Space, action_space: spaces.Space, observation, deterministic=False):
+    """The environment's own action, for one observation as the environment gives it.
+
+    Raises UserError for what is not in the observation space.
+    """
+    try:
+        if isinstance(observation_space, spaces.Box):
+            o = np.asarray(observation)
+            if o.shape != observation_space.shape:
+                raise ValueError(f"its shape is {o.shape}")
+        else:
+            o = spaces.flatten(observation_space, observation)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        what = f"{observation!r:.80} is not one observation of the policy's environment, {observation_space}"
+        raise UserError(f"{what} ({first_line(error)})") from error
+    o = o[None] if is_image(observation_space) else o.reshape(1, -1).astype(np.float32)
+    return own_actions(action_space, policy.act(o, deterministic))[0]
+
+
+def longest_episode(policy) -> int:
+    """The max_ep_len of the run that a policy is from, or the default."""
+    return getattr(policy, "max_ep_len", DEFAULT_LENGTH)
 
 
 def evaluate(
@@ -412,16 +475,18 @@ def evaluate(
     episodes: int = 10,
     deterministic: bool = True,
     seed: int = 1_000_000,
-    max_ep_len: int = 1000,
+    max_ep_len: int | None = None,
     env_kwargs: dict | None = None,
 ) -> dict[str, list]:
     """Play `episodes` episodes, all at once, one in each of as many environments, seeded seed, seed + 1, ...
 
+    max_ep_len: longest episode; None: that of the run the policy is from
     Each environment gives its first episode, so short episodes count no more than long ones. Returns the lists EpRet
     and EpLen in the order of the seeds.
     """
     if episodes < 1:
         raise UserError(f"episodes is {episodes}; it must be at least 1")
+    max_ep_len = longest_episode(ac) if max_ep_len is None else max_ep_len
     envs = make_envs(env_fn, episodes, seed, max_ep_len, env_kwargs)
     ep_ret, ep_len = np.zeros(episodes), np.zeros(episodes, int)
     running = np.ones(episodes, bool)

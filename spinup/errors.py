@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
 
 # What the algorithms' numbers may be, both ends included.
@@ -11,11 +12,12 @@ RANGES = {
     **dict.fromkeys(("gamma", "lam", "backtrack_coeff", "polyak"), (0, 1)),
     "noise_corr": (0, 0.999),  # with 1 the noise would stay what it is at first: 0
     **dict.fromkeys(("steps_per_epoch", "epochs", "minibatch_size", "batch_size", "cg_iters"), (1, math.inf)),
-    **dict.fromkeys(("save_freq", "num_test_episodes", "replay_size", "update_every"), (1, math.inf)),
+    **dict.fromkeys(("save_freq", "replay_size", "update_every", "patience"), (1, math.inf)),
+    "num_test_episodes": (1, 10_000),
     **dict.fromkeys(("n_step", "policy_delay"), (1, math.inf)),
     **dict.fromkeys(("start_steps", "update_after", "replay_ratio"), (0, math.inf)),
     **dict.fromkeys(("lr", "q_lr", "act_noise", "target_noise", "noise_clip", "alpha"), (0, math.inf)),
-    "target_entropy": (-math.inf, math.inf),
+    **dict.fromkeys(("target_entropy", "stop_at"), (-math.inf, math.inf)),
     **dict.fromkeys(
         ("train_pi_iters", "train_v_iters", "backtrack_iters", "eval_freq", "checkpoint_freq"), (0, math.inf)
     ),
@@ -35,10 +37,20 @@ CHOICES = {
 # Which of the numbers are whole, and which may be None.
 WHOLE = {
     *("steps_per_epoch", "epochs", "minibatch_size", "batch_size", "cg_iters", "save_freq", "num_test_episodes"),
-    *("replay_size", "update_every", "n_step", "policy_delay", "start_steps", "update_after", "train_pi_iters"),
+    *(
+        "patience",
+        "replay_size",
+        "update_every",
+        "n_step",
+        "policy_delay",
+        "start_steps",
+        "update_after",
+        "train_pi_iters",
+    ),
     *("train_v_iters", "backtrack_iters", "eval_freq", "checkpoint_freq", "seed", "threads", "num_envs", "max_ep_len"),
+    "patience",
 }
-OPTIONAL = {"minibatch_size", "target_kl", "vf_clip", "max_grad_norm", "target_entropy"}
+OPTIONAL = {"minibatch_size", "target_kl", "vf_clip", "max_grad_norm", "target_entropy", "stop_at", "patience"}
 # Words that stand for a number.
 WORDS = {"alpha": "auto"}
 
@@ -77,6 +89,10 @@ def closest(word: str, choices: Iterable[str], prefix: str = "") -> str:
 def check_arguments(arguments: Mapping) -> None:
     """Raise UserError for the first of an algorithm's arguments that is not what it may be."""
     for name, value in arguments.items():
+        if name == "on_epoch" and not (value is None or callable(value)):
+            raise UserError(f"on_epoch is {value!r:.80}; it must be a function of an epoch's row, or None")
+        if name == "init_from" and not (value is None or isinstance(value, str | PathLike)):
+            raise UserError(f"init_from is {value!r:.80}; it must be the folder of a run, or None")
         if name in CHOICES and value not in CHOICES[name]:
             raise UserError(f"{name} is {value!r}; it must be one of {', '.join(CHOICES[name])}")
         if name not in RANGES or (value is None and name in OPTIONAL) or value == WORDS.get(name, math.nan):

@@ -45,6 +45,10 @@ matmul_precision: of float32 matrix products: 'highest', 'high' (TF32) or 'mediu
 capture: on a CPU, updates repeat the tensor operations of the first one and run no other Python (spinup.capture; PPO's
     policy only without a target_kl): the same numbers, sooner; False to print or debug in them, or for networks that
     do something else each time
+init_from: folder of an earlier run, or a .pt file in it, whose networks and normalizers this one begins with
+stop_at: end after an epoch with at least this mean return (of test episodes where there are any); None: never
+patience: end after so many epochs with a mean return and without a new best one; None: never
+on_epoch: function that is called after each epoch with its row of progress.txt as a dict; True from it ends the run
 eval_freq: epochs between evaluations (columns TestEpRet, TestEpLen); 0: none
 num_test_episodes: episodes of the mode of the policy in one evaluation, in environments with other seeds
 save_freq: epochs between two saves of the policy; the last update is always saved
