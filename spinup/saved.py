@@ -3,7 +3,6 @@ no more memory than the file's size, however large they say they are.
 """
 
 import itertools
-import math
 import pickle
 import pickletools
 import re
@@ -143,21 +142,22 @@ def check_size(
     """Raise UserError where the networks that config.json, `source`, names need more bytes than the file of their
     parameters has, or without one than are free; none are built. What else is wrong with them shows when they are.
     """
-    size = file.stat().st_size if file else accel.free_memory("cpu")
+    try:
+        size = check_file(file) if file else accel.free_memory("cpu")
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
     try:
         needed = least_bytes(size, network_class(config), observation_space, action_space, network_arguments(config))
     except (TypeError, ValueError, RuntimeError, AttributeError):
         return
     if size is not None and needed > size:
         there = f"{file.name} has {size / 2**20:.3g}" if file else f"{size / 2**20:.3g} are free"
-        raise UserError(
-            f"{source}: its networks need {needed / 2**20:.3g} MiB or more, and {there}; they are not built"
-        )
+        raise UserError(f"{source}: the networks need {needed / 2**20:.3g} MiB at least, and {there}; none are built")
 
 
 def least_bytes(
     size: int | None, make: Callable, observation_space: spaces.Box, action_space: spaces.Space, arguments: dict
-) -> int | float:
+) -> int:
     """Bytes that a file of these networks has at least, or any number above `size` once that is clear; builds none."""
     sizes, linear = nets.as_sizes(arguments.get("hidden_sizes", ())), arguments.get("linear")
     dense = 4 * sum(a * b for a, b in itertools.pairwise(sizes))
@@ -165,7 +165,7 @@ def least_bytes(
     if not isinstance(linear, dict):
         least += dense
     elif (free := accel.free_memory("cpu")) is not None and 3 * dense > free:  # of policy and critics, before pruning
-        return math.inf
+        return 3 * dense
     else:
         least += int(0.5 * (1 - linear.get("sparsity", 0.9)) * dense)
         arguments = {**arguments, "hidden_sizes": sizes[:1], "linear": nn.Linear}  # the others are those counted
