@@ -158,9 +158,11 @@ class RunState:
         file = path if path.suffix == ".pt" else model_file(read_config(path)[0])
         ac, skipped = self.parts["ac"], () if self.config.get("alpha") == "auto" else ("temperature.",)
         take_over(ac, read_policy(file), f"init_from {source}", skipped)
-        for name, learned in (("pi_targ", ac.actor), ("q_targ", ac.critic)):
-            if name in self.parts:
-                self.parts[name].load_state_dict(learned.state_dict())
+        if "q_targ" in self.parts:
+            q_targ = self.parts["q_targ"]  # of all critics, or of the first
+            q_targ.load_state_dict((ac.critic if type(q_targ) is type(ac.critic) else ac.critic[0]).state_dict())
+        if "pi_targ" in self.parts:
+            self.parts["pi_targ"].load_state_dict(ac.actor.state_dict())
         self.logger.log(f"Networks and normalizers are those of {file}")
 
     def begin_epoch(self) -> None:
