@@ -458,8 +458,8 @@ def own_action(policy, observation_space: spaces.Space, action_space: spaces.Spa
         else:
             o = spaces.flatten(observation_space, observation)
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        what = f"{observation!r:.80} is not one observation of the policy's environment, {observation_space}"
-        raise UserError(f"{what} ({first_line(error)})") from error
+        what = f"{' '.join(repr(observation).split()):.80} is not one observation of the policy's environment"
+        raise UserError(f"{what}, {observation_space} ({first_line(error)})") from error
     o = o[None] if is_image(observation_space) else o.reshape(1, -1).astype(np.float32)
     return own_actions(action_space, policy.act(o, deterministic))[0]
 

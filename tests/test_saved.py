@@ -1,7 +1,7 @@
 """What a stranger's folder can ask for: no file and no number in it takes memory or time beyond the folder's size."""
 
+import copy
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -116,28 +116,36 @@ def test_a_pickle_under_a_name_that_torch_takes_too(run):
 
 
 def test_members_that_share_their_bytes(run):
-    """The list at the archive's end may name one member a thousand times."""
-    data = (run / "model.pt").read_bytes()
-    with zipfile.ZipFile(run / "model.pt") as archive:
-        start, count = archive.start_dir, len(archive.infolist())
-    end = data.rindex(b"PK\5\6")
-    entries = data[start:end] * 50
-    tail = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 50 * count, 50 * count, len(entries), start, 0)
-    (run / "model.pt").write_bytes(data[:start] + entries + tail)
-    assert f"{run / 'model.pt'} is damaged" in error_of(watch.load, run)
+    """The list at the archive's end may have many names for the same bytes."""
+    file, read = checkpoint(run)
+    torch.save([torch.zeros(10_000) for _ in range(50)], file)
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        first = None
+        for name, data in members.items():
+            if "/data/" not in name or first is None:
+                archive.writestr(name, data)
+                first = archive.filelist[-1] if "/data/" in name else first
+            else:
+                again = copy.copy(first)
+                again.filename = name
+                archive.filelist.append(again)
+    sign(file)
+    assert file.stat().st_size < 100_000
+    assert f"{file} is damaged (BadZipFile: its members are not those" in error_of(read)
 
 
 def test_an_archive_that_two_readers_see_differently(run):
-    """zipfile finds the list of members before the end, torch where the end says: here another one."""
-    good, hidden = (run / "model.pt").read_bytes(), io.BytesIO()
-    torch.save({"x": torch.zeros(3)}, hidden)
-    hidden = hidden.getvalue()
-    end = good.rindex(b"PK\5\6")
-    offset = struct.unpack("<4s4H2LH", hidden[hidden.rindex(b"PK\5\6") :][:22])[6]
-    fields = list(struct.unpack("<4s4H2LH", good[end : end + 22]))
-    fields[6] = offset
-    (run / "model.pt").write_bytes(hidden + good[:end] + struct.pack("<4s4H2LH", *fields))
-    assert f"{run / 'model.pt'} is damaged" in error_of(watch.load, run)
+    """zipfile finds the list of members before the archive's end, torch where the end says: there it is another one."""
+    file = run / "model.pt"
+    rewrite(file, compression=zipfile.ZIP_DEFLATED)
+    hidden = file.read_bytes()
+    rewrite(file)
+    good = file.read_bytes()
+    there, here = (struct.unpack("<4s4H2LH", data[-22:])[6] for data in (hidden, good))
+    file.write_bytes(hidden[:there] + bytes(here - there) + hidden[there:-22] + good)
+    assert f"{file} is damaged (BadZipFile: its members are not those" in error_of(watch.load, run)
 
 
 @pytest.mark.parametrize("what", [model, checkpoint])
