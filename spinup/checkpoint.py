@@ -375,7 +375,10 @@ def read_state(file: Path, digest: str) -> dict:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from error
     if found != digest:
         raise UserError(f"{file} is damaged: its SHA-256 is not the one in manifest.json")
-    return unpack(load_tensors(file, checked=True))
+    try:
+        return unpack(load_tensors(file, checked=True))
+    except RecursionError as error:
+        raise UserError(f"{file} is damaged ({first_line(error)})") from error
 
 
 def pack(x: Any) -> Any:

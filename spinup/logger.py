@@ -148,9 +148,10 @@ class Logger:
         before = read_config(self.output_dir)[1]
         run = before.get("run") if isinstance(before.get("run"), dict) else {}
         history = {"started": run.get("started"), "command": run.get("command")}
-        history["resumed"] = [*(run.get("resumed") or []), now()]
+        resumed, changes = (x if isinstance(x, list) else [] for x in (run.get("resumed"), run.get("changed")))
+        history["resumed"] = [*resumed, now()]
         changed = {k: [before[k], content.get(k)] for k in CHANGEABLE if k in before and before[k] != content.get(k)}
-        entries = [*(run.get("changed") or []), *([{"time": now(), **changed}] if changed else [])]
+        entries = [*changes, *([{"time": now(), **changed}] if changed else [])]
         return {**history, "changed": entries} if entries else history
 
     def write_config(self) -> None:

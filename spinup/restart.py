@@ -59,7 +59,7 @@ def resume(
         if name not in arguments or name not in CHANGEABLE:
             may = ", ".join(name for name in CHANGEABLE if name in arguments)
             raise UserError(f"{name} cannot be changed in a run of {function.__name__} that goes on; these can: {may}")
-    if on_epoch is None and config.get("on_epoch") is not None:
+    if on_epoch is None and config.get("on_epoch") is not None and mpi.proc_id() == 0:
         print(f"warning: {folder} had on_epoch={config['on_epoch']!r:.80}; it is not called now", file=sys.stderr)
     arguments |= {**changes, "on_epoch": on_epoch, "env_fn": env_name if env_fn is None else env_fn}
     arguments["epochs"] = config.get("epochs") if epochs is None else epochs

@@ -2,12 +2,14 @@
 no more memory than the file's size, however large they say they are.
 """
 
+import contextlib
 import itertools
 import pickle
 import pickletools
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +124,17 @@ def network_class(config: dict) -> type[nn.Module]:
 
 def build(source: Path, config: dict, observation_space: spaces.Box, action_space: spaces.Space) -> nn.Module:
     """The networks that config.json, `source`, names, for VecEnv's spaces. Raises UserError where that fails."""
-    ours, arguments = network_class(config), network_arguments(config)
+    with building(source):
+        return network_class(config)(observation_space, action_space, **network_arguments(config))
+
+
+@contextlib.contextmanager
+def building(source: Path) -> Iterator[None]:
+    """Turns what is wrong with the networks' arguments into a UserError."""
     try:
-        return ours(observation_space, action_space, **arguments)
+        yield
+    except UserError:
+        raise
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(
             f"{source}: cannot build the networks from ac_kwargs ({first_line(error)}); in Python, "
@@ -140,16 +150,14 @@ def check_size(
     source: Path, config: dict, file: Path | None, observation_space: spaces.Box, action_space: spaces.Space
 ) -> None:
     """Raise UserError where the networks that config.json, `source`, names need more bytes than the file of their
-    parameters has, or without one than are free; none are built. What else is wrong with them shows when they are.
+    parameters has, or without one than are free, and where they cannot be built; none are.
     """
     try:
         size = check_file(file) if file else accel.free_memory("cpu")
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from error
-    try:
+    with building(source):
         needed = least_bytes(size, network_class(config), observation_space, action_space, network_arguments(config))
-    except (TypeError, ValueError, RuntimeError, AttributeError):
-        return
     if size is not None and needed > size:
         there = f"{file.name} has {size / 2**20:.3g}" if file else f"{size / 2**20:.3g} are free"
         raise UserError(f"{source}: the networks need {needed / 2**20:.3g} MiB at least, and {there}; none are built")
@@ -160,6 +168,8 @@ def least_bytes(
 ) -> int:
     """Bytes that a file of these networks has at least, or any number above `size` once that is clear; builds none."""
     sizes, linear = nets.as_sizes(arguments.get("hidden_sizes", ())), arguments.get("linear")
+    if not all(isinstance(n, Integral) and n >= 1 for n in sizes):
+        raise ValueError("hidden_sizes must be whole numbers from 1")
     dense = 4 * sum(a * b for a, b in itertools.pairwise(sizes))
     least = sum(sizes) + 100 * len(sizes)  # each unit has a bias, each layer an entry in the archive
     if not isinstance(linear, dict):

@@ -191,6 +191,28 @@ def test_networks_larger_than_the_file_of_their_parameters(run, what, changes):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 2**10  # KiB
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_sizes": [2000] * 3000 + ["x"]},
+        {"hidden_sizes": [2000] * 3000 + [-(10**9)]},
+        {"hidden_sizes": [2048] * 3000 + [-(10**9)], "linear": {"sparsity": 0.5, "block_size": 64}},
+    ],
+)
+@pytest.mark.parametrize("what", [model, checkpoint])
+def test_networks_that_would_fail_after_they_took_the_memory(run, what, changes):
+    edit(run / "config.json", ac_kwargs=changes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "hidden_sizes must be whole numbers from 1" in error_of(what(run)[1])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 2**10  # KiB
+
+
+def test_lists_in_lists_without_end(run):
+    file, read = checkpoint(run)
+    rewrite(file, pickled(b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b"."))
+    assert f"{file} is damaged (RecursionError" in error_of(read)
+
+
 def test_networks_of_a_folder_without_a_checkpoint(run):
     shutil.rmtree(run / "checkpoint")
     edit(run / "config.json", ac_kwargs={"hidden_sizes": [20_000] * 1000})
