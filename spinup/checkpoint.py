@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from spinup import __version__, mpi
-from spinup.config import allow_import, convert_json, read_config
+from spinup.config import allow_import, convert_json
 from spinup.envs import bind
 from spinup.errors import Fault, UserError, first_line
 from spinup.files import check_file, checksum, read_text, replace_file, to_disk, writing
@@ -155,7 +155,7 @@ class RunState:
         if (source := self.config.get("init_from")) is None:
             return
         path = Path(source).expanduser()
-        file = path if path.suffix == ".pt" else model_file(read_config(path)[0])
+        file = path if path.suffix == ".pt" else model_file(path)
         ac, skipped = self.parts["ac"], () if self.config.get("alpha") == "auto" else ("temperature.",)
         take_over(ac, read_policy(file), f"init_from {source}", skipped)
         if "q_targ" in self.parts:

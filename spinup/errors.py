@@ -86,13 +86,23 @@ def closest(word: str, choices: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean '{prefix}{match[0]}'?" if match else ""
 
 
+def check_source(init_from: str | PathLike) -> None:
+    """Raise UserError where there is no policy to begin with."""
+    if not isinstance(init_from, str | PathLike):
+        raise UserError(f"init_from is {init_from!r:.80}; it must be the folder of a run, or None")
+    path = Path(init_from).expanduser()
+    if not (path if path.suffix == ".pt" else path / "model.pt").exists():
+        raise UserError(f"init_from is {str(init_from)!r:.200}; there is no such run with a saved policy, model.pt")
+
+
 def check_arguments(arguments: Mapping) -> None:
     """Raise UserError for the first of an algorithm's arguments that is not what it may be."""
     for name, value in arguments.items():
         if name == "on_epoch" and not (value is None or callable(value)):
             raise UserError(f"on_epoch is {value!r:.80}; it must be a function of an epoch's row, or None")
-        if name == "init_from" and not (value is None or isinstance(value, str | PathLike)):
-            raise UserError(f"init_from is {value!r:.80}; it must be the folder of a run, or None")
+        resumed = (arguments.get("logger_kwargs") or {}).get("resume")  # then it has what it began with
+        if name == "init_from" and value is not None and not resumed:
+            check_source(value)
         if name in CHOICES and value not in CHOICES[name]:
             raise UserError(f"{name} is {value!r}; it must be one of {', '.join(CHOICES[name])}")
         if name not in RANGES or (value is None and name in OPTIONAL) or value == WORDS.get(name, math.nan):

@@ -63,7 +63,7 @@ def resume(
         print(f"warning: {folder} had on_epoch={config['on_epoch']!r:.80}; it is not called now", file=sys.stderr)
     arguments |= {**changes, "on_epoch": on_epoch, "env_fn": env_name if env_fn is None else env_fn}
     arguments["epochs"] = config.get("epochs") if epochs is None else epochs
-    check_arguments(arguments)
+    check_arguments({**arguments, "logger_kwargs": {"resume": True}})
     check_progress(folder, arguments)
     del arguments["actor_critic"]
     if actor_critic is not None:

@@ -114,10 +114,11 @@ def test_networks_that_do_not_fit(tmp_path, more, message):
     assert message in error_of(train, "ppo", tmp_path / "b", init_from=str(tmp_path / "a"), **more)
 
 
-def test_a_run_to_begin_with_that_is_none(tmp_path):
-    assert "there is no folder" in error_of(train, "vpg", tmp_path / "b", init_from=str(tmp_path / "none"))
-    assert "cannot read" in error_of(train, "vpg", tmp_path / "c", init_from=str(tmp_path / "none.pt"))
-    assert "init_from is 3; it must be the folder of a run" in error_of(train, "vpg", tmp_path / "d", init_from=3)
+@pytest.mark.parametrize("source", ["none", "none.pt", ".", "", 3])
+def test_a_run_to_begin_with_that_is_none(tmp_path, source):
+    source = str(tmp_path / source) if isinstance(source, str) else source
+    assert f"init_from is {source!r}; " in error_of(train, "vpg", tmp_path / "b", init_from=source)
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_resumed_run_does_not_begin_again_with_the_other(tmp_path):
