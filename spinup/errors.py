@@ -65,7 +65,13 @@ def install(extra: str) -> str:
 
 
 class UserError(ValueError):
-    """A mistake of the user's: says in one line what was wrong and what would be right; the command exits with 2."""
+    """A mistake of the user's: says in one line what was wrong and what would be right; the command exits with 2.
+
+    The line may quote a stranger's file: what a terminal would not print is escaped.
+    """
+
+    def __init__(self, message: object):
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in str(message)))
 
 
 class Fault(RuntimeError):

@@ -294,3 +294,11 @@ def test_pickles_of_ours_name_nothing_else(run):
         saved.load_tensors(file)
     with pytest.raises(pickle.UnpicklingError):
         saved.check_pickle(pickle.dumps(print, protocol=2))
+
+
+@pytest.mark.parametrize("name", ["\n", "a\x1b[31mb", "x:\x07y\n:Z-v0"])
+@pytest.mark.parametrize("key", ["actor_critic", "env_fn"])
+def test_names_in_a_config_are_shown_in_one_printable_line(run, key, name):
+    edit(run / "config.json", **{key: name})
+    for read in (watch.load, spinup.resume):
+        assert error_of(read, run).isprintable()
