@@ -6,6 +6,7 @@ import difflib
 import functools
 import importlib
 import importlib.metadata
+import math
 import os
 import re
 import shlex
@@ -27,6 +28,7 @@ from spinup.terminal import say
 
 # Packages that register environments when imported, by the first part of the id, and the extra that brings them.
 NAMESPACES = {"ALE": ("ale_py", "atari")}
+DEFAULT_LENGTH = 1000  # max_ep_len, unless said otherwise
 EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale": "atari"}
 SEEDS = 2**31  # seeds are below it: many simulators keep theirs in a C int
 LARGEST = float(np.finfo(np.float32).max)
@@ -129,7 +131,11 @@ def make_env(
         env = wrap(env, wrapper)
         check_is_env(env, f"wrapper {wrapper}")
     check_spaces(env.observation_space, env.action_space)
-    return env if isinstance(env.observation_space, spaces.Box) else gym.wrappers.FlattenObservation(env)
+    return env if isinstance(env.observation_space, spaces.Box) else Flattened(env)
+
+
+class Flattened(gym.wrappers.FlattenObservation):
+    """Ours, as an environment may bring one of its own."""
 
 
 def call_maker(env_fn: str | Callable[[], gym.Env], env_kwargs: dict, kwargs: dict) -> gym.Env:
@@ -452,7 +458,8 @@ class VecEnv:
         self.max_ep_len, self.reseed, self.log_info = made["max_ep_len"], made["reseed"], made["log_info"]
         obs, act = envs.single_observation_space, envs.single_action_space
         self.observation_space = network_space(obs)
-        self.raw_action_space = act
+        self.raw_observation_space, self.raw_action_space = obs, act  # the environment's own; make_envs knows better
+        self.own_limit = math.inf  # steps after which the environment itself truncates an episode
         self.action_space = flat_action_space(act)
         self.start = np.asarray(act.start) if isinstance(act, spaces.Discrete | spaces.MultiDiscrete) else 0
         self.finished: list[tuple] = []
@@ -659,12 +666,17 @@ class VecEnv:
 
     def _raw_actions(self, a: np.ndarray) -> np.ndarray:
         """The environments' own actions for the policy's."""
-        space = self.raw_action_space
-        a = a.reshape(self.num_envs, *space.shape)
-        if isinstance(space, spaces.Box):
-            a = a.clip(space.low, space.high)
-            return (np.rint(a) if space.dtype.kind in "iu" else a).astype(space.dtype)
-        return (a + self.start).astype(space.dtype)
+        return own_actions(self.raw_action_space, a)
+
+
+def own_actions(space: spaces.Space, a: np.ndarray) -> np.ndarray:
+    """The actions in an environment's own space, (N, *its shape), for N of the policy's."""
+    a = a.reshape(len(a), *space.shape)
+    if isinstance(space, spaces.Box):
+        a = a.clip(space.low, space.high)
+        return (np.rint(a) if space.dtype.kind in "iu" else a).astype(space.dtype)
+    start = space.start if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else 0
+    return (a + start).astype(space.dtype)
 
 
 def flat_action_space(space: spaces.Space) -> spaces.Space:
@@ -739,7 +751,53 @@ def make_envs(
     makers = [functools.partial(make, i) for i in range(num_envs)]
     copy = {"copy": False} if vectorization == "sync" else {}
     envs = kinds[vectorization](makers, autoreset_mode=AutoresetMode.DISABLED, **copy)
-    return VecEnv(envs, int(seed), name, **made)
+    envs = VecEnv(envs, int(seed), name, **made)
+    envs.raw_observation_space = (first.env if isinstance(first, Flattened) else first).observation_space
+    envs.own_limit = own_limit(first)
+    return envs
+
+
+def own_limit(env: gym.Env) -> float:
+    """Steps after which an environment's TimeLimit ends an episode; infinity without one."""
+    limit = math.inf
+    while isinstance(env, gym.Wrapper):
+        limit = min(limit, env._max_episode_steps if isinstance(env, gym.wrappers.TimeLimit) else math.inf)
+        env = env.env
+    return limit
+
+
+# ---- a policy in its environment
+
+
+def bind(policy, envs: VecEnv, max_ep_len: int) -> None:
+    """Give a policy the call policy.action, for the environment's own spaces, and its run's max_ep_len."""
+    if not hasattr(policy, "action"):  # networks of one's own may have something of that name
+        policy.action = functools.partial(own_action, policy, envs.raw_observation_space, envs.raw_action_space)
+    policy.max_ep_len = max_ep_len
+
+
+def own_action(policy, observation_space: spaces.Space, action_space: spaces.Space, observation, deterministic=False):
+    """The environment's own action, for one observation as the environment gives it.
+
+    Raises UserError for what is not in the observation space.
+    """
+    try:
+        if isinstance(observation_space, spaces.Box):
+            o = np.asarray(observation)
+            if o.shape != observation_space.shape:
+                raise ValueError(f"its shape is {o.shape}")
+        else:
+            o = spaces.flatten(observation_space, observation)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        what = f"{' '.join(repr(observation).split()):.80} is not one observation of the policy's environment"
+        raise UserError(f"{what}, {observation_space} ({first_line(error)})") from error
+    o = o[None] if is_image(observation_space) else o.reshape(1, -1).astype(np.float32)
+    return own_actions(action_space, policy.act(o, deterministic))[0]
+
+
+def longest_episode(policy) -> int:
+    """The max_ep_len of the run that a policy is from, or the default."""
+    return getattr(policy, "max_ep_len", DEFAULT_LENGTH)
 
 
 def evaluate(
@@ -748,7 +806,7 @@ def evaluate(
     episodes: int = 10,
     deterministic: bool = True,
     seed: int = 1_000_000,
-    max_ep_len: int = 1000,
+    max_ep_len: int | None = None,
     env_kwargs: dict | None = None,
     vectorization: str = "sync",
     wrappers: Sequence | str | None = None,
@@ -758,6 +816,7 @@ def evaluate(
 ) -> dict[str, list]:
     """Play `episodes` episodes, the first seeded seed, the next seed + 1, ...
 
+    max_ep_len: longest episode; None: that of the run the policy is from
     num_envs: environments that play at the same time, an episode each, until all have been played; with 1 they come one
         after another in one environment. None: one for each episode
     vectorization, wrappers, reseed, log_info: as in `make_envs`
@@ -768,6 +827,7 @@ def evaluate(
         if number < 1:
             raise UserError(f"{what} is {number}; it must be at least 1")
     num_envs = min(episodes, num_envs or episodes)
+    max_ep_len = longest_episode(ac) if max_ep_len is None else max_ep_len
     envs = make_envs(env_fn, num_envs, seed, max_ep_len, env_kwargs, vectorization, wrappers, reseed, log_info)
     played = []
     with contextlib.closing(envs):

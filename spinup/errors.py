@@ -6,6 +6,7 @@ import os
 import types
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
 
 # What the algorithms' numbers may be, both ends included. Counts are far above any use, and such that a row, an update
@@ -16,18 +17,18 @@ RANGES = {
     "noise_corr": (0, 0.999),  # with 1 the noise would stay what it is at first: 0
     **dict.fromkeys(("steps_per_epoch", "epochs", "minibatch_size", "batch_size"), (1, COUNT)),
     **dict.fromkeys(("save_freq", "replay_size", "update_every", "n_step", "policy_delay", "max_ep_len"), (1, COUNT)),
+    "patience": (1, COUNT),
     **dict.fromkeys(("start_steps", "update_after", "eval_freq", "checkpoint_freq"), (0, COUNT)),
     **dict.fromkeys(("train_pi_iters", "train_v_iters", "backtrack_iters", "replay_ratio"), (0, PASSES)),
     "cg_iters": (1, PASSES),
     **dict.fromkeys(("lr", "q_lr", "act_noise", "target_noise", "noise_clip", "alpha"), (0, COUNT)),
-    "target_entropy": (-COUNT, COUNT),
+    **dict.fromkeys(("target_entropy", "stop_at"), (-COUNT, COUNT)),
     **dict.fromkeys(("pi_lr", "vf_lr", "max_grad_norm", "clip_ratio", "vf_clip", "target_kl"), (0, COUNT)),
     **dict.fromkeys(("delta", "damping_coeff", "ent_coef"), (0, COUNT)),
     "seed": (0, 2**32 - 1),
     "threads": (1, 256),
-    **dict.fromkeys(
-        ("num_envs", "num_test_episodes", "num_test_envs"), (1, 10_000)
-    ),  # seeds of MPI processes are that far apart
+    # Seeds of MPI processes are that far apart.
+    **dict.fromkeys(("num_envs", "num_test_episodes", "num_test_envs"), (1, 10_000)),
 }
 # What those that are words may be.
 CHOICES = {
@@ -41,22 +42,23 @@ WHOLE = {
     *("steps_per_epoch", "epochs", "minibatch_size", "batch_size", "cg_iters", "save_freq", "num_test_episodes"),
     *("replay_size", "update_every", "n_step", "policy_delay", "start_steps", "update_after", "train_pi_iters"),
     *("train_v_iters", "backtrack_iters", "eval_freq", "checkpoint_freq", "seed", "threads", "num_envs", "max_ep_len"),
-    "num_test_envs",
+    *("num_test_envs", "patience"),
 }
 SWITCHES = {
-    *(
-        "anneal_lr",
-        "normalize_obs",
-        "normalize_rew",
-        "normalize_adv",
-        "recompute_adv",
-        "target_policy",
-        "capture",
-        "reseed",
-    ),
+    *("anneal_lr", "normalize_obs", "normalize_rew", "normalize_adv", "recompute_adv", "target_policy", "capture"),
+    "reseed",
 }
 DICTS = {"ac_kwargs", "env_kwargs", "logger_kwargs"}  # or None
-OPTIONAL = {"minibatch_size", "target_kl", "vf_clip", "max_grad_norm", "target_entropy", "num_test_envs"}
+OPTIONAL = {
+    "minibatch_size",
+    "target_kl",
+    "vf_clip",
+    "max_grad_norm",
+    "target_entropy",
+    "num_test_envs",
+    "stop_at",
+    "patience",
+}
 # Words that stand for a number.
 WORDS = {"alpha": "auto"}
 
@@ -71,7 +73,13 @@ def install(extra: str) -> str:
 
 
 class UserError(ValueError):
-    """A mistake of the user's: says in one line what was wrong and what would be right; the command exits with 2."""
+    """A mistake of the user's: says in one line what was wrong and what would be right; the command exits with 2.
+
+    The line may quote a stranger's file: what a terminal would not print is escaped.
+    """
+
+    def __init__(self, message: object):
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in str(message)))
 
 
 class Fault(RuntimeError):
@@ -104,9 +112,23 @@ def closest(word: str, choices: Iterable[str], prefix: str = "", cutoff: float =
     return f"; did you mean '{prefix}{match[0]}'?" if match else ""
 
 
+def check_source(init_from: str | PathLike) -> None:
+    """Raise UserError where there is no policy to begin with."""
+    if not isinstance(init_from, str | PathLike):
+        raise UserError(f"init_from is {init_from!r:.80}; it must be the folder of a run, or None")
+    path = Path(init_from).expanduser()
+    if not (path if path.suffix == ".pt" else path / "model.pt").exists():
+        raise UserError(f"init_from is {str(init_from)!r:.200}; there is no such run with a saved policy, model.pt")
+
+
 def check_arguments(arguments: Mapping) -> None:
     """Raise UserError for the first of an algorithm's arguments that is not what it may be."""
     for name, value in arguments.items():
+        if name == "on_epoch" and not (value is None or callable(value)):
+            raise UserError(f"on_epoch is {value!r:.80}; it must be a function of an epoch's row, or None")
+        resumed = (arguments.get("logger_kwargs") or {}).get("resume")  # then it has what it began with
+        if name == "init_from" and value is not None and not resumed:
+            check_source(value)
         if name in CHOICES and value not in CHOICES[name]:
             raise UserError(f"{name} is {value!r:.80}; it must be one of {', '.join(CHOICES[name])}")
         if name in SWITCHES and type(value).__name__ not in ("bool", "bool_"):

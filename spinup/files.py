@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,24 @@ def append_to_file(path: Path, data: bytes) -> None:
         if file.write(data) < len(data):
             file.truncate(size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def check_file(path: Path) -> int:
+    """A file's size. Raises OSError for a pipe, a device or a folder, which could be read for ever."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return status.st_size
+
+
+def read_text(path: Path, longest: int) -> str:
+    """A text file of at most `longest` bytes. Raises OSError for a longer one, and for what is not a file."""
+    check_file(path)
+    with open(path, "rb") as file:
+        data = file.read(longest + 1)
+    if len(data) > longest:
+        raise OSError(errno.EFBIG, f"it has more than {longest} bytes")
+    return data.decode("utf-8")
 
 
 def checksum(path: Path) -> str:

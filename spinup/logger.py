@@ -21,7 +21,16 @@ from pathlib import Path
 import numpy as np
 
 from spinup import mpi
-from spinup.config import convert_json, is_tensor, now, read_config, record, setup_logger_kwargs
+from spinup.config import (
+    CHANGEABLE,
+    convert_json,
+    exact_arguments,
+    is_tensor,
+    now,
+    read_config,
+    record,
+    setup_logger_kwargs,
+)
 from spinup.errors import UserError, install, user_path
 from spinup.files import append_to_file, lock, replace_file, writing
 from spinup.terminal import Bar, cell, colorize, say, table
@@ -75,6 +84,8 @@ class Logger:
         self.log_headers, self.log_current_row = [], {}
         self.total_steps = self.module = self.output_dir = self._tensorboard = self._bar = None
         self.epoch_return, self._last_return, self._closed = math.nan, math.nan, False
+        self.last_row, self._steps = {}, -1  # of the newest row: its values, and at which step TensorBoard has it
+        self._writer_class = None
         self.resume = resume
         isatty = getattr(sys.stdout, "isatty", lambda: False)
         self._live = not self.quiet and isatty() and os.environ.get("TERM") != "dumb"
@@ -86,6 +97,7 @@ class Logger:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise UserError(f"TensorBoard is missing: {install('tensorboard')}") from error
+            self._writer_class = SummaryWriter  # made with the first row, when it is known where a run goes on
         wanted = user_path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"])
         self.exp_name = exp_name or wanted.resolve().name
         self.output_dir = wanted if resume else _claim(wanted, output_fname)
@@ -96,8 +108,6 @@ class Logger:
             self.warn(f"{wanted} holds a run already; this one goes to {self.output_dir}")
         else:
             self.log(f"Logging to {self.output_dir}")
-        if tensorboard:
-            self._tensorboard = SummaryWriter(str(self.output_dir))
 
     def __enter__(self):
         return self
@@ -124,18 +134,25 @@ class Logger:
             return
         with contextlib.suppress(KeyError, TypeError):
             self.total_steps = config["steps_per_epoch"] * config["epochs"]
-        run = record(config)
+        content = {**convert_json({**config, "exp_name": self.exp_name}), **exact_arguments(config)}
+        content["run"] = convert_json(record(config))
         if self.resume:
-            earlier = read_config(self.output_dir)[1].get("run")
-            earlier = earlier if isinstance(earlier, dict) else {}
-            resumed = earlier.get("resumed")
-            run = {**run, "started": earlier.get("started"), "command": earlier.get("command")}
-            run["resumed"] = [*(resumed if isinstance(resumed, list) else []), now()]
-        content = convert_json({**config, "exp_name": self.exp_name, "run": run})
+            content["run"] |= self.history(content)
         self.config = (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
         if not self.resume:
             self.write_config()
         self.progress(0)
+
+    def history(self, content: Mapping) -> dict:
+        """What config.json says of a run that goes on: its beginning, when it went on, and what was changed then."""
+        before = read_config(self.output_dir)[1]
+        run = before.get("run") if isinstance(before.get("run"), dict) else {}
+        history = {"started": run.get("started"), "command": run.get("command")}
+        resumed, changes = (x if isinstance(x, list) else [] for x in (run.get("resumed"), run.get("changed")))
+        history["resumed"] = [*resumed, now()]
+        changed = {k: [before[k], content.get(k)] for k in CHANGEABLE if k in before and before[k] != content.get(k)}
+        entries = [*changes, *([{"time": now(), **changed}] if changed else [])]
+        return {**history, "changed": entries} if entries else history
 
     def write_config(self) -> None:
         """The part of save_config that has to wait, where a run goes on, until it is known that it can."""
@@ -175,13 +192,14 @@ class Logger:
         row, self.log_current_row = self.log_current_row, {}
         ret = row.get("AverageTestEpRet", row.get("AverageEpRet", math.nan))
         self.epoch_return = ret if isinstance(ret, (int, float)) else math.nan  # NaN where no episode ended
+        self.last_row = row
         if not self.is_root or not row:
             return
         self._write(row)
         steps = row.get("TotalEnvInteracts", 0)
-        for key, value in row.items() if self._tensorboard else ():
-            if isinstance(value, (int, float)):
-                self._tensorboard.add_scalar(key, value, steps or row.get("Epoch"))
+        if self._writer_class is not None:
+            self._write_events(row, steps or row.get("Epoch"))
+        self._steps = steps or row.get("Epoch") or 0
         if not self.quiet:
             width = shutil.get_terminal_size().columns if self._live else 80
             say(table(row, width) + "\n", end="")  # one write, so the bar is drawn once
@@ -199,14 +217,25 @@ class Logger:
             replace_file(self.output_file, b"\n".join(lines) + b"\n")
         append_to_file(self.output_file, ("\t".join(cell(row.get(key)) for key in self.log_headers) + "\n").encode())
 
+    def _write_events(self, row: Mapping, step: int | None) -> None:
+        """The row's numbers for TensorBoard, which hides what a run that was ended wrote beyond its checkpoint."""
+        if self._tensorboard is None:
+            hidden_from = self._steps + 1 if self.resume else None
+            self._tensorboard = self._writer_class(str(self.output_dir), purge_step=hidden_from)
+        for key, value in row.items():
+            if isinstance(value, (int, float)):
+                self._tensorboard.add_scalar(key, value, step)
+
     def state_dict(self) -> dict:
         """The table so far, for a checkpoint."""
         table = self.output_file.read_text("utf-8") if self.is_root else ""
-        return {"table": table, "headers": list(self.log_headers), "last_return": self._last_return}
+        state = {"table": table, "headers": list(self.log_headers)}
+        return {**state, "last_return": self._last_return, "steps": self._steps}
 
     def load_state_dict(self, state: Mapping) -> None:
         """Bring the table to where it was: rows of later epochs will come again."""
         self.log_headers, self._last_return = list(state["headers"]), state["last_return"]
+        self._steps = state["steps"]
         if self.is_root:
             replace_file(self.output_file, state["table"].encode())
 

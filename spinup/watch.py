@@ -8,11 +8,9 @@ import contextlib
 import ctypes
 import math
 import os
-import pickle
 import re
 import sys
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,14 +19,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from spinup import nets
 from spinup.cli import Parser
-from spinup.config import read_config
-from spinup.envs import VecEnv, close, evaluate, make_env, make_envs, saved_wrappers
+from spinup.config import fill_in, read_config
+from spinup.envs import (
+    DEFAULT_LENGTH,
+    VecEnv,
+    bind,
+    close,
+    evaluate,
+    longest_episode,
+    make_env,
+    make_envs,
+    saved_wrappers,
+)
 from spinup.errors import UserError, first_line, install, user_path
+from spinup.saved import ONLY_TRAINING, build, check_size, model_file, network_arguments, read_policy
 
 EnvFn = str | Callable
-ONLY_TRAINING = ("rew_norm.", "temperature.")  # saved with a policy that can do without
 GIF_FPS, GIF_SIDE = 30, 400  # pictures a second and pixels a side, at most: a GIF compresses little
 
 
@@ -38,61 +45,55 @@ def load(
     actor_critic: Callable | None = None,
     env_fn: EnvFn | None = None,
     wrappers: Sequence | None = None,
+    ac_kwargs: dict | None = None,
+    env_kwargs: dict | None = None,
 ) -> nn.Module:
-    """The policy of the run in the folder `path`: policy.act(o, deterministic=False) gives numpy actions.
+    """The policy of the run in the folder `path`.
+
+    policy.action(observation, deterministic=False) takes the environment's own observation and gives its own action;
+    policy.act(o, deterministic=False) is for batches, flat as VecEnv has them.
 
     itr: load model{itr}.pt; "best": model_best.pt, from the end of the epoch with the highest mean return; default:
         model.pt, the last one saved
     actor_critic: class of the networks, where they are not those of spinup.nets
     env_fn: environment's id or a function that makes it, where the run's own is a function or a "module:Env-v0"
     wrappers: those of the environment, where the run's own are not all Gymnasium's
+    ac_kwargs, env_kwargs: entries in the place of the run's, as those that config.json can only name
 
     Raises UserError where a file is missing or damaged, or does not fit the others.
     """
     folder, config = read_config(path)
+    makers = {"ac_kwargs": actor_critic, "env_kwargs": env_fn}
+    config = fill_in(folder, config, {"ac_kwargs": ac_kwargs, "env_kwargs": env_kwargs}, makers)
+    file = model_file(folder, itr)
     state = read_state(folder, itr)
     made = {"env_kwargs": config["env_kwargs"], "wrappers": saved_wrappers(folder, config, wrappers)}
     envs = spaces_of(folder, config, made) if env_fn is None else make_envs(env_fn, **made)
     envs.close()
-    on = config.get(
-        "normalize_obs"
-    )  # which networks of one's own for DDPG, TD3 and SAC need not know, unless it is True
-    normalize = {"normalize_obs": on} if on or (on is False and "lam" in config) else {}
     spaces = (envs.observation_space, envs.action_space)
     if actor_critic is not None:
-        policy = actor_critic(*spaces, **normalize, **config["ac_kwargs"])
+        policy = actor_critic(*spaces, **network_arguments(config))
     else:
-        ours = network_class(config)
-        try:
-            policy = ours(*spaces, **normalize, **config["ac_kwargs"])
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"{folder / 'config.json'}: cannot build the networks from ac_kwargs ({first_line(error)}); in Python, "
-                "spinup.load(..., actor_critic=...) takes a class or function that can"
-            ) from error
+        if not ac_kwargs:  # a stranger's folder says how large they are
+            check_size(folder / "config.json", config, file, *spaces)
+        policy = build(folder / "config.json", config, *spaces)
     try:
         policy.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"{folder}: the saved parameters do not fit the networks ({first_line(error)})") from error
+    bind(policy, envs, episode_length(config))
     return policy.float().eval()  # float32, whatever torch's default
+
+
+def episode_length(config: dict) -> int:
+    """The run's max_ep_len."""
+    length = config.get("max_ep_len")
+    return length if isinstance(length, int) and length >= 1 else DEFAULT_LENGTH
 
 
 def read_state(folder: Path, itr: int | str | None) -> dict[str, torch.Tensor]:
     """The parameters in model.pt, model{itr}.pt or model_best.pt, without those that only training uses."""
-    file = folder / f"model{'' if itr is None else '_best' if itr == 'best' else itr}.pt"
-    if not file.exists():
-        there = ", ".join(sorted(p.name for p in folder.glob("model*.pt"))) or "nothing; did the run save yet?"
-        raise UserError(f"there is no {file}; saved there: {there}")
-    try:
-        if zipfile.is_zipfile(file) and (broken := zipfile.ZipFile(file).testzip()):  # torch looks at no checksums
-            raise zipfile.BadZipFile(f"the checksum of {broken} does not fit")
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{file} is damaged, or holds more than tensors and is not loaded") from error
-    except Exception as error:  # what a damaged file makes torch raise is anything
-        raise UserError(f"{file} is damaged ({first_line(error)})") from error
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError(f"{file} holds no state_dict")
+    state = read_policy(model_file(folder, itr))
     return {key: value for key, value in state.items() if not str(key).startswith(ONLY_TRAINING)}
 
 
@@ -110,16 +111,6 @@ def spaces_of(folder: Path, config: dict, made: dict) -> VecEnv:
         raise UserError(f"{folder}: {error}; --env ID (env_fn=) names another environment") from None
 
 
-def network_class(config: dict) -> type[nn.Module]:
-    """The class in spinup.nets that config.json names."""
-    name = str(config.get("actor_critic"))
-    module, _, attribute = name.rpartition(".")
-    found = getattr(nets, attribute, None) if module == "spinup.nets" else None
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise UserError(f"the networks are {name}; in Python: spinup.load(..., actor_critic=that class)")
-    return found
-
-
 # ---- test_policy
 
 
@@ -131,16 +122,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder, config = read_config(args.path)
     policy = load(folder, args.itr, env_fn=args.env, wrappers=args.wrapper)
     env, env_kwargs = args.env or config["env_fn"], config["env_kwargs"]
+    length = args.len or episode_length(config)
     wrappers = saved_wrappers(folder, config, args.wrapper)
     torch.manual_seed(args.seed)
     how = (args.episodes, args.deterministic, args.seed)
     if args.video:
-        played = record(policy, env, args.video, *how, args.len, env_kwargs, wrappers)
-    elif window := None if args.norender else open_window(env, env_kwargs, args.len, wrappers):
+        played = record(policy, env, args.video, *how, length, env_kwargs, wrappers)
+    elif window := None if args.norender else open_window(env, env_kwargs, length, wrappers):
         with contextlib.closing(window):
             played = play(policy, window, *how)
     else:
-        played = evaluate(policy, env, *how, args.len, env_kwargs, wrappers=wrappers, **as_in_training(config, args))
+        played = evaluate(policy, env, *how, length, env_kwargs, wrappers=wrappers, **as_in_training(config, args))
     actions = "the mode of the policy" if args.deterministic else "actions sampled"
     print(f"{args.episodes} episode{'s' * (args.episodes > 1)} of {env}, seed {args.seed}, {actions}")
     for key, values in played.items():
@@ -158,7 +150,7 @@ def as_in_training(config: dict, args: argparse.Namespace) -> dict:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("test_policy", description="Play episodes and print their returns.", allow_abbrev=False)
     parser.add_argument("path", help="folder of a run, as data/cmd_ppo/cmd_ppo_s0")
-    parser.add_argument("-l", "--len", type=int, default=0, help="longest episode; 0: the environment's own limit")
+    parser.add_argument("-l", "--len", type=int, default=0, help="longest episode; 0: the run's max_ep_len")
     parser.add_argument("-n", "--episodes", type=int, help="how many (100; with --video 1)")
     parser.add_argument("-nr", "--norender", action="store_true", help="open no window; all episodes at once")
     parser.add_argument("-i", "--itr", default="-1", help="play model{ITR}.pt; best: model_best.pt; -1: the last saved")
@@ -180,7 +172,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     counts = (args.episodes, 1 if args.num_envs is None else args.num_envs)
     if min(counts) < 1 or args.len < 0 or not 0 <= args.seed < 2**31:
         parser.error("episodes and num_envs must be at least 1, len at least 0, and seed in 0 to 2147483647")
-    args.len = args.len or sys.maxsize
     args.itr = None if args.itr == -1 else args.itr
     return args
 
@@ -240,16 +231,19 @@ def record(
     episodes: int = 1,
     deterministic: bool = False,
     seed: int = 0,
-    max_ep_len: int = sys.maxsize,
+    max_ep_len: int | None = None,
     env_kwargs: dict | None = None,
     wrappers: Sequence | None = None,
 ) -> dict[str, list]:
     """Play as `play` does, and record it as `file`, a .gif or .mp4; needs no display, and overwrites.
 
+    max_ep_len: longest episode; None: that of the run the policy is from
+
     A GIF has at most GIF_FPS pictures a second of GIF_SIDE pixels a side, and loops. Where Ctrl-C ends the playing, the
     file holds what was played. Raises UserError where the environment cannot be drawn or the file not written.
     """
     file = prepare_video(file)
+    max_ep_len = longest_episode(policy) if max_ep_len is None else max_ep_len
     canvas = open_canvas(env, env_kwargs or {}, max_ep_len, wrappers)
     with contextlib.closing(canvas):
         try:

@@ -23,6 +23,7 @@ LAYERS = {
     **dict.fromkeys(("config", "capture", "observations"), 1.5),
     **dict.fromkeys(("encoders", "frames"), 1.7),
     **dict.fromkeys(("nets", "buffers", "envs", "logger", "optim"), 2),
+    "saved": 2.2,
     "checkpoint": 2.5,
     **{"cli": 1, "stats": 1, "results": 2},  # plot needs them
     "source": 1,

@@ -52,6 +52,10 @@ matmul_precision: of float32 matrix products: 'highest', 'high' (TF32) or 'mediu
     'medium' makes wide hidden layers faster on a CPU
 capture: replay the tensor operations of updates without their Python, on a CPU or as CUDA graphs (spinup.capture): the
     same numbers, sooner; PPO's policy only without a target_kl. False: always plain Python
+init_from: folder of an earlier run, or a .pt file in it, whose networks and normalizers this one begins with
+stop_at: end after an epoch with at least this mean return (of test episodes where there are any); None: never
+patience: end after so many epochs with a mean return and without a new best one; None: never
+on_epoch: function that is called after each epoch with its row of progress.txt as a dict; True from it ends the run
 eval_freq: epochs between evaluations (columns TestEpRet, TestEpLen); 0: none
 num_test_episodes: episodes of the mode of the policy in one evaluation, in environments with other seeds
 num_test_envs: environments that play them at the same time; 1: they come one after another in one environment; None:

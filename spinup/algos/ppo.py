@@ -6,7 +6,7 @@ learning rates fall linearly to 0, advantages are computed anew in each pass, an
 first have a switch; `PRESETS["spinningup"]` keeps the two networks and the early stop.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -80,6 +80,10 @@ def ppo(
     device: str = "cpu",
     threads: int = 1,
     capture: bool = True,
+    init_from: str | None = None,
+    stop_at: float | None = None,
+    patience: int | None = None,
+    on_epoch: Callable | None = None,
     eval_freq: int = 0,
     num_test_episodes: int = 10,
     num_test_envs: int | None = None,
@@ -153,7 +157,7 @@ def ppo(
 
     # ---- act
     obs = run.begin()
-    for epoch in range(run.epoch, epochs + 1):
+    for epoch in run.epochs():
         for _ in range(buffer.t, steps):  # from 0, but for a run that was stopped in an epoch
             run.step(num_envs)
             action = ac.act(obs)

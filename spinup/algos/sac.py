@@ -89,6 +89,10 @@ def sac(
     threads: int = 1,
     matmul_precision: str = "highest",
     capture: bool = True,
+    init_from: str | None = None,
+    stop_at: float | None = None,
+    patience: int | None = None,
+    on_epoch: Callable | None = None,
     eval_freq: int = 1,
     num_test_episodes: int = 10,
     num_test_envs: int | None = None,
@@ -168,7 +172,7 @@ def sac(
     # ---- act
     o = run.begin()
     first_block = max(1, -(-update_after // update_every)) * update_every  # step of the first block of updates
-    for epoch in range(run.epoch, epochs + 1):
+    for epoch in run.epochs():
         while run.t < epoch * steps_per_epoch:
             run.step(num_envs)
             a = ac.act(o) if run.t - num_envs * procs >= start_steps else envs.random_actions()

@@ -95,6 +95,10 @@ def trpo(
     log_info: str | Sequence[str] | None = None,
     device: str = "cpu",
     threads: int = 1,
+    init_from: str | None = None,
+    stop_at: float | None = None,
+    patience: int | None = None,
+    on_epoch: Callable | None = None,
     eval_freq: int = 0,
     num_test_episodes: int = 10,
     num_test_envs: int | None = None,
@@ -163,7 +167,7 @@ def trpo(
 
     # ---- act
     obs = run.begin()
-    for epoch in range(run.epoch, epochs + 1):
+    for epoch in run.epochs():
         for _ in range(buffer.t, steps):  # from 0, but for a run that was stopped in an epoch
             run.step(num_envs)
             action = ac.act(obs)
