@@ -363,7 +363,7 @@ class PartsNorm(RunningNorm):
 
     def __init__(self, space: spaces.Box):
         sizes = [(torch.Size(part.space.shape).numel(), is_image(part.space)) for part in parts_of(space)]
-        numbers = torch.cat([torch.full((size,), not image) for size, image in sizes]).nonzero().squeeze(-1)
+        numbers = torch.from_numpy(np.concatenate([np.full(size, not image) for size, image in sizes]).nonzero()[0])
         super().__init__(numbers.shape)
         self.register_buffer("numbers", numbers, persistent=False)  # where they are in an observation
 

@@ -121,7 +121,7 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     folder, config = read_config(args.path)
     function = find_algorithm(folder, config)
-    known = parameters(function)
+    known = parameters(inspect.signature(function))
     given = {name: text for name in CHANGEABLE[1:] if (text := getattr(args, name)) is not None}
     changes = {name: convert(text, known[name], name) if name in known else text for name, text in given.items()}
     record = config.get("run")

@@ -9,7 +9,6 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Callable, Iterator
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +123,9 @@ def network_class(config: dict) -> type[nn.Module]:
 
 def build(source: Path, config: dict, observation_space: spaces.Box, action_space: spaces.Space) -> nn.Module:
     """The networks that config.json, `source`, names, for VecEnv's spaces. Raises UserError where that fails."""
+    ours = network_class(config)
     with building(source):
-        return network_class(config)(observation_space, action_space, **network_arguments(config))
+        return ours(observation_space, action_space, **network_arguments(config))
 
 
 @contextlib.contextmanager
@@ -133,11 +133,10 @@ def building(source: Path) -> Iterator[None]:
     """Turns what is wrong with the networks' arguments into a UserError."""
     try:
         yield
-    except UserError:
-        raise
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        why = error if isinstance(error, UserError) else first_line(error)
         raise UserError(
-            f"{source}: cannot build the networks from ac_kwargs ({first_line(error)}); in Python, "
+            f"{source}: cannot build the networks from ac_kwargs ({why}); in Python, "
             "spinup.load(..., actor_critic=...) takes a class or function that can"
         ) from error
 
@@ -158,8 +157,9 @@ def check_size(
         size = check_file(file) if file else accel.free_memory("cpu")
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+    ours = network_class(config)
     with building(source):
-        needed = least_bytes(size, network_class(config), observation_space, action_space, network_arguments(config))
+        needed = least_bytes(size, ours, observation_space, action_space, network_arguments(config))
     if size is not None and needed > size:
         there = f"{file.name} has {size / 2**20:.3g}" if file else f"{size / 2**20:.3g} are free"
         raise UserError(f"{source}: the networks need {needed / 2**20:.3g} MiB at least, and {there}; none are built")
@@ -170,8 +170,6 @@ def least_bytes(
 ) -> int:
     """Bytes that a file of these networks has at least, or any number above `size` once that is clear; builds none."""
     sizes, linear = nets.as_sizes(arguments.get("hidden_sizes", ())), arguments.get("linear")
-    if not all(isinstance(n, Integral) and n >= 1 for n in sizes):
-        raise ValueError("hidden_sizes must be whole numbers from 1")
     dense = 4 * sum(a * b for a, b in itertools.pairwise(sizes))
     least = sum(sizes) + 100 * len(sizes)  # each unit has a bias, each layer an entry in the archive
     if not isinstance(linear, dict):
