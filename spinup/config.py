@@ -20,6 +20,15 @@ import numpy as np
 from spinup import mpi
 from spinup.errors import UserError, closest, first_line
 
+# Arguments that `resume` may change: no shape, no state and no count of steps in a checkpoint depends on them.
+CHANGEABLE = (
+    *("epochs", "lr", "pi_lr", "vf_lr", "q_lr", "anneal_lr", "max_grad_norm", "gamma", "lam", "clip_ratio", "vf_clip"),
+    *("ent_coef", "target_kl", "train_pi_iters", "train_v_iters", "minibatch_size", "batch_size", "normalize_adv"),
+    *("recompute_adv", "value_target", "delta", "damping_coeff", "cg_iters", "backtrack_iters", "backtrack_coeff"),
+    *("polyak", "act_noise", "target_noise", "noise_clip", "policy_delay", "target_entropy", "max_ep_len"),
+    *("stop_at", "patience", "eval_freq", "num_test_episodes", "save_freq", "checkpoint_freq"),
+    *("vectorization", "threads", "matmul_precision", "capture"),
+)
 RECORDED = ("torch", "numpy", "gymnasium", "mujoco", "mpi4py")  # packages whose version can change a result
 
 
@@ -117,6 +126,7 @@ def record(config: Mapping) -> dict:
         **versions,
         **git,
         "platform": platform.platform(),
+        "host": platform.node(),
         "device": device,
         "threads": torch.get_num_threads() if torch else None,
         "processes": mpi.num_procs(),
@@ -131,7 +141,14 @@ def allow_import(env_fn) -> str:
     """What a command with a run's folder needs too where the environment is "module:Env-v0": what a folder names is
     imported only if the command names it as well.
     """
-    return f" --env {env_fn}" if isinstance(env_fn, str) and ":" in env_fn else ""
+    return f" --env {env_fn}" if isinstance(env_fn, str) and imported_by(env_fn) else ""
+
+
+def imported_by(env_id: str) -> str:
+    """The module that making an environment imports; "" for none."""
+    if env_id.startswith(("GymV21Environment", "GymV26Environment")):  # Gymnasium's way to those of the old Gym
+        return "what its env_kwargs name"
+    return env_id.rpartition(":")[0]
 
 
 def read_config(path: str | Path) -> tuple[Path, dict]:

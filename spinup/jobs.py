@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import pickle
 import platform
-import shutil
 import signal
 import sys
 import threading
@@ -28,8 +27,8 @@ from typing import Any, NamedTuple
 from spinup import mpi
 from spinup.checkpoint import newest
 from spinup.config import convert_json
-from spinup.errors import UserError, install
-from spinup.files import replace_file
+from spinup.errors import UserError, install, printable
+from spinup.files import RunFolder, replace_file
 
 DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -81,7 +80,7 @@ def perform(job: Job, apart: bool = False) -> Run:
             outcome = WRONG if isinstance(error, UserError) else FAILED if isinstance(error, Exception) else STOPPED
             write_status(job, outcome, start)
             if mpi.proc_id() == 0:
-                (job.folder / ERROR).write_text(traceback.format_exc(), "utf-8")
+                replace_file(job.folder / ERROR, traceback.format_exc().encode("utf-8", "backslashreplace"))
             if not apart or not isinstance(error, Exception):
                 raise
             report(job, error)
@@ -102,7 +101,7 @@ def output_to(file: Path) -> Iterator[None]:
     sys.stdout.flush(), sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
     streams = sys.stdout, sys.stderr
-    with open(file, "ab", buffering=0) as out:
+    with RunFolder(file.parent).appending(file.name) as out:
         os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
     # An executor's worker may have put something else in place of the streams.
     sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(os.dup(fd), "wb"), line_buffering=True) for fd in (1, 2))
@@ -162,7 +161,7 @@ def place(job: Job) -> tuple[Job, bool]:
         kwargs["resume"] = True
         (folder / ERROR).unlink(missing_ok=True)
     elif status and not done:
-        shutil.rmtree(folder)
+        RunFolder(folder).remove_run(kwargs.get("output_fname", "progress.txt"))
     return job._replace(arguments={**job.arguments, "logger_kwargs": kwargs}), done
 
 
@@ -308,8 +307,8 @@ def result(future: Future, job: Job) -> Run:
     except Exception as error:  # also what an executor of the user's raises
         outcome = KILLED if isinstance(error, ProcessDied) and error.killed else FAILED
         with contextlib.suppress(OSError):
-            with open(job.folder / ERROR, "a") as file:
-                file.write(f"{type(error).__name__}: {error}\n")
+            with RunFolder(job.folder).appending(ERROR) as file:
+                file.write(f"{type(error).__name__}: {error}\n".encode("utf-8", "backslashreplace"))
             write_status(job, outcome, time.time())
         return Run(job.name, job.seed, str(job.folder), 0.0, outcome)
 
@@ -355,12 +354,15 @@ class Overview:
 
     def table(self):
         from rich.table import Table
+        from rich.text import Text  # as it stands: brackets are not markup
 
         table = Table("run", "seed", "", "steps", "return", "time left", box=None, pad_edge=False)
         for job in self.jobs:
             run = self.runs.get(str(job.folder))
-            outcome = run.outcome if run else read_status(job.folder).get("outcome", "waiting")
-            table.add_row(job.name, str(job.seed), outcome, *progress(job.folder, running=outcome == "running"))
+            outcome = run.outcome if run else printable(str(read_status(job.folder).get("outcome", "waiting")))
+            table.add_row(
+                Text(job.name), str(job.seed), Text(outcome), *progress(job.folder, running=outcome == "running")
+            )
         return table
 
 
@@ -370,7 +372,8 @@ def why(folder: Path) -> str:
         lines = (folder / ERROR).read_text("utf-8").split("\n")
     except OSError:
         return "failed"
-    return next((line.removeprefix("spinup.errors.UserError: ") for line in reversed(lines) if line.strip()), "failed")
+    last = next((line for line in reversed(lines) if line.strip()), "failed")
+    return printable(last.removeprefix("spinup.errors.UserError: "))
 
 
 def progress(folder: Path, running: bool) -> tuple[str, str, str]:

@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Mapping
@@ -22,8 +23,8 @@ import numpy as np
 
 from spinup import mpi
 from spinup.config import convert_json, is_tensor, now, read_config, record, setup_logger_kwargs
-from spinup.errors import UserError, install
-from spinup.files import append_to_file, lock, replace_file, writing
+from spinup.errors import UserError, install, printable
+from spinup.files import RESERVED, RunFolder, bare, lock, still_locked, writing
 from spinup.terminal import Bar, cell, colorize, table
 
 
@@ -38,9 +39,9 @@ def _claim(folder: Path, fname: str) -> Path:
         path = folder if i == 1 else folder.with_name(f"{folder.name}-{i}")
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            if not (path / "config.json").exists():
+            if not os.path.lexists(path / "config.json"):
                 with contextlib.suppress(FileExistsError):
-                    (path / fname).touch(exist_ok=False)
+                    RunFolder(path).create(fname).close()
                     return path
 
 
@@ -79,6 +80,8 @@ class Logger:
         isatty = getattr(sys.stdout, "isatty", lambda: False)
         self._live = not self.quiet and isatty() and os.environ.get("TERM") != "dumb"
         self._colour = self._live and not os.environ.get("NO_COLOR")
+        if RESERVED.fullmatch(bare(output_fname)):
+            raise UserError(f"output_fname is {output_fname!r}, which is another file's name; progress.txt would do")
         if not self.is_root:
             return
         if tensorboard:
@@ -90,6 +93,8 @@ class Logger:
         self.exp_name = exp_name or wanted.resolve().name
         self.output_dir = wanted if resume else _claim(wanted, output_fname)
         self.output_file = self.output_dir / output_fname
+        self.folder, self._table = RunFolder(self.output_dir), None if resume else bytearray()
+        self.folder.check()
         with writing(self.output_dir):
             self._lock = lock(self.output_dir)
         if self.output_dir.name not in (wanted.name, wanted.resolve().name):
@@ -97,7 +102,8 @@ class Logger:
         else:
             self.log(f"Logging to {self.output_dir}")
         if tensorboard:
-            self._tensorboard = SummaryWriter(str(self.output_dir))
+            suffix = f".{secrets.token_hex(8)}"  # else the name could be guessed, and a link be waiting there
+            self._tensorboard = SummaryWriter(str(self.output_dir), filename_suffix=suffix)
 
     def __enter__(self):
         return self
@@ -108,12 +114,13 @@ class Logger:
     def log(self, msg: str, color: str = "green") -> None:
         """Print a line, coloured on a terminal."""
         if not self.quiet:
+            msg = printable(msg)
             print(colorize(msg, color, bold=True) if self._colour else msg, flush=True)
 
     def warn(self, msg: str) -> None:
         """Print a line on stderr, `quiet` or not."""
         if self.is_root:
-            print(f"warning: {msg}", file=sys.stderr, flush=True)
+            print(f"warning: {printable(msg)}", file=sys.stderr, flush=True)
 
     def save_config(self, config: Mapping) -> None:
         """Write config.json: the arguments, `exp_name`, and as `run` the versions, commit, command and machine.
@@ -138,7 +145,7 @@ class Logger:
     def write_config(self) -> None:
         """The part of save_config that has to wait, where a run goes on, until it is known that it can."""
         if self.is_root:
-            replace_file(self.output_dir / "config.json", self.config)
+            self.folder.replace("config.json", self.config)
 
     def setup_pytorch_saver(self, module) -> None:
         """Name the torch.nn.Module whose parameters save_state writes."""
@@ -159,7 +166,8 @@ class Logger:
 
             data = io.BytesIO()
             torch.save(state, data)
-            replace_file(self.output_dir / name, data.getvalue())
+            self.check_lock()
+            self.folder.replace(name, data.getvalue())
 
     def log_tabular(self, key: str, val) -> None:
         """Put `val` (a number, a one-element array or tensor, a word) under `key` in this epoch's row, once."""
@@ -188,30 +196,52 @@ class Logger:
         self.progress(steps, now=True)
 
     def _write(self, row: dict) -> None:
+        self.check_lock()
+        name = self.output_file.name
+        if self._table is None:  # of a program that goes on with a run by itself
+            self._table = bytearray(self.output_file.read_bytes() if self.folder.size(name) else b"")
+            self.log_headers = self._table.partition(b"\n")[0].decode().split("\t") if self._table else []
         new = [key for key in row if key not in self.log_headers]
         if new:
             self.log_headers += new
-            with writing(self.output_file):
-                rows = self.output_file.read_bytes().splitlines()[1:]
+            rows = self._table.splitlines()[1:]
             lines = ["\t".join(map(cell, self.log_headers)).encode(), *(line + b"\tnan" * len(new) for line in rows)]
-            replace_file(self.output_file, b"\n".join(lines) + b"\n")
-        append_to_file(self.output_file, ("\t".join(cell(row.get(key)) for key in self.log_headers) + "\n").encode())
+            self._replace_table(b"\n".join(lines) + b"\n")
+        elif self.folder.size(name) != len(self._table):
+            self.warn(f"{self.output_file} was removed or changed while the run is at work; all its rows are back")
+            self._replace_table(self._table)
+        line = ("\t".join(cell(row.get(key)) for key in self.log_headers) + "\n").encode()
+        self.folder.append(name, line)
+        self._table += line
+
+    def _replace_table(self, content: bytes) -> None:
+        self.folder.replace(self.output_file.name, content)
+        self._table = bytearray(content)
+
+    def check_lock(self) -> None:
+        """Take the folder once more where its .lock was removed. Raises UserError where another process has it now."""
+        if self.is_root and self._lock is not None and not still_locked(self.output_dir, self._lock):
+            with writing(self.output_dir):
+                lost, self._lock = self._lock, None
+                os.close(lost)
+                self._lock = lock(self.output_dir)
+            self.warn(f"{self.output_dir / '.lock'} was removed while the run is at work; it is there again")
 
     def state_dict(self) -> dict:
         """The table so far, for a checkpoint."""
-        table = self.output_file.read_text("utf-8") if self.is_root else ""
+        table = self._table.decode() if self.is_root else ""
         return {"table": table, "headers": list(self.log_headers), "last_return": self._last_return}
 
     def load_state_dict(self, state: Mapping) -> None:
         """Bring the table to where it was: rows of later epochs will come again."""
         self.log_headers, self._last_return = list(state["headers"]), state["last_return"]
         if self.is_root:
-            replace_file(self.output_file, state["table"].encode())
+            self._replace_table(state["table"].encode())
 
     def begin_table(self) -> None:
         """Let go of rows that the file has from an earlier try."""
         if self.is_root:
-            replace_file(self.output_file, b"")
+            self._replace_table(b"")
 
     def progress(self, steps: float, now: bool = False) -> None:
         """Move the progress bar, where there is one, to `steps`; cheap enough to call at every step."""

@@ -23,7 +23,8 @@ import numpy as np
 
 from spinup import stats
 from spinup.cli import Parser
-from spinup.errors import UserError, closest
+from spinup.errors import UserError, closest, printable
+from spinup.files import replacing
 from spinup.results import UNKNOWN, Line, column, load, scores, series, table, table_text
 from spinup.terminal import short
 
@@ -314,7 +315,7 @@ def _label(columns: set[str], value: str, normalize=None) -> str:
 
 
 def _run_name(group: str, run: str) -> str:
-    name = Path(run).resolve().name
+    name = printable(Path(run).resolve().name)
     return name if name.startswith(group) else f"{group}, {name}"
 
 
@@ -482,7 +483,7 @@ def main(argv: list[str] | None = None) -> None:
     for value in args.value:
         empty = [str(run) for run, rows in df.groupby("run", sort=False) if not column(rows, value)]
         if 0 < len(empty) < df["run"].nunique():
-            print(f"Left out, without numbers in {value}: {', '.join(empty)}")
+            print(printable(f"Left out, without numbers in {value}: {', '.join(empty)}"))
     if args.table:
         for value in args.value:
             found = table(df, value, args.xaxis, args.smooth, normalize)
@@ -501,8 +502,8 @@ def _show_table(found: "pd.DataFrame", path: Path | None, value: str) -> None:
         print(f"{value}:\n{table_text(found, 'txt')}", end="")
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(table_text(found, path.suffix[1:]), encoding="utf-8")
+        with replacing(path) as draft:
+            draft.write_text(table_text(found, path.suffix[1:]), encoding="utf-8")
     except OSError as error:
         raise UserError(f"plot: cannot write {path}: {error.strerror or error}") from error
     print(f"Saved {path}")
@@ -547,9 +548,8 @@ def _save(figure, path: Path) -> None:
     if path.suffix[1:].lower() not in kinds:
         raise UserError(f"plot: cannot write a {path.suffix} file; --out takes {', '.join(sorted(kinds))}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(STYLE):
-            figure.savefig(path)
+        with matplotlib.rc_context(STYLE), replacing(path) as draft:
+            figure.savefig(draft)
     except OSError as error:
         raise UserError(f"plot: cannot write {path}: {error.strerror or error}") from error
     plt.close(figure)

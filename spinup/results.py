@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from spinup.errors import UserError, closest
+from spinup.errors import UserError, closest, printable
 from spinup.stats import iqm, iqm_interval
 from spinup.terminal import short
 
@@ -140,7 +140,7 @@ def _run(path: Path, label: str | None) -> "pd.DataFrame":
     data = read(path / "progress.txt")
     rows = len(next(iter(data.values()), ()))
     first = {
-        "group": str(label or config.get("exp_name") or re.sub(r"_s\d+(-\d+)?$", "", path.resolve().name)),
+        "group": printable(str(label or config.get("exp_name") or re.sub(r"_s\d+(-\d+)?$", "", path.resolve().name))),
         "env": env if named else UNKNOWN,
         "seed": pd.array([seed] * rows, dtype="Int64"),
         "run": str(path),

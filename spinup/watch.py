@@ -23,9 +23,10 @@ from torch import nn
 
 from spinup import nets
 from spinup.cli import Parser
-from spinup.config import read_config
+from spinup.config import imported_by, read_config
 from spinup.envs import VecEnv, evaluate, make_env, make_envs
-from spinup.errors import UserError, first_line, install
+from spinup.errors import UserError, first_line, install, printable
+from spinup.files import replacing
 
 EnvFn = str | Callable
 ONLY_TRAINING = ("rew_norm.", "temperature.")  # saved with a policy that can do without
@@ -90,7 +91,7 @@ def read_state(folder: Path, itr: int | str | None) -> dict[str, torch.Tensor]:
 def spaces_of(folder: Path, config: dict) -> VecEnv:
     """The environment of a run; refuses one whose module would have to be imported."""
     env_id = str(config.get("env_fn"))
-    module = env_id.rpartition(":")[0]
+    module = imported_by(env_id)
     if module and module not in sys.modules:
         raise UserError(
             f"{folder}: its environment '{env_id}' imports {module}; allow it with --env {env_id} (env_fn=)"
@@ -132,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         played = evaluate(policy, env, *how, args.len, env_kwargs)
     actions = "the mode of the policy" if args.deterministic else "actions sampled"
-    print(f"{args.episodes} episode{'s' * (args.episodes > 1)} of {env}, seed {args.seed}, {actions}")
+    print(f"{args.episodes} episode{'s' * (args.episodes > 1)} of {printable(str(env))}, seed {args.seed}, {actions}")
     for key, values in played.items():
         print(f"{key}  mean {np.mean(values):.2f}  std {np.std(values):.2f}  min {min(values):g}  max {max(values):g}")
 
@@ -228,15 +229,14 @@ def record(
     """
     file = prepare_video(file)
     canvas = open_canvas(env, env_kwargs or {}, max_ep_len)
-    with contextlib.closing(canvas):
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.open("wb").close()  # a fault shows now, not after the episodes
-        except OSError as error:
-            raise UserError(f"cannot write {file}: {error.strerror or error}") from error
+    with contextlib.closing(canvas), contextlib.ExitStack() as stack:
         height, width, _ = draw(canvas).shape
         fps = float(canvas.envs.metadata.get("render_fps") or 30)
-        with WRITERS[file.suffix.lower()](file, fps, (width, height)) as write:
+        try:
+            draft = stack.enter_context(replacing(file, interrupted=True))  # a fault shows now, not after the episodes
+        except OSError as error:
+            raise UserError(f"cannot write {file}: {error.strerror or error}") from error
+        with WRITERS[file.suffix.lower()](draft, fps, (width, height)) as write:
             played = play(policy, canvas, episodes, deterministic, seed, lambda: write(draw(canvas)))
     print(f"Saved {file}")
     return played
