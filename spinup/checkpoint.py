@@ -174,12 +174,11 @@ class RunState:
         if self.saved == self.t:
             return
         root, rank = self.checkpoints, mpi.proc_id()
-        if rank == 0:
-            self.logger.check_lock()
-            root.make()
+        self.logger.check_lock()
         new = root.below(mpi.share(temporary(str(self.t))))
-        with writing(new.path):
+        with writing(root.path / str(self.t)):
             if rank == 0:
+                root.make()
                 new.make()
             mpi.barrier()
             try:
@@ -267,6 +266,8 @@ class RunState:
 
     def facts(self) -> dict:
         """What must be the same for a checkpoint to be used."""
+        arguments = {name: value for name, value in self.config.items() if name not in FREE}
+        arguments |= {name: self.config.get(name) or {} for name in ("env_kwargs", "ac_kwargs")}  # None is none
         return {
             "format": FORMAT,
             "spinup": __version__,
@@ -277,7 +278,7 @@ class RunState:
             "num_envs": self.envs.num_envs,
             "processes": mpi.num_procs(),
             "torch": torch.__version__,
-            "arguments": convert_json({name: x for name, x in self.config.items() if name not in FREE}),
+            "arguments": convert_json(arguments),
         }
 
     # ---- are the parameters sound?
@@ -334,7 +335,11 @@ def check_facts(checkpoint: Path, saved: Mapping, here: Mapping) -> None:
         difference = f"{checkpoint} is of {key} {before}, and this is {now}"
         if key not in ("torch", *CHANGEABLE):
             raise UserError(f"{difference}; it can't be resumed here")
-        rest = "it is this from now on" if key in CHANGEABLE else "the last bits may differ from the whole run's"
+        rest = (
+            "the run continues with this value"
+            if key in CHANGEABLE
+            else "the last bits may differ from the whole run's"
+        )
         if mpi.proc_id() == 0:
             print(f"warning: {printable(difference)}: {rest}", file=sys.stderr)
 

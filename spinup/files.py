@@ -105,11 +105,10 @@ class RunFolder:
 
     def make(self) -> None:
         """Make the folder where it is not there yet."""
-        with writing(self.path):
-            if self.parent is None:
-                return self.path.mkdir(parents=True, exist_ok=True)
-            with self.parent.opened() as (at, above), contextlib.suppress(FileExistsError):
-                os.mkdir(at(self.path.name), dir_fd=above)
+        if self.parent is None:
+            return self.path.mkdir(parents=True, exist_ok=True)
+        with self.parent.opened() as (at, above), contextlib.suppress(FileExistsError):
+            os.mkdir(at(self.path.name), dir_fd=above)
 
     def names(self) -> list[str]:
         with self.opened() as (_, here):
@@ -120,7 +119,7 @@ class RunFolder:
         try:
             with self.opened() as (at, here):
                 status = os.stat(at(name), dir_fd=here, follow_symlinks=False)
-        except FileNotFoundError:
+        except OSError:
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1 else None
 
@@ -133,7 +132,7 @@ class RunFolder:
 
     def replace(self, name: str, data: bytes) -> None:
         """Give a file the content `data` at once: a reader finds all of the old or of the new, also after a crash."""
-        draft = temporary(name)
+        draft = temporary(bare(name))
         with writing(self.path / name):
             try:
                 with self.create(draft) as file:
