@@ -26,7 +26,7 @@ APPEND = os.O_WRONLY | os.O_APPEND | NO_LINK
 TEMPORARY = r"\.{name}\.[0-9a-f]{{16}}\.tmp"  # what `temporary` makes of a name
 CHECKPOINT = re.compile(rf"rank\d+\.pt|manifest\.json|{TEMPORARY.format(name='manifest.json')}")  # files of one
 OURS = r"config\.json|status\.json|(output|error)\.txt|model(\d+|_best)?\.pt|events\.out\.tfevents\..*"  # and a table
-RESERVED = re.compile(rf"{OURS}|checkpoint|\..*")  # what the table's name must not be
+RESERVED = re.compile(rf"{OURS}|checkpoint|\..*", re.IGNORECASE)  # what the table's name must not be
 
 
 @contextlib.contextmanager
@@ -43,14 +43,19 @@ def bare(name: str) -> str:
     """`name`, where it is a file's name alone. Raises UserError for a path, which could lead out of a run's folder."""
     if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0]", name):
         raise UserError(f"{name!r:.80} is not the name of a file in a run's folder; a name without slashes is")
-    if os.name == "nt" and ":" in name:
-        raise UserError(f"{name!r:.80} has a colon, which Windows does not allow in the name of a file")
+    if os.name == "nt" and (":" in name or name[-1] in ". "):
+        raise UserError(f"{name!r:.80} has a colon, or a point or space at its end, which Windows does not allow")
     return name
 
 
 def temporary(name: str) -> str:
     """A hidden name that nobody can guess."""
     return f".{name}.{secrets.token_hex(8)}.tmp"
+
+
+def plain(status: os.stat_result) -> bool:
+    """Whether it is a file that has no other name: not a folder, link or pipe."""
+    return stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
 
 
 class RunFolder:
@@ -68,17 +73,14 @@ class RunFolder:
     @contextlib.contextmanager
     def opened(self) -> Iterator[tuple[Callable[[str], str | Path], int | None]]:
         """Gives (at, here): what the functions of `os` take for a name in this folder, and as their dir_fd."""
-        if DESCRIPTORS:
-            flags = os.O_RDONLY | os.O_DIRECTORY
-            if self.parent is None:
-                here = os.open(self.path, flags)
-            else:
-                with self.parent.opened() as (at, above):
-                    here = os.open(at(self.path.name), flags | os.O_NOFOLLOW, dir_fd=above)
+        here, flags = None, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
+        if self.parent is None:
+            here = os.open(self.path, flags) if DESCRIPTORS else None
         else:
-            here = None
-            if self.parent is not None and self.is_link():
-                raise OSError(errno.ENOTDIR, "it is a link")
+            with self.parent.opened() as (at, above):
+                if not DESCRIPTORS and self.is_link():
+                    raise OSError(errno.ENOTDIR, "it is a link")
+                here = os.open(at(self.path.name), flags | os.O_NOFOLLOW, dir_fd=above) if DESCRIPTORS else None
         try:
             status = os.stat(self.path if here is None else here)
             found = status.st_dev, status.st_ino
@@ -121,7 +123,7 @@ class RunFolder:
                 status = os.stat(at(name), dir_fd=here, follow_symlinks=False)
         except OSError:
             return None
-        return status.st_size if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1 else None
+        return status.st_size if plain(status) else None
 
     # ---- writing
 
@@ -155,7 +157,11 @@ class RunFolder:
         if self.size(name) is None:
             self.replace(name, b"")
         with self.opened() as (at, here):
-            return os.fdopen(os.open(at(name), APPEND, dir_fd=here), "ab", buffering=0)
+            file = os.fdopen(os.open(at(name), APPEND, dir_fd=here), "ab", buffering=0)
+        if not plain(os.fstat(file.fileno())):  # put there just now
+            file.close()
+            raise OSError(errno.EEXIST, "something else has taken its place")
+        return file
 
     def rename(self, old: str, new: str) -> None:
         """Give a file or folder another name, in the place of what has it."""
@@ -242,6 +248,14 @@ def replacing(path: Path, interrupted: bool = False) -> Iterator[Path]:
     except OSError:
         folder.remove(re.compile(re.escape(draft)))
         raise
+
+
+def check_file(path: Path) -> int:
+    """A file's size. Raises OSError for a pipe, a device or a folder, which could be read for ever."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return status.st_size
 
 
 def checksum(path: Path) -> str:

@@ -28,7 +28,7 @@ from spinup import mpi
 from spinup.checkpoint import newest
 from spinup.config import convert_json
 from spinup.errors import UserError, install, printable
-from spinup.files import RunFolder, replace_file
+from spinup.files import RunFolder, check_file, replace_file
 
 DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -119,6 +119,7 @@ def output_to(file: Path) -> Iterator[None]:
 
 def read_status(folder: Path) -> dict:
     try:
+        check_file(folder / STATUS)
         status = json.loads((folder / STATUS).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
@@ -369,6 +370,7 @@ class Overview:
 def why(folder: Path) -> str:
     """The last line of error.txt: a traceback's is the error, of whose class a mistake of the user's needs no word."""
     try:
+        check_file(folder / ERROR)
         lines = (folder / ERROR).read_text("utf-8").split("\n")
     except OSError:
         return "failed"
@@ -379,6 +381,7 @@ def why(folder: Path) -> str:
 def progress(folder: Path, running: bool) -> tuple[str, str, str]:
     """Steps, last return and time left of the run in `folder`, from its last row; blank where there is none."""
     try:
+        check_file(folder / "config.json"), check_file(folder / "progress.txt")
         config = json.loads((folder / "config.json").read_text("utf-8"))
         header, *rows = [line.split("\t") for line in (folder / "progress.txt").read_text().split("\n")[:-1]]
         row = dict(zip(header, map(float, rows[-1]), strict=True))

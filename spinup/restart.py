@@ -131,5 +131,8 @@ def main(argv: Sequence[str]) -> None:
     processes = record.get("processes", 1) if isinstance(record, dict) else 1
     if not isinstance(processes, int) or processes < 1:
         raise UserError(f"{folder / 'config.json'}: processes is {processes!r:.80}; it must be an int from 1")
+    if not mpi.launched() and processes > 4 * (os.cpu_count() or 1):  # a stranger's folder could ask for any number
+        how = f"mpiexec -n {processes} python -m spinup.run resume ..."
+        raise UserError(f"{folder} asks for {processes} processes, many more than there are cores; start it by {how}")
     mpi.mpi_fork(processes)
     resume(folder, args.epochs, env_fn=args.env)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from spinup.errors import UserError, closest, printable
+from spinup.files import check_file
 from spinup.stats import iqm, iqm_interval
 from spinup.terminal import short
 
@@ -34,6 +35,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     A column without any number is an array of strings.
     """
     try:
+        check_file(path)
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
@@ -129,6 +131,7 @@ def _run(path: Path, label: str | None) -> "pd.DataFrame":
     import pandas as pd
 
     try:
+        check_file(path / "config.json")
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none, or half written
         config = {}

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -17,7 +18,7 @@ import torch
 from test_resume import Ended, same_run, table, train
 
 import spinup
-from spinup import files, jobs, watch
+from spinup import files, jobs, results, watch
 from spinup.config import read_config
 from spinup.errors import Fault, UserError, first_line, printable
 from spinup.files import RunFolder
@@ -151,6 +152,58 @@ def test_resume_replaces_what_stands_in_the_place_of_a_file(run, home, kind, nam
     assert stat.S_ISREG(os.lstat(run / "model.pt").st_mode)
     assert stat.S_ISREG(os.lstat(run / "progress.txt").st_mode)
     assert (run / "checkpoint" / "120" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link", "a folder"])
+def test_what_stands_in_the_place_of_the_next_checkpoint_stays(run, home, kind):
+    there = run / "checkpoint" / "120"
+    makers = {"a file": lambda: there.write_text("x"), "a link": lambda: there.symlink_to(home)}
+    makers.get(kind, lambda: shutil.copytree(home, there))()
+    with pytest.raises(UserError, match=r"cannot write .*checkpoint/120: "):
+        spinup.resume(run, epochs=3)
+    assert untouched(home)
+    assert sorted(p.name for p in (run / "checkpoint").iterdir()) == ["120", "80"]
+    assert kind != "a folder" or untouched(there)
+
+
+@pytest.mark.parametrize("name", ["progress.txt", "config.json"])
+@pytest.mark.parametrize("kind", ["pipe", "link to a device"])
+def test_plot_and_the_overview_do_not_wait_for_what_is_not_a_file(run, home, name, kind):
+    (run / name).unlink()
+    kinds(run / name, home)[kind]()
+    if name == "progress.txt":
+        with pytest.raises(UserError, match=r"cannot read .*progress.txt: it is not a regular file"):
+            results.load(run)
+    else:
+        assert len(results.load(run)) == 2
+    assert jobs.progress(run, running=True) == ("", "", "")
+    for other in ("status.json", "error.txt"):
+        (run / other).unlink(missing_ok=True)
+        kinds(run / other, home)[kind]()
+    assert jobs.read_status(run) == {}
+    assert jobs.why(run) == "failed"
+
+
+def test_without_descriptors_of_folders_links_are_not_followed_either(run, home, monkeypatch):
+    """As on Windows."""
+    monkeypatch.setattr(files, "DESCRIPTORS", False)
+    for name in ("progress.txt", "model.pt"):
+        (run / name).unlink()
+        (run / name).symlink_to(home / ".bashrc")
+    (run / "checkpoint" / "20").symlink_to(home / "2024")
+    (run / "checkpoint" / ".60.tmp").mkdir()
+    spinup.resume(run, epochs=3)
+    assert untouched(home)
+    assert rows(run) == ["1", "2", "3"]
+    assert sorted(p.name for p in (run / "checkpoint").iterdir()) == ["120", "20"]
+    (run / "checkpoint").rename(run / "kept")
+    (run / "checkpoint").symlink_to(home)
+    folder = RunFolder(run).below("checkpoint")
+    for attempt in (lambda: folder.create("x"), folder.names, lambda: folder.rename("2024", "x")):
+        with pytest.raises(OSError, match="it is a link"):
+            attempt()
+    folder.remove_folder("2024", re.compile(".*"))
+    assert untouched(home)
 
 
 @pytest.mark.parametrize("name", ["progress.txt", "model.pt"])
@@ -497,6 +550,13 @@ def test_resume_takes_only_what_it_knows(run, changes, message):
     with pytest.raises(UserError, match=message):
         spinup.resume(run, epochs=3)
     assert (run / "progress.txt").read_bytes() == before
+
+
+def test_resume_starts_no_crowd_of_processes(run, capsys):
+    configure(run, run={"processes": 100_000})
+    with pytest.raises(SystemExit):
+        main(["resume", str(run), "--epochs", "3"])
+    assert "asks for 100000 processes, many more than there are cores" in capsys.readouterr().err
 
 
 def test_resume_ignores_where_the_folder_says_it_lies(run, tmp_path):
