@@ -183,14 +183,14 @@ class RunState:
             mpi.barrier()
             try:
                 self.write_to(new)
+                if rank == 0:
+                    root.rename(new.path.name, str(self.t))
+                    root.sync()
             except BaseException as error:
                 root.remove_folder(new.path.name, CHECKPOINT)
                 if not isinstance(error, OSError | RuntimeError):  # torch tells of a full disk by the latter
                     raise
                 raise OSError(getattr(error, "errno", None), first_line(error)) from error
-            if rank == 0:
-                root.rename(new.path.name, str(self.t))
-                root.sync()
         if rank == 0:
             for name in filter(is_checkpoint, root.names()):
                 whole = root.below(name).size("manifest.json") is not None
@@ -335,11 +335,7 @@ def check_facts(checkpoint: Path, saved: Mapping, here: Mapping) -> None:
         difference = f"{checkpoint} is of {key} {before}, and this is {now}"
         if key not in ("torch", *CHANGEABLE):
             raise UserError(f"{difference}; it can't be resumed here")
-        rest = (
-            "the run continues with this value"
-            if key in CHANGEABLE
-            else "the last bits may differ from the whole run's"
-        )
+        rest = "the run continues with this value" if key in CHANGEABLE else "the last bits may differ from then on"
         if mpi.proc_id() == 0:
             print(f"warning: {printable(difference)}: {rest}", file=sys.stderr)
 

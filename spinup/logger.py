@@ -229,7 +229,7 @@ class Logger:
 
     def state_dict(self) -> dict:
         """The table so far, for a checkpoint."""
-        table = self._table.decode() if self.is_root else ""
+        table = (self._table or b"").decode() if self.is_root else ""
         return {"table": table, "headers": list(self.log_headers), "last_return": self._last_return}
 
     def load_state_dict(self, state: Mapping) -> None:
