@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import Ended, same_run, table, train
+from test_resume import same_run, table, train
 
 import spinup
 from spinup import files, jobs, results, watch
@@ -48,23 +48,16 @@ def untouched(home):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run of two epochs, as the command line makes it, and one that died in its fourth of five."""
+    """A run of two epochs, as the command line makes it."""
     root = tmp_path_factory.mktemp("made")
     words = "vpg --env CartPole-v1 --steps 40 --epochs 2 --num_envs 1 --hid 8 --checkpoint_freq 1 --quiet"
     main([*words.split(), "--data_dir", str(root)])
-    with pytest.raises(Ended):
-        train("ppo", root / "ended", step=200)
     return root
 
 
 @pytest.fixture
 def run(made, tmp_path):
     return Path(shutil.copytree(made / "cmd_vpg" / "cmd_vpg_s0", tmp_path / "run"))
-
-
-@pytest.fixture
-def ended(made, tmp_path):
-    return Path(shutil.copytree(made / "ended", tmp_path / "ended"))
 
 
 def configure(folder, **changes):
@@ -105,7 +98,7 @@ def kinds(path, home):
 
 @pytest.mark.parametrize(
     "name",
-    ["../home/.bashrc", "/tmp/x", "a/b", "..", ".", "", "a\\b", "a\0b", 5, None, "a/", "//x"],
+    ["../home/.bashrc", "/x", "a/b", "..", ".", "", "a\\b", "a\0b", 5, None, "a/", "//x"],
 )
 def test_a_name_is_bare(tmp_path, name):
     for attempt in (RunFolder(tmp_path).replace, lambda name, data: Logger(tmp_path / "run", name, quiet=True)):
@@ -299,7 +292,7 @@ def test_only_our_own_checkpoints_are_removed(run, home):
     assert sorted(p.name for p in root.iterdir()) == ["160", "20", "2024", "40", "thesis"]
 
 
-@pytest.mark.parametrize("foreign", ["../../../home/.bashrc", "/etc/passwd", "rank0.pt/../../x"])
+@pytest.mark.parametrize("foreign", ["../../../home/.bashrc", "/x/passwd", "rank0.pt/../../x"])
 def test_a_manifest_cannot_name_files(run, home, foreign):
     """Which files a checkpoint has follows from the number of processes alone."""
     manifest = run / "checkpoint" / "80" / "manifest.json"
