@@ -2,7 +2,7 @@
 
 A run's folder holds checkpoint/STEPS/ with a file of tensors for each MPI process, rank0.pt, rank1.pt, ..., and with
 manifest.json, which has their SHA-256 and what they belong to. The folder takes this name when all is on the disk, and
-only then is the checkpoint before it removed.
+only then is the checkpoint before it removed: these files alone, and the folder where it has no others.
 """
 
 import itertools
@@ -10,7 +10,6 @@ import json
 import math
 import os
 import random
-import shutil
 import signal
 import sys
 import threading
@@ -24,20 +23,26 @@ import numpy as np
 import torch
 
 from spinup import __version__, mpi
-from spinup.config import allow_import, convert_json
+from spinup.config import CHANGEABLE, allow_import, convert_json
 from spinup.envs import as_names, bind, evaluation_columns, wrapper_flags
-from spinup.errors import Fault, UserError, first_line
-from spinup.files import check_file, checksum, read_text, replace_file, to_disk, writing
+from spinup.errors import Fault, UserError, first_line, printable
+from spinup.files import CHECKPOINT, RunFolder, check_file, checksum, is_checkpoint, read_text, temporary, writing
 from spinup.logger import EpochLogger
 from spinup.nets import describe
 from spinup.optim import set_progress
 from spinup.saved import load_tensors, model_file, read_policy
 from spinup.terminal import say, say_at_once
 
-FORMAT = 1  # of the files; another one cannot be read
+FORMAT = 2  # of the files; another one cannot be read, except 1, which does not have the arguments
 COUNTERS = ("epoch", "t", "updates", "best_return", "best", "without_best", "stopped")
 STOPS = ("stop_at", "patience", "on_epoch")  # arguments that can end a run before its last epoch
 LONGEST_MANIFEST = 2**22  # bytes
+# Arguments that a checkpoint does not depend on, or that are among its facts in another form.
+FREE = {
+    *("epochs", "save_freq", "checkpoint_freq", "eval_freq", "num_test_episodes", "vectorization", "threads", "device"),
+    *("num_test_envs", "init_from", "on_epoch", "wrappers", "log_info"),
+    *("capture", "logger_kwargs", "env_fn", "actor_critic", "algorithm", "num_envs"),
+}
 CALLS_BETWEEN_AGREEMENTS = 20  # steps between two rounds in which MPI processes ask each other whether to stop
 
 
@@ -68,6 +73,7 @@ class RunState:
         self.folder = mpi.share(logger.output_dir)
         log_info = as_names(config.get("log_info"))
         logger.means = [*log_info, *(evaluation_columns(log_info) if config.get("eval_freq") else ())]
+        self.checkpoints = RunFolder(self.folder).below("checkpoint")
         self.epoch, self.t, self.updates, self.seconds = 1, 0, 0, 0.0
         self.best_return, self.best, self.without_best = -math.inf, None, 0
         self.stopped = None  # which condition has ended the run, and its value
@@ -227,33 +233,44 @@ class RunState:
         """Write a checkpoint, then remove the one before."""
         if self.saved == self.t:
             return
-        root, rank = self.folder / "checkpoint", mpi.proc_id()
-        new = root / f".{self.t}.tmp"
-        with writing(new):
+        root, rank = self.checkpoints, mpi.proc_id()
+        self.logger.check_lock()
+        new = root.below(mpi.share(temporary(str(self.t))))
+        with writing(root.path / str(self.t)):
             if rank == 0:
-                shutil.rmtree(new, ignore_errors=True)
-                new.mkdir(parents=True)
+                root.make()
+                new.make()
             mpi.barrier()
             try:
-                file = new / f"rank{rank}.pt"
-                torch.save(pack(self.state_dict()), file)
-                to_disk(file)
-                digests = mpi.allgather(checksum(file))
+                self.write_to(new)
                 if rank == 0:
-                    manifest = {**self.facts(), "epochs done": self.epoch - 1, "sha256": digests}
-                    manifest |= {"stopped": self.stopped} if self.stopped else {}
-                    replace_file(new / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
-                    to_disk(new)
-                    os.replace(new, root / str(self.t))
-                    to_disk(root)
-            except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
-                shutil.rmtree(new, ignore_errors=True)
+                    root.rename(new.path.name, str(self.t))
+                    root.sync()
+            except BaseException as error:
+                root.remove_folder(new.path.name, CHECKPOINT)
+                if not isinstance(error, OSError | RuntimeError):  # torch tells of a full disk by the latter
+                    raise
                 raise OSError(getattr(error, "errno", None), first_line(error)) from error
         if rank == 0:
-            for old in root.iterdir():
-                if old.name != str(self.t):
-                    shutil.rmtree(old, ignore_errors=True)
+            for name in filter(is_checkpoint, root.names()):
+                whole = root.below(name).size("manifest.json") is not None
+                if name != str(self.t) and (whole or name.startswith(".")):
+                    root.remove_folder(name, CHECKPOINT)
         self.saved = self.t
+
+    def write_to(self, folder: RunFolder) -> None:
+        """Put this process's file in a folder, and the manifest where this is the first process."""
+        rank = mpi.proc_id()
+        with folder.create(f"rank{rank}.pt") as file:
+            torch.save(pack(self.state_dict()), file)
+            file.flush()
+            os.fsync(file.fileno())
+        digests = mpi.allgather(checksum(folder.path / f"rank{rank}.pt"))
+        if rank == 0:
+            manifest = {**self.facts(), "epochs done": self.epoch - 1, "sha256": digests}
+            manifest |= {"stopped": self.stopped} if self.stopped else {}
+            folder.replace("manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+            folder.sync()
 
     def state_dict(self) -> dict:
         """All that changes in a run, on this process."""
@@ -277,6 +294,8 @@ class RunState:
         """
         manifest = read_manifest(checkpoint)
         check_facts(checkpoint, manifest, self.facts())
+        if len(manifest["sha256"]) != mpi.num_procs():
+            raise UserError(f"{checkpoint / 'manifest.json'} is damaged (sha256 is of {len(manifest['sha256'])} files)")
         state = read_state(checkpoint / f"rank{mpi.proc_id()}.pt", manifest["sha256"][mpi.proc_id()])
         for name, part in self.parts.items():
             saved = state["parts"][name]
@@ -310,6 +329,9 @@ class RunState:
 
     def facts(self) -> dict:
         """What must be the same for a checkpoint to be used."""
+        arguments = {name: value for name, value in self.config.items() if name not in FREE}
+        for name in ("env_kwargs", "ac_kwargs"):  # functions and classes have no form in which they could be compared
+            arguments[name] = {k: x for k, x in (self.config.get(name) or {}).items() if not callable(x)}
         return {
             "format": FORMAT,
             "spinup": __version__,
@@ -320,6 +342,7 @@ class RunState:
             "num_envs": self.envs.num_envs,
             "processes": mpi.num_procs(),
             "torch": torch.__version__,
+            "arguments": convert_json(arguments),
         }
 
     # ---- are the parameters sound?
@@ -352,22 +375,33 @@ def newest(folder: Path) -> Path | None:
 def read_manifest(checkpoint: Path) -> dict:
     try:
         manifest = json.loads(read_text(checkpoint / "manifest.json", LONGEST_MANIFEST))
-        if not all(isinstance(digest, str) for digest in manifest["sha256"]):
-            raise TypeError("sha256 is no list of words")
+        digests = manifest["sha256"]
+        if not isinstance(digests, list) or not all(isinstance(digest, str) for digest in digests):
+            raise TypeError("sha256 is not a list of words")
+        if not isinstance(manifest["epochs done"], int):
+            raise TypeError("epochs done is not a number")
         return manifest
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{checkpoint / 'manifest.json'} is damaged ({first_line(error)})") from error
 
 
 def check_facts(checkpoint: Path, saved: Mapping, here: Mapping) -> None:
-    """Raise UserError for the first difference that matters, and warn of one that may change the last bits."""
-    for key, value in here.items():
-        if saved.get(key) == value:
+    """Raise UserError for the first difference that matters, and warn of those that the run can live with."""
+    if saved.get("format") == 1 and "arguments" not in saved:
+        saved = {**saved, "format": FORMAT, "arguments": here["arguments"]}
+    arguments = saved.get("arguments")
+    arguments = arguments if isinstance(arguments, dict) else {}
+    pairs = [(key, saved.get(key), value) for key, value in here.items() if key != "arguments"]
+    pairs += [(key, arguments.get(key), value) for key, value in here["arguments"].items()]
+    for key, before, now in pairs:
+        if before == now:
             continue
-        difference = f"{checkpoint} is of {key} {saved.get(key)}, and this is {value}"
-        if key != "torch":
-            raise UserError(f"{difference}; it cannot be gone on with here")
-        say(f"warning: {difference}: the run may differ from the uninterrupted one in the last bits", error=True)
+        difference = f"{checkpoint} is of {key} {before}, and this is {now}"
+        if key not in ("torch", *CHANGEABLE):
+            raise UserError(f"{difference}; it can't be resumed here")
+        rest = "the run continues with this value" if key in CHANGEABLE else "the last bits may differ from then on"
+        if mpi.proc_id() == 0:
+            say(f"warning: {printable(difference)}: {rest}", error=True)
 
 
 def read_state(file: Path, digest: str) -> dict:

@@ -254,6 +254,7 @@ def record(config: Mapping) -> dict:
         **versions,
         **git,
         "platform": platform.platform(),
+        "host": platform.node(),
         "device": device,
         "threads": torch.get_num_threads() if torch else None,
         "processes": mpi.num_procs(),
@@ -268,7 +269,14 @@ def allow_import(env_fn) -> str:
     """What a command with a run's folder needs too where the environment is "module:Env-v0": what a folder names is
     imported only if the command names it as well.
     """
-    return f" --env {env_fn}" if isinstance(env_fn, str) and ":" in env_fn else ""
+    return f" --env {env_fn}" if isinstance(env_fn, str) and imported_by(env_fn) else ""
+
+
+def imported_by(env_id: str) -> str:
+    """The module that making an environment imports; "" for none."""
+    if env_id.startswith(("GymV21Environment", "GymV26Environment")):  # Gymnasium's way to those of the old Gym
+        return "what its env_kwargs name"
+    return env_id.rpartition(":")[0]
 
 
 def read_config(path: str | Path) -> tuple[Path, dict]:

@@ -72,6 +72,16 @@ def install(extra: str) -> str:
     return f'pip install -e "{where}[{extra}]"'
 
 
+def printable(text: str, keep: str = "") -> str:
+    """`text` for a terminal or a figure: what could be a command to it, or turn lines around, is shown as its escape.
+
+    keep: characters to leave as they are
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
 class UserError(ValueError):
     """A mistake of the user's: says in one line what was wrong and what would be right; the command exits with 2.
 
@@ -81,12 +91,18 @@ class UserError(ValueError):
     def __init__(self, message: object):
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in str(message)))
 
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="\n")  # part of it may come from a file
+
 
 class Fault(RuntimeError):
     """A run that cannot go on, through no fault of the command's: says in one line what failed, where and when.
 
     The command line prints that line, after the traceback of what caused it where there is one, and exits with 1.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="\n")
 
 
 def user_path(path: str | Path) -> Path:
@@ -100,7 +116,7 @@ def user_path(path: str | Path) -> Path:
 
 def first_line(error: BaseException) -> str:
     """An exception's class and message, in one line of bounded length."""
-    return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+    return f"{type(error).__name__}: {printable(' '.join(str(error).split())):.200}"
 
 
 def closest(word: str, choices: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:

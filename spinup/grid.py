@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from spinup import mpi
 from spinup.config import setup_logger_kwargs
-from spinup.errors import UserError, closest
+from spinup.errors import UserError, closest, printable
 from spinup.jobs import (
     BEFORE,
     DONE,
@@ -115,7 +115,7 @@ class ExperimentGrid:
         say(f"Grid '{self.name}': {len(variants)} runs")
         for key, setting in self.settings.items():
             values = ", ".join(valid_str(v) if callable(v) else str(v) for v in setting.vals)
-            say(f"  {key}{f' [{short[key]}]' if short.get(key) else ''}: {values}")
+            say(printable(f"  {key}{f' [{short[key]}]' if short.get(key) else ''}: {values}"))
         seeds = Counter(self.variant_name(v) for v in variants)
         say("\n".join(f"  -> {name}" + (f" x {n} seeds" if n > 1 else "") for name, n in seeds.items()))
 

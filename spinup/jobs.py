@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import pickle
 import platform
-import shutil
 import signal
 import sys
 import threading
@@ -29,8 +28,8 @@ from typing import Any, NamedTuple
 from spinup import mpi
 from spinup.checkpoint import newest
 from spinup.config import convert_json
-from spinup.errors import UserError, install, user_path
-from spinup.files import replace_file
+from spinup.errors import UserError, install, printable, user_path
+from spinup.files import RunFolder, check_file, replace_file
 from spinup.terminal import open_closed_streams, say, writing_to
 
 DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"
@@ -83,7 +82,7 @@ def perform(job: Job, apart: bool = False) -> Run:
             outcome = WRONG if isinstance(error, UserError) else FAILED if isinstance(error, Exception) else STOPPED
             write_status(job, outcome, start)
             if mpi.proc_id() == 0:
-                (job.folder / ERROR).write_text(traceback.format_exc(), "utf-8")
+                replace_file(job.folder / ERROR, traceback.format_exc().encode("utf-8", "backslashreplace"))
             if not apart or not isinstance(error, Exception):
                 raise
             report(job, error)
@@ -107,7 +106,7 @@ def output_to(file: Path) -> Iterator[None]:
             stream.flush()
     kept = [os.dup(1), os.dup(2)]
     streams = sys.stdout, sys.stderr
-    with open(file, "ab", buffering=0) as out:
+    with RunFolder(file.parent).appending(file.name) as out:
         os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
     # An executor's worker may have put something else in place of the streams.
     how = {"encoding": "utf-8", "errors": "backslashreplace", "line_buffering": True}
@@ -126,6 +125,7 @@ def output_to(file: Path) -> Iterator[None]:
 
 def read_status(folder: Path) -> dict:
     try:
+        check_file(folder / STATUS)
         status = json.loads((folder / STATUS).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
@@ -168,7 +168,7 @@ def place(job: Job) -> tuple[Job, bool]:
         kwargs["resume"] = True
         (folder / ERROR).unlink(missing_ok=True)
     elif status and not done:
-        shutil.rmtree(folder)
+        RunFolder(folder).remove_run(kwargs.get("output_fname", "progress.txt"))
     return job._replace(arguments={**job.arguments, "logger_kwargs": kwargs}), done
 
 
@@ -315,8 +315,8 @@ def result(future: Future, job: Job) -> Run:
     except Exception as error:  # also what an executor of the user's raises
         outcome = KILLED if isinstance(error, ProcessDied) and error.killed else FAILED
         with contextlib.suppress(OSError):
-            with open(job.folder / ERROR, "a") as file:
-                file.write(f"{type(error).__name__}: {error}\n")
+            with RunFolder(job.folder).appending(ERROR) as file:
+                file.write(f"{type(error).__name__}: {error}\n".encode("utf-8", "backslashreplace"))
             write_status(job, outcome, time.time())
         return Run(job.name, job.seed, str(job.folder), 0.0, outcome)
 
@@ -363,10 +363,12 @@ class Overview:
 
     def table(self):
         from rich.table import Table
+        from rich.text import Text  # as it stands: brackets are not markup
 
         ended = {folder: run.outcome for folder, run in self.runs.items()}
         outcomes = [
-            ended.get(str(job.folder)) or read_status(job.folder).get("outcome", "waiting") for job in self.jobs
+            ended.get(str(job.folder)) or printable(str(read_status(job.folder).get("outcome", "waiting")))
+            for job in self.jobs
         ]
         rows = list(zip(self.jobs, outcomes, strict=True))
         caption = None
@@ -375,17 +377,21 @@ class Overview:
             caption = ", ".join(f"{n} {outcome}" for outcome, n in Counter(outcomes).most_common())
         table = Table("run", "seed", "", "steps", "return", "time left", box=None, pad_edge=False, caption=caption)
         for job, outcome in rows:
-            table.add_row(job.name, str(job.seed), outcome, *progress(job.folder, running=outcome == "running"))
+            table.add_row(
+                Text(job.name), str(job.seed), Text(outcome), *progress(job.folder, running=outcome == "running")
+            )
         return table
 
 
 def why(folder: Path) -> str:
     """The last line of error.txt: a traceback's is the error, of whose class a mistake of the user's needs no word."""
     try:
+        check_file(folder / ERROR)
         lines = (folder / ERROR).read_text("utf-8").split("\n")
     except OSError:
         return "failed"
-    return next((line.removeprefix("spinup.errors.UserError: ") for line in reversed(lines) if line.strip()), "failed")
+    last = next((line for line in reversed(lines) if line.strip()), "failed")
+    return printable(last.removeprefix("spinup.errors.UserError: "))
 
 
 def first_and_last_line(file: Path) -> tuple[str, str]:
@@ -399,6 +405,7 @@ def first_and_last_line(file: Path) -> tuple[str, str]:
 def progress(folder: Path, running: bool) -> tuple[str, str, str]:
     """Steps, last return and time left of the run in `folder`, from its last row; blank where there is none."""
     try:
+        check_file(folder / "config.json"), check_file(folder / "progress.txt")
         config = json.loads((folder / "config.json").read_text("utf-8"))
         header, last = first_and_last_line(folder / "progress.txt")
         row = dict(zip(header.split("\t"), map(float, last.split("\t")), strict=True))

@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Mapping
@@ -31,8 +32,8 @@ from spinup.config import (
     record,
     setup_logger_kwargs,
 )
-from spinup.errors import UserError, install, user_path
-from spinup.files import append_to_file, lock, replace_file, writing
+from spinup.errors import UserError, install, printable, user_path
+from spinup.files import RESERVED, RunFolder, bare, lock, still_locked, writing
 from spinup.terminal import Bar, cell, colorize, say, table
 
 
@@ -47,9 +48,9 @@ def _claim(folder: Path, fname: str) -> Path:
         path = folder if i == 1 else folder.with_name(f"{folder.name}-{i}")
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            if not (path / "config.json").exists():
+            if not os.path.lexists(path / "config.json"):
                 with contextlib.suppress(FileExistsError):
-                    (path / fname).touch(exist_ok=False)
+                    RunFolder(path).create(fname).close()
                     return path
 
 
@@ -90,6 +91,8 @@ class Logger:
         isatty = getattr(sys.stdout, "isatty", lambda: False)
         self._live = not self.quiet and isatty() and os.environ.get("TERM") != "dumb"
         self._colour = self._live and not os.environ.get("NO_COLOR")
+        if RESERVED.fullmatch(bare(output_fname)):
+            raise UserError(f"output_fname is {output_fname!r}, which is another file's name; progress.txt would do")
         if not self.is_root:
             return
         if tensorboard:
@@ -102,6 +105,8 @@ class Logger:
         self.exp_name = exp_name or wanted.resolve().name
         self.output_dir = wanted if resume else _claim(wanted, output_fname)
         self.output_file = self.output_dir / output_fname
+        self.folder, self._table = RunFolder(self.output_dir), None if resume else bytearray()
+        self.folder.check()
         with writing(self.output_dir):
             self._lock = lock(self.output_dir)
         if self.output_dir.name not in (wanted.name, wanted.resolve().name):
@@ -118,12 +123,13 @@ class Logger:
     def log(self, msg: str, color: str = "green") -> None:
         """Print a line, coloured on a terminal."""
         if not self.quiet:
+            msg = printable(msg)
             say(colorize(msg, color, bold=True) if self._colour else msg)
 
     def warn(self, msg: str) -> None:
         """Print a line on stderr, `quiet` or not."""
         if self.is_root:
-            say(f"warning: {msg}", error=True)
+            say(f"warning: {printable(msg)}", error=True)
 
     def save_config(self, config: Mapping) -> None:
         """Write config.json: the arguments, `exp_name`, and as `run` the versions, commit, command and machine.
@@ -157,7 +163,7 @@ class Logger:
     def write_config(self) -> None:
         """The part of save_config that has to wait, where a run goes on, until it is known that it can."""
         if self.is_root:
-            replace_file(self.output_dir / "config.json", self.config)
+            self.folder.replace("config.json", self.config)
 
     def setup_pytorch_saver(self, module) -> None:
         """Name the torch.nn.Module whose parameters save_state writes."""
@@ -178,7 +184,8 @@ class Logger:
 
             data = io.BytesIO()
             torch.save(state, data)
-            replace_file(self.output_dir / name, data.getvalue())
+            self.check_lock()
+            self.folder.replace(name, data.getvalue())
 
     def log_tabular(self, key: str, val) -> None:
         """Put `val` (a number, a one-element array or tensor, a word) under `key` in this epoch's row, once."""
@@ -208,41 +215,64 @@ class Logger:
         self.progress(steps, now=True)
 
     def _write(self, row: dict) -> None:
+        self.check_lock()
+        name = self.output_file.name
+        if self._table is None:  # of a program that goes on with a run by itself
+            self._table = bytearray(self.output_file.read_bytes() if self.folder.size(name) else b"")
+            self.log_headers = self._table.partition(b"\n")[0].decode().split("\t") if self._table else []
         new = [key for key in row if key not in self.log_headers]
         if new:
             self.log_headers += new
-            with writing(self.output_file):
-                rows = self.output_file.read_bytes().splitlines()[1:]
+            rows = self._table.splitlines()[1:]
             lines = ["\t".join(map(cell, self.log_headers)).encode(), *(line + b"\tnan" * len(new) for line in rows)]
-            replace_file(self.output_file, b"\n".join(lines) + b"\n")
-        append_to_file(self.output_file, ("\t".join(cell(row.get(key)) for key in self.log_headers) + "\n").encode())
+            self._replace_table(b"\n".join(lines) + b"\n")
+        elif self.folder.size(name) != len(self._table):
+            self.warn(f"{self.output_file} was removed or changed while the run is at work; all its rows are back")
+            self._replace_table(self._table)
+        line = ("\t".join(cell(row.get(key)) for key in self.log_headers) + "\n").encode()
+        self.folder.append(name, line)
+        self._table += line
+
+    def _replace_table(self, content: bytes) -> None:
+        self.folder.replace(self.output_file.name, content)
+        self._table = bytearray(content)
+
+    def check_lock(self) -> None:
+        """Take the folder once more where its .lock was removed. Raises UserError where another process has it now."""
+        if self.is_root and self._lock is not None and not still_locked(self.output_dir, self._lock):
+            with writing(self.output_dir):
+                lost, self._lock = self._lock, None
+                os.close(lost)
+                self._lock = lock(self.output_dir)
+            self.warn(f"{self.output_dir / '.lock'} was removed while the run is at work; it is there again")
 
     def _write_events(self, row: Mapping, step: int | None) -> None:
         """The row's numbers for TensorBoard, which hides what a run that was ended wrote beyond its checkpoint."""
         if self._tensorboard is None:
             hidden_from = self._steps + 1 if self.resume else None
-            self._tensorboard = self._writer_class(str(self.output_dir), purge_step=hidden_from)
+            suffix = f".{secrets.token_hex(8)}"  # a name that could be guessed might be a link by now
+            self._tensorboard = self._writer_class(str(self.output_dir), purge_step=hidden_from, filename_suffix=suffix)
         for key, value in row.items():
             if isinstance(value, (int, float)):
                 self._tensorboard.add_scalar(key, value, step)
 
     def state_dict(self) -> dict:
         """The table so far, for a checkpoint."""
-        table = self.output_file.read_text("utf-8") if self.is_root else ""
+        table = (self._table or b"").decode() if self.is_root else ""
         state = {"table": table, "headers": list(self.log_headers)}
         return {**state, "last_return": self._last_return, "steps": self._steps}
 
     def load_state_dict(self, state: Mapping) -> None:
         """Bring the table to where it was: rows of later epochs will come again."""
         self.log_headers, self._last_return = list(state["headers"]), state["last_return"]
-        self._steps = state["steps"]
+        self._steps = state.get("steps", 0)  # checkpoints of version 1 have none
         if self.is_root:
-            replace_file(self.output_file, state["table"].encode())
+            self._replace_table(state["table"].encode())
 
     def begin_table(self) -> None:
         """Let go of rows that the file has from an earlier try."""
         if self.is_root:
-            replace_file(self.output_file, b"")
+            self._replace_table(b"")
 
     def progress(self, steps: float, now: bool = False) -> None:
         """Move the progress bar, where there is one, to `steps`; cheap enough to call at every step."""

@@ -23,7 +23,8 @@ import numpy as np
 
 from spinup import stats
 from spinup.cli import Parser
-from spinup.errors import UserError, closest, user_path
+from spinup.errors import UserError, closest, printable, user_path
+from spinup.files import replacing
 from spinup.results import UNKNOWN, Line, column, load, meanings, runs_of, scores, series, table, table_text
 from spinup.terminal import progress, short
 
@@ -324,7 +325,7 @@ def _label(columns: set[str], value: str, normalize=None) -> str:
 
 
 def _run_name(group: str, run: str) -> str:
-    name = Path(run).resolve().name
+    name = printable(Path(run).resolve().name)
     return name if name.startswith(group) else f"{group}, {name}"
 
 
@@ -502,7 +503,7 @@ def main(argv: list[str] | None = None) -> None:
         columns = meanings(df, value)
         empty = [names[rows[0]] for rows in each_run if not column(columns, rows)]
         if 0 < len(empty) < len(each_run):
-            print(f"Left out, without numbers in {value}: {_listed(empty)}")
+            print(printable(f"Left out, without numbers in {value}: {_listed(empty)}"))
     if args.table:
         for value in args.value:
             path = None if args.table is True else _numbered(user_path(args.table), value, args.value)
@@ -526,8 +527,8 @@ def _show_table(found: "pd.DataFrame", path: Path | None, value: str) -> None:
         print(f"{value}:\n{table_text(found, 'txt')}", end="")
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(table_text(found, path.suffix[1:]), encoding="utf-8")
+        with replacing(path) as draft:
+            draft.write_text(table_text(found, path.suffix[1:]), encoding="utf-8")
     except OSError as error:
         raise UserError(f"plot: cannot write {path}: {error.strerror or error}") from error
     print(f"Saved {path}")
@@ -572,9 +573,8 @@ def _save(figure, path: Path) -> None:
     if path.suffix[1:].lower() not in kinds:
         raise UserError(f"plot: cannot write a {path.suffix} file; --out takes {', '.join(sorted(kinds))}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(STYLE):
-            figure.savefig(path)
+        with matplotlib.rc_context(STYLE), replacing(path) as draft:
+            figure.savefig(draft)
     except OSError as error:
         raise UserError(f"plot: cannot write {path}: {error.strerror or error}") from error
     plt.close(figure)

@@ -3,18 +3,22 @@
 import argparse
 import importlib
 import inspect
+import os
+import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from spinup import mpi
 from spinup.checkpoint import newest, read_manifest
 from spinup.cli import Parser, convert, parameters
-from spinup.config import CHANGEABLE, fill_in, lost, read_config
+from spinup.config import CHANGEABLE, fill_in, imported_by, lost, read_config
 from spinup.envs import make_envs, saved_wrappers
-from spinup.errors import UserError, check_arguments
+from spinup.errors import UserError, check_arguments, printable
+from spinup.logger import Logger
 from spinup.saved import check_size
+from spinup.terminal import say
 
 
 def resume(
@@ -44,7 +48,7 @@ def resume(
     folder, config = read_config(path)
     function = find_algorithm(folder, config)
     env_name = str(config.get("env_fn"))
-    module = env_name.rpartition(":")[0]
+    module = imported_by(env_name)
     if env_fn is None and module and module not in sys.modules:
         raise UserError(f"{folder}: its environment '{env_name}' imports {module}; allow it with --env {env_name}")
     networks = str(config.get("actor_critic"))
@@ -57,12 +61,9 @@ def resume(
     makers = {"ac_kwargs": actor_critic, "env_kwargs": env_fn}
     config = fill_in(folder, config, {"ac_kwargs": ac_kwargs, "env_kwargs": env_kwargs}, makers)
     arguments = {name: config[name] for name in inspect.signature(function).parameters if name in config}
-    for name in changes:
-        if name not in arguments or name not in CHANGEABLE:
-            may = ", ".join(name for name in CHANGEABLE if name in arguments)
-            raise UserError(f"{name} cannot be changed in a run of {function.__name__} that goes on; these can: {may}")
+    check_changes(function, arguments, changes)
     if on_epoch is None and config.get("on_epoch") is not None and mpi.proc_id() == 0:
-        print(f"warning: {folder} had on_epoch={config['on_epoch']!r:.80}; it is not called now", file=sys.stderr)
+        say(printable(f"warning: {folder} had on_epoch={config['on_epoch']!r:.80}; it is not called now"), error=True)
     arguments["wrappers"] = saved_wrappers(folder, config, wrappers) or None
     arguments |= {**changes, "on_epoch": on_epoch, "env_fn": env_name if env_fn is None else env_fn}
     arguments["epochs"] = config.get("epochs") if epochs is None else epochs
@@ -71,10 +72,66 @@ def resume(
     del arguments["actor_critic"]
     if actor_critic is not None:
         arguments["actor_critic"] = actor_critic
-    else:
+    logger_kwargs = only_known(folder, "logger_kwargs", config.get("logger_kwargs") or {}, logger_arguments())
+    network_kwargs = network_arguments(function, actor_critic)
+    if network_kwargs is not None:
+        only_known(folder, "ac_kwargs", config["ac_kwargs"], network_kwargs)
+    if actor_critic is None:
         check_networks(folder, config, arguments["env_fn"], arguments["wrappers"])
-    logger_kwargs = {**(config.get("logger_kwargs") or {}), "output_dir": str(folder), "exp_name": config["exp_name"]}
-    return function(**{**arguments, "logger_kwargs": {**logger_kwargs, "resume": True}})
+    tell_origin(folder, config, arguments)
+    logger_kwargs |= {"output_dir": str(folder), "exp_name": str(config.get("exp_name", folder.name)), "resume": True}
+    return function(**{**arguments, "logger_kwargs": logger_kwargs})
+
+
+def check_changes(function: Callable, arguments: dict, changes: dict) -> None:
+    """Raise UserError for an argument that the run does not have, or that must stay as it is."""
+    for name in changes:
+        if name not in arguments or name not in CHANGEABLE:
+            may = ", ".join(name for name in CHANGEABLE if name in arguments)
+            raise UserError(f"{name} cannot be changed in a run of {function.__name__} that goes on; these can: {may}")
+
+
+def only_known(folder: Path, name: str, entries: Any, known: Mapping[str, type | None]) -> dict:
+    """A copy of a dict in config.json. Raises UserError for an entry that is not known, or not of its type."""
+    file = folder / "config.json"
+    if not isinstance(entries, dict):
+        raise UserError(f"{file}: {name} is {entries!r:.80}; it must be a dict")
+    for key, value in entries.items():
+        if key not in known:
+            raise UserError(f"{file}: {name} has the unknown entry {key!r:.80}; it may have {', '.join(known)}")
+        if known[key] is not None and not isinstance(value, known[key]):
+            raise UserError(f"{file}: {name}[{key!r}] is {value!r:.80}; it must be a {known[key].__name__}")
+    return dict(entries)
+
+
+def logger_arguments() -> dict[str, type | None]:
+    """What a Logger takes, and of which type where that is plain; its folder and name are given anew."""
+    parameters = inspect.signature(Logger).parameters.values()
+    return {p.name: type(p.default) if isinstance(p.default, bool | str) else None for p in parameters}
+
+
+def network_arguments(function: Callable, actor_critic: Callable | None) -> dict[str, None] | None:
+    """What an algorithm's networks take beside the spaces and its own arguments; None where they take anything."""
+    own = inspect.signature(function).parameters
+    networks = inspect.signature(actor_critic or own["actor_critic"].default).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in networks.values()):
+        return None
+    return {name: None for name in list(networks)[2:] if name not in own}
+
+
+def tell_origin(folder: Path, config: dict, arguments: dict) -> None:
+    """Where the folder is another user's or another machine's, say what is about to be done with it."""
+    record = config.get("run")
+    host = record.get("host") if isinstance(record, dict) else None
+    origin = []
+    if host != platform.node():
+        origin.append(f"was made on another machine, {host}" if host else "does not say on which machine it was made")
+    if hasattr(os, "getuid") and {os.stat(path).st_uid for path in (folder, folder / "config.json")} != {os.getuid()}:
+        origin.append("belongs to another user")
+    if origin and mpi.proc_id() == 0:
+        env_kwargs = f" with {config['env_kwargs']}" if config["env_kwargs"] else ""
+        what = f"training {config['algorithm']} on {arguments['env_fn']}{env_kwargs}, to epoch {arguments['epochs']}"
+        say(printable(f"note: {folder} {' and '.join(origin)}: {what}"), error=True)
 
 
 def check_progress(folder: Path, arguments: dict) -> None:
@@ -128,5 +185,8 @@ def main(argv: Sequence[str]) -> None:
     processes = record.get("processes", 1) if isinstance(record, dict) else 1
     if not isinstance(processes, int) or processes < 1:
         raise UserError(f"{folder / 'config.json'}: processes is {processes!r:.80}; it must be an int from 1")
+    if not mpi.launched() and processes > 4 * (os.cpu_count() or 1):  # a stranger's folder could ask for any number
+        how = f"mpiexec -n {processes} python -m spinup.run resume ..."
+        raise UserError(f"{folder} asks for {processes} processes, many more than there are cores; start it by {how}")
     mpi.mpi_fork(processes)
     resume(folder, args.epochs, env_fn=args.env, wrappers=args.wrapper, **changes)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from spinup.errors import UserError, closest
+from spinup.errors import UserError, closest, printable
+from spinup.files import check_file
 from spinup.stats import iqm, iqm_interval
 from spinup.terminal import progress, short
 
@@ -35,6 +36,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     A column without any number is an array of strings.
     """
     try:
+        check_file(path)
         data = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
@@ -165,6 +167,7 @@ class Run(NamedTuple):
 
 def _run(path: Path, label: str | None) -> Run:
     try:
+        check_file(path / "config.json")
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # none, half written, or nested too deeply
         config = {}
@@ -175,6 +178,7 @@ def _run(path: Path, label: str | None) -> Run:
     seed = seed if type(seed) is int and abs(seed) < 2**63 else None
     name = config.get("exp_name")
     group = label or (name if isinstance(name, str) and name else re.sub(r"_s\d+(-\d+)?$", "", path.resolve().name))
+    group = printable(group)
     columns = read(path / "progress.txt")
     return Run(group, env if named else UNKNOWN, seed, str(path), len(next(iter(columns.values()), ())), columns)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from spinup import __version__, cli, source
 from spinup.cli import Parameter
-from spinup.errors import Fault, UserError, closest
+from spinup.errors import Fault, UserError, closest, printable
 from spinup.source import Description
 from spinup.terminal import protect_streams, undelivered
 
@@ -184,7 +184,7 @@ def fail(status: int, message: str) -> None:
         others = False
     if others:
         time.sleep(mpi.proc_id() and 1)  # where all fail alike, the first tells it and ends the rest
-    print(message.rstrip(), file=sys.stderr, flush=True)
+    print(printable(message.rstrip(), keep="\n\t"), file=sys.stderr, flush=True)
     if others:
         mpi.abort(status)
 
@@ -462,7 +462,7 @@ def summary(algo: str, flags: dict[str, Parameter], arguments: dict[str, Any]) -
         for key, value in flatten(rest).items()
         if key not in flags or cli.show(flags[key].default) != cli.show(value)
     ]
-    return f"{algo} on {arguments['env_fn']}: {', '.join(changed) or 'all defaults'}"
+    return printable(f"{algo} on {arguments['env_fn']}: {', '.join(changed) or 'all defaults'}")
 
 
 def print_next_steps(runs: list, settings: dict[str, list]) -> None:

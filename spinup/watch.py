@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from spinup.cli import Parser
-from spinup.config import fill_in, read_config
+from spinup.config import fill_in, imported_by, read_config
 from spinup.envs import (
     DEFAULT_LENGTH,
     VecEnv,
@@ -32,7 +32,8 @@ from spinup.envs import (
     make_envs,
     saved_wrappers,
 )
-from spinup.errors import UserError, first_line, install, user_path
+from spinup.errors import UserError, first_line, install, printable, user_path
+from spinup.files import replacing
 from spinup.saved import ONLY_TRAINING, build, check_size, model_file, network_arguments, read_policy
 
 EnvFn = str | Callable
@@ -100,7 +101,7 @@ def read_state(folder: Path, itr: int | str | None) -> dict[str, torch.Tensor]:
 def spaces_of(folder: Path, config: dict, made: dict) -> VecEnv:
     """The environment of a run, made with these arguments; refuses one whose module would have to be imported."""
     env_id = str(config.get("env_fn"))
-    module = env_id.rpartition(":")[0]
+    module = imported_by(env_id)
     if module and module not in sys.modules:
         raise UserError(
             f"{folder}: its environment '{env_id}' imports {module}; allow it with --env {env_id} (env_fn=)"
@@ -134,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         played = evaluate(policy, env, *how, length, env_kwargs, wrappers=wrappers, **as_in_training(config, args))
     actions = "the mode of the policy" if args.deterministic else "actions sampled"
-    print(f"{args.episodes} episode{'s' * (args.episodes > 1)} of {env}, seed {args.seed}, {actions}")
+    print(f"{args.episodes} episode{'s' * (args.episodes > 1)} of {printable(str(env))}, seed {args.seed}, {actions}")
     for key, values in played.items():
         values = [value for value in values if not math.isnan(value)] or [math.nan]
         print(f"{key}  mean {np.mean(values):.2f}  std {np.std(values):.2f}  min {min(values):g}  max {max(values):g}")
@@ -245,15 +246,14 @@ def record(
     file = prepare_video(file)
     max_ep_len = longest_episode(policy) if max_ep_len is None else max_ep_len
     canvas = open_canvas(env, env_kwargs or {}, max_ep_len, wrappers)
-    with contextlib.closing(canvas):
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.open("wb").close()  # a fault shows now, not after the episodes
-        except OSError as error:
-            raise UserError(f"cannot write {file}: {error.strerror or error}") from error
+    with contextlib.closing(canvas), contextlib.ExitStack() as stack:
         height, width, _ = draw(canvas).shape
         fps = float(canvas.envs.metadata.get("render_fps") or 30)
-        with WRITERS[file.suffix.lower()](file, fps, (width, height)) as write:
+        try:
+            draft = stack.enter_context(replacing(file, interrupted=True))  # a fault shows now, not after the episodes
+        except OSError as error:
+            raise UserError(f"cannot write {file}: {error.strerror or error}") from error
+        with WRITERS[file.suffix.lower()](draft, fps, (width, height)) as write:
             played = play(policy, canvas, episodes, deterministic, seed, lambda: write(draw(canvas)))
     print(f"Saved {file}")
     return played

@@ -273,7 +273,7 @@ def test_a_failed_rewrite_leaves_the_old_file(log, monkeypatch):
     log.log_tabular("A", 1)
     log.dump_tabular()
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "replace", refuse)
@@ -504,8 +504,9 @@ def test_tensorboard_gets_every_number(tmp_path, monkeypatch):
     calls = []
 
     class SummaryWriter:
-        def __init__(self, log_dir, purge_step):
+        def __init__(self, log_dir, purge_step, filename_suffix):
             assert purge_step is None
+            assert re.fullmatch(r"\.[0-9a-f]{16}", filename_suffix)
             calls.append(Path(log_dir).name)
 
         def add_scalar(self, *args):
