@@ -531,7 +531,7 @@ def test_tensorboard_hides_what_comes_again(tmp_path, monkeypatch):
     opened = []
 
     class SummaryWriter:
-        def __init__(self, log_dir, purge_step):
+        def __init__(self, log_dir, purge_step, filename_suffix):
             opened.append(purge_step)
 
         def add_scalar(self, *args):
