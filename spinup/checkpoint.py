@@ -168,6 +168,7 @@ class RunState:
         """Write a checkpoint, then remove the one before."""
         if self.saved == self.t:
             return
+        self.logger.check_lock()
         root, rank = self.folder / "checkpoint", mpi.proc_id()
         new = root / f".{self.t}.tmp"
         with writing(new):

@@ -23,14 +23,16 @@ import numpy as np
 from spinup import mpi
 from spinup.config import convert_json, is_tensor, now, read_config, record, setup_logger_kwargs
 from spinup.errors import UserError, install
-from spinup.files import append_to_file, lock, replace_file, writing
+from spinup.files import append_to_file, replace_file, writing
+from spinup.locks import Lock, Taken, lock
 from spinup.terminal import Bar, cell, colorize, table
 
 
-def _claim(folder: Path, fname: str) -> Path:
-    """Makes and returns `folder`, or the first of folder-2, folder-3, ... without a run, taking it by creating `fname`.
+def _claim(folder: Path, fname: str) -> tuple[Path, Lock]:
+    """Makes, locks and returns `folder`, or the first of folder-2, folder-3, ... without a run, taking it by creating `fname`.
 
-    Creation is exclusive, so of two processes that want the same folder at once only one gets it.
+    Creation is exclusive, so of two processes that want the same folder at once only one gets it. One that another
+    process has locked holds a run, or is about to.
     """
     if folder.name in ("", ".."):
         folder = folder.resolve()
@@ -39,9 +41,14 @@ def _claim(folder: Path, fname: str) -> Path:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             if not (path / "config.json").exists():
-                with contextlib.suppress(FileExistsError):
-                    (path / fname).touch(exist_ok=False)
-                    return path
+                with contextlib.suppress(FileExistsError, Taken):
+                    taken = lock(path)
+                    try:
+                        (path / fname).touch(exist_ok=False)
+                        return path, taken
+                    except BaseException:
+                        taken.release()
+                        raise
 
 
 class Logger:
@@ -88,10 +95,8 @@ class Logger:
                 raise UserError(f"TensorBoard is missing: {install('tensorboard')}") from error
         wanted = Path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"]).expanduser()
         self.exp_name = exp_name or wanted.resolve().name
-        self.output_dir = wanted if resume else _claim(wanted, output_fname)
+        self.output_dir, self._lock = (wanted, lock(wanted)) if resume else _claim(wanted, output_fname)
         self.output_file = self.output_dir / output_fname
-        with writing(self.output_dir):
-            self._lock = lock(self.output_dir)
         if self.output_dir.name not in (wanted.name, wanted.resolve().name):
             self.warn(f"{wanted} holds a run already; this one goes to {self.output_dir}")
         else:
@@ -187,7 +192,13 @@ class Logger:
             self._last_return = self.epoch_return
         self.progress(steps, now=True)
 
+    def check_lock(self) -> None:
+        """Before writing: raise Taken where another process has the run's folder now."""
+        if self.is_root:
+            self._lock.check()
+
     def _write(self, row: dict) -> None:
+        self.check_lock()
         new = [key for key in row if key not in self.log_headers]
         if new:
             self.log_headers += new
@@ -229,8 +240,7 @@ class Logger:
             self._tensorboard.close()
         if self.output_dir and not self._closed:
             self.log(f"The run is in {self.output_dir}")
-            if self._lock is not None:
-                os.close(self._lock)
+            self._lock.release()
         self._live, self._closed = False, True
 
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "errors": 0,
     **dict.fromkeys(("mpi", "accel", "capture", "sparse", "files", "terminal"), 1),
+    "locks": 1.2,
     "config": 1.5,
     **dict.fromkeys(("nets", "buffers", "envs", "logger", "optim"), 2),
     "checkpoint": 2.5,
