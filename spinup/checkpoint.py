@@ -5,6 +5,7 @@ manifest.json, which has their SHA-256 and what they belong to. The folder takes
 only then is the checkpoint before it removed.
 """
 
+import contextlib
 import itertools
 import json
 import math
@@ -33,6 +34,7 @@ from spinup.nets import describe
 from spinup.optim import set_progress
 
 FORMAT = 1  # of the files; another one cannot be read
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 CALLS_BETWEEN_AGREEMENTS = 20  # steps between two rounds in which MPI processes ask each other whether to stop
 
 
@@ -53,7 +55,8 @@ class RunState:
     parts: by name, whatever has state_dict and load_state_dict, and arrays or tensors, which are changed in place
 
     epoch: the number of the one at work, from 1; t: environment steps so far, of all processes; updates: gradient
-    steps so far. Ctrl-C or SIGTERM ends the run after the step at work, with a checkpoint; a second one at once.
+    steps so far. Ctrl-C, SIGTERM or SIGHUP ends the run after the step at work, with a checkpoint; a second Ctrl-C at
+    once.
     """
 
     def __init__(self, config: Mapping, logger: EpochLogger, **parts: Any):
@@ -62,11 +65,11 @@ class RunState:
         self.folder = mpi.share(logger.output_dir)
         self.epoch, self.t, self.updates, self.seconds = 1, 0, 0, 0.0
         self.best_return, self.best = -math.inf, None
-        self.saved, self.calls, self.wish, self.handlers = None, 0, None, {}
+        self.saved, self.calls, self.wish, self.wished, self.handlers = None, 0, None, 0.0, {}
 
     def begin(self) -> np.ndarray:
         """Bring all parts to where the checkpoint has them, where there is one; the observations to act on."""
-        self.started = time.time()
+        self.started = time.monotonic()
         self.listen(sys._getframe(1).f_code)
         self.logger.log(describe(self.logger.module))
         checkpoint = mpi.share(newest(self.folder) if self.logger.resume else None)
@@ -116,7 +119,7 @@ class RunState:
 
     def time(self) -> float:
         """Seconds at work, those before a checkpoint included."""
-        return self.seconds + time.time() - self.started
+        return self.seconds + time.monotonic() - self.started
 
     def close(self) -> None:
         self.ignore()
@@ -129,21 +132,31 @@ class RunState:
     # ---- stopping
 
     def listen(self, code) -> None:
-        """Take the first Ctrl-C or SIGTERM that comes while `code`, the algorithm, is at work as a wish to stop."""
+        """Take the first signal of STOPS that comes while `code`, the algorithm, is at work as a wish to stop.
+
+        Only Ctrl-C, and not at once, is a second one: `timeout` and Slurm tell both a process and its parent, which
+        tells it again.
+        """
 
         def wish(number, frame):
-            self.ignore()
+            if self.wish:
+                if number == signal.SIGINT and time.monotonic() - self.wished > 1:
+                    self.ignore()
+                    os.kill(os.getpid(), number)
+                return
             inner = frame
             while inner is not None and inner.f_code is not code:
                 inner = inner.f_back
             if inner is None:  # the run has ended by an exception
+                self.ignore()
                 return os.kill(os.getpid(), number)
-            self.wish = int(number)
+            self.wish, self.wished = int(number), time.monotonic()
             if not self.logger.quiet:  # print() might be at work, and must not be entered twice
-                os.write(1, b"\nStopping after this step; once more to stop at once\n")
+                with contextlib.suppress(OSError):  # as of a terminal that has been closed
+                    os.write(1, b"\nStopping after this step; Ctrl-C once more to stop at once\n")
 
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOPS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self.handlers[number] = signal.signal(number, wish)
 

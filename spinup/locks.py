@@ -48,7 +48,7 @@ class Lock:
 
     def __init__(self, folder: Path, key: str):
         self.key, self.file, self.count = key, folder / ".lock", 1
-        self.token = secrets.token_hex(8)
+        self.token, self.lost = secrets.token_hex(8), False
         self.descriptor = acquire(self.file, self.token)
 
     def is_ours(self) -> bool:
@@ -57,18 +57,20 @@ class Lock:
     def check(self) -> None:
         """Before writing: raise Taken where another process has the folder now; take it again where .lock is gone."""
         with guard, writing(self.file):
-            if self.is_ours():
+            if not self.lost and self.is_ours():
                 return
-            if is_at(self.descriptor, self.file):
-                raise Taken(taken(self.file, parse(read(self.descriptor))))
-            gone, self.descriptor = self.descriptor, -1
-            os.close(gone)
-            self.descriptor = acquire(self.file, self.token)
+            if not self.lost:
+                removed, self.lost = not is_at(self.descriptor, self.file), True
+                os.close(self.descriptor)
+                if removed:
+                    self.descriptor, self.lost = acquire(self.file, self.token), False
+                    return
+            raise Taken(taken(self.file, parse(reread(self.file) or b"")))
 
     def beat(self) -> None:
         """Give a sign of life, unless the folder is another's now."""
         with guard, contextlib.suppress(OSError):
-            if held.get(self.key) is self and self.is_ours():
+            if held.get(self.key) is self and not self.lost and self.is_ours():
                 write(self.descriptor, self.token)
                 lock_file(self.descriptor)  # a process that opens and closes a file loses its locks on it
 
@@ -79,6 +81,8 @@ class Lock:
             if self.count > 0 or held.get(self.key) is not self:
                 return
             del held[self.key]
+            if self.lost:
+                return
             with contextlib.suppress(OSError):
                 ours = self.is_ours()
                 if ours and fcntl:
@@ -139,7 +143,8 @@ def forget() -> None:
     global taking, guard, thread
     taking, guard, thread = threading.Lock(), threading.RLock(), None
     for mine in held.values():
-        os.close(mine.descriptor)
+        if not mine.lost:
+            os.close(mine.descriptor)
     held.clear()
 
 

@@ -29,7 +29,7 @@ from spinup.terminal import Bar, cell, colorize, table
 
 
 def _claim(folder: Path, fname: str) -> tuple[Path, Lock]:
-    """Makes, locks and returns `folder`, or the first of folder-2, folder-3, ... without a run, taking it by creating `fname`.
+    """Makes and locks `folder`, or the first of folder-2, folder-3, ... without a run, taking it by creating `fname`.
 
     Creation is exclusive, so of two processes that want the same folder at once only one gets it. One that another
     process has locked holds a run, or is about to.

@@ -31,6 +31,8 @@ def run(seed, logger_kwargs, log, does="work", seconds=0.0, **arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     if seed == 1 and does == "exit":
         sys.exit(3)
+    if seed == 1 and does == "leave":
+        os._exit(3)
     note(seed, logger_kwargs, f"{log}.finished")
 
 
