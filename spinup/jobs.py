@@ -259,7 +259,7 @@ def remove_run(folder: Path, table: str) -> None:
             for old in path.iterdir():
                 if re.fullmatch(r"\.?\d+(\.tmp)?", old.name) and not old.is_symlink():
                     shutil.rmtree(old)
-        elif ours.fullmatch(path.name) and not path.is_dir():
+        elif ours.fullmatch(path.name) and (path.is_symlink() or not path.is_dir()):
             path.unlink()
 
 

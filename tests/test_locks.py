@@ -1,4 +1,4 @@
-"""One process at a time on a run's folder: on one host, in two name spaces, and where locks do not reach other hosts."""
+"""One process at a time on a run's folder: on one host, in two name spaces, and where locks reach no other host."""
 
 import json
 import os

@@ -67,6 +67,14 @@ def train(seed, logger_kwargs, log, stop_at=None, **arguments):
     spinup.vpg(lambda: Stops(gym.make("CartPole-v1")), seed=seed, **settings, logger_kwargs=logger_kwargs)
 
 
+def train_long(seed, logger_kwargs, log, **arguments):
+    """VPG until it is stopped, with no checkpoint before."""
+    import spinup
+
+    settings = dict(num_envs=1, steps_per_epoch=50, epochs=10**6, checkpoint_freq=0, train_v_iters=2)
+    spinup.vpg("CartPole-v1", seed=seed, **settings, logger_kwargs={**logger_kwargs, "quiet": True})
+
+
 def lines(file) -> int:
     """How many lines a file has, 0 where it is not there."""
     return Path(file).read_text().count("\n") if Path(file).exists() else 0
