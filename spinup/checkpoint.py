@@ -43,6 +43,7 @@ FREE = {
     *("num_test_envs", "init_from", "on_epoch", "wrappers", "log_info"),
     *("capture", "logger_kwargs", "env_fn", "actor_critic", "algorithm", "num_envs"),
 }
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 CALLS_BETWEEN_AGREEMENTS = 20  # steps between two rounds in which MPI processes ask each other whether to stop
 
 
@@ -64,7 +65,8 @@ class RunState:
 
     config's init_from, stop_at, patience and on_epoch are done here, too, and the policy gets policy.action.
     epoch: the number of the one at work, from 1; t: environment steps so far, of all processes; updates: gradient
-    steps so far. Ctrl-C or SIGTERM ends the run after the step at work, with a checkpoint; a second one at once.
+    steps so far. Ctrl-C, SIGTERM or SIGHUP ends the run after the step at work, with a checkpoint; a second Ctrl-C at
+    once.
     """
 
     def __init__(self, config: Mapping, logger: EpochLogger, **parts: Any):
@@ -77,11 +79,11 @@ class RunState:
         self.epoch, self.t, self.updates, self.seconds = 1, 0, 0, 0.0
         self.best_return, self.best, self.without_best = -math.inf, None, 0
         self.stopped = None  # which condition has ended the run, and its value
-        self.saved, self.calls, self.wish, self.handlers = None, 0, None, {}
+        self.saved, self.calls, self.wish, self.wished, self.handlers = None, 0, None, 0.0, {}
 
     def begin(self) -> np.ndarray:
         """Bring all parts to where the checkpoint has them, where there is one; the observations to act on."""
-        self.started = time.time()
+        self.started = time.monotonic()
         self.listen(sys._getframe(1).f_code)
         self.logger.log(describe(self.logger.module))
         bind(self.logger.module, self.envs, self.envs.max_ep_len)
@@ -180,7 +182,7 @@ class RunState:
 
     def time(self) -> float:
         """Seconds at work, those before a checkpoint included."""
-        return self.seconds + time.time() - self.started
+        return self.seconds + time.monotonic() - self.started
 
     def close(self) -> None:
         self.ignore()
@@ -193,21 +195,30 @@ class RunState:
     # ---- stopping
 
     def listen(self, code) -> None:
-        """Take the first Ctrl-C or SIGTERM that comes while `code`, the algorithm, is at work as a wish to stop."""
+        """Take the first of SIGNALS that comes while `code`, the algorithm, is at work as a wish to stop.
+
+        Only Ctrl-C, and not at once, is a second one: `timeout` and Slurm tell both a process and its parent, which
+        tells it again.
+        """
 
         def wish(number, frame):
-            self.ignore()
+            if self.wish:
+                if number == signal.SIGINT and time.monotonic() - self.wished > 1:
+                    self.ignore()
+                    os.kill(os.getpid(), number)
+                return
             inner = frame
             while inner is not None and inner.f_code is not code:
                 inner = inner.f_back
             if inner is None:  # the run has ended by an exception
+                self.ignore()
                 return os.kill(os.getpid(), number)
-            self.wish = int(number)
+            self.wish, self.wished = int(number), time.monotonic()
             if not self.logger.quiet:
-                say_at_once("\nStopping after this step; once more to stop at once\n")
+                say_at_once("\nStopping after this step; Ctrl-C once more to stop at once\n")
 
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self.handlers[number] = signal.signal(number, wish)
 

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -679,6 +680,34 @@ def own_actions(space: spaces.Space, a: np.ndarray) -> np.ndarray:
     return (a + start).astype(space.dtype)
 
 
+class Workers(gym.vector.AsyncVectorEnv):
+    """Environments in processes that leave Ctrl-C, SIGTERM and SIGHUP to this one, which closes them when it ends.
+
+    A terminal, `timeout` and Slurm send them to all processes of a run, which needs its environments for the step at
+    work and its checkpoint.
+    """
+
+    def __init__(self, env_fns: list[Callable[[], gym.Env]], **kwargs):
+        super().__init__([functools.partial(make_deaf, os.getpid(), env_fn) for env_fn in env_fns], **kwargs)
+
+    def _check_spaces(self) -> None:  # the first thing that is done with them
+        for process in self.processes:
+            process._popen.terminate = process._popen.kill  # also for multiprocessing, as this process ends
+        super()._check_spaces()
+
+
+def make_deaf(parent: int, env_fn: Callable[[], gym.Env]) -> gym.Env:
+    """The environment; in another process than `parent`, signals to stop do nothing from now on.
+
+    They are not ignored, as programs that the environment starts would ignore them too.
+    """
+    if os.getpid() != parent:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), lambda number, frame: None)
+    return env_fn()
+
+
 def flat_action_space(space: spaces.Space) -> spaces.Space:
     """The policy's side of an action space: a Box or MultiDiscrete with one dimension, or Discrete from 0."""
     if isinstance(space, spaces.Box):
@@ -729,7 +758,7 @@ def make_envs(
     """
     if num_envs < 1 or max_ep_len < 1:
         raise UserError(f"num_envs is {num_envs} and max_ep_len {max_ep_len}; both must be at least 1")
-    kinds = {"sync": gym.vector.SyncVectorEnv, "async": gym.vector.AsyncVectorEnv}
+    kinds = {"sync": gym.vector.SyncVectorEnv, "async": Workers}
     if vectorization not in kinds:
         raise UserError(f"vectorization is '{vectorization}'; it must be 'sync' or 'async'")
     made = dict(env_fn=env_fn, max_ep_len=max_ep_len, env_kwargs=env_kwargs, vectorization=vectorization)

@@ -275,32 +275,3 @@ def checksum(path: Path) -> str:
         while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def lock(folder: Path) -> int | None:
-    """Take a run's folder for this process; a file descriptor to close when done, or None where locks are not known.
-
-    The end of the process closes it too, and the same process may take the folder again. Raises UserError where another
-    one has it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    descriptor = os.open(folder / ".lock", os.O_WRONLY | os.O_CREAT)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:  # other errors: a network's file system without locks
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError | PermissionError):
-            raise UserError(f"another process is at work on {folder}; wait for it, or end it first") from None
-        return None
-    return descriptor
-
-
-def still_locked(folder: Path, descriptor: int) -> bool:
-    """Whether .lock is still the file that `lock` gave a descriptor of: who removed it let another process in."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.lstat(folder / ".lock"))
-    except FileNotFoundError:
-        return False

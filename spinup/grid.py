@@ -19,18 +19,23 @@ from spinup.errors import UserError, closest, printable
 from spinup.jobs import (
     BEFORE,
     DONE,
+    ELSEWHERE,
     FAILED,
+    STOPPED,
     WRONG,
     Job,
     Overview,
     ProcessExecutor,
     RayExecutor,
     Run,
+    ended_by_sigterm,
     perform,
     perform_all,
     place,
     report,
+    settle,
 )
+from spinup.locks import at_work
 from spinup.terminal import say
 
 LONGEST_NAME = 200  # bytes; file systems take 255, of which dates, seeds and numbers need some
@@ -139,9 +144,11 @@ class ExperimentGrid:
         executor: "process", "ray" (a cluster) or a concurrent.futures.Executor, which sees to how many at a time
 
         A run that raises or dies is reported and the others go on. Started again with the same settings, the grid
-        leaves out the runs that are done and does the others anew. A grid of one run raises what the run raises and
-        never takes an earlier one for done; so does a grid under MPI, where the other processes would wait for ever
-        for one that failed.
+        leaves out the runs that are done and does the others anew. One process works on a run: a grid that finds
+        another at work raises UserError as it starts, and leaves the run out where it comes to it later.
+
+        A grid of one run raises what the run raises and never takes an earlier one for done; so does a grid under MPI,
+        where the other processes would wait for ever for one that failed.
         """
         for name, number in (("num_cpu", num_cpu), ("jobs", jobs)):
             if number != "auto" and not (isinstance(number, int) and number >= 1):
@@ -162,6 +169,9 @@ class ExperimentGrid:
             runs = [simply(job) for job in todo]
         else:
             placed = [place(job) for job in todo]
+            for job, done in placed:
+                if not done and (line := at_work(job.folder)):
+                    raise UserError(line)
             before = [Run(job.name, job.seed, str(job.folder), 0.0, BEFORE) for job, done in placed if done]
             left = [job for job, done in placed if not done]
             now = in_parallel(left, executor, jobs, cores, talk) if apart else one_by_one(left)
@@ -214,6 +224,8 @@ def one_by_one(jobs: list[Job]) -> list[Run]:
         start = time.time()
         try:
             runs.append(perform(job))
+            if runs[-1].outcome == ELSEWHERE:
+                report(job, UserError(f"another process is at work on {job.folder}"))
         except Exception as error:
             report(job, error)
             outcome = WRONG if isinstance(error, UserError) else FAILED
@@ -222,22 +234,28 @@ def one_by_one(jobs: list[Job]) -> list[Run]:
 
 
 def in_parallel(todo: list[Job], executor: str | Executor, jobs: int, cores: int, talk: bool) -> list[Run]:
-    """The runs in an executor; ours are stopped at the end, also where Ctrl-C ends it."""
+    """The runs in an executor; ours are stopped at the end, also where Ctrl-C or SIGTERM ends it."""
     threads = max(1, cores // jobs)
     makers = {"process": lambda: ProcessExecutor(jobs, threads), "ray": lambda: RayExecutor(threads)}
     if isinstance(executor, str) and executor not in makers:
         raise UserError(f"executor is '{executor}'; it must be process or ray{closest(executor, makers)}")
     pool = makers[executor]() if isinstance(executor, str) else executor
     overview = Overview(todo, quiet=not talk)
-    try:
-        return perform_all(todo, pool, overview)
-    except KeyboardInterrupt:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    finally:
-        overview.close()
-        if isinstance(executor, str):
-            pool.stop()
+    with ended_by_sigterm():
+        try:
+            return perform_all(todo, pool, overview)
+        except (KeyboardInterrupt, SystemExit):
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            try:
+                if isinstance(executor, str):
+                    pool.stop()
+                for job in todo if isinstance(pool, ProcessExecutor) else ():
+                    if str(job.folder) not in overview.runs:
+                        settle(job, STOPPED)
+            finally:
+                overview.close()
 
 
 def table(runs: list[Run]) -> str:

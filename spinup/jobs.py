@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import pickle
 import platform
+import re
 import signal
 import sys
 import threading
@@ -21,18 +22,21 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from spinup import mpi
 from spinup.checkpoint import newest
 from spinup.config import convert_json
-from spinup.errors import UserError, install, printable, user_path
-from spinup.files import RunFolder, check_file, replace_file
+from spinup.errors import UserError, first_line, install, printable, user_path
+from spinup.files import RunFolder, check_file, replace_file, writing
+from spinup.locks import Lock, Taken, lock
 from spinup.terminal import open_closed_streams, say, writing_to
 
 DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"
+ELSEWHERE = "at work elsewhere"
+STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 STATUS, OUTPUT, ERROR = "status.json", "output.txt", "error.txt"
 
@@ -51,7 +55,11 @@ class Job(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What became of one run: `outcome` is "done", "done before", "wrong input" (a UserError), "failed" or "killed"."""
+    """What became of one run.
+
+    outcome: "done", "done before", "wrong input" (a UserError), "failed", "killed", "stopped" (by a signal), or
+        "at work elsewhere": another process is doing it
+    """
 
     name: str
     seed: int
@@ -70,27 +78,73 @@ def perform(job: Job, apart: bool = False) -> Run:
     """
     if apart:
         mpi.stay_alone()
-        job, done = place(job)  # once more, as an executor may try again what was begun or done on a node that died
-        if done:
-            return Run(job.name, job.seed, str(job.folder), 0.0, DONE)
-    start, outcome = time.time(), DONE
-    write_status(job, "running", start)
+    with ended_by_sigterm():
+        try:
+            job, held = take(job)
+            if held is None:
+                return Run(job.name, job.seed, str(job.folder), 0.0, DONE)
+            try:
+                return perform_held(job, held, apart)
+            finally:
+                held.release(wholly=True)  # also for a logger that was not closed
+        except Taken:
+            return Run(job.name, job.seed, str(job.folder), 0.0, ELSEWHERE)
+
+
+def perform_held(job: Job, held: Lock, apart: bool) -> Run:
+    """Do one run whose folder this process holds."""
+    start, outcome = time.monotonic(), DONE
+    write_status(job, "running", 0.0)
     with output_to(job.folder / OUTPUT) if apart else contextlib.nullcontext():
         try:
             job.thunk(**job.arguments)
         except BaseException as error:
-            outcome = WRONG if isinstance(error, UserError) else FAILED if isinstance(error, Exception) else STOPPED
-            write_status(job, outcome, start)
-            if mpi.proc_id() == 0:
+            outcome = outcome_of(error)
+            held.check()
+            write_status(job, outcome, time.monotonic() - start)
+            if outcome != STOPPED and mpi.proc_id() == 0:
                 replace_file(job.folder / ERROR, traceback.format_exc().encode("utf-8", "backslashreplace"))
-            if not apart or not isinstance(error, Exception):
+            if not apart or outcome == STOPPED:
                 raise
             report(job, error)
-    write_status(job, outcome, start)
-    return Run(job.name, job.seed, str(job.folder), time.time() - start, outcome)
+        else:
+            held.check()
+            write_status(job, outcome, time.monotonic() - start)
+    return Run(job.name, job.seed, str(job.folder), time.monotonic() - start, outcome)
 
 
-def report(job: Job, error: Exception) -> None:
+def outcome_of(error: BaseException) -> str:
+    """What a run comes to that raises this."""
+    if isinstance(error, UserError):
+        return WRONG
+    code = error.code if isinstance(error, SystemExit) else None
+    return STOPPED if isinstance(error, KeyboardInterrupt) or code in [128 + number for number in STOPS] else FAILED
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM in the block, and the hangup of a terminal, raise SystemExit, as Ctrl-C raises KeyboardInterrupt.
+
+    They do so once: `timeout` and Slurm tell both a process and its parent, which tells it again.
+    """
+    told = []
+
+    def end(number, frame):
+        if not told:
+            told.append(number)
+            raise SystemExit(128 + number)
+
+    ours = {}
+    if threading.current_thread() is threading.main_thread():
+        ours = {number: signal.signal(number, end) for number in STOPS if signal.getsignal(number) is signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, before in ours.items():
+            signal.signal(number, before)
+
+
+def report(job: Job, error: BaseException) -> None:
     """Print one line for a mistake of the user's, and the traceback before it for a bug."""
     if not isinstance(error, UserError):
         say("".join(traceback.format_exception(error)), error=True, end="")
@@ -124,20 +178,20 @@ def output_to(file: Path) -> Iterator[None]:
 
 
 def read_status(folder: Path) -> dict:
+    """What status.json says; {} where there is none, or not one of ours."""
     try:
         check_file(folder / STATUS)
         status = json.loads((folder / STATUS).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return status if isinstance(status, dict) else {}
+    return status if isinstance(status, dict) and isinstance(status.get("outcome"), str) else {}
 
 
-def write_status(job: Job, outcome: str, start: float) -> None:
-    if mpi.proc_id() == 0:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        status = {"outcome": outcome, "seconds": time.time() - start, "process": [platform.node(), os.getpid()]}
-        status["arguments"] = as_recorded(job.arguments)
-        replace_file(job.folder / STATUS, (json.dumps(status, indent=1) + "\n").encode())
+def write_status(job: Job, outcome: str, seconds: float) -> None:
+    """For the process that holds the folder."""
+    status = {"outcome": outcome, "seconds": seconds, "process": [platform.node(), os.getpid()]}
+    status["arguments"] = as_recorded(job.arguments)
+    replace_file(job.folder / STATUS, (json.dumps(status, indent=1) + "\n").encode())
 
 
 def as_recorded(arguments: Mapping) -> dict:
@@ -148,10 +202,7 @@ def as_recorded(arguments: Mapping) -> dict:
 def place(job: Job) -> tuple[Job, bool]:
     """The job with a folder that is free or its own, and whether it is done there already.
 
-    Its own is one whose status.json has the same arguments. The job goes on from the checkpoint of an unfinished try;
-    a try without one is removed: the seed makes it the beginning of what the next will write. Another run's folder is
-    left alone; folder-2 follows it.
-    Raises UserError where a process on this machine is still at work on it.
+    Its own is one whose status.json has the same arguments. Another run's folder is left alone; folder-2 follows it.
     """
     for i in itertools.count(1):
         folder = job.folder if i == 1 else job.folder.with_name(f"{job.folder.name}-{i}")
@@ -160,29 +211,67 @@ def place(job: Job) -> tuple[Job, bool]:
             break
         if not status and not (folder / "config.json").exists() and not (folder / "progress.txt").exists():
             break
-    done = status.get("outcome") == DONE
-    if status.get("outcome") == "running" and is_alive(*status.get("process", (None, 0))):
-        raise UserError(f"{folder} is at work in process {status['process'][1]}; wait for it, or end it first")
     kwargs = {**job.arguments["logger_kwargs"], "output_dir": str(folder)}
-    if status and not done and newest(folder):
-        kwargs["resume"] = True
-        (folder / ERROR).unlink(missing_ok=True)
-    elif status and not done:
-        RunFolder(folder).remove_run(kwargs.get("output_fname", "progress.txt"))
-    return job._replace(arguments={**job.arguments, "logger_kwargs": kwargs}), done
+    return job._replace(arguments={**job.arguments, "logger_kwargs": kwargs}), status.get("outcome") == DONE
 
 
-def is_alive(node: str, process: int) -> bool:
-    """Whether a process runs on this machine; False where that cannot be told."""
-    if node != platform.node() or os.name == "nt":  # on Windows os.kill would end it
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        pass
-    return True
+def take(job: Job) -> tuple[Job, Lock | None]:
+    """The job with its folder, which this process holds from now on and has made ready; None where it is done there.
+
+    Another process may take the folder that is free, or finish the run, before this one: so it is looked at once more.
+    Raises Taken where another process is at work on the run.
+    """
+    patience = time.monotonic() + 2  # one that has just taken a folder needs a moment to say what for
+    while True:
+        placed, done = place(job)
+        if done:
+            return placed, None
+        with writing(placed.folder):
+            placed.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            held = lock(placed.folder)
+        except Taken:
+            if time.monotonic() > patience:
+                raise
+            time.sleep(0.1)
+            continue
+        try:
+            if place(job) == (placed, False):
+                return make_ready(placed), held
+        except BaseException:
+            held.release()
+            raise
+        held.release()
+
+
+def make_ready(job: Job) -> Job:
+    """Have the job go on from the checkpoint of an unfinished try; one without is removed, and will be repeated."""
+    if read_status(job.folder):
+        RunFolder(job.folder).remove(re.compile(re.escape(ERROR)))
+        if newest(job.folder):
+            kwargs = {**job.arguments["logger_kwargs"], "resume": True}
+            return job._replace(arguments={**job.arguments, "logger_kwargs": kwargs})
+        RunFolder(job.folder).remove_run(job.arguments["logger_kwargs"].get("output_fname", "progress.txt"))
+    return job
+
+
+def settle(job: Job, outcome: str, why: str = "") -> Run:
+    """The run of a process that ended without a word; its folder is told so, unless another process has it by now."""
+    placed, done = place(job)
+    if not done and read_status(placed.folder):
+        with contextlib.suppress(UserError):  # it is another's, or the disk is full
+            held = lock(placed.folder)
+            try:
+                status = read_status(placed.folder)
+                if status.get("outcome") == "running":
+                    write_status(placed, outcome, 0.0)
+                    if why:
+                        RunFolder(placed.folder).append(ERROR, f"{why}\n".encode("utf-8", "backslashreplace"))
+                else:
+                    outcome = status.get("outcome", outcome)
+            finally:
+                held.release()
+    return Run(job.name, job.seed, str(placed.folder), 0.0, DONE if done else outcome)
 
 
 # ---- executors
@@ -199,7 +288,7 @@ class ProcessExecutor(ThreadPoolExecutor):
         open_closed_streams()  # else a pipe to a child takes the number of one
         self.context, self.threads = multiprocessing.get_context("spawn"), threads
         self.processes: set = set()
-        self.starting = threading.Lock()
+        self.starting, self.stopped = threading.Lock(), False
 
     def submit(self, function: Callable, /, *args: Any) -> Future:
         return super().submit(self.in_process, function, args)
@@ -209,8 +298,10 @@ class ProcessExecutor(ThreadPoolExecutor):
         receiver, sender = self.context.Pipe(duplex=False)
         process = self.context.Process(target=child, args=(sender, function, args))
         with self.starting, environment(dict.fromkeys(THREADS, str(self.threads))):
+            if self.stopped:
+                raise CancelledError
             process.start()
-        self.processes.add(process)
+            self.processes.add(process)
         sender.close()
         try:
             return receiver.recv()
@@ -222,14 +313,25 @@ class ProcessExecutor(ThreadPoolExecutor):
             self.processes.discard(process)
 
     def stop(self) -> None:
-        """End all processes, and start no more."""
+        """End all processes, and start no more. They have a minute for their checkpoints; Ctrl-C ends them at once."""
         self.shutdown(wait=False, cancel_futures=True)
+        with self.starting:
+            self.stopped = True
         for process in list(self.processes):
             process.terminate()
-        deadline = time.time() + 5
-        for process in list(self.processes):
-            process.join(max(0, deadline - time.time()))
-            process.kill()
+        try:
+            wait_for(self.processes, 60)
+        finally:
+            for process in list(self.processes):
+                process.kill()
+            wait_for(self.processes, 5)
+
+
+def wait_for(processes: set, seconds: float) -> None:
+    """Wait until all have left the set, but not longer than that."""
+    deadline = time.monotonic() + seconds
+    while processes and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 class ProcessDied(Exception):
@@ -256,10 +358,18 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 def child(sender, function: Callable, args: tuple) -> None:
     """The child's side of ProcessExecutor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its children
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # never outlive the parent
-    sender.send(function(*args))
-    sender.close()
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    with ended_by_sigterm():
+        sender.send(function(*args))
+        sender.close()
+
+
+def end_with_parent() -> None:
+    """Have this process end after its parent; it has a minute for a checkpoint."""
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+    os._exit(1)
 
 
 class RayExecutor(Executor):
@@ -302,23 +412,21 @@ def perform_all(jobs: list[Job], executor: Executor, overview: "Overview") -> li
     while waiting:
         ended, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
         for future in ended:
-            runs[future] = result(future, jobs[futures.index(future)])
-            overview.ended(runs[future])
+            runs[future], why = result(future, jobs[futures.index(future)])
+            overview.ended(runs[future], why)
         overview.draw()
     return [runs[future] for future in futures]
 
 
-def result(future: Future, job: Job) -> Run:
-    """The run that a future came to, also where its process or the executor failed."""
+def result(future: Future, job: Job) -> tuple[Run, str]:
+    """The run that a future came to, and what its process or the executor failed of."""
     try:
-        return future.result()
+        return future.result(), ""
     except Exception as error:  # also what an executor of the user's raises
+        if isinstance(error, UserError):
+            return settle(job, WRONG, str(error)), str(error)
         outcome = KILLED if isinstance(error, ProcessDied) and error.killed else FAILED
-        with contextlib.suppress(OSError):
-            with RunFolder(job.folder).appending(ERROR) as file:
-                file.write(f"{type(error).__name__}: {error}\n".encode("utf-8", "backslashreplace"))
-            write_status(job, outcome, time.time())
-        return Run(job.name, job.seed, str(job.folder), 0.0, outcome)
+        return settle(job, outcome, first_line(error)), first_line(error)
 
 
 def check_picklable(job: Job) -> None:
@@ -343,10 +451,14 @@ class Overview:
             self.live.start()
             self.draw()
 
-    def ended(self, run: Run) -> None:
+    def ended(self, run: Run, why: str = "") -> None:
+        """Tell of a run that has ended. why: what its process failed of, where its folder does not say"""
         self.runs[run.folder] = run
-        if run.outcome not in (DONE, BEFORE):
-            where = f"{why(Path(run.folder))}; see {Path(run.folder) / OUTPUT}"
+        if run.outcome == ELSEWHERE:
+            what = f"another process is at work on {run.folder}"
+            say(f"spinup: error: {run.name}, seed {run.seed}: {what}", error=True)
+        elif run.outcome not in (DONE, BEFORE):
+            where = f"{why or reason(Path(run.folder), run.outcome)}; see {Path(run.folder) / OUTPUT}"
             say(f"spinup: error: {run.name}, seed {run.seed}: {where}", error=True)
         elif not self.quiet and not self.live:
             say(f"{run.outcome}: {run.name}, seed {run.seed}, {run.seconds:.1f} s")
@@ -383,14 +495,14 @@ class Overview:
         return table
 
 
-def why(folder: Path) -> str:
+def reason(folder: Path, outcome: str) -> str:
     """The last line of error.txt: a traceback's is the error, of whose class a mistake of the user's needs no word."""
     try:
         check_file(folder / ERROR)
         lines = (folder / ERROR).read_text("utf-8").split("\n")
-    except OSError:
-        return "failed"
-    last = next((line for line in reversed(lines) if line.strip()), "failed")
+    except (OSError, ValueError):
+        return outcome
+    last = next((line for line in reversed(lines) if line.strip()), outcome)
     return printable(last.removeprefix("spinup.errors.UserError: "))
 
 
@@ -409,9 +521,9 @@ def progress(folder: Path, running: bool) -> tuple[str, str, str]:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         header, last = first_and_last_line(folder / "progress.txt")
         row = dict(zip(header.split("\t"), map(float, last.split("\t")), strict=True))
-        done = row["Epoch"] / config["epochs"]
-    except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):
+        done, steps = row["Epoch"] / config["epochs"], f"{row['TotalEnvInteracts']:,.0f}"
+        left = datetime.timedelta(seconds=round(row.get("Time", 0) * (1 / done - 1))) if done else ""
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         return "", "", ""
-    left = datetime.timedelta(seconds=round(row.get("Time", 0) * (1 / done - 1))) if done else ""
     ret = row.get("AverageTestEpRet", row.get("AverageEpRet", float("nan")))
-    return f"{row['TotalEnvInteracts']:,.0f}", f"{ret:,.4g}", str(left) if running else ""
+    return steps, f"{ret:,.4g}", str(left) if running else ""

@@ -33,14 +33,16 @@ from spinup.config import (
     setup_logger_kwargs,
 )
 from spinup.errors import UserError, install, printable, user_path
-from spinup.files import RESERVED, RunFolder, bare, lock, still_locked, writing
+from spinup.files import RESERVED, RunFolder, bare, writing
+from spinup.locks import Lock, Taken, lock
 from spinup.terminal import Bar, cell, colorize, say, table
 
 
-def _claim(folder: Path, fname: str) -> Path:
-    """Makes and returns `folder`, or the first of folder-2, folder-3, ... without a run, taking it by creating `fname`.
+def _claim(folder: Path, fname: str) -> tuple[Path, Lock]:
+    """Makes and locks `folder`, or the first of folder-2, folder-3, ... without a run, taking it by creating `fname`.
 
-    Creation is exclusive, so of two processes that want the same folder at once only one gets it.
+    Creation is exclusive, so of two processes that want the same folder at once only one gets it. One that another
+    process has locked holds a run, or is about to.
     """
     if folder.name in ("", ".."):
         folder = folder.resolve()
@@ -49,9 +51,14 @@ def _claim(folder: Path, fname: str) -> Path:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             if not os.path.lexists(path / "config.json"):
-                with contextlib.suppress(FileExistsError):
-                    RunFolder(path).create(fname).close()
-                    return path
+                with contextlib.suppress(FileExistsError, Taken):
+                    taken = lock(path)
+                    try:
+                        RunFolder(path).create(fname).close()
+                        return path, taken
+                    except BaseException:
+                        taken.release()
+                        raise
 
 
 class Logger:
@@ -103,12 +110,10 @@ class Logger:
             self._writer_class = SummaryWriter  # made with the first row, when it is known where a run goes on
         wanted = user_path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"])
         self.exp_name = exp_name or wanted.resolve().name
-        self.output_dir = wanted if resume else _claim(wanted, output_fname)
+        self.output_dir, self._lock = (wanted, lock(wanted)) if resume else _claim(wanted, output_fname)
         self.output_file = self.output_dir / output_fname
         self.folder, self._table = RunFolder(self.output_dir), None if resume else bytearray()
         self.folder.check()
-        with writing(self.output_dir):
-            self._lock = lock(self.output_dir)
         if self.output_dir.name not in (wanted.name, wanted.resolve().name):
             self.warn(f"{wanted} holds a run already; this one goes to {self.output_dir}")
         else:
@@ -214,6 +219,11 @@ class Logger:
             self._last_return = self.epoch_return
         self.progress(steps, now=True)
 
+    def check_lock(self) -> None:
+        """Before writing: raise Taken where another process has the run's folder now."""
+        if self.is_root and self._lock.check():
+            self.warn(f"{self.output_dir / '.lock'} was removed while the run is at work; it is there again")
+
     def _write(self, row: dict) -> None:
         self.check_lock()
         name = self.output_file.name
@@ -236,15 +246,6 @@ class Logger:
     def _replace_table(self, content: bytes) -> None:
         self.folder.replace(self.output_file.name, content)
         self._table = bytearray(content)
-
-    def check_lock(self) -> None:
-        """Take the folder once more where its .lock was removed. Raises UserError where another process has it now."""
-        if self.is_root and self._lock is not None and not still_locked(self.output_dir, self._lock):
-            with writing(self.output_dir):
-                lost, self._lock = self._lock, None
-                os.close(lost)
-                self._lock = lock(self.output_dir)
-            self.warn(f"{self.output_dir / '.lock'} was removed while the run is at work; it is there again")
 
     def _write_events(self, row: Mapping, step: int | None) -> None:
         """The row's numbers for TensorBoard, which hides what a run that was ended wrote beyond its checkpoint."""
@@ -290,8 +291,7 @@ class Logger:
             self._tensorboard.close()
         if self.output_dir and not self._closed:
             self.log(f"The run is in {self.output_dir}")
-            if self._lock is not None:
-                os.close(self._lock)
+            self._lock.release()
         self._live, self._closed = False, True
 
 

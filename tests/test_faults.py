@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gymnasium as gym
@@ -159,6 +160,57 @@ def test_a_worker_that_raises():
         envs.step(np.zeros(2, int))
     assert not any(process.is_alive() for process in envs.envs.processes)
     envs.close()
+
+
+ASYNC = """
+import sys
+import spinup
+
+if __name__ == "__main__":
+    {before}
+    spinup.ppo("CartPole-v1", num_envs=2, vectorization="async", steps_per_epoch=200, epochs=10**6,
+        train_pi_iters=1, train_v_iters=1, logger_kwargs=dict(output_dir="run", quiet=True))
+"""
+
+
+def start_async(folder):
+    (folder / "script.py").write_text(ASYNC.format(before="pass"))
+    env = {**os.environ, "PYTHONPATH": str(Path(spinup.__file__).parents[1])}
+    with open(folder / "log.txt", "w") as log:
+        command = [sys.executable, "script.py"]
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+    table = folder / "run" / "progress.txt"
+    while not table.exists() or table.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None, (folder / "log.txt").read_text()
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP", "SIGTERM twice"])
+def test_signals_to_all_processes_of_asynchronous_environments(tmp_path, how):
+    """A terminal's Ctrl-C, `timeout` and Slurm tell the workers too; they live until the run has its checkpoint."""
+    process = start_async(tmp_path)
+    number = getattr(signal, how.split()[0])
+    os.killpg(process.pid, number)
+    if how.endswith("twice"):
+        time.sleep(0.02)
+        os.killpg(process.pid, number)
+    assert process.wait(120) == (-number if number == signal.SIGINT else 128 + number)
+    assert list((tmp_path / "run" / "checkpoint").glob("*/manifest.json")), (tmp_path / "log.txt").read_text()
+    assert (tmp_path / "log.txt").read_text().count("Traceback") == (how == "SIGINT")  # Python's, of KeyboardInterrupt
+    with pytest.raises(ProcessLookupError):  # nobody of the group is left
+        os.killpg(process.pid, 0)
+
+
+def test_asynchronous_environments_that_nobody_closes_end_with_the_run(tmp_path):
+    """As when another part of the run raises: multiprocessing ends its processes by SIGTERM, and waits for them."""
+    stop = "sys.modules['spinup.logger'].__dict__['EpochLogger'].dump_tabular = lambda self: 1 / 0"
+    (tmp_path / "script.py").write_text(ASYNC.format(before=f"import spinup.logger; {stop}"))
+    env = {**os.environ, "PYTHONPATH": str(Path(spinup.__file__).parents[1])}
+    command = [sys.executable, "script.py"]
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    assert "ZeroDivisionError" in result.stderr
 
 
 @pytest.mark.parametrize("algo", ["vpg", "trpo", "ppo", "sac"])
@@ -437,7 +489,7 @@ def test_a_checkpoint_of_other_arguments_is_refused(run, name, saved, here):
 def test_a_checkpoint_of_another_gamma_is_told(run, capfd):
     change_arguments(files(run)[1], gamma=0.5, epochs=7)
     train("ppo", run, resume=True)
-    (line,) = capfd.readouterr().err.strip().split("\n")
+    (line,) = [line for line in capfd.readouterr().err.split("\n") if "gamma" in line]
     assert line.endswith("checkpoint/120 is of gamma 0.5, and this is 0.99: the run continues with this value")
 
 

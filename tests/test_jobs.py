@@ -1,8 +1,10 @@
 """Runs of a grid in processes of their own: none takes another along, none is done twice, none outlives the grid."""
 
+import ast
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import thunks
 from spinup.errors import UserError
 from spinup.grid import ExperimentGrid
 from spinup.jobs import Job, Overview, Run, first_and_last_line, progress, write_status
+from spinup.locks import lock
 
 TESTS = Path(__file__).parent
 
@@ -55,7 +58,8 @@ def outcomes(runs) -> dict[int, str]:
         ("work", "done", None),
         ("raise", "failed", "ValueError: a bug of ours"),
         ("mistake", "wrong input", "gamma is 2; it must be 1"),
-        ("exit", "failed", "ended with status 3"),
+        ("exit", "failed", "SystemExit: 3"),
+        ("leave", "failed", "ended with status 3"),
         pytest.param("die", "killed", "killed by SIGKILL", marks=pytest.mark.skipif(os.name == "nt", reason="signals")),
     ],
 )
@@ -142,7 +146,8 @@ def test_an_executor_that_tries_again_takes_the_same_folder(tmp_path, log):
     """A node that died has left its folder as a run at work."""
     kwargs = {"output_dir": str(tmp_path / "g_s0"), "exp_name": "g", "quiet": True}
     job = Job("g", 0, thunks.train, {"seed": 0, "log": str(log), "logger_kwargs": kwargs})
-    write_status(job, "running", time.time())
+    (tmp_path / "g_s0").mkdir()
+    write_status(job, "running", 0.0)
     (tmp_path / "g_s0" / "config.json").write_text("{}")
     file = tmp_path / "g_s0" / "status.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "process": ["a node that died", 1]}))
@@ -178,20 +183,181 @@ def test_a_run_that_is_no_grids_is_left_alone(tmp_path, log):
     assert [p.name for p in folder.iterdir()] == ["progress.txt"]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="cannot be told there")
-def test_a_run_that_is_at_work_is_not_touched(tmp_path, log):
-    run_grid(tmp_path, log, seeds=(0, 2))
+# ---- several at work at once
+
+
+@pytest.mark.parametrize(
+    "process",
+    [[platform.node(), 1], [platform.node(), os.getpid()], [1, 2, 3], [], None, 7, "x", {}, [None, None], ["x", "y"]]
+    + [[platform.node(), number] for number in (-1, 0, 10**30, "1", 1.5, True, [1])],
+)
+def test_a_process_id_in_status_json_says_nothing(tmp_path, log, process):
+    """The lock does: after kill -9 and a restart, the number is another process's."""
+    run_grid(tmp_path, log, seeds=(0, 2), jobs=1)
     file = tmp_path / "data" / "g" / "g_s0" / "status.json"
     status = json.loads(file.read_text())
-    for process, free in ((os.getpid(), False), (2**22 + 1, True)):  # ours, and one above all that Linux has
-        file.write_text(json.dumps({**status, "outcome": "running", "process": [platform.node(), process]}))
-        if free:
-            assert outcomes(run_grid(tmp_path, log, seeds=(0, 2))) == {0: "done", 2: "done before"}
-        else:
-            with pytest.raises(UserError, match=f"g_s0 is at work in process {process}"):
-                run_grid(tmp_path, log, seeds=(0, 2))
-            assert file.exists()
+    file.write_text(json.dumps({**status, "outcome": "running", "process": process}))
+    assert outcomes(run_grid(tmp_path, log, seeds=(0, 2), jobs=1)) == {0: "done", 2: "done before"}
     assert seeds_run(log) == [0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "[" * 10**5, '{"outcome": {}, "arguments": 1}', '{"outcome": ["done"]}', "\x00"]
+)
+def test_a_status_that_is_none_of_ours(tmp_path, log, content):
+    run_grid(tmp_path, log, seeds=(0, 2), jobs=1)
+    (tmp_path / "data" / "g" / "g_s0" / "status.json").write_text(content)
+    runs = run_grid(tmp_path, log, seeds=(0, 2), jobs=1)
+    assert outcomes(runs) == {0: "done", 2: "done before"}
+    assert runs[0].folder.endswith("g_s0-2")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_at_work_elsewhere_is_not_touched(tmp_path, log, jobs, capfd, monkeypatch):
+    """By a process that can be looked up, none of the grid begins; one of another host or container is left out."""
+    run_grid(tmp_path, log, seeds=(0, 2), does="raise", jobs=1)
+    folder = tmp_path / "data" / "g" / "g_s0"
+    file = folder / "status.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "outcome": "running"}))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    code = "import sys\nfrom pathlib import Path\nfrom spinup.locks import lock\nlock(Path(sys.argv[1]))\n"
+    command = [sys.executable, "-c", code + "print(flush=True)\ninput()", str(folder)]
+    env = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        holder.stdout.readline()
+        with pytest.raises(UserError, match=rf"another process is at work on {folder} \(process {holder.pid} on "):
+            run_grid(tmp_path, log, seeds=(0, 2), does="raise", jobs=jobs)
+        monkeypatch.setattr("spinup.grid.at_work", lambda folder: "")
+        runs = run_grid(tmp_path, log, seeds=(0, 2), does="raise", jobs=jobs)
+        assert outcomes(runs) == {0: "at work elsewhere", 2: "done before"}
+        assert f"spinup: error: g, seed 0: another process is at work on {folder}\n" in capfd.readouterr().err
+        for path, content in before.items():
+            assert path.read_bytes() == content, path
+        holder.communicate("\n")
+    assert outcomes(run_grid(tmp_path, log, seeds=(0, 2), does="raise", jobs=jobs)) == {0: "done", 2: "done before"}
+
+
+def test_a_grid_writes_no_status_over_that_of_another(tmp_path):
+    """Its worker was killed, and before it saw that, another grid went on with the run."""
+    kwargs = {"output_dir": str(tmp_path / "g_s0"), "exp_name": "g"}
+    job = Job("g", 0, thunks.run, {"seed": 0, "logger_kwargs": kwargs})
+    (tmp_path / "g_s0").mkdir()
+    write_status(job, "running", 0.0)
+    status = (tmp_path / "g_s0" / "status.json").read_bytes()
+    code = f"""
+import thunks
+from spinup.jobs import Job, settle
+print(settle(Job("g", 0, thunks.run, {job.arguments!r}), "killed", "why").outcome)
+"""
+    env = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
+
+    def settle():
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=True).stdout
+
+    held = lock(tmp_path / "g_s0")
+    assert settle() == "killed\n"
+    assert (tmp_path / "g_s0" / "status.json").read_bytes() == status
+    assert not (tmp_path / "g_s0" / "error.txt").exists()
+    held.release()
+    assert settle() == "killed\n"
+    assert json.loads((tmp_path / "g_s0" / "status.json").read_text())["outcome"] == "killed"
+    assert (tmp_path / "g_s0" / "error.txt").read_text() == "why\n"
+
+
+def test_a_run_that_loses_its_folder_says_nothing_more_there(tmp_path, log):
+    """As one that was stopped for long on a file system whose locks do not reach the host that took the folder."""
+    grid = ExperimentGrid("g")
+    grid.add("seed", [0, 2])
+    (zero, two) = grid.run(loses_its_folder, data_dir=str(tmp_path), logger_kwargs={"quiet": True})
+    assert (zero.outcome, two.outcome) == ("at work elsewhere", "done")
+    assert json.loads((tmp_path / "g" / "g_s0" / "status.json").read_text()) == "another's"
+
+
+def loses_its_folder(seed, logger_kwargs):
+    folder = Path(logger_kwargs["output_dir"])
+    if seed == 0:
+        (folder / ".lock").write_text('{"token": "another"}')
+        (folder / "status.json").write_text('"another\'s"')
+
+
+def test_what_a_try_left_is_removed_and_nothing_else(tmp_path, log):
+    """The user's files stay, and what is behind links."""
+    run_grid(tmp_path, log, seeds=(0, 1), does="raise", jobs=1)
+    folder, outside = tmp_path / "data" / "g" / "g_s1", tmp_path / "outside"
+    (outside / "thesis").mkdir(parents=True)
+    (outside / "7").mkdir()
+    for name in ("notes.md", "progress.txt", "model.pt", "model_best.pt", "model3.pt", "my_model.pt", "output.txt"):
+        (folder / name).write_text("x")
+    (folder / "videos").mkdir()
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to(outside / "thesis")
+    (folder / "checkpoint").symlink_to(outside)
+    assert outcomes(run_grid(tmp_path, log, seeds=(0, 1), jobs=1, thunk=leaves, does="raise"))[1] == "done"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoint", "my_model.pt", "notes.md", "status.json", "videos",
+    ]  # fmt: skip
+    assert sorted(path.name for path in outside.iterdir()) == ["7", "thesis"]
+    status = folder / "status.json"
+    status.write_text(status.read_text().replace('"done"', '"failed"'))
+    (folder / "checkpoint").unlink()
+    for name in ("7", ".8.tmp", "mine"):
+        (folder / "checkpoint" / name).mkdir(parents=True)
+    assert outcomes(run_grid(tmp_path, log, seeds=(0, 1), jobs=1, thunk=leaves, does="raise"))[1] == "done"
+    assert [path.name for path in (folder / "checkpoint").iterdir()] == ["mine"]
+
+
+def leaves(seed, logger_kwargs, **arguments):
+    """A run that writes nothing."""
+
+
+def test_three_grids_at_once(tmp_path, log):
+    share_out(tmp_path, log, [[]] * 3)
+
+
+@pytest.mark.slow
+def test_three_grids_at_once_in_name_spaces_of_their_own(tmp_path, log):
+    """As in containers that share a folder. Needs a user who can make name spaces for process ids, for example root."""
+    space = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if not shutil.which("unshare") or subprocess.run([*space, "true"], capture_output=True).returncode:
+        pytest.skip("this user or system can make no name spaces for process ids")
+    share_out(tmp_path, log, [space, space, []])
+
+
+def share_out(tmp_path, log, wrappers):
+    """Each grid has all the runs; together they do each once, and none reports one as failed."""
+    seeds = [0, 2, 4, 6]
+    script = f"""
+        import sys, thunks
+        from spinup.errors import UserError
+        from spinup.grid import ExperimentGrid
+        if __name__ == "__main__":
+            grid = ExperimentGrid("g")
+            grid.add("seed", {seeds})
+            grid.add("log", {str(log)!r})
+            grid.add("seconds", 0.5)
+            try:
+                runs = grid.run(thunks.run, data_dir={str(tmp_path / "data")!r}, jobs=2)
+                print(sorted(dict.fromkeys(run.outcome for run in runs)))
+            except UserError as error:
+                print("refused", error)
+    """
+    file = tmp_path / "script.py"
+    file.write_text(textwrap.dedent(script))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    grids = [subprocess.Popen([*wrapper, sys.executable, str(file)], env=env, **pipes) for wrapper in wrappers]
+    said = [grid.communicate(timeout=300) for grid in grids]
+    last = [out.splitlines()[-1] if out else err for out, err in said]
+    for line in last:
+        told = line.startswith("refused another process is at work on ")
+        assert told or set(ast.literal_eval(line)) <= {"done", "done before", "at work elsewhere"}, said
+    assert seeds_run(log) == seeds, "a run was begun twice, or by none"
+    for seed in seeds:
+        folder = tmp_path / "data" / "g" / f"g_s{seed}"
+        assert json.loads((folder / "status.json").read_text())["outcome"] == "done"
+        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "output.txt", "status.json"]
+    assert len(list((tmp_path / "data" / "g").iterdir())) == len(seeds)
 
 
 # ---- other executors
@@ -310,6 +476,51 @@ def stop_and_look(process, how, log):
         time.sleep(0.1)
     assert processes_of(process.pid) == []
     assert seeds_run(log) == [0, 2], "a further run was started"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP", "SIGTERM twice", "SIGTERM to all", "SIGKILL"])
+def test_a_grid_that_is_stopped_leaves_checkpoints(tmp_path, log, how, jobs):
+    """And a status that says so; started again, it goes on. `timeout` and Slurm tell its processes too, or twice."""
+    if how == "SIGKILL" and jobs == 1:
+        pytest.skip("nobody is left to write a checkpoint")
+    script = f"""
+        import thunks
+        from spinup.grid import ExperimentGrid
+        if __name__ == "__main__":
+            grid = ExperimentGrid("g")
+            grid.add("seed", [0, 2, 4])
+            grid.add("log", {str(log)!r})
+            grid.run(thunks.train_long, data_dir={str(tmp_path / "data")!r}, jobs={jobs})
+    """
+    file = tmp_path / "script.py"
+    file.write_text(textwrap.dedent(script))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, str(file)], env=env, start_new_session=True, **pipes)
+    folders = [tmp_path / "data" / "g" / f"g_s{seed}" for seed in (0, 2)][:jobs]
+    while not all(thunks.lines(folder / "progress.txt") > 2 for folder in folders):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    number = getattr(signal, how.split()[0])
+    if how.endswith("all"):
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    if how.endswith("twice"):
+        time.sleep(0.05)
+        process.send_signal(number)
+    process.communicate(timeout=120)
+    assert process.returncode == (128 + number if number in (signal.SIGTERM, signal.SIGHUP) else -number)
+    deadline = time.time() + 60
+    while processes_of(process.pid) and time.time() < deadline:
+        time.sleep(0.1)
+    assert processes_of(process.pid) == []
+    for folder in folders:
+        assert json.loads((folder / "status.json").read_text())["outcome"] == "stopped"
+        assert list(folder.glob("checkpoint/*/manifest.json")), "no checkpoint"
+    assert not (tmp_path / "data" / "g" / "g_s4").exists()
 
 
 def test_a_script_without_its_guard_is_told_so(tmp_path, log):

@@ -429,7 +429,7 @@ def test_one_folder_each_when_many_start_at_once(tmp_path):
 
     def start():
         barrier.wait()
-        folders.append(logger_module._claim(tmp_path / "a" / "run", "progress.txt").name)
+        folders.append(logger_module._claim(tmp_path / "a" / "run", "progress.txt")[0].name)
 
     threads = [threading.Thread(target=start) for _ in range(8)]
     for thread in threads:

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "errors": 0,
     **dict.fromkeys(("mpi", "accel", "sparse", "files", "terminal"), 1),
+    "locks": 1.2,
     **dict.fromkeys(("config", "capture", "observations"), 1.5),
     **dict.fromkeys(("encoders", "frames"), 1.7),
     **dict.fromkeys(("nets", "buffers", "envs", "logger", "optim"), 2),

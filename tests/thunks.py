@@ -31,6 +31,8 @@ def run(seed, logger_kwargs, log, does="work", seconds=0.0, **arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     if seed == 1 and does == "exit":
         sys.exit(3)
+    if seed == 1 and does == "leave":
+        os._exit(3)
     note(seed, logger_kwargs, f"{log}.finished")
 
 
@@ -63,6 +65,14 @@ def train(seed, logger_kwargs, log, stop_at=None, **arguments):
 
     settings = dict(num_envs=1, steps_per_epoch=50, epochs=4, checkpoint_freq=1, train_v_iters=2)
     spinup.vpg(lambda: Stops(gym.make("CartPole-v1")), seed=seed, **settings, logger_kwargs=logger_kwargs)
+
+
+def train_long(seed, logger_kwargs, log, **arguments):
+    """VPG until it is stopped, with no checkpoint before."""
+    import spinup
+
+    settings = dict(num_envs=1, steps_per_epoch=50, epochs=10**6, checkpoint_freq=0, train_v_iters=2)
+    spinup.vpg("CartPole-v1", seed=seed, **settings, logger_kwargs={**logger_kwargs, "quiet": True})
 
 
 def lines(file) -> int:
