@@ -10,7 +10,7 @@ from spinup import __version__  # noqa: E402
 
 project = "spinup"
 author = "the spinup authors"
-project_copyright = "the spinup authors, MIT licence"
+project_copyright = "the spinup authors, MIT license"
 release = version = __version__
 
 extensions = [

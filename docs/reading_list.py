@@ -18,11 +18,11 @@ HERE = Path(__file__).resolve().parent
 HEAD = """\
 # Reading list
 
-{count} papers, by topic and then by year, with a line on why to read each. The year is that of the first version. It is
-a choice, not a census: what changed how people work, what explains something best, and what is new enough that a
-textbook does not have it.
+{count} papers, by topic and then by year, with a line on why to read each. The year is that of the first version
+under its title. The list is a choice, not a census: papers that changed how people work, papers that explain something
+best, and papers too new for textbooks.
 
-Where to begin:
+Start with these:
 
 {start}
 
@@ -30,8 +30,8 @@ For the basics there are books: Sutton and Barto, *Reinforcement learning: an in
 (second edition, 2018), and, for the theory, Szepesvári, *Algorithms for reinforcement learning* (2010,
 [doi:10.2200/S00268ED1V01Y201005AIM009](https://doi.org/10.2200/S00268ED1V01Y201005AIM009)).
 
-How to read them is told in [How to do research in deep RL](research.md#reading). This page is written by
-`python docs/reading_list.py` from `docs/reading-list.toml`: additions go there.
+[How to do research in deep RL](research.md#reading) explains how to read them. This page is written by
+`python docs/reading_list.py` from `docs/reading-list.toml`; add papers there.
 """
 START = ("arXiv:1709.06560", "arXiv:1707.06347", "arXiv:1802.09477", "arXiv:1812.05905", "arXiv:2108.13264")
 

@@ -35,8 +35,8 @@ def gae(
     all (T, N). A truncated episode and the last row are continued by v2. lam = 1 gives discounted rewards-to-go.
     """
     terminated, done = terminated.to(r.dtype), done.to(r.dtype)
-    delta = r + gamma * (1 - terminated) * v2 - v
-    adv = discount(delta, gamma * lam * (1 - done))
+    delta = r + gamma * (1 - terminated) * v2 - v  # vpg-2, trpo-6, ppo-3: delta
+    adv = discount(delta, gamma * lam * (1 - done))  # vpg-2, trpo-6, ppo-3: A
     return adv, adv + v
 
 
@@ -234,9 +234,9 @@ class ReplayBuffer:
             newest = last // self.num_envs == (self.t - 1) % self.rows
             going = going & ~newest & ~self.pick("done", last)
             following = (last + self.num_envs) % (self.rows * self.num_envs)
-            r = torch.where(going, r + discount * self.pick("r", following), r)
+            r = torch.where(going, r + discount * self.pick("r", following), r)  # ddpg-1, td3-2, sac-1: the sum
             last = torch.where(going, following, last)
-            discount = torch.where(going, discount * self.gamma, discount)
+            discount = torch.where(going, discount * self.gamma, discount)  # ddpg-1, td3-2, sac-1: gamma^m
         return r, last, discount
 
 

@@ -91,11 +91,11 @@ class SquashedGaussian(NamedTuple):
     def rsample(self) -> tuple[Tensor, Tensor]:
         """Actions (..., A) and their log-probabilities (...); gradients flow through both."""
         noise = torch.randn_like(self.mu)
-        u = self.mu + self.log_std.exp() * noise
+        u = self.mu + self.log_std.exp() * noise  # sac-3
         # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which stays finite where tanh(u) rounds to 1.
         log_slope = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
-        logp = (-0.5 * noise.square() - self.log_std - log_slope - LOG_SQRT_2PI).sum(-1)
-        return torch.addcmul(self.middle, self.half_range, u.tanh()), logp
+        logp = (-0.5 * noise.square() - self.log_std - log_slope - LOG_SQRT_2PI).sum(-1)  # sac-4
+        return torch.addcmul(self.middle, self.half_range, u.tanh()), logp  # sac-3: a
 
     @torch.no_grad()
     def sample(self) -> Tensor:

@@ -12,11 +12,28 @@ import pytest
 
 from spinup.errors import UserError
 from spinup.exercises import __main__ as cli
-from spinup.exercises import experiments, judge
+from spinup.exercises import child, experiments, judge
 
 ROOT = Path(__file__).parents[1]
 EXERCISES = cli.exercises()
 PROGRAMS = [number for number in EXERCISES if number[0] != "3"]
+
+
+@pytest.fixture
+def as_a_user():
+    """Checks run in a process of their own, as the command does it."""
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(request, monkeypatch):
+    """Otherwise they run in the tests' process, which has torch already."""
+    if "as_a_user" not in request.fixturenames:
+        monkeypatch.setattr(cli, "judged_by_child", lambda starter, path, verdict: here(starter, path, verdict))
+
+
+def here(starter: Path, path: Path, verdict: Path) -> int:
+    verdict.write_text("0")
+    return child.judged(starter, path)
 
 
 def run(capsys, *words: str) -> tuple[int, str]:
@@ -87,7 +104,9 @@ WRONG = {
         ([(" + log_std +", " +")], "log sigma is missing"),
         ([("z = (a - mu) / log_std.exp()", "z = (a - mu) / (0.5 * log_std).exp()")], "divided by sigma"),
         ([("0.5 * z", "z")], "the square is not halved"),
-        ([("a - mu", "a + mu")], "is right"),
+        ([("a - mu", "a + mu")], "is wrong: at index 0 it is "),
+        ([(".sum(-1)", ".sum(-1).detach()")], "there is no gradient for mu and log_std"),
+        ([("a - mu)", "a - mu.detach())")], "by mu: it is 0"),
     ],
     "1.2": [
         ([("nn.Parameter(torch.full((act_dim,), -0.5))", "torch.full((act_dim,), -0.5)")], "make it an nn.Parameter"),
@@ -115,6 +134,10 @@ WRONG = {
         ([("return adv, adv + v", "return adv")], "must return two tensors"),
         ([("gamma * v2 * ~terminated", "gamma * torch.cat([v[1:], v2[-1:]]) * ~terminated")], "in place of v2[t]"),
         ([("adv = torch.zeros_like(r)", "adv = r")], "gae changes its inputs"),
+        ([("gamma * lam * later", "gamma * lam**2 * later")],
+         "advantages without ends of episodes is wrong: at (t, n) = (0, 0) it is"),
+        ([("        adv[t] = later", "        adv[t] = later\n    adv[5, 1] += 1")],
+         "advantages without ends of episodes is wrong: at (t, n) = (5, 1) it is"),
     ],
     "1.4": [
         ([("return -torch.min", "return torch.min")], "the sign is wrong"),
@@ -178,6 +201,10 @@ WRONG = {
         ([("float(terminated)  #", "float(terminated and not truncated)  #")], "nothing comes after a terminal state"),
         ([("float(terminated)  #", "float(truncated)  #")], "only terminated says that"),
         ([("(1 - terminated) * ", "")], "nothing comes after a terminal state"),
+        ([("q_targ(o2).gather(-1, best).squeeze(-1)", "q_targ(o2).max(dim=-1).values")],
+         "q_targ chooses the next action"),
+        ([("q_targ(o2).gather", "q(o2).gather")], "q judges the next action"),
+        ([("random.random() > 0.2", "random.random() > 0")], "train never tries the action that seems worse"),
     ],
     "2.3": [
         ([("    a, logp = pi.sample(o)\n", "    a, logp = pi.sample(o)\n    a = a.detach()\n")],
@@ -239,11 +266,16 @@ OTHERWISE = [  # what is right too
               "torch.max(-ratio * adv, -clipped * adv).mean()")]),
     ("1.6", [("2 * (math.log(2) - u - softplus(-2 * u))", "2 * (math.log(2) + u - softplus(2 * u))")]),
     ("2.4", [("logp_old = log_prob(pi_old, o, a)", "logp_old = log_prob(pi, o, a)")]),
+    ("1.2", [("return self.net(o), self.log_std", "return [self.net(o), self.log_std]")]),
+    ("1.3", [("return adv, adv + v", "return [adv, adv + v]")]),
+    ("1.6", [("return u.tanh(), (log_normal - log_slope).sum(-1)",
+              "return [u.tanh(), (log_normal - log_slope).sum(-1)]")]),
     ("2.6", [("env.reset(seed=seed + i)", "env.reset(seed=seed if i == 0 else None)")]),
+    ("2.6", [("    returns = []", "    returns = []\n    env.reset(seed=seed)"), ("reset(seed=seed + i)", "reset()")]),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("number", "changes"), OTHERWISE, ids=[number for number, _ in OTHERWISE])
+@pytest.mark.parametrize(("number", "changes"), OTHERWISE, ids=[f"{o[0]}-{i}" for i, o in enumerate(OTHERWISE)])
 def test_other_right_answers(tmp_path, capsys, number, changes):
     status, out = run(capsys, "check", number, str(edited(number, tmp_path, *changes)))
     assert status == 0, out
@@ -252,6 +284,38 @@ def test_other_right_answers(tmp_path, capsys, number, changes):
 def test_three_wrong_answers_each():
     assert set(WRONG) == set(PROGRAMS)
     assert min(map(len, WRONG.values())) >= 3
+
+
+# ---- a process of its own
+
+
+def test_right_and_wrong_in_a_process(tmp_path, capfd, as_a_user):
+    assert run(capfd, "check", "1.1", str(edited("1.1", tmp_path))) == (
+        0,
+        "1.1 right: log-likelihoods and gradients agree, with a log_std for each observation and with one for all\n",
+    )
+    status, out = run(capfd, "check", "1.1", str(edited("1.1", tmp_path, ("return -(", "return ("))))
+    assert (status, out.count("\n")) == (1, 1)
+    assert out.startswith("1.1 not yet: gaussian_log_likelihood: the sign is wrong")
+    assert run(capfd, "check", "1.1", "no/such.py")[0] == 2
+
+
+def test_an_endless_loop_is_ended(tmp_path, capfd, as_a_user, monkeypatch):
+    monkeypatch.setattr(cli, "LIMIT", 15)
+    path = edited("1.1", tmp_path, ("    z = (a", "    while True:\n        pass\n    z = (a"))
+    status, out = run(capfd, "check", "1.1", str(path))
+    assert status == 1
+    assert re.fullmatch(
+        r"1.1 not yet: line 1\d of exercise_1_1.py is still running after 15 s; does its loop end\?\n", out
+    )
+
+
+def test_a_file_that_ends_the_program_is_not_right(tmp_path, capfd, as_a_user):
+    path = edited("1.1", tmp_path, ("    z = (a", "    import os\n    os._exit(0)\n    z = (a"))
+    assert run(capfd, "check", "1.1", str(path)) == (
+        1,
+        "1.1 not yet: exercise_1_1.py ended the program before it was judged (exit status 0)\n",
+    )
 
 
 # ---- the command line
@@ -455,24 +519,24 @@ def test_experiments_starter_is_not_right(tmp_path, capsys, monkeypatch, number)
 
 DECIDED, OPEN = 1.0, 60.0
 WRONG_ANSWERS = [
-    ("3.1", OPEN, dict(better='"80"'), "better is '80', but the 95% intervals overlap"),
-    ("3.1", DECIDED, dict(better='"undecided"'), "lie apart"),
-    ("3.1", DECIDED, dict(better='"0"'), "your runs say '80'"),
-    ("3.1", DECIDED, dict(iqm_0="95.0"), "iqm_0 is 95, but your runs say 100"),
-    ("3.1", DECIDED, dict(horizon="100.0"), "horizon is 100, but your runs say 16.81: 1 / (1 - 0.99 * 0.95)"),
+    ("3.1", OPEN, dict(better='"80"'), "better is '80', which is not what your runs show: in the figure"),
+    ("3.1", DECIDED, dict(better='"undecided"'), "does the 95% interval of P(0 > 80) contain 1/2"),
+    ("3.1", DECIDED, dict(better='"0"'), "on which side does it lie"),
+    ("3.1", DECIDED, dict(iqm_0="95.0"), "iqm_0 is 95, which is not what your runs show: it is the final IQM"),
+    ("3.1", DECIDED, dict(horizon="100.0"), "it is 1 / (1 - gamma * lam), with the values in config.json"),
     ("3.1", DECIDED, dict(better='"eighty"'), "must be one of '0', '80', 'undecided'"),
-    ("3.2", DECIDED, dict(largest_kl='"0.01"'), "the means of KL are 0.01 with 0.01, 0.02 with 0.2, 0.03 with 2.0"),
-    ("3.2", DECIDED, dict(most_clipped='"0.2"'), "the means of ClipFrac are"),
-    ("3.2", OPEN, dict(better_02_or_2='"2.0"'), "intervals overlap"),
-    ("3.2", DECIDED, dict(better_02_or_2='"undecided"'), "lie apart"),
+    ("3.2", DECIDED, dict(largest_kl='"0.01"'), "compare the means of KL"),
+    ("3.2", DECIDED, dict(most_clipped='"0.2"'), "compare the means of ClipFrac"),
+    ("3.2", OPEN, dict(better_02_or_2='"2.0"'), "P(0.2 > 2.0) contain 1/2"),
+    ("3.2", DECIDED, dict(better_02_or_2='"undecided"'), "P(0.2 > 2.0) contain 1/2"),
     ("3.2", DECIDED, dict(iqm_2='"high"'), "it must be a number"),
-    ("3.3", DECIDED, dict(better='"0.25"'), "your runs say '1.0'"),
-    ("3.3", DECIDED, dict(times_longer="2.0"), "times_longer is 2, but your runs say 4: 80 s over 20 s"),
-    ("3.3", DECIDED, dict(gradient_steps="10000"), "of which the first 500 have none"),
-    ("3.3", OPEN, dict(better='"1.0"'), "intervals overlap"),
-    ("3.4", OPEN, dict(three_are_enough="true"), "chance shows such a difference in"),
-    ("3.4", DECIDED, dict(three_are_enough="false"), "the comparisons, no more often than 5%"),
-    ("3.4", OPEN, dict(share="0.05"), "share is 0.05, but your runs say"),
+    ("3.3", DECIDED, dict(better='"0.25"'), "P(0.25 > 1.0) contain 1/2"),
+    ("3.3", DECIDED, dict(times_longer="2.0"), "it is the mean of the last Time with ratio 1, over that with 0.25"),
+    ("3.3", DECIDED, dict(gradient_steps="9999"), "one for each of the 10000 environment steps but the first"),
+    ("3.3", OPEN, dict(better='"1.0"'), "P(0.25 > 1.0) contain 1/2"),
+    ("3.4", OPEN, dict(three_are_enough="true"), "does not follow from share: compare it with 5%"),
+    ("3.4", DECIDED, dict(three_are_enough="false"), "does not follow from share: compare it with 5%"),
+    ("3.4", OPEN, dict(share="0.05"), "share is 0.05, which is not what your runs show"),
     ("3.4", OPEN, dict(width_3="90.0"), "high - low of the first three seeds"),
     ("3.4", OPEN, dict(low="100.0"), "the final IQM [95%] of all ten"),
     ("3.4", OPEN, dict(three_are_enough='"yes"'), "must be true or false"),
@@ -485,6 +549,11 @@ def test_wrong_conclusions_are_told_why(tmp_path, capsys, number, spread, change
     status, out = run(capsys, "check", number, str(answer(number, tmp_path / "runs", tmp_path / "a.toml", **changes)))
     assert status == 1
     assert reason in out
+    right = importlib.import_module(f"spinup.exercises.problem_set_3.exercise_{number.replace('.', '_')}_solution")
+    for line in right.answers(f"{tmp_path / 'runs'}/").splitlines():
+        key, _, value = line.partition(" = ")
+        if key in changes and key != "three_are_enough" and not key.startswith("better"):
+            assert value.strip('"') not in out  # the checker says where to look, not what is there
 
 
 def test_runs_that_are_not_what_was_asked_for(tmp_path, capsys):
@@ -532,8 +601,31 @@ def test_check_better_by_hand():
     assert experiments.check_better("b", "y", ("x", "y"), low, high) == "y"
     assert experiments.check_better("b", "x", ("x", "y"), high, low) == "x"
     assert experiments.check_better("b", "undecided", ("x", "y"), low, low + 1) == "undecided"
-    with pytest.raises(judge.Wrong, match="overlap"):
+    with pytest.raises(judge.Wrong, match=r"P\(x > y\) contain 1/2"):
         experiments.check_better("b", "y", ("x", "y"), low, low + 1)
+
+
+def test_overlapping_intervals_can_be_decided():
+    """Two intervals that overlap say little: here every run of y but one ties or loses against every run of x."""
+    x, y = np.full(5, 500.0), np.array([227.0, 416.0, 472.5, 500.0, 500.0])
+    assert experiments.interval(x)[1] <= experiments.interval(y)[2]
+    assert experiments.better(("x", "y"), x, y) == "x"
+    assert experiments.better(("y", "x"), y, x) == "x"
+
+
+@pytest.mark.parametrize("number", GRIDS)
+def test_solutions_of_experiments_as_programs(tmp_path, number):
+    """Without an argument they read the exercise's own folder; without runs they say so in one line."""
+    program = cli.solution_of(EXERCISES[number])
+    command = [sys.executable, str(program)]
+    options = dict(cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    empty = subprocess.run(command, **options)
+    assert (empty.returncode, empty.stdout, empty.stderr.count("\n")) == (2, "", 1)
+    assert empty.stderr.startswith(f"{program.name}: error: ")
+    make_grid(tmp_path / "data" / f"ex{number.replace('.', '')}", number)
+    full = subprocess.run(command, **options)
+    assert full.returncode == 0, full.stderr
+    assert full.stdout.startswith('folder = "data/ex3')
 
 
 def test_chance_of_difference_by_hand():

@@ -98,6 +98,9 @@ def test_equations_and_source_lead_to_each_other(site, algo):
             assert f'href="../code/{algo}.html#L{line}"' in page
             assert f'id="L{line}"' in code
     assert code.count('class="line"') == len(text.splitlines())
+    for label, line, _, address in sources.shared_lines():
+        if label.startswith(f"{algo}-"):
+            assert f'href="{address}">{address.split("/")[-1].partition(".")[0]}.py:{line}<' in page
 
 
 @pytest.mark.parametrize("names", [("vpg", "trpo"), ("vpg", "ppo"), ("ddpg", "td3"), ("td3", "sac")], ids="-".join)
@@ -203,6 +206,11 @@ def test_browser_finds_faults(tmp_path):
 def test_labelled_lines():
     text = 'x = "# ppo-1"\ny = 1  # ppo-1: r, ppo-2\n# ppo-2\nz = 2\n'
     assert sources.labelled_lines(text) == {"ppo-1": [2], "ppo-2": [2, 3]}
+
+
+def test_owner():
+    text = "class A:\n    x = 1\n\n    def f(self):\n        return 2\n\n\ny = 3\n"
+    assert [sources.owner(text, line) for line in (2, 5, 8)] == ["A", "A.f", ""]
 
 
 def test_equations():

@@ -128,20 +128,31 @@ def plot_is_light(root: Path) -> list[str]:
     return faults
 
 
+def labels_of(path: Path) -> set[str]:
+    """The equation labels in a file's comments."""
+    tokens = tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
+    comments = " ".join(token.string for token in tokens if token.type == tokenize.COMMENT)
+    return set(re.findall(r"\b(?:vpg|trpo|ppo|ddpg|td3|sac)-\d+\b", comments))
+
+
 def equation_labels(root: Path) -> list[str]:
-    """The labels in an algorithm's comments are those of its page, and a page's labels count from 1."""
+    """The labels in an algorithm's comments are those of its page, and a page's labels count from 1.
+
+    Those in the files that algorithms share, where some equations are computed, stand on some page too.
+    """
     faults, all_labels = [], set()
     pages = {p.stem: p.read_text(encoding="utf-8") for p in sorted((root / "docs" / "algorithms").glob("*.md"))}
     for path in algorithms(root):
         labels = re.findall(r"^:label: *(\S+)$", pages.get(path.stem, ""), re.MULTILINE)
-        tokens = tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
-        comments = " ".join(token.string for token in tokens if token.type == tokenize.COMMENT)
-        used = set(re.findall(r"\b(?:vpg|trpo|ppo|ddpg|td3|sac)-\d+\b", comments))
+        used = labels_of(path)
         faults += [f"{path.name}: {label} is not on its page" for label in sorted(used - set(labels))]
         faults += [f"{path.stem}.md: {label} is not in the code" for label in sorted(set(labels) - used)]
         if labels != [f"{path.stem}-{i + 1}" for i in range(len(labels))] or not labels:
             faults.append(f"{path.stem}.md: labels are {labels}")
         all_labels.update(labels)
+    for path in (root / "spinup" / name for name in ("buffers.py", "nets.py")):
+        known = labels_of(path) if path.exists() else set()
+        faults += [f"{path.name}: {label} is on no page" for label in sorted(known - all_labels)]
     for stem, page in pages.items():
         references = re.findall(r"\{eq\}`([^`]+)`", page)
         faults += [f"{stem}.md: refers to {label}" for label in references if label not in all_labels]
@@ -335,6 +346,20 @@ def test_plot_is_light_finds_torch_and_algorithms(tmp_path):
 )
 def test_equation_labels_finds(tmp_path, code, page, faults):
     assert equation_labels(write(tmp_path, {"spinup/algos/ppo.py": code, "docs/algorithms/ppo.md": page})) == faults
+
+
+def test_equation_labels_in_shared_files(tmp_path):
+    code = {"spinup/algos/ppo.py": "x = 1  # ppo-1", "docs/algorithms/ppo.md": ":label: ppo-1"}
+    assert equation_labels(write(tmp_path, code | {"spinup/buffers.py": "y = 1  # ppo-1"})) == []
+    faults = equation_labels(write(tmp_path, code | {"spinup/nets.py": "y = 1  # ppo-1, sac-9"}))
+    assert faults == ["nets.py: sac-9 is on no page"]
+
+
+def test_equations_are_labelled_where_they_are_computed():
+    """A label on a call alone would not show the line that computes anything."""
+    labels = {name: labels_of(ROOT / "spinup" / name) for name in ("buffers.py", "nets.py")}
+    assert labels["buffers.py"] == {"vpg-2", "trpo-6", "ppo-3", "ddpg-1", "td3-2", "sac-1"}
+    assert labels["nets.py"] == {"sac-3", "sac-4"}
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,11 @@
 
 - `{annotated-source} ppo`: spinup/algos/ppo.py with the equations of its page beside the lines that compute them
 - `{source-diff} vpg ppo`: what one file has and the other has not
-- below each labelled equation of an algorithm's page, the line that computes it, with a link there; equations carry
-  their labels, as (ppo-2), in place of numbers
+- below each labelled equation of an algorithm's page, the lines that compute it, with links there, those of the shared
+  files among them; equations carry their labels, as (ppo-2), in place of numbers
 """
 
+import ast
 import difflib
 import html
 import io
@@ -20,6 +21,7 @@ from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).parents[2]
 LABEL = re.compile(r"\b(?:vpg|trpo|ppo|ddpg|td3|sac)-\d+\b")
+SHARED = ("buffers", "nets")  # files in which equations of several algorithms are computed
 CONTEXT = 3  # equal lines shown around a difference; the others fold
 
 
@@ -38,6 +40,30 @@ def labelled_lines(text: str) -> dict[str, list[int]]:
         if token.type == tokenize.COMMENT:
             for label in LABEL.findall(token.string):
                 found.setdefault(label, []).append(token.start[0])
+    return found
+
+
+def owner(text: str, line: int) -> str:
+    """The dotted name of the innermost function or class that holds a line: its id on the page of the source."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    found, body = [], ast.parse(text).body
+    while inner := [node for node in body if isinstance(node, kinds) and node.lineno <= line <= node.end_lineno]:
+        found.append(inner[0].name)
+        body = inner[0].body
+    return ".".join(found)
+
+
+def shared_lines() -> list[tuple[str, int, str, str]]:
+    """(label, line number, source line, address) of every label in the shared files."""
+    found = []
+    for name in SHARED:
+        text = (ROOT / "spinup" / f"{name}.py").read_text(encoding="utf-8")
+        code = highlighted(text)
+        found += [
+            (label, line, code[line - 1], f"../_modules/spinup/{name}.html#{owner(text, line)}")
+            for label, lines in labelled_lines(text).items()
+            for line in lines
+        ]
     return found
 
 
@@ -158,14 +184,15 @@ def diff_html(a: str, b: str, old: str, new: str) -> str:
 
 
 def add_source_lines(app, doctree) -> None:
-    """Below each labelled equation of an algorithm's page, the line that computes it; the label as its number."""
+    """Below each labelled equation of an algorithm's page, the lines that compute it; the label as its number."""
     docname = app.env.docname
     algo = docname.removeprefix("algorithms/")
     known = docname.startswith("algorithms/") and source_of(algo).exists()
     text = source_of(algo).read_text(encoding="utf-8") if known else ""
     if known:
-        app.env.note_dependency(str(source_of(algo)))
-    lines, code = labelled_lines(text), highlighted(text)
+        for file in (source_of(algo), *(ROOT / "spinup" / f"{name}.py" for name in SHARED)):
+            app.env.note_dependency(str(file))
+    lines, code, shared = labelled_lines(text), highlighted(text), shared_lines() if known else []
     for equation in list(doctree.findall(nodes.math_block)):
         label = equation.get("label")
         if label is None:
@@ -175,6 +202,11 @@ def add_source_lines(app, doctree) -> None:
         rows = [
             f'<a href="../code/{algo}.html#L{n}">{algo}.py:{n}</a><code>{code[n - 1].strip()}</code>'
             for n in lines.get(label, ())
+        ]
+        rows += [
+            f'<a href="{address}">{address.split("/")[-1].partition(".")[0]}.py:{n}</a><code>{source.strip()}</code>'
+            for own, n, source, address in shared
+            if own == label
         ]
         if rows:
             block = f'<div class="equation-source highlight">{"".join(f"<div>{row}</div>" for row in rows)}</div>'

@@ -32,7 +32,7 @@ def value_loss(v: Tensor, ret: Tensor, v_old: Tensor, vf_clip: float | None) -> 
     loss = (v - ret).square()  # ppo-4
     if vf_clip is not None:
         clipped = v_old + (v - v_old).clamp(-vf_clip, vf_clip)
-        loss = torch.max(loss, (clipped - ret).square())
+        loss = torch.max(loss, (clipped - ret).square())  # ppo-7
     return loss.mean()
 
 

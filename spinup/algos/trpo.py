@@ -43,7 +43,7 @@ def fisher_vector_product(kl: Tensor, params: list[Tensor], damping: float) -> C
     def hx(x: Tensor) -> Tensor:
         product = flat_grad(grad_kl @ x, params, retain_graph=True)  # trpo-3
         mpi.average_tensor(product)
-        return product + damping * x
+        return product + damping * x  # trpo-3: the damping
 
     return hx
 

@@ -1,7 +1,8 @@
 """What the checkers of problem set 3 share: the user's answers, a table of the user's runs, and what these show."""
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,7 +108,7 @@ def check_number(name: str, stated, right: float, what: str, tol: float = 0.02, 
     if isinstance(stated, bool) or not isinstance(stated, int | float):
         raise Wrong(f"{name} is {stated!r}; it must be a number")
     if abs(stated - right) > max(tol * abs(right), floor):
-        raise Wrong(f"{name} is {stated:g}, but your runs say {right:.4g}: {what}")
+        raise Wrong(f"{name} is {stated:g}, which is not what your runs show: it is {what}")
 
 
 def check_choice(name: str, stated, choices: Sequence[str]) -> None:
@@ -116,15 +117,43 @@ def check_choice(name: str, stated, choices: Sequence[str]) -> None:
 
 
 def check_better(name: str, stated, labels: tuple[str, str], x: np.ndarray, y: np.ndarray) -> str:
-    """Whether the stated winner, one of two labels or "undecided", is what the intervals say; returns it."""
+    """Whether the stated winner, one of two labels or "undecided", is what the runs show; returns it.
+
+    x, y: final scores with the first and the second label
+    """
     check_choice(name, stated, (*labels, "undecided"))
-    (mx, lx, hx), (my, ly, hy) = interval(x), interval(y)
-    shown = f"[{lx:.4g}, {hx:.4g}] with {labels[0]} and [{ly:.4g}, {hy:.4g}] with {labels[1]}"
-    if max(lx, ly) <= min(hx, hy):
-        if stated != "undecided":
-            raise Wrong(f"{name} is '{stated}', but the 95% intervals overlap, {shown}: your runs do not decide it")
-        return "undecided"
-    winner = labels[0] if mx > my else labels[1]
-    if stated != winner:
-        raise Wrong(f"{name} is '{stated}', but the 95% intervals lie apart, {shown}: your runs say '{winner}'")
-    return winner
+    if stated != better(labels, x, y):
+        raise Wrong(
+            f"{name} is '{stated}', which is not what your runs show: in the figure of --improvement, does the 95% "
+            f"interval of P({labels[0]} > {labels[1]}) contain 1/2, and if not, on which side does it lie?"
+        )
+    return stated
+
+
+def better(labels: tuple[str, str], x: np.ndarray, y: np.ndarray) -> str:
+    """Which of two labels wins: that on whose side of 1/2 the probability of improvement lies with its 95% interval."""
+    _, low, high = stats.improvement(x, y, np.zeros(len(x)), np.zeros(len(y)))
+    return labels[0] if low > 0.5 else labels[1] if high < 0.5 else "undecided"
+
+
+def scores_by_value(folder: str, argument: str, values: Sequence) -> dict[float, np.ndarray]:
+    """Final scores of the runs below `folder` for each value of an argument. Raises UserError for a missing one."""
+    runs = results.scores(results.load([folder]))
+    config = [json.loads((Path(run) / "config.json").read_text(encoding="utf-8")) for run in runs["run"]]
+    found = {}
+    for value in values:
+        found[value] = runs["final"].to_numpy()[[own.get(argument) == value for own in config]]
+        if not len(found[value]):
+            raise UserError(f"{folder} has no runs with {argument} {value}")
+    return found
+
+
+def print_answers(answers: Callable[..., str]) -> None:
+    """What a solution's program does: print its answers for the folder that was named, or for the exercise's own."""
+    if len(sys.argv) > 2:
+        sys.exit(f"usage: python {sys.argv[0]} [FOLDER]")
+    try:
+        print(answers(*sys.argv[1:]), end="")
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)

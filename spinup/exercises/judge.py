@@ -88,10 +88,21 @@ def own_traceback(error: BaseException, path: Path) -> str | None:
 Mistakes = Iterable[tuple[Tensor | float, str]]
 
 
-def show(x: Tensor) -> str:
-    """Numbers for a message, the first few of many."""
-    numbers = [f"{v:.4g}" for v in x.flatten()[:4].tolist()]
-    return numbers[0] if x.numel() == 1 else f"[{', '.join(numbers)}{', ...' if x.numel() > 4 else ''}]"
+def first_difference(got: Tensor, right: Tensor, tol: float, axes: str) -> str:
+    """Where two tensors of one shape differ first, for a message: "at (t, n) = (2, 0) it is 1; 3 is right"."""
+    wrong = ~torch.isclose(got, right, rtol=tol, atol=tol)
+    if got.numel() == 1:
+        return f"is {got.item():.4g}; {right.item():.4g} is right"
+    index = tuple(wrong.nonzero()[0].tolist())
+    place = f"{axes} = ({', '.join(map(str, index))})" if axes else f"index {index if len(index) > 1 else index[0]}"
+    return f"is wrong: at {place} it is {got[index]:.4g}; {right[index]:.4g} is right"
+
+
+def pair(what: str, output) -> Sequence:
+    """What a function with two results returned. Raises Wrong(what) for anything but two, in a tuple or a list."""
+    if not isinstance(output, tuple | list) or len(output) != 2:
+        raise Wrong(what)
+    return output
 
 
 def as_tensor(what: str, x) -> Tensor:
@@ -107,8 +118,11 @@ def close(x: Tensor, y: Tensor, tol: float = 1e-4) -> bool:
     return x.shape == y.shape and torch.allclose(x, y, rtol=tol, atol=tol)
 
 
-def compare(what: str, got, right: Tensor, mistakes: Mistakes = (), tol: float = 1e-4) -> None:
-    """Raise Wrong where `got` is not `right`: with the sentence of the mistake that gives the same, or both numbers."""
+def compare(what: str, got, right: Tensor, mistakes: Mistakes = (), tol: float = 1e-4, axes: str = "") -> None:
+    """Raise Wrong where `got` is not `right`: with the sentence of the mistake that gives the same, or both numbers.
+
+    axes: the names of the tensors' indices, as "(t, n)"
+    """
     got, right = as_tensor(what, got), torch.as_tensor(right).detach().float()
     if close(got, right, tol):
         return
@@ -118,8 +132,8 @@ def compare(what: str, got, right: Tensor, mistakes: Mistakes = (), tol: float =
     if got.shape != right.shape:
         raise Wrong(f"{what} has the shape {tuple(got.shape)}; it must be {tuple(right.shape)}")
     if not torch.isfinite(got).all():
-        raise Wrong(f"{what} is not finite: {show(got)} where {show(right)} is right")
-    raise Wrong(f"{what} is {show(got)}; {show(right)} is right")
+        what = f"{what} is not finite, and"
+    raise Wrong(f"{what} {first_difference(got, right, tol, axes)}")
 
 
 def gradients(what: str, loss, inputs: Sequence[Tensor], message: str) -> list[Tensor]:

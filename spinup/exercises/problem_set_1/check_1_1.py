@@ -4,12 +4,12 @@ import math
 
 import torch
 
-from spinup.exercises.judge import compare
+from spinup.exercises.judge import compare, gradients
 from spinup.nets import Gaussian
 
 
 def check(module) -> str:
-    """Values against spinup's own Gaussian, for both shapes of log_std."""
+    """Values against spinup's own Gaussian, for both shapes of log_std; then gradients."""
     f, what = module.gaussian_log_likelihood, "gaussian_log_likelihood"
     a, mu, log_std = torch.randn(5, 3), torch.randn(5, 3), torch.randn(5, 3) * 0.7
     for log_sigma in (log_std, log_std[0]):
@@ -17,7 +17,13 @@ def check(module) -> str:
         compare(what, f(a, mu, log_sigma), right, mistakes(a, mu, log_sigma))
     compare(f"{what} for one action dimension", f(a[:, :1], mu[:, :1], log_std[:, :1]),
             Gaussian(mu[:, :1], log_std[:, :1]).log_prob(a[:, :1]))  # fmt: skip
-    return "log-likelihoods agree, with a log_std for each observation and with one for all"
+    inputs = [x.clone().requires_grad_() for x in (mu, log_std)]
+    message = "there is no gradient for mu and log_std; a policy learns by it: is something detached?"
+    found = gradients(what, f(a, *inputs), inputs, message)
+    wanted = torch.autograd.grad(Gaussian(*inputs).log_prob(a).sum(), inputs)
+    for name, g, w in zip(("mu", "log_std"), found, wanted, strict=True):
+        compare(f"the gradient of {what} by {name}", g, w, [(0 * w, "it is 0; is something detached?")])
+    return "log-likelihoods and gradients agree, with a log_std for each observation and with one for all"
 
 
 def mistakes(a, mu, log_std):

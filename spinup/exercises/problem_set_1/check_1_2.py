@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from spinup.exercises.judge import Wrong, as_tensor, compare, gradients, seed
+from spinup.exercises.judge import Wrong, as_tensor, compare, gradients, pair, seed
 from spinup.nets import Gaussian, NoNorm, as_input
 from spinup.probes import CASES, SETTINGS, Target, ask, trainer
 
@@ -19,10 +19,7 @@ def check(module) -> str:
 
 def check_module(make) -> None:
     policy, o = make(3, 2, (32, 16)), torch.randn(7, 3)
-    output = policy(o)
-    if not isinstance(output, tuple) or len(output) != 2:
-        raise Wrong("forward must return two tensors, the mean and the log standard deviation")
-    mu, log_std = output
+    mu, log_std = pair("forward must return two tensors, the mean and the log standard deviation", policy(o))
     if as_tensor("the mean", mu).shape != (7, 2):
         raise Wrong(f"the mean has the shape {tuple(mu.shape)} for 7 observations and 2 actions; it must be (7, 2)")
     half = torch.full((2,), -0.5)

@@ -3,7 +3,7 @@
 import torch
 
 from spinup.buffers import gae as right_gae
-from spinup.exercises.judge import Wrong, compare
+from spinup.exercises.judge import Wrong, compare, pair
 
 GAMMA, LAM = 0.9, 0.8
 
@@ -31,20 +31,18 @@ def check(module) -> str:
     for name, (done, terminal) in cases.items():
         arguments = (r, v, v2, terminal, done, GAMMA, LAM)
         before = [x.clone() for x in arguments[:5]]
-        output = module.gae(*arguments)
-        if not isinstance(output, tuple) or len(output) != 2:
-            raise Wrong("gae must return two tensors, advantages and returns")
+        output = pair("gae must return two tensors, advantages and returns", module.gae(*arguments))
         if not all(torch.equal(x, y) for x, y in zip(before, arguments[:5], strict=True)):
             raise Wrong("gae changes its inputs; make new tensors, as by torch.zeros_like(r)")
         adv, ret = right_gae(*arguments)
-        compare(f"advantages {name}", output[0], adv, mistakes(*arguments))
+        compare(f"advantages {name}", output[0], adv, mistakes(*arguments), axes="(t, n)")
         others = [
             (adv, "these are the advantages; add v"),
             (adv - v, "v is subtracted; the return is the advantage plus v"),
             (adv + v2, "v2 is added; the advantage is over the value of the state itself, v"),
             (right_gae(*arguments[:-1], 1.0)[1], "these are discounted rewards-to-go; the lambda-returns are adv + v"),
         ]
-        compare(f"returns {name}", output[1], ret, others)
+        compare(f"returns {name}", output[1], ret, others, axes="(t, n)")
     return "advantages and returns agree, with terminal states, time limits and an unfinished last episode"
 
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from spinup.exercises.judge import Wrong, compare, gradients
+from spinup.exercises.judge import Wrong, compare, gradients, pair
 from spinup.nets import LOG_SQRT_2PI
 
 
@@ -20,9 +20,8 @@ def check(module) -> str:
     """Moderate values first, then gradients, then values where the tanh rounds to 1."""
     mu, log_std, noise = torch.randn(6, 3), torch.randn(6, 3) * 0.5 - 0.5, torch.randn(6, 3)
     mu.requires_grad_(), log_std.requires_grad_()
-    output = module.squashed_sample(mu, log_std, noise)
-    if not isinstance(output, tuple) or len(output) != 2:
-        raise Wrong("squashed_sample must return two tensors, actions and log-probabilities")
+    what = "squashed_sample must return two tensors, actions and log-probabilities"
+    output = pair(what, module.squashed_sample(mu, log_std, noise))
     a, logp = right_sample(mu, log_std, noise)
     u = (mu + log_std.exp() * noise).detach()
     others = [

@@ -9,16 +9,22 @@ from spinup.exercises.judge import Wrong
 
 
 class Starts(gym.Wrapper):
-    """Notes the first observation of each episode."""
+    """Notes the first observation of each episode in which a step is taken."""
 
     def __init__(self, env):
         super().__init__(env)
-        self.seen = []
+        self.seen, self.first = [], None
 
     def reset(self, **kwargs):
         o, info = super().reset(**kwargs)
-        self.seen.append(o.copy())
+        self.first = o.copy()
         return o, info
+
+    def step(self, action):
+        if self.first is not None:
+            self.seen.append(self.first)
+            self.first = None
+        return super().step(action)
 
 
 def starts(module, seed: int, theta=(1.0, 1.0, 1.0, 1.0), env=None) -> np.ndarray:

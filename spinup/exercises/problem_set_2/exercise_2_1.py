@@ -1,7 +1,7 @@
 """Exercise 2.1: a silent bug in DDPG.
 
 The program runs, its loss falls, and no error is raised. But its values are wrong: `python exercise_2_1.py` tries it on
-two of the probes of spinup.probes. Find the bug and mend it. Keep the names and arguments of functions and classes.
+two of the probes of spinup.probes. Find the bug and fix it. Keep the names and arguments of functions and classes.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Exercise 2.1: DDPG, mended. `python exercise_2_1_solution.py` tries it on the probes."""
+"""Exercise 2.1: DDPG, fixed. `python exercise_2_1_solution.py` tries it on the probes."""
 
 import copy
 

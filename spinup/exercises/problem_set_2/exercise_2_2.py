@@ -1,7 +1,7 @@
 """Exercise 2.2: a silent bug in a deep Q-network.
 
 The program runs and its loss falls. But some values come out wrong: `python exercise_2_2.py` tries it on the probes of
-spinup.probes. Find the bug and mend it. Keep the names and arguments of functions.
+spinup.probes. Find the bug and fix it. Keep the names and arguments of functions.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Exercise 2.2: a deep Q-network, mended. `python exercise_2_2_solution.py` tries it on the probes."""
+"""Exercise 2.2: a deep Q-network, fixed. `python exercise_2_2_solution.py` tries it on the probes."""
 
 import copy
 

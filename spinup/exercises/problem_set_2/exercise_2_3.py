@@ -1,7 +1,7 @@
 """Exercise 2.3: a silent bug in soft actor-critic.
 
 The program runs, the critic's loss falls, and the policy's loss has a gradient. But the policy learns nothing:
-`python exercise_2_3.py` tries it on the probes of spinup.probes. Find the bug and mend it. Keep the names and arguments
+`python exercise_2_3.py` tries it on the probes of spinup.probes. Find the bug and fix it. Keep the names and arguments
 of functions and classes.
 """
 

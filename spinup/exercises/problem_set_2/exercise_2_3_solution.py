@@ -1,4 +1,4 @@
-"""Exercise 2.3: soft actor-critic, mended. `python exercise_2_3_solution.py` tries it on the probes."""
+"""Exercise 2.3: soft actor-critic, fixed. `python exercise_2_3_solution.py` tries it on the probes."""
 
 import copy
 

@@ -3,7 +3,7 @@
 The program learns, and still it is not PPO: `python exercise_2_4.py` trains on CartPole-v1 and prints, for each epoch,
 the share of samples that the first of its passes over the data finds clipped. Nothing has moved by then, so it should
 be 0.
-Find the bug and mend it. Keep the names and arguments of functions.
+Find the bug and fix it. Keep the names and arguments of functions.
 """
 
 import copy

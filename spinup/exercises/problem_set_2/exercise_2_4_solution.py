@@ -1,4 +1,4 @@
-"""Exercise 2.4: PPO, mended. `python exercise_2_4_solution.py` trains on CartPole-v1."""
+"""Exercise 2.4: PPO, fixed. `python exercise_2_4_solution.py` trains on CartPole-v1."""
 
 import copy
 

@@ -3,7 +3,7 @@
 A lever is pulled up or down in the first of five steps, and only the last step tells, by its reward, which was right;
 the actions between do nothing. N levers are simulated side by side, so that rewards have the shape (T, N).
 `python exercise_2_5.py` prints the probability of the right action as it trains; it should come near 1. Find the bug
-and mend it. Keep the names and arguments of functions.
+and fix it. Keep the names and arguments of functions.
 """
 
 import torch

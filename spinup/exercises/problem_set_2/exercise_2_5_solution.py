@@ -1,4 +1,4 @@
-"""Exercise 2.5: a policy gradient, mended. `python exercise_2_5_solution.py` trains it."""
+"""Exercise 2.5: a policy gradient, fixed. `python exercise_2_5_solution.py` trains it."""
 
 import torch
 from torch import Tensor, nn

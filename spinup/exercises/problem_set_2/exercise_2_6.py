@@ -2,7 +2,7 @@
 
 The cross-entropy method draws policies around a mean, evaluates each, and moves the mean to the best of them. With one
 seed the program should do the same thing each time it is run, and it does not: `python exercise_2_6.py` runs it twice.
-Find the bug and mend it. Keep the names and arguments of functions.
+Find the bug and fix it. Keep the names and arguments of functions.
 
 An evaluation's episodes should have different starts, the same for every policy that is compared; and evaluating
 must change nothing about the training that goes on around it.

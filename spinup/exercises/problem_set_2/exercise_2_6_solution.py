@@ -1,4 +1,4 @@
-"""Exercise 2.6: an evaluation, mended. `python exercise_2_6_solution.py` runs it twice."""
+"""Exercise 2.6: an evaluation, fixed. `python exercise_2_6_solution.py` runs it twice."""
 
 import gymnasium as gym
 import numpy as np

@@ -18,6 +18,6 @@ def check(path: Path) -> str:
     run = results.load([answers["folder"]])["run"].iloc[0]
     config = json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))
     horizon = 1 / (1 - config["gamma"] * config["lam"])
-    what = f"1 / (1 - {config['gamma']} * {config['lam']})"
+    what = "1 / (1 - gamma * lam), with the values in config.json"
     check_number("horizon", answers["horizon"], horizon, what, tol=0.05)
     return f"ten runs, and what you say of them is what they show ({winner})"

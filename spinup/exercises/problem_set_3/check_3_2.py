@@ -32,8 +32,7 @@ def check(path: Path) -> str:
         means = {value: float(np.mean([run.columns[column].mean() for run in of])) for value, of in runs.items()}
         right = NAMES[max(means, key=means.get)]
         if answers[key] != right:
-            shown = ", ".join(f"{mean:.3g} with {NAMES[value]}" for value, mean in means.items())
-            raise Wrong(f"{key} is '{answers[key]}', but the means of {column} are {shown}")
+            raise Wrong(f"{key} is '{answers[key]}', which is not what your runs show: compare the means of {column}")
     check_better("better_001_or_02", answers["better_001_or_02"], ("0.01", "0.2"), scores[0.01], scores[0.2])
     check_better("better_02_or_2", answers["better_02_or_2"], ("0.2", "2.0"), scores[0.2], scores[2.0])
     return "fifteen runs, and what you say of them is what they show"

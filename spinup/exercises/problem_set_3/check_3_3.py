@@ -18,11 +18,11 @@ def check(path: Path) -> str:
         check_number(key, answers[key], interval(scores[value])[0], "the final IQM in the table")
     winner = check_better("better", answers["better"], ("0.25", "1.0"), scores[0.25], scores[1.0])
     time = {value: np.mean([run.columns["Time"][-1] for run in of]) for value, of in runs.items()}
-    what = f"{time[1.0]:.3g} s over {time[0.25]:.3g} s"
+    what = "the mean of the last Time with ratio 1, over that with 0.25"
     check_number("times_longer", answers["times_longer"], time[1.0] / time[0.25], what, tol=0.05)
     run = results.load([answers["folder"]])["run"].iloc[0]
     config = json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))
     steps = config["epochs"] * config["steps_per_epoch"]
-    what = f"{steps} environment steps, of which the first {config['update_after']} have none"
+    what = f"one for each of the {steps} environment steps but the first update_after"
     check_number("gradient_steps", answers["gradient_steps"], steps - config["update_after"], what, floor=100)
     return f"ten runs, and what you say of their scores ({winner}) and their cost is what they show"

@@ -1,27 +1,23 @@
-"""Exercise 3.1: prints the answers for the runs in a folder, as in: python exercise_3_1_solution.py data/ex31."""
+"""Exercise 3.1: prints the answers for the runs in data/ex31, or in the folder that is named after it."""
 
 import json
-import sys
 from pathlib import Path
 
-from spinup import results
+from spinup import results, stats
+from spinup.exercises.experiments import better, print_answers, scores_by_value
 
 
-def answers(folder: str) -> str:
+def answers(folder: str = "data/ex31") -> str:
     """The answers file for the runs below `folder`."""
-    df = results.load([folder])
-    config = {run: json.loads((Path(run) / "config.json").read_text()) for run in df["run"].unique()}
-    df["group"] = df["run"].map(lambda run: str(config[run]["train_v_iters"]))  # a group for each value
-    table = results.table(df).set_index("group")
-    none, many = table.loc["0"], table.loc["80"]
-    overlap = max(none.final_low, many.final_low) <= min(none.final_high, many.final_high)
-    better = "undecided" if overlap else "80" if many.final_iqm > none.final_iqm else "0"
-    one = next(iter(config.values()))
+    scores = scores_by_value(folder, "train_v_iters", [0, 80])
+    run = results.load([folder])["run"].iloc[0]
+    config = json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))
     return (
-        f'folder = "{folder}"\niqm_0 = {none.final_iqm:.2f}\niqm_80 = {many.final_iqm:.2f}\nbetter = "{better}"\n'
-        f"horizon = {1 / (1 - one['gamma'] * one['lam']):.1f}\n"
+        f'folder = "{folder}"\niqm_0 = {stats.iqm(scores[0]):.2f}\niqm_80 = {stats.iqm(scores[80]):.2f}\n'
+        f'better = "{better(("0", "80"), scores[0], scores[80])}"\n'
+        f"horizon = {1 / (1 - config['gamma'] * config['lam']):.1f}\n"
     )
 
 
 if __name__ == "__main__":
-    print(answers(sys.argv[1]))
+    print_answers(answers)
