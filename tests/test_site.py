@@ -1,7 +1,6 @@
 """The site: built with warnings as errors, every link followed, every page opened in a browser; and our extensions."""
 
 import html.parser
-import subprocess
 import sys
 import tempfile
 import urllib.parse
@@ -21,17 +20,6 @@ import sources
 ALGORITHMS = ("vpg", "trpo", "ppo", "ddpg", "td3", "sac")
 # What the theme and Python's own documentation, which docstrings mention, add to the pages' links.
 OF_THE_THEME = ("https://github.com/pradyunsg/furo", "https://pradyunsg.me", "https://www.sphinx-doc.org/")
-
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory) -> Path:
-    """The folder of the built site; the build fails for any warning."""
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", str(folder / "trees")]
-    done = subprocess.run([*command, str(ROOT / "docs"), str(folder / "html")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-5000:]
-    assert done.stderr == ""
-    return folder / "html"
 
 
 def pages(site: Path) -> list[Path]:

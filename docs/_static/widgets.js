@@ -113,11 +113,14 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+let count = 0; // of controls, for their ids
+
 // A labelled slider that shows its value; `changed` is called when it moves.
 function slider(label, min, max, step, value, changed) {
+  const id = `widget-control-${count++}`;
   const digits = `${step}`.split(".")[1]?.length ?? 0;
   const shown = element("output", {}, number(value, digits));
-  const input = element("input", { type: "range", min, max, step, value });
+  const input = element("input", { type: "range", id, min, max, step, value });
   const show = () => {
     shown.textContent = number(+input.value, digits);
     input.setAttribute("aria-valuetext", shown.textContent);
@@ -125,7 +128,7 @@ function slider(label, min, max, step, value, changed) {
   input.addEventListener("input", () => { show(); changed(); });
   show();
   return {
-    row: element("label", { class: "widget-slider" }, element("span", {}, `${label} = `, shown), input),
+    row: element("div", { class: "widget-slider" }, element("label", { for: id }, `${label} = `, shown), input),
     get value() { return +input.value; },
     set value(x) { input.value = x; show(); },
   };
@@ -133,7 +136,7 @@ function slider(label, min, max, step, value, changed) {
 
 // Radio buttons with a legend; choices: [value, text] pairs.
 function choice(legend, choices, changed) {
-  const name = `choice-${legend}-${document.querySelectorAll("fieldset").length}`;
+  const name = `widget-control-${count++}`;
   const inputs = choices.map(([value], i) => {
     const input = element("input", { type: "radio", name, value, onchange: changed });
     input.checked = i === 0;
@@ -243,7 +246,7 @@ const widgets = {
         bar(adv[t], 0.5, "box blue");
         drawing.text(at.x(t + 0.5), 186, `t = ${t}`, "note");
       });
-      drawing.text(192, 202, "gray: \u03b4, the one-step error; blue: the advantage estimate", "note");
+      drawing.text(180, 202, "gray: \u03b4, the one-step error; blue: A, the estimate", "note");
       drawing.show();
       const row = (name, xs, digits) => element("tr", {}, element("th", { scope: "row" }, name),
         ...xs.map((x) => element("td", {}, number(x, digits))));
@@ -252,7 +255,7 @@ const widgets = {
       table.replaceChildren(element("thead", {}, head), element("tbody", {}, row("r", rewards, 0),
         row("V(s)", v.slice(0, 6), 1), row("\u03b4", delta, 2), row("A", adv, 2)));
       const after = terminated ? "the next state is terminal, and counts 0" : `the next state counts V = ${number(v[6], 1)}`;
-      words.textContent = `Errors further away weigh (\u03b3\u03bb)^l = ${number(gamma.value * lam.value)}^l. `
+      words.textContent = `An error one step later weighs \u03b3\u03bb = ${number(gamma.value * lam.value)}, two steps later its square. `
         + `After the last step ${after}.`;
     }
     root.append(gamma.row, lam.row, end.row, drawing.svg, element("div", { class: "widget-scroll" }, table), words);
@@ -389,7 +392,7 @@ const widgets = {
       drawing.text(193, 317, `dashed: discounted reward-to-go, \u03b3 = ${data.gamma}`, "note");
       drawing.show();
       words.textContent = `Step ${t}: cart at ${number(e.x[t])} m, pole at ${number((angle * 180) / Math.PI, 1)}\u00b0, `
-        + `pushes ${push > 0 ? "right" : "left"}; V = ${number(e.value[t], 1)}, earned from here ${number(togo[t], 1)}. ${e.end}`;
+        + `pushes ${push > 0 ? "right" : "left"}; V = ${number(e.value[t], 1)}, reward-to-go ${number(togo[t], 1)}. ${e.end}`;
     }
     root.append(episode.row, element("div", { class: "widget-buttons" }, play), time.row, drawing.svg, words);
     time.max = length() - 1;

@@ -102,7 +102,7 @@ def backup_diagrams() -> Picture:
 
 
 def trust_region() -> Picture:
-    """KL ~ x'Hx / 2 <= delta is an ellipse; g'x is best at its boundary in the direction of H^-1 g."""
+    """KL ~ d'Hd / 2 <= delta is an ellipse; g'd is largest at its boundary in the direction of H^-1 g."""
     h, g, delta = np.array([[1.1, 0.75], [0.75, 0.9]]), np.array([0.12, 1.0]), 0.5
     step = np.linalg.solve(h, g)
     step *= np.sqrt(2 * delta / (step @ h @ step))
@@ -124,7 +124,7 @@ def trust_region() -> Picture:
 
     along = np.array([g[1], -g[0]]) / np.linalg.norm(g)
     p.polygon([place(xy) for xy in ellipse], "box blue")
-    for k in (-1, 0, 1, 2):  # contours of g'x, the last through the step's end
+    for k in (-1, 0, 1, 2):  # contours of g'd, the last through the step's end
         middle = g * (g @ step) / (g @ g) * k / 2
         p.line([place(middle - 2.3 * along), place(middle + 2.1 * along)], "line thin dotted")
     p.line([place((0, 0)), place(plain)], "line red", arrow=True)
@@ -136,7 +136,7 @@ def trust_region() -> Picture:
     x, y = place(plain)
     p.text(x + 8, y + 4, "*g*", "red", "start")
     p.text(center[0] + 54, center[1] + 78, "KL ≤ δ", "blue")
-    p.text(180, 272, "dotted: equal values of the linear objective *g*ᵀ*x*", "note")
+    p.text(180, 272, "dotted: equal values of the linear objective *g*ᵀ*d*", "note")
     p.text(180, 291, "blue: TRPO’s step; red: the plain gradient’s", "note")
     return p
 
@@ -209,22 +209,22 @@ def terminated_truncated() -> Picture:
         y = top + 34
         p.text(14, top, f"{end} = True", "head-text", "start")
         for i, x in enumerate(xs):
-            p.line([(x + 15, y), (x + 46, y)], "line", arrow=True)
-            p.circle(x, y, 14)
-            p.text(x, y + 4, ("*s*_{0}", "*s*_{1}", "…", "*s*_{T}")[i])
+            p.line([(x + 17, y), (x + 45, y)], "line", arrow=True)
+            p.circle(x, y, 17)
+            p.text(x, y + 4, ("*s*_{0}", "*s*_{1}", "…", "*s*_{T−1}")[i], "" if i < 3 else "note")
         if end == "terminated":
             p.box(267, y - 14, 28, 28, "box red", 2)
-            p.text(281, y + 4, "end", "red small")
+            p.text(281, y + 4, "end", "red note")
             p.text(14, y + 44, "nothing follows:", "note", "start")
-            p.text(124, y + 44, "target *r*_{T}", "red", "start")
+            p.text(124, y + 44, "target *r*_{T−1}", "red", "start")
         else:
             p.line([(258, y - 28), (258, y + 24)], "line red dashed")
             p.text(262, y - 22, "time limit", "red", "start")
             p.circle(284, y, 18, "box open dashed")
-            p.text(284, y + 3, "*s*_{T+1}", "note")
+            p.text(284, y + 3, "*s*_{T}")
             p.line([(302, y), (346, y)], "line dashed", arrow=True)
             p.text(14, y + 44, "more would follow:", "note", "start")
-            p.text(136, y + 44, "target *r*_{T} + γ *V*(*s*_{T+1})", "blue", "start")
+            p.text(136, y + 44, "target *r*_{T−1} + γ *V*(*s*_{T})", "blue", "start")
     p.line([(14, 132), (346, 132)], "line thin dotted")
     return p
 
