@@ -12,10 +12,11 @@ sys.path.insert(0, str(PICTURES))
 
 import diagrams
 import palette
+import results
 import stills
 import svg
 
-DRAWN = diagrams.DIAGRAMS | stills.STILLS
+DRAWN = diagrams.DIAGRAMS | stills.STILLS | results.RESULTS
 NUMBER = re.compile(r"-?\d+\.\d+|-?\d+")
 
 
@@ -96,6 +97,24 @@ def test_palette_has_contrast(colors, page):
 def test_clipped_objective_by_hand():
     np.testing.assert_allclose(diagrams.clipped(np.array([0.5, 1, 1.3]), 2.0), [1.0, 2.0, 2.4])
     np.testing.assert_allclose(diagrams.clipped(np.array([0.5, 1, 1.3]), -2.0), [-1.6, -2.0, -2.6])
+
+
+def test_mean_curve_by_hand():
+    """Two seeds, each known at other steps: the mean is over what both reached."""
+    seeds = [(np.array([0.0, 10, 20]), np.array([0.0, 10, 20])), (np.array([5.0, 15]), np.array([1.0, 3]))]
+    steps, mean = results.mean_curve(seeds)
+    np.testing.assert_allclose(steps, [5, 10, 15])
+    np.testing.assert_allclose(mean, [3, 6, 9])
+
+
+@pytest.mark.parametrize("algo", results.PANELS)
+def test_results_have_their_seeds(algo):
+    for panel in results.PANELS[algo]:
+        found = results.curves(algo, panel)
+        assert len(found) == {"reference": 5, "benchmarks": 3}[panel.source]
+        low, high = panel.returns
+        for _, values in found:  # no curve leaves its panel, by more than a line's width
+            assert low - 0.01 * (high - low) < values.min() < values.max() <= high
 
 
 def test_marked_up():

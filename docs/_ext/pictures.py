@@ -39,7 +39,7 @@ class Diagram(SphinxDirective):
     def figure(self, start: str, body: str) -> list[nodes.Node]:
         caption = self.parse_content_to_nodes()
         if len(caption) == 1 and isinstance(caption[0], nodes.paragraph):
-            caption = caption[0].children
+            caption = [nodes.inline("", "", *caption[0].children)]
         around = ("<figcaption>", "</figcaption></figure>") if caption else ("", "</figure>")
         first, last = (nodes.raw("", text, format="html") for text in (start + body + around[0], around[1]))
         return [nodes.container("", first, *caption, last, classes=["picture-block"])]
@@ -52,7 +52,9 @@ class Widget(Diagram):
         self.env.note_dependency(str(PICTURES / f"{still}.svg"))
         svg = inline(still).replace(f'"{still}-', f'"widget-{name}-').replace(f" {still}-", f" widget-{name}-")
         body = f'<div class="widget-still">{svg}</div>'
-        body += "<noscript><p>This picture becomes a widget to play with where the page may run JavaScript.</p></noscript>"
+        body += (
+            "<noscript><p>This picture becomes a widget to play with where the page may run JavaScript.</p></noscript>"
+        )
         if data.exists():
             self.env.note_dependency(str(data))
             body += f'<script type="application/json">{data.read_text(encoding="utf-8").strip()}</script>'
@@ -92,7 +94,9 @@ def add_files(app, pagename, templatename, context, doctree) -> None:
         text = " ".join(paragraph.astext().split()) if paragraph is not None else ""
         if text:
             short = text if len(text) <= 160 else text[:160].rpartition(" ")[0] + " …"
-            context["metatags"] = context.get("metatags", "") + f'<meta name="description" content="{html.escape(short)}">'
+            context["metatags"] = (
+                context.get("metatags", "") + f'<meta name="description" content="{html.escape(short)}">'
+            )
 
 
 def setup(app) -> dict:

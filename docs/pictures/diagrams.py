@@ -158,7 +158,9 @@ def clip_surface() -> Picture:
     for left, adv in ((36, 1), (212, -1)):
         ax = Axes(p, left, 34, 138, 140, (0, 2), (0, 2) if adv > 0 else (-2, 0))
         p.text(left + 69, 20, f"advantage A = {'+' if adv > 0 else '−'}1", "head-text")
-        ax.ticks([(1 - EPSILON, ""), (1, "1"), (1 + EPSILON, "")], [(y, f"{y}".replace("-", "−")) for y in (0, adv, 2 * adv)])
+        ax.ticks(
+            [(1 - EPSILON, ""), (1, "1"), (1 + EPSILON, "")], [(y, f"{y}".replace("-", "−")) for y in (0, adv, 2 * adv)]
+        )
         for edge, words, anchor in ((1 - EPSILON, "1−ε", "end"), (1 + EPSILON, "1+ε", "start")):
             p.text(ax.at(edge, 0)[0] + (2 if anchor == "start" else -2), 191, words, "note", anchor)
             ax.plot([edge, edge], ax.y_range, "line thin dotted")

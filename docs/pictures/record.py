@@ -35,7 +35,7 @@ class Recording(NamedTuple):
 
 
 RECORDINGS = {
-    "cartpole": Recording("ppo --env CartPole-v1 --epochs 40", 3, 250, 2, (120, 60, 480, 420)),
+    "cartpole": Recording("ppo --env CartPole-v1 --epochs 40", 3, 250, 2, (110, 20, 490, 400)),
     "pendulum": Recording(
         "sac --env Pendulum-v1 --epochs 8 --steps_per_epoch 1000 --start_steps 1000 --hid 64,64 --batch_size 64",
         3,
@@ -43,7 +43,7 @@ RECORDINGS = {
         1,
         (50, 50, 450, 450),
     ),
-    "acrobot": Recording("ppo --env Acrobot-v1 --epochs 50", 0, 90, 1, (0, 0, 500, 500)),
+    "acrobot": Recording("ppo --env Acrobot-v1 --epochs 50", 0, 90, 1, (60, 80, 440, 460)),
 }
 EARLY = "ppo --env CartPole-v1 --epochs 3"
 

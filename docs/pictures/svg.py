@@ -104,6 +104,10 @@ class Axes:
         (x0, x1), (y0, y1) = self.x_range, self.y_range
         return self.left + (x - x0) / (x1 - x0) * self.width, self.top + (y1 - y) / (y1 - y0) * self.height
 
+    def anchor(self, x: float) -> str:
+        """A label at the right end goes no further than the axis."""
+        return "end" if x == self.x_range[1] else "middle"
+
     def plot(self, x, y, kind: str = "line") -> None:
         self.picture.line(np.transpose(self.at(np.asarray(x, float), np.asarray(y, float))), kind)
 
@@ -113,7 +117,7 @@ class Axes:
         for value, label in x:
             at = self.at(value, self.y_range[0])[0]
             self.picture.line([(at, bottom), (at, bottom + 4)], "line thin")
-            self.picture.text(at, bottom + 17, label, "note")
+            self.picture.text(at + 4 * (value == self.x_range[1]), bottom + 17, label, "note", self.anchor(value))
         for value, label in y:
             at = self.at(self.x_range[0], value)[1]
             self.picture.line([(self.left - 4, at), (self.left, at)], "line thin")
