@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from test_docs import PAGES, ROOT, name_of
 
-PICTURES = ROOT / "docs" / "pictures"
-sys.path.insert(0, str(PICTURES))
+sys.path.insert(0, str(ROOT / "docs" / "pictures"))
 
 import diagrams
 import palette
@@ -17,6 +16,7 @@ import stills
 import svg
 
 DRAWN = diagrams.DIAGRAMS | stills.STILLS | results.RESULTS
+PICTURES = ROOT / "docs" / "pictures"
 NUMBER = re.compile(r"-?\d+\.\d+|-?\d+")
 
 

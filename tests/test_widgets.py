@@ -79,7 +79,8 @@ FAULTS = """(() => {
       }
     });
   }
-  const words = ".widget-live :is(output, legend, label, button, td, th, caption, p), figcaption, .policies span, [data-pause]";
+  const words = ".widget-live :is(output, legend, label, button, td, th, caption, p), figcaption, .policies span, "
+    + "[data-pause]";
   for (const e of document.querySelectorAll(words)) {
     const shown = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
     if (shown && e.getBoundingClientRect().width && contrast(parse(getComputedStyle(e).color), ground(e)) < 4.5)
@@ -109,12 +110,6 @@ def show(page: browser.Page, site: Path, name: str) -> str:
 def maths(page: browser.Page, call: str, *arguments):
     """spinupMaths.call(*arguments) in the page."""
     return page.evaluate(f"spinupMaths.{call}({', '.join(map(json.dumps, arguments))})")
-
-
-def press(page: browser.Page, key: str, code: int) -> None:
-    text = {"text": " "} if key == " " else {}
-    for kind in ("keyDown", "keyUp"):
-        page.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
 
 
 ARROW_RIGHT, ARROW_DOWN, TAB, SPACE = ("ArrowRight", 39), ("ArrowDown", 40), ("Tab", 9), (" ", 32)
@@ -213,20 +208,20 @@ def test_keyboard_and_labels(site, page, name):
         assert page.evaluate(named) >= 4
         before = page.evaluate(f"document.querySelector('{widget} .widget-live').innerHTML + controls[{i}].value")
         if kind == "button":
-            press(page, *SPACE)
+            page.press(*SPACE)
         elif kind == "range":
-            press(page, *ARROW_RIGHT)
+            page.press(*ARROW_RIGHT)
         else:
-            press(page, *ARROW_DOWN)
+            page.press(*ARROW_DOWN)
             page.evaluate(f"controls[{i}] = document.activeElement")
         after = f"document.querySelector('{widget} .widget-live').innerHTML + controls[{i}].value"
         page.wait(f"{after} !== {json.dumps(before)}")
         if name == "cartpole" and kind == "button":
-            press(page, *SPACE)  # pauses
-        press(page, *TAB)
+            page.press(*SPACE)  # pauses
+        page.press(*TAB)
     assert page.evaluate(f"!document.querySelector('{widget}').contains(document.activeElement)")
     outline = "getComputedStyle(document.activeElement).outlineStyle"
-    page.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9, modifiers=8)
+    page.press(*TAB, shift=True)
     assert page.evaluate(f"controls.includes(document.activeElement) && {outline}") == "solid"
     live = f"document.querySelector('{widget} .widget-live')"
     assert page.evaluate(f"{live}.getAttribute('aria-label').length") > 10

@@ -50,11 +50,8 @@ class Widget(Diagram):
         name = self.arguments[0]
         still, data = "clip-surface" if name == "ppo-clip" else name, PICTURES / f"{name}.json"
         self.env.note_dependency(str(PICTURES / f"{still}.svg"))
-        svg = inline(still).replace(f'"{still}-', f'"widget-{name}-').replace(f" {still}-", f" widget-{name}-")
-        body = f'<div class="widget-still">{svg}</div>'
-        body += (
-            "<noscript><p>This picture becomes a widget to play with where the page may run JavaScript.</p></noscript>"
-        )
+        body = f'<div class="widget-still">{inline(still)}</div>'
+        body += "<noscript><p>With JavaScript, this picture becomes a widget to play with.</p></noscript>"
         if data.exists():
             self.env.note_dependency(str(data))
             body += f'<script type="application/json">{data.read_text(encoding="utf-8").strip()}</script>'
@@ -94,9 +91,8 @@ def add_files(app, pagename, templatename, context, doctree) -> None:
         text = " ".join(paragraph.astext().split()) if paragraph is not None else ""
         if text:
             short = text if len(text) <= 160 else text[:160].rpartition(" ")[0] + " …"
-            context["metatags"] = (
-                context.get("metatags", "") + f'<meta name="description" content="{html.escape(short)}">'
-            )
+            description = f'<meta name="description" content="{html.escape(short)}">'
+            context["metatags"] = context.get("metatags", "") + description
 
 
 def setup(app) -> dict:

@@ -16,8 +16,8 @@ EPSILON = 0.2  # PPO's clip_ratio
 def agent_environment() -> Picture:
     p = Picture(
         "Agent and environment",
-        "A loop. The agent, a policy, sends an action to the environment; the environment answers with a reward and the "
-        "next state, from which the agent chooses its next action.",
+        "A loop. The agent, a policy, sends an action to the environment; the environment answers with a reward and "
+        "the next state, from which the agent chooses its next action.",
         206,
     )
     p.box(85, 12, 190, 54, "box blue")
@@ -38,8 +38,8 @@ def return_discount() -> Picture:
     gamma, steps = 0.8, 10
     p = Picture(
         "Return and discount",
-        f"Ten rewards of 1 as outlined bars. Filled bars inside show what each adds to the discounted return with gamma "
-        f"= {gamma}: 1, 0.8, 0.64 and so on. All later rewards together weigh as much as "
+        f"Ten rewards of 1 as outlined bars. Filled bars inside show what each adds to the discounted return with "
+        f"gamma = {gamma}: 1, 0.8, 0.64 and so on. All later rewards together weigh as much as "
         f"{1 / (1 - gamma):.0f} undiscounted ones, the effective horizon.",
         232,
     )
@@ -84,15 +84,15 @@ def backup(p: Picture, left: float, top: float, name: str, actions_first: bool, 
 def backup_diagrams() -> Picture:
     p = Picture(
         "Backup diagrams",
-        "Four trees. The value of a state under a policy averages over its actions and then over next states; the value "
-        "of an action averages over next states and then over their actions. The optimal values take the maximum over "
-        "actions, marked by an arc, in place of the average.",
+        "Four trees. The value of a state under a policy averages over its actions and then over next states; the "
+        "value of an action averages over next states and then over their actions. The optimal values take the maximum "
+        "over actions, marked by an arc, in place of the average.",
         300,
     )
     backup(p, 5, 8, "V^{π}", True, False)
     backup(p, 185, 8, "Q^{π}", False, False)
-    backup(p, 5, 136, "V^{*}".replace("*", "∗"), True, True)
-    backup(p, 185, 136, "Q^{*}".replace("*", "∗"), False, True)
+    backup(p, 5, 136, "V^{∗}", True, True)
+    backup(p, 185, 136, "Q^{∗}", False, True)
     for i, (radius, kind, words) in enumerate(((6, "box", "state"), (4, "dot", "action"))):
         p.circle(50 + 78 * i, 278, radius, kind)
         p.text(62 + 78 * i, 282, words, "note", "start")
@@ -113,8 +113,8 @@ def trust_region() -> Picture:
     p = Picture(
         "A trust region",
         "The policies within a mean KL divergence of delta form an ellipse around the current parameters. The step in "
-        "the direction of the natural gradient ends on the ellipse, where the linear objective is largest. A step of the "
-        "same length along the plain gradient leaves the ellipse.",
+        "the direction of the natural gradient ends on the ellipse, where the linear objective is largest. A step of "
+        "the same length along the plain gradient leaves the ellipse.",
         302,
     )
     scale, center = 66, np.array([180.0, 142.0])
@@ -130,7 +130,7 @@ def trust_region() -> Picture:
     p.line([place((0, 0)), place(plain)], "line red", arrow=True)
     p.line([place((0, 0)), place(step)], "line blue", arrow=True)
     p.circle(*center, 4, "dot")
-    p.text(*(center + [6, 19]), "θ_{k}", anchor="start")
+    p.text(center[0] + 6, center[1] + 19, "θ_{k}", anchor="start")
     x, y = place(step)
     p.text(x - 8, y - 8, "*H*^{−1}*g*", "blue", "end")
     x, y = place(plain)
@@ -149,18 +149,16 @@ def clipped(ratio, adv, epsilon=EPSILON):
 def clip_surface() -> Picture:
     p = Picture(
         "PPO's clipped objective",
-        "Two panels with the objective over the probability ratio. For a positive advantage it rises until the ratio is "
-        "1 + epsilon and is flat beyond. For a negative advantage it is flat below 1 - epsilon and falls beyond it, with "
-        "no bound. Dashed: without clipping.",
+        "Two panels with the objective over the probability ratio. For a positive advantage it rises until the ratio "
+        "is 1 + epsilon and is flat beyond. For a negative advantage it is flat below 1 - epsilon and falls beyond it, "
+        "with no bound. Dashed: without clipping.",
         236,
     )
     ratio = np.array([0, 1 - EPSILON, 1 + EPSILON, 2])
     for left, adv in ((36, 1), (212, -1)):
         ax = Axes(p, left, 34, 138, 140, (0, 2), (0, 2) if adv > 0 else (-2, 0))
         p.text(left + 69, 20, f"advantage A = {'+' if adv > 0 else '−'}1", "head-text")
-        ax.ticks(
-            [(1 - EPSILON, ""), (1, "1"), (1 + EPSILON, "")], [(y, f"{y}".replace("-", "−")) for y in (0, adv, 2 * adv)]
-        )
+        ax.ticks([(1, "1")], [(y, f"{y}".replace("-", "−")) for y in (0, adv, 2 * adv)])
         for edge, words, anchor in ((1 - EPSILON, "1−ε", "end"), (1 + EPSILON, "1+ε", "start")):
             p.text(ax.at(edge, 0)[0] + (2 if anchor == "start" else -2), 191, words, "note", anchor)
             ax.plot([edge, edge], ax.y_range, "line thin dotted")
@@ -201,9 +199,9 @@ def twin_critics() -> Picture:
 def terminated_truncated() -> Picture:
     p = Picture(
         "Terminated against truncated",
-        "Two episodes. The first ends in a terminal state, after which no reward follows: the target of the last step is "
-        "its reward. The second is cut off by a time limit although it would go on: its target adds the discounted value "
-        "of the next state.",
+        "Two episodes. The first ends in a terminal state, after which no reward follows: the target of the last step "
+        "is its reward. The second is cut off by a time limit although it would go on: its target adds the discounted "
+        "value of the next state.",
         268,
     )
     xs = [34, 96, 158, 220]

@@ -1,8 +1,8 @@
 """Trained policies for the pages: `python docs/pictures/record.py` trains four short runs and records them.
 
-It writes docs/_static/policies/<name>.webp and <name>-still.webp, for the landing page, and docs/pictures/cartpole.json,
-the episodes and values that the widget replays. Runs go to data/recordings; one that is there is not repeated. All of
-it takes some minutes on two cores, and nothing of it is needed to build the site.
+It writes docs/_static/policies/<name>.webp and <name>-still.webp, for the landing page, and
+docs/pictures/cartpole.json, the episodes that the widget replays. Runs go to data/recordings; one that is there is not
+repeated. All of it takes some minutes on two cores, and nothing of it is needed to build the site.
 """
 
 import json
@@ -25,7 +25,7 @@ GAMMA = 0.99  # of PPO, by default
 
 
 class Recording(NamedTuple):
-    """A moving picture: how its policy is trained, the episode, which of its pictures to keep and which part of each."""
+    """A moving picture: how its policy is trained, the episode, which pictures of it to keep, which part of each."""
 
     flags: str
     seed: int

@@ -78,9 +78,8 @@ def results(algo: str) -> Picture:
         f"{panel.env}: {len(seeds)} seeds, mean return {mean_curve(seeds)[1][-1]:.0f} after {panel.steps:,} steps"
         for panel, seeds in drawn
     ]
-    p = Picture(
-        f"Results of {algo.upper()}", f"Return over environment steps, default settings. {'; '.join(finals)}.", 214
-    )
+    description = f"Return over environment steps, default settings. {'; '.join(finals)}."
+    p = Picture(f"Results of {algo.upper()}", description, 214)
     width = 300 if len(panels) == 1 else 128
     for i, (panel, seeds) in enumerate(drawn):
         ax = Axes(p, 44 + 180 * i, 28, width, 118, (0, panel.steps), panel.returns)

@@ -26,8 +26,8 @@ def gae(rewards, values, gamma: float, lam: float) -> np.ndarray:
 def gae_still() -> Picture:
     p = Picture(
         "Generalized advantage estimates",
-        "Six steps of an episode. With lambda = 0 the estimates are the one-step errors, of both signs; with lambda = 1 "
-        "they are the discounted rewards-to-go minus the values, all positive; with 0.5 they lie between.",
+        "Six steps of an episode. With lambda = 0 the estimates are the one-step errors, of both signs; with lambda = "
+        "1 they are the discounted rewards-to-go minus the values, all positive; with 0.5 they lie between.",
         214,
     )
     ax = Axes(p, 36, 26, 312, 128, (0, 6), (-1, 1))
@@ -75,8 +75,8 @@ def squashed_still() -> Picture:
     p = Picture(
         "The temperature of a squashed Gaussian",
         "Above, an action value with a high hill at 0.5 and a lower one at -0.5. Below, the squashed Gaussian with the "
-        "largest mean value plus temperature times entropy: at temperature 0.2 it sits on the high hill, at 1 it covers "
-        "all actions.",
+        "largest mean value plus temperature times entropy: at temperature 0.2 it sits on the high hill, at 1 it "
+        "covers all actions.",
         290,
     )
     a = np.linspace(-0.99, 0.99, 199)
@@ -129,8 +129,8 @@ def value_iteration_still() -> Picture:
         v = sweep(v, gamma, slip)
     p = Picture(
         "Value iteration on a gridworld",
-        "Four rows of five cells with a goal worth 1, a pit worth -1 and two walls. Values grow towards the goal; arrows "
-        "show the best move, which keeps away from the pit.",
+        "Four rows of five cells with a goal worth 1, a pit worth -1 and two walls. Values grow towards the goal; "
+        "arrows show the best move, which keeps away from the pit.",
         272,
     )
     for i, j in np.ndindex(v.shape):

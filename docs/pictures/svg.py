@@ -80,8 +80,8 @@ class Picture:
         alone = f"svg:root{{{colors[0]}}}@media(prefers-color-scheme:dark){{svg:root{{{colors[1]}}}}}"
         return "\n".join(
             [
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {self.height}" class="picture" role="img"'
-                f' aria-labelledby="{name}-title {name}-desc">',
+                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {self.height}" class="picture" '
+                f'role="img" aria-labelledby="{name}-title {name}-desc">',
                 f"<style>{alone}\n{CSS.read_text(encoding='utf-8')}</style>",
                 f'<title id="{name}-title">{escape(self.title)}</title>',
                 f'<desc id="{name}-desc">{escape(self.description)}</desc>',
