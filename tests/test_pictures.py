@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from test_docs import PAGES, ROOT, name_of
 
+sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(ROOT / "docs" / "pictures"))
 
 import diagrams
 import palette
+import reference
 import results
 import stills
 import svg
@@ -105,6 +107,16 @@ def test_mean_curve_by_hand():
     steps, mean = results.mean_curve(seeds)
     np.testing.assert_allclose(steps, [5, 10, 15])
     np.testing.assert_allclose(mean, [3, 6, 9])
+
+
+@pytest.mark.parametrize("algo", results.PANELS)
+def test_pages_name_the_flags_of_results(algo):
+    page = (ROOT / "docs" / "algorithms" / f"{algo}.md").read_text(encoding="utf-8")
+    for panel in results.PANELS[algo]:
+        if panel.source == "reference":
+            flags = re.sub(r"--epochs \d+ ?", "", reference.FLAGS[panel.env, algo]).strip()
+            assert flags == panel.flags
+            assert not flags or f"`{flags}`" in page
 
 
 @pytest.mark.parametrize("algo", results.PANELS)
