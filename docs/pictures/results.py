@@ -1,7 +1,7 @@
 """A figure of results for each algorithm's page: `python docs/pictures/results.py` writes results-<algo>.svg.
 
-The numbers are the committed records of runs with default settings, or with the flags that the page names: curves from data/reference, and the returns at some
-numbers of steps from data/benchmarks/results.jsonl.
+The numbers are the committed records of runs with default settings, or with the flags that the page names: curves from
+data/reference, and the returns at some numbers of steps from data/benchmarks/results.jsonl.
 """
 
 import json
