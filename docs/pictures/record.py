@@ -43,7 +43,7 @@ RECORDINGS = {
         1,
         (50, 50, 450, 450),
     ),
-    "acrobot": Recording("ppo --env Acrobot-v1 --epochs 50", 0, 90, 1, (60, 80, 440, 460)),
+    "acrobot": Recording("ppo --env Acrobot-v1 --epochs 50", 0, 90, 1, (50, 90, 450, 490)),
 }
 EARLY = "ppo --env CartPole-v1 --epochs 3"
 
