@@ -272,7 +272,7 @@ def evaluate_run(run, out):
     torch.set_num_threads(1)
     config = json.loads((run / "config.json").read_text())
     ac = spinup.load(run, env_fn=config["env_fn"])
-    options = {key: config[key] for key in ("max_ep_len", "env_kwargs") if config.get(key) is not None}
+    options = {key: config[key] for key in ("max_ep_len", "env_kwargs", "wrappers") if config.get(key) is not None}
     returns = spinup.evaluate(
         ac, config["env_fn"], episodes=EVAL_EPISODES, deterministic=True, seed=EVAL_SEED, **options
     )["EpRet"]

@@ -51,7 +51,7 @@ def tidy(run: Path) -> None:
         if path.name not in KEPT:
             path.unlink()
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    config["run"].pop("platform", None)
+    config["run"].pop("platform", None), config["run"].pop("host", None)
     (run / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

@@ -6,13 +6,8 @@ A test fails where the page is not what this script writes.
 """
 
 import re
-import sys
+import tomllib
 from pathlib import Path
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 HERE = Path(__file__).resolve().parent
 HEAD = """\

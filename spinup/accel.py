@@ -11,6 +11,8 @@ import torch
 
 from spinup.errors import UserError
 
+ALIGNMENT = 64  # bytes: on some CPUs the last digits of a matrix product depend on where memory begins within these
+
 
 def setup(seed: int, device: str = "cpu", threads: int = 1, matmul_precision: str = "highest") -> torch.device:
     """Seed Python, numpy and torch, set CPU threads and precision of products, and return the checked device.
@@ -28,6 +30,8 @@ def setup(seed: int, device: str = "cpu", threads: int = 1, matmul_precision: st
     if not 0 <= seed < 2**32:
         raise UserError(f"seed is {seed}; it must lie in 0 to {2**32 - 1}")
     seed = int(seed)
+    torch.set_default_dtype(torch.float32)  # what environments give; a script may have set another, and
+    torch.set_default_device(None)  # tensors of a run are made where it says
     keep_freed_memory()
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision(matmul_precision)
@@ -42,6 +46,11 @@ def setup(seed: int, device: str = "cpu", threads: int = 1, matmul_precision: st
         available += ["mps"] if torch.backends.mps.is_available() else []
         raise UserError(f"device '{device}' is not available here; available: {', '.join(available)}") from None
     return device
+
+
+def aligned(x: torch.Tensor) -> torch.Tensor:
+    """x, or a copy if it begins elsewhere than at a multiple of ALIGNMENT, as numpy's arrays may; torch's never do."""
+    return x if x.data_ptr() % ALIGNMENT == 0 else x.clone()
 
 
 def cpu_has_bfloat16() -> bool:

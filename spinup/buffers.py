@@ -1,5 +1,6 @@
 """Where transitions are kept, and advantages from them. Rollouts have shape (T, N, ...): T steps of N environments."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from spinup import accel, mpi
 from spinup.errors import UserError
+from spinup.frames import Images, frame_bytes
+from spinup.observations import Part, is_image, parts_of
 
 
 def discount(x: Tensor, c: Tensor) -> Tensor:
@@ -51,8 +54,8 @@ def minibatches(size: int | None, *tensors: Tensor) -> Iterator[tuple[Tensor, ..
     if size is None or size >= len(tensors[0]):
         yield tensors
     else:
-        order = torch.randperm(len(tensors[0])).to(tensors[0].device)
-        yield from zip(*(x[order].split(size) for x in tensors), strict=True)
+        for rows in torch.randperm(len(tensors[0])).to(tensors[0].device).split(size):
+            yield tuple(x[rows] for x in tensors)  # each in memory of its own: accel.ALIGNMENT
 
 
 class Rollout(NamedTuple):
@@ -76,7 +79,8 @@ class RolloutBuffer:
 
     def __init__(self, steps: int, num_envs: int, observation_space: spaces.Box, action_space: spaces.Space):
         def rows(shape: tuple[int, ...] = (), dtype=np.float32) -> np.ndarray:
-            return np.zeros((steps, num_envs, *shape), dtype)
+            size = steps * num_envs * math.prod(shape) * np.dtype(dtype).itemsize
+            return torch.zeros(size, dtype=torch.uint8).numpy().view(dtype).reshape(steps, num_envs, *shape)  # aligned
 
         self.o, self.o2 = (rows(observation_space.shape, observation_space.dtype) for _ in range(2))
         self.a = rows(action_space.shape, action_space.dtype)
@@ -138,13 +142,17 @@ class Batch(NamedTuple):
     terminated: Tensor  # (B,), 1.0 where o2 is terminal
     discount: Tensor  # (B,): gamma to the number of steps
 
+    def normalized(self, obs_norm: torch.nn.Module) -> "Batch":
+        """The same with observations as obs_norm shows them."""
+        return self._replace(o=obs_norm(self.o), o2=obs_norm(self.o2))
+
 
 class ReplayBuffer:
     """The last `size` transitions of N environments, on the learner's device; the oldest are overwritten.
 
     num_envs: N; observation_space, action_space: those of VecEnv; n_step: rewards that a transition may sum; gamma:
     discount factor. Observations are float32, and uint8 for images. Tensors have shape (rows, N, ...), row by row in
-    time.
+    time; images are in `images`, which keeps each frame once.
 
     Raises UserError where it would not fit into memory.
     """
@@ -167,7 +175,11 @@ class ReplayBuffer:
         def column(shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.empty(self.rows, num_envs, *shape, dtype=dtype, device=device)  # memory is taken as it fills
 
-        self.o, self.o2 = (column(observation_space.shape, torch_dtype(observation_space)) for _ in range(2))
+        has_images = any(is_image(part.space) for part in parts_of(observation_space))
+        self.images = Images(observation_space, self.rows * num_envs, num_envs, device) if has_images else None
+        numbers = (self.images.numbers,) if has_images else observation_space.shape
+        dtype = torch.float32 if has_images else torch_dtype(observation_space)
+        self.o, self.o2 = column(numbers, dtype), column(numbers, dtype)
         self.a = column(action_space.shape, torch_dtype(action_space))
         self.r, self.terminated, self.done = column(), column(), column(dtype=torch.bool)
         self.t = 0  # rows written so far
@@ -193,30 +205,41 @@ class ReplayBuffer:
     def store(self, o, a, r, o2, terminated, truncated) -> None:
         """One step of all environments; each argument is a numpy array (N, ...)."""
         row = self.t % self.rows
+        if self.images:
+            (o, images), (o2, images2) = self.images.split(o), self.images.split(o2)
+            self.images.store(self.cells(row), self.t >= self.rows, images, images2)
         values = (o, a, r, o2, terminated, terminated | truncated)
         for column, x in zip(self.written, values, strict=True):
             column[row] = x if isinstance(column, np.ndarray) else torch.as_tensor(x)
         self.t += 1
+
+    def cells(self, row: int) -> range:
+        """Where the transitions of a row are among all, one for each environment."""
+        return range(row * self.num_envs, (row + 1) * self.num_envs)
 
     def cut(self, mask: np.ndarray) -> None:
         """The newest transition of the environments in mask, (N,), was the last of its episode."""
         self.done[(self.t - 1) % self.rows] |= torch.from_numpy(mask).to(self.done.device)
 
     def state_dict(self) -> dict:
-        return {name: getattr(self, name)[: self.t] for name in self.columns} | {"t": self.t}
+        images = {"images": self.images.state_dict(len(self))} if self.images else {}
+        return {name: getattr(self, name)[: self.t] for name in self.columns} | {"t": self.t} | images
 
     def load_state_dict(self, state: Mapping) -> None:
         self.t = state["t"]
         for name in self.columns:
             getattr(self, name)[: self.t] = state[name]
+        if self.images:
+            self.images.load_state_dict(state["images"], self.cells((self.t - 1) % self.rows) if self.t else range(0))
 
     def sample(self, batch_size: int) -> Batch:
         """Transitions drawn uniformly, with replacement."""
         i = torch.randint(len(self), (batch_size,)).to(self.r.device)
         r, last, discount = self.sum_rewards(i)
-        return Batch(
-            self.pick("o", i), self.pick("a", i), r, self.pick("o2", last), self.pick("terminated", last), discount
-        )
+        o, o2 = self.pick("o", i), self.pick("o2", last)
+        if self.images:
+            o, o2 = self.images.join(o, i, following=False), self.images.join(o2, last, following=True)
+        return Batch(o, self.pick("a", i), r, o2, self.pick("terminated", last), discount)
 
     def pick(self, name: str, i: Tensor) -> Tensor:
         """A copy of the transitions i, (B,), of a column: (B, ...)."""
@@ -245,9 +268,14 @@ def torch_dtype(space: spaces.Space) -> torch.dtype:
 
 
 def replay_bytes(observation_space: spaces.Box, action_space: spaces.Space) -> int:
-    """Bytes that one transition takes in a ReplayBuffer."""
-    o, a = (int(np.prod(space.shape)) * space.dtype.itemsize for space in (observation_space, action_space))
-    return 2 * o + a + 4 + 4 + 1  # o and o2, a, r, terminated, done
+    """Bytes that one transition takes in a ReplayBuffer, on average where episodes are long and have images."""
+    a = int(np.prod(action_space.shape)) * action_space.dtype.itemsize
+    return math.ceil(sum(map(part_bytes, parts_of(observation_space)))) + a + 4 + 4 + 1  # r, terminated, done
+
+
+def part_bytes(part: Part) -> float:
+    """What a part of o and o2 takes of them."""
+    return frame_bytes(part) if is_image(part.space) else 2 * int(np.prod(part.space.shape)) * 4
 
 
 def check_replay_memory(
@@ -267,4 +295,6 @@ def check_replay_memory(
             f"replay_size {size}{among} needs {here * part * each / 2**30:.3g} GiB{where}, and "
             f"{free / 2**30:.3g} GiB are free; {procs * int(0.8 * free / each / here)} transitions would fit"
         )
-    return f"replay buffer: {part} transitions, {part * each / 2**20:.3g} MiB when full"
+    images = any(is_image(x.space) for x in parts_of(observation_space))
+    more = ", and more with episodes of fewer than 16 steps" if images else ""
+    return f"replay buffer: {part} transitions, {part * each / 2**20:.3g} MiB when full{more}"

@@ -2,16 +2,13 @@
 
 import argparse
 import inspect
-import os
 import re
-import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from spinup.errors import UserError, closest, install
+from spinup.errors import UserError, closest, install, user_path
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,12 +27,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> typing.NoReturn:
         raise UserError(f"{self.command}: {message}")
-
-
-def nobody_reads() -> int:
-    """The exit status where who read our output has seen enough, as in `--help | head`; nothing more is written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141
 
 
 # ---- literals
@@ -142,8 +133,8 @@ def show(value: Any) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-def parameters(function: Callable, *docs: str | None) -> dict[str, Parameter]:
-    """What the command line can give to `function`: its parameters without those that only Python can set.
+def parameters(signature: inspect.Signature, *docs: str | None) -> dict[str, Parameter]:
+    """What the command line can give to a function: its parameters without those that only Python can set.
 
     docs: texts with lines `name: help`, the first that has the name wins.
     """
@@ -151,7 +142,7 @@ def parameters(function: Callable, *docs: str | None) -> dict[str, Parameter]:
     for doc in reversed(docs):
         lines |= help_lines(doc)
     found = {}
-    for name, parameter in inspect.signature(function).parameters.items():
+    for name, parameter in signature.parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = None if parameter.default is parameter.empty else parameter.default
@@ -280,7 +271,7 @@ def read_grid_file(file: str) -> dict[str, list[str]]:
 
     Raises UserError where the file cannot be read.
     """
-    path = Path(file).expanduser()
+    path = user_path(file)
     if path.suffix not in (".toml", ".yaml", ".yml"):
         raise UserError(f'grid: {file} must be a .toml or .yaml file of flags, as: algo = "ppo"')
     try:
@@ -312,10 +303,8 @@ def _leaves(table: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _parse_toml(text: str) -> dict:
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
+    import tomllib
+
     return tomllib.loads(text)
 
 

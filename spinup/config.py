@@ -13,13 +13,27 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 
 from spinup import mpi
-from spinup.errors import UserError, closest, first_line
+from spinup.errors import UserError, closest, first_line, user_path
+from spinup.files import read_text
 
+LONGEST_CONFIG = 2**22  # bytes; more than any run writes
+EXACT = ("env_kwargs", "ac_kwargs")  # arguments that may hold what JSON has no form for
+# Arguments that `resume` may change: no shape, no state and no count of steps in a checkpoint depends on them.
+CHANGEABLE = (
+    *("epochs", "lr", "pi_lr", "vf_lr", "q_lr", "anneal_lr", "max_grad_norm", "gamma", "lam", "clip_ratio", "vf_clip"),
+    *("ent_coef", "target_kl", "train_pi_iters", "train_v_iters", "minibatch_size", "batch_size", "normalize_adv"),
+    *("recompute_adv", "value_target", "delta", "damping_coeff", "cg_iters", "backtrack_iters", "backtrack_coeff"),
+    *("polyak", "act_noise", "target_noise", "noise_clip", "policy_delay", "target_entropy", "max_ep_len"),
+    *("stop_at", "patience", "eval_freq", "num_test_episodes", "save_freq", "checkpoint_freq"),
+    *("vectorization", "threads", "matmul_precision", "capture"),
+)
 RECORDED = ("torch", "numpy", "gymnasium", "mujoco", "mpi4py")  # packages whose version can change a result
 
 
@@ -70,6 +84,127 @@ def convert_json(obj, _above: tuple = ()):
     return text if len(text) <= 1000 else text[:1000] + "..."
 
 
+# ---- what JSON has no form for, and comes back equal
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Stands for a value that config.json could only name."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def exact_arguments(config: Mapping) -> dict:
+    """{"exact": ...} with those of env_kwargs and ac_kwargs that JSON would change; {} where it changes none."""
+    exact = {name: to_exact(config[name]) for name in EXACT if config.get(name)}
+    exact = {name: value for name, value in exact.items() if value != convert_json(config[name])}
+    return {"exact": exact} if exact else {}
+
+
+def to_exact(obj, _above: tuple = ()) -> Any:
+    """`obj` in JSON that `from_exact` brings back equal: what JSON has no form for is a dict of one entry, its kind."""
+    if id(obj) in _above or len(_above) > 50:
+        return {"lost": "a value nested too deeply"}
+    convert = functools.partial(to_exact, _above=(*_above, id(obj)))
+    if obj is None or isinstance(obj, (bool, str, int, np.bool_, np.integer)):
+        return convert_json(obj)
+    if isinstance(obj, (float, np.floating)):
+        return float(obj) if math.isfinite(float(obj)) else {"float": str(float(obj))}
+    if isinstance(obj, Mapping):
+        if all(isinstance(key, str) for key in obj) and not (len(obj) == 1 and next(iter(obj)) in KINDS):
+            return {key: convert(value) for key, value in obj.items()}
+        return {"dict": [[convert(key), convert(value)] for key, value in obj.items()]}
+    if isinstance(obj, list):
+        return [convert(x) for x in obj]
+    if isinstance(obj, tuple):
+        return {"tuple": [convert(x) for x in obj]}
+    if isinstance(obj, (set, frozenset)):
+        return {type(obj).__name__: sorted((convert(x) for x in obj), key=str)}
+    if isinstance(obj, np.ndarray) and obj.dtype.kind in "biuf" and obj.size <= 1000:
+        return {"array": [obj.dtype.name, list(obj.shape), convert(obj.ravel().tolist())]}
+    torch = sys.modules.get("torch")
+    if isinstance(obj, type) and torch is not None and getattr(torch.nn, obj.__name__, None) is obj:
+        return {"torch.nn": obj.__name__}
+    return {"lost": str(convert_json(obj))}
+
+
+def from_exact(x: Any) -> Any:
+    """The inverse of `to_exact`, with `Lost` for what is. Raises ValueError, TypeError or KeyError for other data."""
+    if isinstance(x, list):
+        return [from_exact(y) for y in x]
+    if not isinstance(x, dict):
+        return x
+    if len(x) == 1 and next(iter(x)) in KINDS:
+        ((kind, value),) = x.items()
+        return KINDS[kind](value)
+    return {key: from_exact(value) for key, value in x.items()}
+
+
+def _array(value: list) -> np.ndarray:
+    dtype, shape, items = value
+    if np.dtype(dtype).kind not in "biuf":
+        raise ValueError(f"there are no arrays of {dtype!r:.80} here")
+    return np.array(from_exact(items), dtype).reshape(shape)
+
+
+def _layer(name: str) -> type:
+    from torch import nn
+
+    layer = getattr(nn, name)
+    if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
+        raise ValueError(f"torch.nn.{name:.80} is not a layer")
+    return layer
+
+
+KINDS = {
+    "float": float,
+    "dict": lambda pairs: {from_exact(key): from_exact(value) for key, value in pairs},
+    "tuple": lambda items: tuple(from_exact(items)),
+    "set": lambda items: set(from_exact(items)),
+    "frozenset": lambda items: frozenset(from_exact(items)),
+    "array": _array,
+    "torch.nn": _layer,
+    "lost": Lost,
+}
+
+
+def fill_in(folder: Path, config: dict, given: Mapping[str, Mapping | None], makers: Mapping[str, Any]) -> dict:
+    """The config with what config.json could only name, as `given` has it.
+
+    given: {"env_kwargs": ..., "ac_kwargs": ...}: entries that take the place of the config's
+    makers: {"ac_kwargs": the actor_critic given, ...}: what functools.partial has set in it stays
+
+    Raises UserError for the first value that is still missing.
+    """
+    filled = dict(config)
+    for name in EXACT:
+        set_already = getattr(makers.get(name), "keywords", {})
+        values = {key: value for key, value in config[name].items() if key not in set_already}
+        filled[name] = {**values, **(given.get(name) or {})}
+        for key, value in filled[name].items():
+            for missing in lost(value):
+                raise UserError(
+                    f"{folder}: {name}[{key!r:.80}] was {missing.name!r:.200}, which config.json can only name; "
+                    f"give it in Python: {name}={{{key!r:.80}: ...}}"
+                )
+    return filled
+
+
+def lost(x: Any) -> list[Lost]:
+    """What in a value config.json could only name."""
+    if isinstance(x, Mapping):
+        return [y for pair in x.items() for y in lost(pair)]
+    if isinstance(x, (list, tuple, set, frozenset)):
+        return [z for y in x for z in lost(y)]
+    return [x] if isinstance(x, Lost) else []
+
+
+# ---- a run's folder
+
+
 def setup_logger_kwargs(
     exp_name: str, seed: int | None = None, data_dir: str | None = None, datestamp: bool = False
 ) -> dict:
@@ -81,7 +216,7 @@ def setup_logger_kwargs(
     """
     now = datetime.datetime.now()
     outer, inner = (f"{now:%Y-%m-%d}_", f"{now:%Y-%m-%d_%H-%M-%S}-") if datestamp else ("", "")
-    root = Path(data_dir or os.environ.get("SPINUP_DATA_DIR") or "data").expanduser()
+    root = user_path(data_dir or os.environ.get("SPINUP_DATA_DIR") or "data")
     run = inner + exp_name + ("" if seed is None else f"_s{seed}")
     return {"output_dir": str(root / (outer + exp_name) / run), "exp_name": exp_name}
 
@@ -107,6 +242,8 @@ def record(config: Mapping) -> dict:
     for package in RECORDED:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
+    if torch:
+        versions["torch"] = torch.__version__  # names the build too, as 2.13.0+cu130, which package metadata leaves out
     git = {"git": _git(Path.cwd())}
     here = Path(__file__).parent
     if "site-packages" not in here.parts and _git(here) != git["git"]:
@@ -117,6 +254,7 @@ def record(config: Mapping) -> dict:
         **versions,
         **git,
         "platform": platform.platform(),
+        "host": platform.node(),
         "device": device,
         "threads": torch.get_num_threads() if torch else None,
         "processes": mpi.num_procs(),
@@ -131,7 +269,14 @@ def allow_import(env_fn) -> str:
     """What a command with a run's folder needs too where the environment is "module:Env-v0": what a folder names is
     imported only if the command names it as well.
     """
-    return f" --env {env_fn}" if isinstance(env_fn, str) and ":" in env_fn else ""
+    return f" --env {env_fn}" if isinstance(env_fn, str) and imported_by(env_fn) else ""
+
+
+def imported_by(env_id: str) -> str:
+    """The module that making an environment imports; "" for none."""
+    if env_id.startswith(("GymV21Environment", "GymV26Environment")):  # Gymnasium's way to those of the old Gym
+        return "what its env_kwargs name"
+    return env_id.rpartition(":")[0]
 
 
 def read_config(path: str | Path) -> tuple[Path, dict]:
@@ -139,16 +284,21 @@ def read_config(path: str | Path) -> tuple[Path, dict]:
 
     Raises UserError where there is no run, or the file is not one of ours.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     file = folder / "config.json"
     if not folder.is_dir():
         names = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise UserError(f"there is no folder '{folder}'{closest(folder.name, names)}")
     if not file.exists():
-        below = sorted(str(p.parent) for p in folder.glob("**/config.json"))
+        below = sorted(str(p.parent) for depth in range(1, 4) for p in folder.glob("*/" * depth + "config.json"))
         raise UserError(f"'{folder}' holds no run (no config.json); runs below it: {', '.join(below[:5]) or 'none'}")
     try:
-        config = json.loads(file.read_text("utf-8"))
-        return folder, {**config, **{key: dict(config.get(key) or {}) for key in ("env_kwargs", "ac_kwargs")}}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        config = json.loads(read_text(file, LONGEST_CONFIG))
+        for key in EXACT:
+            config[key] = dict(config.get(key) or {})
+            exact = from_exact((config.get("exact") or {}).get(key))
+            if convert_json(exact) == config[key]:  # it is not where somebody has edited the file
+                config[key] = exact
+        return folder, config
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is not a config.json that spinup wrote ({first_line(error)})") from error

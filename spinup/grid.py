@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from spinup import mpi
 from spinup.config import setup_logger_kwargs
-from spinup.errors import UserError, closest
+from spinup.errors import UserError, closest, printable
 from spinup.jobs import (
     BEFORE,
     DONE,
@@ -31,6 +31,9 @@ from spinup.jobs import (
     place,
     report,
 )
+from spinup.terminal import say
+
+LONGEST_NAME = 200  # bytes; file systems take 255, of which dates, seeds and numbers need some
 
 
 class Setting(NamedTuple):
@@ -109,12 +112,12 @@ class ExperimentGrid:
         """What the grid sets, and the names of its runs."""
         variants = self.variants()
         short = self.shorthands()
-        print(f"Grid '{self.name}': {len(variants)} runs")
+        say(f"Grid '{self.name}': {len(variants)} runs")
         for key, setting in self.settings.items():
             values = ", ".join(valid_str(v) if callable(v) else str(v) for v in setting.vals)
-            print(f"  {key}{f' [{short[key]}]' if short.get(key) else ''}: {values}")
+            say(printable(f"  {key}{f' [{short[key]}]' if short.get(key) else ''}: {values}"))
         seeds = Counter(self.variant_name(v) for v in variants)
-        print("\n".join(f"  -> {name}" + (f" x {n} seeds" if n > 1 else "") for name, n in seeds.items()))
+        say("\n".join(f"  -> {name}" + (f" x {n} seeds" if n > 1 else "") for name, n in seeds.items()))
 
     def run(
         self,
@@ -164,7 +167,7 @@ class ExperimentGrid:
             now = in_parallel(left, executor, jobs, cores, talk) if apart else one_by_one(left)
             runs = [(before if done else now).pop(0) for _, done in placed]
         if talk:
-            print(table(runs))
+            say(table(runs))
         return runs
 
     def make_jobs(self, thunk: Callable | str, data_dir: str | None, datestamp: bool, logger_kwargs: dict) -> list[Job]:
@@ -172,6 +175,12 @@ class ExperimentGrid:
         variants = self.variants()
         names = [self.variant_name(v) or "experiment" for v in variants]
         seeds = [variant.get("seed", 0) for variant in variants]
+        longest = max(names, key=lambda name: len(name.encode()))
+        if len(longest.encode()) > LONGEST_NAME:
+            raise UserError(
+                f"a run would be named '{longest[:40]}...', with {len(longest):,} letters; at most {LONGEST_NAME} make "
+                "a folder's name: give a shorter exp_name or shorter values"
+            )
         (name, seed), count = Counter(zip(names, seeds, strict=True)).most_common(1)[0]
         if count > 1:
             raise UserError(

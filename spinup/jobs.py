@@ -14,12 +14,12 @@ import multiprocessing
 import os
 import pickle
 import platform
-import shutil
 import signal
 import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -28,8 +28,9 @@ from typing import Any, NamedTuple
 from spinup import mpi
 from spinup.checkpoint import newest
 from spinup.config import convert_json
-from spinup.errors import UserError, install
-from spinup.files import replace_file
+from spinup.errors import UserError, install, printable, user_path
+from spinup.files import RunFolder, check_file, replace_file
+from spinup.terminal import open_closed_streams, say, writing_to
 
 DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -46,7 +47,7 @@ class Job(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        return Path(self.arguments["logger_kwargs"]["output_dir"]).expanduser()
+        return user_path(self.arguments["logger_kwargs"]["output_dir"])
 
 
 class Run(NamedTuple):
@@ -81,7 +82,7 @@ def perform(job: Job, apart: bool = False) -> Run:
             outcome = WRONG if isinstance(error, UserError) else FAILED if isinstance(error, Exception) else STOPPED
             write_status(job, outcome, start)
             if mpi.proc_id() == 0:
-                (job.folder / ERROR).write_text(traceback.format_exc(), "utf-8")
+                replace_file(job.folder / ERROR, traceback.format_exc().encode("utf-8", "backslashreplace"))
             if not apart or not isinstance(error, Exception):
                 raise
             report(job, error)
@@ -92,20 +93,24 @@ def perform(job: Job, apart: bool = False) -> Run:
 def report(job: Job, error: Exception) -> None:
     """Print one line for a mistake of the user's, and the traceback before it for a bug."""
     if not isinstance(error, UserError):
-        traceback.print_exception(error)
-    print(f"spinup: error: {job.name}, seed {job.seed}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        say("".join(traceback.format_exception(error)), error=True, end="")
+    say(f"spinup: error: {job.name}, seed {job.seed}: {' '.join(str(error).split())}", error=True)
 
 
 @contextlib.contextmanager
 def output_to(file: Path) -> Iterator[None]:
     """Everything that this process and its children print goes to `file`, for as long as the block lasts."""
-    sys.stdout.flush(), sys.stderr.flush()
+    open_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        with writing_to(stream):
+            stream.flush()
     kept = [os.dup(1), os.dup(2)]
     streams = sys.stdout, sys.stderr
-    with open(file, "ab", buffering=0) as out:
+    with RunFolder(file.parent).appending(file.name) as out:
         os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
     # An executor's worker may have put something else in place of the streams.
-    sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(os.dup(fd), "wb"), line_buffering=True) for fd in (1, 2))
+    how = {"encoding": "utf-8", "errors": "backslashreplace", "line_buffering": True}
+    sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(os.dup(fd), "wb"), **how) for fd in (1, 2))
     try:
         yield
     finally:
@@ -120,6 +125,7 @@ def output_to(file: Path) -> Iterator[None]:
 
 def read_status(folder: Path) -> dict:
     try:
+        check_file(folder / STATUS)
         status = json.loads((folder / STATUS).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
@@ -162,7 +168,7 @@ def place(job: Job) -> tuple[Job, bool]:
         kwargs["resume"] = True
         (folder / ERROR).unlink(missing_ok=True)
     elif status and not done:
-        shutil.rmtree(folder)
+        RunFolder(folder).remove_run(kwargs.get("output_fname", "progress.txt"))
     return job._replace(arguments={**job.arguments, "logger_kwargs": kwargs}), done
 
 
@@ -190,6 +196,7 @@ class ProcessExecutor(ThreadPoolExecutor):
 
     def __init__(self, jobs: int, threads: int):
         super().__init__(jobs)
+        open_closed_streams()  # else a pipe to a child takes the number of one
         self.context, self.threads = multiprocessing.get_context("spawn"), threads
         self.processes: set = set()
         self.starting = threading.Lock()
@@ -308,8 +315,8 @@ def result(future: Future, job: Job) -> Run:
     except Exception as error:  # also what an executor of the user's raises
         outcome = KILLED if isinstance(error, ProcessDied) and error.killed else FAILED
         with contextlib.suppress(OSError):
-            with open(job.folder / ERROR, "a") as file:
-                file.write(f"{type(error).__name__}: {error}\n")
+            with RunFolder(job.folder).appending(ERROR) as file:
+                file.write(f"{type(error).__name__}: {error}\n".encode("utf-8", "backslashreplace"))
             write_status(job, outcome, time.time())
         return Run(job.name, job.seed, str(job.folder), 0.0, outcome)
 
@@ -332,16 +339,17 @@ class Overview:
         if not quiet and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
             from rich.live import Live
 
-            self.live = Live(self.table(), auto_refresh=False)
+            self.live = Live(auto_refresh=False)
             self.live.start()
+            self.draw()
 
     def ended(self, run: Run) -> None:
         self.runs[run.folder] = run
         if run.outcome not in (DONE, BEFORE):
             where = f"{why(Path(run.folder))}; see {Path(run.folder) / OUTPUT}"
-            print(f"spinup: error: {run.name}, seed {run.seed}: {where}", file=sys.stderr, flush=True)
+            say(f"spinup: error: {run.name}, seed {run.seed}: {where}", error=True)
         elif not self.quiet and not self.live:
-            print(f"{run.outcome}: {run.name}, seed {run.seed}, {run.seconds:.1f} s", flush=True)
+            say(f"{run.outcome}: {run.name}, seed {run.seed}, {run.seconds:.1f} s")
 
     def draw(self) -> None:
         if self.live and time.monotonic() - self.drawn > 1:
@@ -355,30 +363,52 @@ class Overview:
 
     def table(self):
         from rich.table import Table
+        from rich.text import Text  # as it stands: brackets are not markup
 
-        table = Table("run", "seed", "", "steps", "return", "time left", box=None, pad_edge=False)
-        for job in self.jobs:
-            run = self.runs.get(str(job.folder))
-            outcome = run.outcome if run else read_status(job.folder).get("outcome", "waiting")
-            table.add_row(job.name, str(job.seed), outcome, *progress(job.folder, running=outcome == "running"))
+        ended = {folder: run.outcome for folder, run in self.runs.items()}
+        outcomes = [
+            ended.get(str(job.folder)) or printable(str(read_status(job.folder).get("outcome", "waiting")))
+            for job in self.jobs
+        ]
+        rows = list(zip(self.jobs, outcomes, strict=True))
+        caption = None
+        if len(rows) > (room := self.live.console.height - 3 if self.live else len(rows)):
+            rows = sorted(rows, key=lambda row: row[1] != "running")[: max(1, room)]  # those at work first
+            caption = ", ".join(f"{n} {outcome}" for outcome, n in Counter(outcomes).most_common())
+        table = Table("run", "seed", "", "steps", "return", "time left", box=None, pad_edge=False, caption=caption)
+        for job, outcome in rows:
+            table.add_row(
+                Text(job.name), str(job.seed), Text(outcome), *progress(job.folder, running=outcome == "running")
+            )
         return table
 
 
 def why(folder: Path) -> str:
     """The last line of error.txt: a traceback's is the error, of whose class a mistake of the user's needs no word."""
     try:
+        check_file(folder / ERROR)
         lines = (folder / ERROR).read_text("utf-8").split("\n")
     except OSError:
         return "failed"
-    return next((line.removeprefix("spinup.errors.UserError: ") for line in reversed(lines) if line.strip()), "failed")
+    last = next((line for line in reversed(lines) if line.strip()), "failed")
+    return printable(last.removeprefix("spinup.errors.UserError: "))
+
+
+def first_and_last_line(file: Path) -> tuple[str, str]:
+    """Those of a table, without the rows between; LookupError where it has no whole row yet."""
+    with open(file, "rb") as table:
+        first = table.readline()
+        table.seek(max(len(first), table.seek(0, os.SEEK_END) - 2**16))
+        return first.decode().rstrip("\n"), table.read().split(b"\n")[-2].decode()
 
 
 def progress(folder: Path, running: bool) -> tuple[str, str, str]:
     """Steps, last return and time left of the run in `folder`, from its last row; blank where there is none."""
     try:
+        check_file(folder / "config.json"), check_file(folder / "progress.txt")
         config = json.loads((folder / "config.json").read_text("utf-8"))
-        header, *rows = [line.split("\t") for line in (folder / "progress.txt").read_text().split("\n")[:-1]]
-        row = dict(zip(header, map(float, rows[-1]), strict=True))
+        header, last = first_and_last_line(folder / "progress.txt")
+        row = dict(zip(header.split("\t"), map(float, last.split("\t")), strict=True))
         done = row["Epoch"] / config["epochs"]
     except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):
         return "", "", ""

@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Mapping
@@ -21,10 +22,19 @@ from pathlib import Path
 import numpy as np
 
 from spinup import mpi
-from spinup.config import convert_json, is_tensor, now, read_config, record, setup_logger_kwargs
-from spinup.errors import UserError, install
-from spinup.files import append_to_file, lock, replace_file, writing
-from spinup.terminal import Bar, cell, colorize, table
+from spinup.config import (
+    CHANGEABLE,
+    convert_json,
+    exact_arguments,
+    is_tensor,
+    now,
+    read_config,
+    record,
+    setup_logger_kwargs,
+)
+from spinup.errors import UserError, install, printable, user_path
+from spinup.files import RESERVED, RunFolder, bare, lock, still_locked, writing
+from spinup.terminal import Bar, cell, colorize, say, table
 
 
 def _claim(folder: Path, fname: str) -> Path:
@@ -38,9 +48,9 @@ def _claim(folder: Path, fname: str) -> Path:
         path = folder if i == 1 else folder.with_name(f"{folder.name}-{i}")
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            if not (path / "config.json").exists():
+            if not os.path.lexists(path / "config.json"):
                 with contextlib.suppress(FileExistsError):
-                    (path / fname).touch(exist_ok=False)
+                    RunFolder(path).create(fname).close()
                     return path
 
 
@@ -75,10 +85,14 @@ class Logger:
         self.log_headers, self.log_current_row = [], {}
         self.total_steps = self.module = self.output_dir = self._tensorboard = self._bar = None
         self.epoch_return, self._last_return, self._closed = math.nan, math.nan, False
+        self.last_row, self._steps = {}, -1  # of the newest row: its values, and at which step TensorBoard has it
+        self._writer_class = None
         self.resume = resume
         isatty = getattr(sys.stdout, "isatty", lambda: False)
         self._live = not self.quiet and isatty() and os.environ.get("TERM") != "dumb"
         self._colour = self._live and not os.environ.get("NO_COLOR")
+        if RESERVED.fullmatch(bare(output_fname)):
+            raise UserError(f"output_fname is {output_fname!r}, which is another file's name; progress.txt would do")
         if not self.is_root:
             return
         if tensorboard:
@@ -86,18 +100,19 @@ class Logger:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise UserError(f"TensorBoard is missing: {install('tensorboard')}") from error
-        wanted = Path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"]).expanduser()
+            self._writer_class = SummaryWriter  # made with the first row, when it is known where a run goes on
+        wanted = user_path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"])
         self.exp_name = exp_name or wanted.resolve().name
         self.output_dir = wanted if resume else _claim(wanted, output_fname)
         self.output_file = self.output_dir / output_fname
+        self.folder, self._table = RunFolder(self.output_dir), None if resume else bytearray()
+        self.folder.check()
         with writing(self.output_dir):
             self._lock = lock(self.output_dir)
         if self.output_dir.name not in (wanted.name, wanted.resolve().name):
             self.warn(f"{wanted} holds a run already; this one goes to {self.output_dir}")
         else:
             self.log(f"Logging to {self.output_dir}")
-        if tensorboard:
-            self._tensorboard = SummaryWriter(str(self.output_dir))
 
     def __enter__(self):
         return self
@@ -108,12 +123,13 @@ class Logger:
     def log(self, msg: str, color: str = "green") -> None:
         """Print a line, coloured on a terminal."""
         if not self.quiet:
-            print(colorize(msg, color, bold=True) if self._colour else msg, flush=True)
+            msg = printable(msg)
+            say(colorize(msg, color, bold=True) if self._colour else msg)
 
     def warn(self, msg: str) -> None:
         """Print a line on stderr, `quiet` or not."""
         if self.is_root:
-            print(f"warning: {msg}", file=sys.stderr, flush=True)
+            say(f"warning: {printable(msg)}", error=True)
 
     def save_config(self, config: Mapping) -> None:
         """Write config.json: the arguments, `exp_name`, and as `run` the versions, commit, command and machine.
@@ -124,21 +140,30 @@ class Logger:
             return
         with contextlib.suppress(KeyError, TypeError):
             self.total_steps = config["steps_per_epoch"] * config["epochs"]
-        run = record(config)
+        content = {**convert_json({**config, "exp_name": self.exp_name}), **exact_arguments(config)}
+        content["run"] = convert_json(record(config))
         if self.resume:
-            earlier = read_config(self.output_dir)[1].get("run", {})
-            run = {**run, "started": earlier.get("started"), "command": earlier.get("command")}
-            run["resumed"] = [*earlier.get("resumed", []), now()]
-        content = convert_json({**config, "exp_name": self.exp_name, "run": run})
+            content["run"] |= self.history(content)
         self.config = (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
         if not self.resume:
             self.write_config()
         self.progress(0)
 
+    def history(self, content: Mapping) -> dict:
+        """What config.json says of a run that goes on: its beginning, when it went on, and what was changed then."""
+        before = read_config(self.output_dir)[1]
+        run = before.get("run") if isinstance(before.get("run"), dict) else {}
+        history = {"started": run.get("started"), "command": run.get("command")}
+        resumed, changes = (x if isinstance(x, list) else [] for x in (run.get("resumed"), run.get("changed")))
+        history["resumed"] = [*resumed, now()]
+        changed = {k: [before[k], content.get(k)] for k in CHANGEABLE if k in before and before[k] != content.get(k)}
+        entries = [*changes, *([{"time": now(), **changed}] if changed else [])]
+        return {**history, "changed": entries} if entries else history
+
     def write_config(self) -> None:
         """The part of save_config that has to wait, where a run goes on, until it is known that it can."""
         if self.is_root:
-            replace_file(self.output_dir / "config.json", self.config)
+            self.folder.replace("config.json", self.config)
 
     def setup_pytorch_saver(self, module) -> None:
         """Name the torch.nn.Module whose parameters save_state writes."""
@@ -159,7 +184,8 @@ class Logger:
 
             data = io.BytesIO()
             torch.save(state, data)
-            replace_file(self.output_dir / name, data.getvalue())
+            self.check_lock()
+            self.folder.replace(name, data.getvalue())
 
     def log_tabular(self, key: str, val) -> None:
         """Put `val` (a number, a one-element array or tensor, a word) under `key` in this epoch's row, once."""
@@ -173,45 +199,80 @@ class Logger:
         row, self.log_current_row = self.log_current_row, {}
         ret = row.get("AverageTestEpRet", row.get("AverageEpRet", math.nan))
         self.epoch_return = ret if isinstance(ret, (int, float)) else math.nan  # NaN where no episode ended
+        self.last_row = row
         if not self.is_root or not row:
             return
         self._write(row)
         steps = row.get("TotalEnvInteracts", 0)
-        for key, value in row.items() if self._tensorboard else ():
-            if isinstance(value, (int, float)):
-                self._tensorboard.add_scalar(key, value, steps or row.get("Epoch"))
+        if self._writer_class is not None:
+            self._write_events(row, steps or row.get("Epoch"))
+        self._steps = steps or row.get("Epoch") or 0
         if not self.quiet:
             width = shutil.get_terminal_size().columns if self._live else 80
-            print(table(row, width) + "\n", end="", flush=True)  # one write, so the bar is drawn once
+            say(table(row, width) + "\n", end="")  # one write, so the bar is drawn once
         if not math.isnan(self.epoch_return):
             self._last_return = self.epoch_return
         self.progress(steps, now=True)
 
     def _write(self, row: dict) -> None:
+        self.check_lock()
+        name = self.output_file.name
+        if self._table is None:  # of a program that goes on with a run by itself
+            self._table = bytearray(self.output_file.read_bytes() if self.folder.size(name) else b"")
+            self.log_headers = self._table.partition(b"\n")[0].decode().split("\t") if self._table else []
         new = [key for key in row if key not in self.log_headers]
         if new:
             self.log_headers += new
-            with writing(self.output_file):
-                rows = self.output_file.read_bytes().splitlines()[1:]
+            rows = self._table.splitlines()[1:]
             lines = ["\t".join(map(cell, self.log_headers)).encode(), *(line + b"\tnan" * len(new) for line in rows)]
-            replace_file(self.output_file, b"\n".join(lines) + b"\n")
-        append_to_file(self.output_file, ("\t".join(cell(row.get(key)) for key in self.log_headers) + "\n").encode())
+            self._replace_table(b"\n".join(lines) + b"\n")
+        elif self.folder.size(name) != len(self._table):
+            self.warn(f"{self.output_file} was removed or changed while the run is at work; all its rows are back")
+            self._replace_table(self._table)
+        line = ("\t".join(cell(row.get(key)) for key in self.log_headers) + "\n").encode()
+        self.folder.append(name, line)
+        self._table += line
+
+    def _replace_table(self, content: bytes) -> None:
+        self.folder.replace(self.output_file.name, content)
+        self._table = bytearray(content)
+
+    def check_lock(self) -> None:
+        """Take the folder once more where its .lock was removed. Raises UserError where another process has it now."""
+        if self.is_root and self._lock is not None and not still_locked(self.output_dir, self._lock):
+            with writing(self.output_dir):
+                lost, self._lock = self._lock, None
+                os.close(lost)
+                self._lock = lock(self.output_dir)
+            self.warn(f"{self.output_dir / '.lock'} was removed while the run is at work; it is there again")
+
+    def _write_events(self, row: Mapping, step: int | None) -> None:
+        """The row's numbers for TensorBoard, which hides what a run that was ended wrote beyond its checkpoint."""
+        if self._tensorboard is None:
+            hidden_from = self._steps + 1 if self.resume else None
+            suffix = f".{secrets.token_hex(8)}"  # a name that could be guessed might be a link by now
+            self._tensorboard = self._writer_class(str(self.output_dir), purge_step=hidden_from, filename_suffix=suffix)
+        for key, value in row.items():
+            if isinstance(value, (int, float)):
+                self._tensorboard.add_scalar(key, value, step)
 
     def state_dict(self) -> dict:
         """The table so far, for a checkpoint."""
-        table = self.output_file.read_text("utf-8") if self.is_root else ""
-        return {"table": table, "headers": list(self.log_headers), "last_return": self._last_return}
+        table = (self._table or b"").decode() if self.is_root else ""
+        state = {"table": table, "headers": list(self.log_headers)}
+        return {**state, "last_return": self._last_return, "steps": self._steps}
 
     def load_state_dict(self, state: Mapping) -> None:
         """Bring the table to where it was: rows of later epochs will come again."""
         self.log_headers, self._last_return = list(state["headers"]), state["last_return"]
+        self._steps = state.get("steps", 0)  # checkpoints of version 1 have none
         if self.is_root:
-            replace_file(self.output_file, state["table"].encode())
+            self._replace_table(state["table"].encode())
 
     def begin_table(self) -> None:
         """Let go of rows that the file has from an earlier try."""
         if self.is_root:
-            replace_file(self.output_file, b"")
+            self._replace_table(b"")
 
     def progress(self, steps: float, now: bool = False) -> None:
         """Move the progress bar, where there is one, to `steps`; cheap enough to call at every step."""
@@ -290,6 +351,15 @@ class EpochLogger(Logger):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._running, self._waiting = {}, {}
+        self.means: list[str] = []  # columns that dump_tabular adds
+
+    def dump_tabular(self) -> None:
+        """Write the row as Logger does, with the means of what was stored under the names in `means`."""
+        for key in self.means:
+            if key in self.log_current_row:
+                raise UserError(f"log_info: the table has a column '{key}' of its own")
+            self.log_tabular(key, average_only=True)
+        super().dump_tabular()
 
     def store(self, **values) -> None:
         """Take in, per keyword, a number or an array, list or tensor of numbers (of any shape, also empty).

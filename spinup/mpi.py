@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -113,7 +114,31 @@ def mpi_fork(n: int) -> None:
     sys.stdout.flush(), sys.stderr.flush()
     if os.name == "nt":
         sys.exit(subprocess.run(command, env=environment).returncode)
+    for descriptor in (1, 2):
+        relay(descriptor)
     os.execve(launcher, command, environment)  # no process is left in between to lose signals or leave orphans
+
+
+RELAY = """
+import os, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGTERM, signal.SIG_IGN)
+while data := os.read(0, 65536):
+    try:
+        while data:
+            data = data[os.write(1, data) :]
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+"""
+
+
+def relay(descriptor: int) -> None:
+    """Have a process pass on what is written to a pipe or device, and drop it where nobody reads: a launcher that
+    cannot write ends the training.
+    """
+    if stat.S_ISREG(os.fstat(descriptor).st_mode) or os.isatty(descriptor):
+        return
+    process = subprocess.Popen([sys.executable, "-SEc", RELAY], stdin=subprocess.PIPE, stdout=descriptor)
+    os.dup2(process.stdin.fileno(), descriptor)  # it ends when the last one that writes has ended
 
 
 def msg(text: str, string: str = "") -> None:

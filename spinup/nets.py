@@ -22,13 +22,17 @@ For DDPG, TD3 and SAC it is called as actor_critic(observation_space, action_spa
                     also the values of all K actions, (n, ..., K)
     act(o, deterministic=False)     as above
 
+and, to be called with normalize_obs=True, obs_norm, a RunningNorm or a NoNorm: act passes observations through it, and
+actor and critic are given what has passed through it already.
+
 `check_actor_critic` and `check_q_actor_critic` try all of it on a batch of observations and say what is missing.
 """
 
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -37,9 +41,14 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from spinup import accel, mpi
+from spinup.encoders import CNN as CNN  # also for those who import it from here
+from spinup.encoders import make_encoder
 from spinup.errors import UserError, closest
+from spinup.observations import is_image, parts_of
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+# Points and weights for the mean of a function of a standard normal number (Gauss and Hermite).
+NORMAL_POINTS, NORMAL_WEIGHTS = (x.tolist() for x in np.polynomial.hermite_e.hermegauss(32))
 
 
 # ---- policies: what the equations call pi(.|s), for a batch of states
@@ -77,6 +86,11 @@ class Gaussian(NamedTuple):
         return Gaussian(self.mu.detach().clone(), self.log_std.detach().clone())
 
 
+def log_tanh_slope(u: Tensor) -> Tensor:
+    """log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which stays finite where tanh(u) rounds to 1."""
+    return 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
+
+
 class SquashedGaussian(NamedTuple):
     """The tanh of a diagonal Gaussian, stretched to the bounds of each action.
 
@@ -84,17 +98,29 @@ class SquashedGaussian(NamedTuple):
     """
 
     mu: Tensor  # (..., A), before the tanh
-    log_std: Tensor  # (..., A)
+    log_std: Tensor  # (..., A) or (A,)
     middle: Tensor  # (A,)
     half_range: Tensor  # (A,)
+
+    def log_prob(self, a: Tensor) -> Tensor:
+        """log pi(a|s), shape (...), for actions (..., A).
+
+        From the distances to both bounds, which keep the digits that tanh(u) near 1 loses. Actions on a bound, where
+        the density is infinite or 0, count as the last ones before it that the number's precision tells from it.
+        """
+        nearest = torch.finfo(a.dtype).eps / 2
+        log_above_low = ((a - (self.middle - self.half_range)) / self.half_range).clamp(min=nearest).log()
+        log_below_high = ((self.middle + self.half_range - a) / self.half_range).clamp(min=nearest).log()
+        u = 0.5 * (log_above_low - log_below_high)  # x = tanh(u): 2u = log(1 + x) - log(1 - x)
+        log_slope = log_above_low + log_below_high  # 1 - x^2 = (1 + x)(1 - x)
+        z = (u - self.mu) * (-self.log_std).exp()
+        return (-0.5 * z.square() - self.log_std - LOG_SQRT_2PI - log_slope).sum(-1)
 
     def rsample(self) -> tuple[Tensor, Tensor]:
         """Actions (..., A) and their log-probabilities (...); gradients flow through both."""
         noise = torch.randn_like(self.mu)
         u = self.mu + self.log_std.exp() * noise  # sac-3
-        # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which stays finite where tanh(u) rounds to 1.
-        log_slope = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
-        logp = (-0.5 * noise.square() - self.log_std - log_slope - LOG_SQRT_2PI).sum(-1)  # sac-4
+        logp = (-0.5 * noise.square() - self.log_std - log_tanh_slope(u) - LOG_SQRT_2PI).sum(-1)  # sac-4
         return torch.addcmul(self.middle, self.half_range, u.tanh()), logp  # sac-3: a
 
     @torch.no_grad()
@@ -105,6 +131,23 @@ class SquashedGaussian(NamedTuple):
     def mode(self) -> Tensor:
         """The action of the Gaussian's mean: the median, and not quite the density's highest point."""
         return torch.addcmul(self.middle, self.half_range, self.mu.tanh())
+
+    def entropy(self) -> Tensor:
+        """-E[log pi(a|s)] per state, shape (...): the Gaussian's, and the mean of the tanh's log-slope by quadrature.
+
+        Right to 1e-6 for each action with a standard deviation up to 1, and to 0.1 up to e^2.
+        """
+        points, weights = self.mu.new_tensor(NORMAL_POINTS), self.mu.new_tensor(NORMAL_WEIGHTS)
+        u = self.mu.unsqueeze(-1) + self.log_std.exp().unsqueeze(-1) * points
+        mean_log_slope = (log_tanh_slope(u) * weights).sum(-1) / math.sqrt(2 * math.pi)
+        return (self.log_std + (LOG_SQRT_2PI + 0.5) + mean_log_slope).sum(-1)
+
+    def kl(self, other: "SquashedGaussian") -> Tensor:
+        """KL(self || other) per state, shape (...): that of the Gaussians, as both go through the same tanh."""
+        return Gaussian(self.mu, self.log_std).kl(Gaussian(other.mu, other.log_std))
+
+    def detach(self) -> "SquashedGaussian":
+        return self._replace(mu=self.mu.detach().clone(), log_std=self.log_std.detach().clone())
 
 
 class Categorical(NamedTuple):
@@ -123,12 +166,17 @@ class Categorical(NamedTuple):
     def mode(self) -> Tensor:
         return self.logp.argmax(-1)
 
+    def expectation(self, x: Tensor) -> Tensor:
+        """E[x] over the actions, shape (...), for x (..., K); what x is for actions of probability 0 has no part."""
+        p = self.logp.exp()
+        return (p * x.masked_fill(p == 0, 0.0)).sum(-1)
+
     def entropy(self) -> Tensor:
-        return -(self.logp.exp() * self.logp).sum(-1)
+        return -self.expectation(self.logp)
 
     def kl(self, other: "Categorical") -> Tensor:
-        """KL(self || other) per state, shape (...)."""
-        return (self.logp.exp() * (self.logp - other.logp)).sum(-1)
+        """KL(self || other) per state, shape (...); infinite where other never takes an action that self does."""
+        return self.expectation(self.logp - other.logp)
 
     def detach(self) -> "Categorical":
         return Categorical(self.logp.detach().clone())
@@ -205,8 +253,12 @@ class HiddenLinear(nn.Linear):
     bfloat16 = accel.cpu_has_bfloat16()
     large = 128  # smaller batches lose more time by rounding x and the weights than they gain
 
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features)
+        self.allowed = torch.get_float32_matmul_precision() == "medium"
+
     def forward(self, x: Tensor) -> Tensor:
-        allowed = torch.get_float32_matmul_precision() == "medium" and x.dtype == torch.float32
+        allowed = self.allowed and x.dtype == torch.float32
         if allowed and self.bfloat16 and x.is_cpu and x.numel() >= self.large * self.in_features:
             return nn.functional.linear(x.bfloat16(), self.weight.bfloat16()).float() + self.bias
         return super().forward(x)
@@ -226,12 +278,14 @@ def make_linears(linear: Callable | dict, sizes: Sequence[int]) -> list[nn.Modul
         return [(hidden if 0 < i < len(pairs) - 1 else linear)(*pair) for i, pair in enumerate(pairs)]
     from spinup.sparse import linear_factory
 
+    if not isinstance(linear, dict):
+        raise UserError(f"linear is {linear!r:.80}; it must be a function or a dict of settings of block-sparse layers")
     try:
         make = linear_factory(linear)
         if len(pairs) < 3:
             raise ValueError("they stand between hidden layers; give two of these or more, for example --hid 256,256")
         return [nn.Linear(*pairs[0]), *(make(*pair) for pair in pairs[1:-1]), nn.Linear(*pairs[-1])]
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"block-sparse layers: {error}") from None
 
 
@@ -247,46 +301,12 @@ def orthogonal_(module: nn.Module, gain: float) -> nn.Module:
     return module
 
 
-def is_image(space: spaces.Space) -> bool:
-    """Whether a CNN will read it: a Box of uint8 with two or three dimensions."""
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
-
-
-class CNN(nn.Module):
-    """Features of uint8 images, (..., C, H, W), (..., H, W, C) or (..., H, W) -> (..., features).
-
-    From 36 pixels on, the three convolutions of doi:10.1038/nature14236; below, two of 3x3.
-    """
-
-    def __init__(self, shape: tuple[int, ...]):
-        super().__init__()
-        self.shape = shape
-        self.channels_last = len(shape) == 3 and shape[-1] < shape[0]
-        h, w = shape[-3:-1] if self.channels_last else shape[-2:]
-        c = 1 if len(shape) == 2 else shape[-1] if self.channels_last else shape[0]
-        if min(h, w) >= 36:
-            convs = [nn.Conv2d(c, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3, 1)]
-        else:
-            convs = [nn.Conv2d(c, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, padding=1)]
-        self.net = nn.Sequential(*convs, nn.ReLU(), nn.Flatten())
-        self.features = self.net(torch.zeros(1, c, h, w)).shape[1]
-
-    def forward(self, o: Tensor) -> Tensor:
-        lead = o.shape[: o.dim() - len(self.shape)]
-        x = o.reshape(-1, *self.shape)
-        x = x.permute(0, 3, 1, 2) if self.channels_last else x.unsqueeze(1) if len(self.shape) == 2 else x
-        return self.net(x.float() / 255).reshape(*lead, self.features)
-
-
 def as_sizes(hidden_sizes: int | Sequence[int]) -> list[int]:
     """Units of each hidden layer; one number is one layer."""
-    return [hidden_sizes] if isinstance(hidden_sizes, int) else list(hidden_sizes)
-
-
-def make_encoder(space: spaces.Box) -> tuple[nn.Module, int]:
-    """What stands before an MLP for observations of `space`, a CNN for images and else nothing, and its features."""
-    encoder = CNN(space.shape) if is_image(space) else nn.Identity()
-    return encoder, encoder.features if is_image(space) else space.shape[0]
+    sizes = list(hidden_sizes) if isinstance(hidden_sizes, Iterable) else [hidden_sizes]
+    if not all(isinstance(n, Integral) and not isinstance(n, bool) and 1 <= n <= 2**20 for n in sizes):
+        raise UserError(f"hidden_sizes is {hidden_sizes!r:.80}; it must be a list of sizes, each in 1 to {2**20}")
+    return sizes
 
 
 def network(space: spaces.Box, out: int, hidden_sizes, activation, linear, gain: float | None = None) -> nn.Sequential:
@@ -338,11 +358,35 @@ class RunningNorm(nn.Module):
         self.count += n
 
 
+class PartsNorm(RunningNorm):
+    """A RunningNorm of what is no image in observations (..., size) of several parts."""
+
+    def __init__(self, space: spaces.Box):
+        sizes = [(torch.Size(part.space.shape).numel(), is_image(part.space)) for part in parts_of(space)]
+        numbers = torch.from_numpy(np.concatenate([np.full(size, not image) for size, image in sizes]).nonzero()[0])
+        super().__init__(numbers.shape)
+        self.register_buffer("numbers", numbers, persistent=False)  # where they are in an observation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_copy(-1, self.numbers, super().forward(x.index_select(-1, self.numbers)))
+
+    def update(self, x: Tensor) -> None:
+        super().update(x.index_select(-1, self.numbers.to(x.device)))
+
+
 class NoNorm(nn.Identity):
     """Stands where a RunningNorm could, and changes nothing."""
 
     def update(self, x: Tensor) -> None:
         pass
+
+
+def make_obs_norm(space: spaces.Box, normalize_obs: bool) -> nn.Module:
+    """What centres and scales observations of `space`, but not images; nothing where that is not wanted."""
+    images = [is_image(part.space) for part in parts_of(space)]
+    if not normalize_obs or all(images):
+        return NoNorm()
+    return PartsNorm(space) if any(images) else RunningNorm(space.shape)
 
 
 # ---- the on-policy actor-critic
@@ -353,22 +397,63 @@ class GaussianActor(nn.Module):
 
     In each dimension both are measured in half-ranges from the middle of [low, high], so that an untrained policy
     covers any bounds alike; a dimension without bounds keeps its own unit.
+
+    log_std_min, log_std_max: bounds of the standard deviation's logarithm; None: it has none
+    squash: actions are the tanh of the Gaussian's, and so within their bounds
     """
 
-    def __init__(self, net: nn.Module, space: spaces.Box, log_std_init: float):
+    def __init__(
+        self,
+        net: nn.Module,
+        space: spaces.Box,
+        log_std_init: float,
+        log_std_min: float | None = None,
+        log_std_max: float | None = None,
+        squash: bool = False,
+    ):
         super().__init__()
-        self.net = net
+        self.net, self.log_std_min, self.log_std_max, self.squash = net, log_std_min, log_std_max, squash
+        smallest, largest = (inf if x is None else x for x, inf in ((log_std_min, -math.inf), (log_std_max, math.inf)))
+        if not smallest <= log_std_init <= largest:
+            bounds = f"log_std_min {log_std_min} to log_std_max {log_std_max}"
+            raise UserError(f"log_std_init is {log_std_init}; it must lie in {bounds}")
         self.log_std = nn.Parameter(torch.full(space.shape, float(log_std_init)))
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-        bounded = (low < high) & (high - low < np.finfo(np.float32).max)
+        finite = high - low < np.finfo(np.float32).max
+        if squash and not finite.all():
+            raise UserError(f"a squashed policy needs actions with bounds, and these have none: {space}")
+        bounded = (low < high) & finite
         low, high = np.where(bounded, low, -1), np.where(bounded, high, 1)
         self.register_buffer("middle", torch.as_tensor((high + low) / 2, dtype=torch.float32), persistent=False)
         self.register_buffer("half_range", torch.as_tensor((high - low) / 2, dtype=torch.float32), persistent=False)
         self.register_buffer("log_half_range", self.half_range.log(), persistent=False)
 
-    def forward(self, o: Tensor) -> Gaussian:
+    @torch.no_grad()
+    def keep_bounds(self) -> None:
+        """Bring a log_std that has left its bounds back to them: outside it has no gradient that would."""
+        if self.has_bounds:
+            self.log_std.clamp_(self.log_std_min, self.log_std_max)
+
+    @property
+    def has_bounds(self) -> bool:
+        return self.log_std_min is not None or self.log_std_max is not None
+
+    def forward(self, o: Tensor) -> Gaussian | SquashedGaussian:
+        log_std = self.log_std.clamp(self.log_std_min, self.log_std_max) if self.has_bounds else self.log_std
+        if self.squash:
+            return SquashedGaussian(self.net(o), log_std, self.middle, self.half_range)
         mu = torch.addcmul(self.middle, self.half_range, self.net(o))
-        return Gaussian(mu, self.log_std + self.log_half_range)
+        return Gaussian(mu, log_std + self.log_half_range)
+
+
+def keep_bounds(module: nn.Module) -> None:
+    """Bring parameters with bounds that gradient steps have left back to them, in each part of `module` that has any.
+
+    To be called between updates.
+    """
+    for part in module.modules():
+        if hasattr(part, "keep_bounds"):
+            part.keep_bounds()
 
 
 class CategoricalActor(nn.Module):
@@ -397,12 +482,14 @@ class MultiCategoricalActor(nn.Module):
 class ActorCritic(nn.Module):
     """Policy and value function in two separate networks.
 
-    observation_space: a Box of floats with one dimension, or of uint8 images, as VecEnv.observation_space
+    observation_space: a Box of numbers with one dimension, or of images, as VecEnv.observation_space
     action_space: a Box or MultiDiscrete with one dimension, or Discrete, as VecEnv.action_space
     hidden_sizes: units of each hidden layer
     activation: a name from torch.nn, or a class
     linear: makes the linear layers, linear(in_features, out_features); or a dict, for block-sparse ones
     log_std_init: log of the Gaussian's first standard deviation, in half-ranges of the actions
+    log_std_min, log_std_max: bounds of that logarithm as it learns; None: none
+    squash: the tanh of the Gaussian, which keeps actions within their bounds; needs a Box that has some
     orthogonal: orthogonal first weights with a last policy layer near zero; False: PyTorch's own
     normalize_obs: centre and scale observations by running statistics (not images)
     """
@@ -417,6 +504,9 @@ class ActorCritic(nn.Module):
         log_std_init: float = -0.5,
         orthogonal: bool = True,
         normalize_obs: bool = False,
+        log_std_min: float | None = None,
+        log_std_max: float | None = None,
+        squash: bool = False,
     ):
         super().__init__()
         self.register_buffer("_here", torch.empty(0), persistent=False)  # for as_input
@@ -425,17 +515,17 @@ class ActorCritic(nn.Module):
             return network(observation_space, out, hidden_sizes, activation, linear, gain if orthogonal else None)
 
         if isinstance(action_space, spaces.Box):
-            self.actor = GaussianActor(build(action_space.shape[0], 0.01), action_space, log_std_init)
+            std = log_std_init, log_std_min, log_std_max
+            self.actor = GaussianActor(build(action_space.shape[0], 0.01), action_space, *std, squash)
         elif isinstance(action_space, spaces.Discrete):
             self.actor = CategoricalActor(build(int(action_space.n), 0.01))
         else:
             sizes = action_space.nvec
             self.actor = MultiCategoricalActor(build(int(sizes.sum()), 0.01), sizes)
         self.critic = build(1, 1.0)
-        normalize_obs = normalize_obs and not is_image(observation_space)
-        self.obs_norm = RunningNorm(observation_space.shape) if normalize_obs else NoNorm()
+        self.obs_norm = make_obs_norm(observation_space, normalize_obs)
 
-    def pi(self, o: Tensor) -> Gaussian | Categorical | MultiCategorical:
+    def pi(self, o: Tensor) -> Gaussian | SquashedGaussian | Categorical | MultiCategorical:
         """The policy at observations (..., *obs_shape)."""
         return self.actor(self.obs_norm(o))
 
@@ -526,13 +616,15 @@ class QFunctions(nn.ModuleList):
 class DeterministicActorCritic(nn.Module):
     """Policy and one action-value function, for DDPG.
 
-    observation_space: a Box of floats with one dimension, or of uint8 images, as VecEnv.observation_space
+    observation_space: a Box of numbers with one dimension, or of images, as VecEnv.observation_space
     action_space: a bounded Box with one dimension, as VecEnv.action_space
     hidden_sizes: units of each hidden layer
     activation: a name from torch.nn, or a class
     linear: makes the linear layers, linear(in_features, out_features); or a dict, for block-sparse ones
     layer_norm: layer normalization (arXiv:1607.06450) in the action-value functions; None: with DDPG and TD3, and not
         with SAC
+    normalize_obs: centre and scale observations by running statistics (not images): `act` does, and actor and critic
+        are given observations that went through obs_norm
     """
 
     num_critics, layer_norm = 1, True
@@ -545,9 +637,11 @@ class DeterministicActorCritic(nn.Module):
         activation: str | type = "ReLU",
         linear: Callable | dict = nn.Linear,
         layer_norm: bool | None = None,
+        normalize_obs: bool = False,
     ):
         super().__init__()
         self.register_buffer("_here", torch.empty(0), persistent=False)  # for as_input
+        self.obs_norm = make_obs_norm(observation_space, normalize_obs)
         common = hidden_sizes, activation, linear
         layer_norm = self.layer_norm if layer_norm is None else layer_norm
         self.actor = self.make_actor(observation_space, action_space, *common)
@@ -561,7 +655,7 @@ class DeterministicActorCritic(nn.Module):
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Actions for observations (..., *obs_shape); exploration noise is the algorithm's."""
-        return self.actor(as_input(o, self)).cpu().numpy()
+        return self.actor(self.obs_norm(as_input(o, self))).cpu().numpy()
 
 
 class TwinActorCritic(DeterministicActorCritic):
@@ -586,7 +680,7 @@ class SoftActorCritic(DeterministicActorCritic):
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
         """Actions for observations (..., *obs_shape): samples, or the policy's mode."""
-        pi = self.actor(as_input(o, self))
+        pi = self.actor(self.obs_norm(as_input(o, self)))
         return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
 
 
@@ -598,7 +692,7 @@ def as_input(o: np.ndarray, module: nn.Module) -> Tensor:
     # The first of its parameters would tell too, but is a long search in each step.
     device = module._here.device if hasattr(module, "_here") else next(module.parameters()).device
     o = torch.as_tensor(o, device=device)
-    return o if o.dtype in (torch.float32, torch.uint8) else o.float()
+    return accel.aligned(o if o.dtype in (torch.float32, torch.uint8) else o.float())
 
 
 def describe(ac: nn.Module) -> str:
@@ -625,8 +719,6 @@ def check_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_spac
     Raises UserError with the first thing amiss.
     """
     name, o, a = check_parts(ac, observation_space, ("pi", "v", "obs_norm"))
-    if not hasattr(ac.obs_norm, "update"):
-        raise UserError(f"{name}: obs_norm has no 'update'; use a RunningNorm or a NoNorm")
     pi, v = ac.pi(o), ac.v(o)
     check_policy(name, "pi(o)", pi, ("log_prob", "sample", "mode", "entropy", "kl", "detach"))
     shapes = {  # in this order, as each builds on the one before
@@ -641,10 +733,15 @@ def check_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_spac
 
 @torch.no_grad()
 def check_q_actor_critic(
-    ac: nn.Module, observation_space: spaces.Box, action_space: spaces.Space, num_critics: int, soft: bool = False
+    ac: nn.Module,
+    observation_space: spaces.Box,
+    action_space: spaces.Space,
+    num_critics: int,
+    soft: bool = False,
+    normalize_obs: bool = False,
 ) -> None:
     """Try DDPG's and TD3's protocol, or SAC's (soft), as `check_actor_critic` does; num_critics: how many it needs."""
-    name, o, a = check_parts(ac, observation_space)
+    name, o, a = check_parts(ac, observation_space, ("obs_norm",) if normalize_obs else ())
     pi, discrete = ac.actor(o), isinstance(action_space, spaces.Discrete)
     shapes = {"act(o)": (lambda: a, (3, *action_space.shape))}
     if discrete:
@@ -668,6 +765,8 @@ def check_parts(ac: nn.Module, observation_space: spaces.Box, more: Sequence[str
     for attribute in ("parameters", "actor", "critic", *more, "act"):
         if not hasattr(ac, attribute):
             raise UserError(f"{name} has no '{attribute}'{NEEDED}")
+    if "obs_norm" in more and not hasattr(ac.obs_norm, "update"):
+        raise UserError(f"{name}: obs_norm has no 'update'; use a RunningNorm or a NoNorm")
     for attribute in ("actor", "critic"):
         if not isinstance(getattr(ac, attribute), nn.Module):
             raise UserError(f"{name}: '{attribute}' is no torch.nn.Module{NEEDED}")

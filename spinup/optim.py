@@ -1,30 +1,39 @@
 """Adam on one flat tensor: every network is stepped, clipped, averaged over processes and followed in single calls."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from spinup import mpi
-from spinup.capture import every_time, not_repeatable
+from spinup.accel import ALIGNMENT
+from spinup.capture.operators import operator
 from spinup.errors import Fault
 
 
-def flatten(module: nn.Module) -> nn.Parameter:
+def flatten(module: nn.Module, alignment: int = ALIGNMENT) -> nn.Parameter:
     """Lay all parameters of `module` in one tensor and their gradients in another, and return it, shape (P,).
 
     The module's own parameters become views of it, and so do their gradients, so a change to either shows in both.
-    Do it after the module has been moved to its device. Block-sparse layers with a schedule are its `evolving`.
+    Each begins at a multiple of `alignment` bytes, with zeros in between; P counts them. Do it after the module has
+    been moved to its device. Block-sparse layers with a schedule are its `evolving`.
     """
     params = list(module.parameters())
-    flat = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in params]))
+    spans = aligned_sizes(params, alignment)
+    flat = nn.Parameter(params[0].detach().new_zeros(sum(spans)))
     flat.grad = torch.zeros_like(flat)
-    sizes = [p.numel() for p in params]
-    for p, data, grad in zip(params, flat.detach().split(sizes), flat.grad.split(sizes), strict=True):
-        p.data, p.grad = data.view_as(p), grad.view_as(p)
+    for p, data, grad in zip(params, flat.detach().split(spans), flat.grad.split(spans), strict=True):
+        data = data[: p.numel()].view_as(p).copy_(p.detach())
+        p.data, p.grad = data, grad[: p.numel()].view_as(p)
     flat.evolving = evolving(module)
     return flat
+
+
+def aligned_sizes(params: list[nn.Parameter], alignment: int = ALIGNMENT) -> list[int]:
+    """How many numbers each parameter takes in a flat tensor, the zeros behind it included."""
+    step = max(1, alignment // params[0].element_size())
+    return [-(-p.numel() // step) * step for p in params]
 
 
 def evolving(module: nn.Module) -> list[nn.Module]:
@@ -77,17 +86,36 @@ class Adam:
         self.module = module
         self.names, self.params = zip(*module.named_parameters(), strict=True)
         self.flat = flatten(module)
-        self.grads = [p.grad for p in self.params]  # views of self.grad
-        self.lr, self.max_grad_norm, self.betas, self.eps = lr, max_grad_norm, betas, eps
+        self.spans = aligned_sizes(self.params)
+        self.network = type(module).__name__
+        self.max_grad_norm, self.betas, self.eps = max_grad_norm, betas, eps
+        # A tensor, so that a captured update sees it change; CUDA's kernel reads float32.
+        self._lr = torch.tensor(lr, dtype=torch.float64 if self.flat.is_cpu else torch.float32, device=self.flat.device)
         self.m, self.v = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.t = torch.zeros((), device=self.flat.device)
+        self.averaged = mpi.num_procs() > 1
         moments = {id(p): (m, v) for p, m, v in zip(self.params, self._parts(self.m), self._parts(self.v), strict=True)}
         self.evolving = [(layer, *moments[id(layer.weight)]) for layer in self.flat.evolving]
 
     def _parts(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """A view of flat, (P,), for each parameter."""
-        parts = flat.detach().split([p.numel() for p in self.params])
-        return [part.view_as(p) for part, p in zip(parts, self.params, strict=True)]
+        parts = flat.detach().split(aligned_sizes(self.params))
+        return [part[: p.numel()].view_as(p) for part, p in zip(parts, self.params, strict=True)]
+
+    def _with_gaps(self, grads: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """What to join for a flat gradient: each parameter's, and zeros behind it."""
+        for grad, span in zip(grads, self.spans, strict=True):
+            yield grad.reshape(-1)
+            if span > grad.numel():
+                yield grad.new_zeros(span - grad.numel())
+
+    @property
+    def lr(self) -> float:
+        return self._lr.item()
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._lr.fill_(value)
 
     @property
     def grad(self) -> torch.Tensor:
@@ -96,69 +124,98 @@ class Adam:
 
     def minimize(self, loss: torch.Tensor) -> None:
         """One step down the gradient of `loss` (a scalar), averaged over all MPI processes."""
-        self.check_finite(loss)
-        if self.evolving:
-            not_repeatable()
+        torch.ops.spinup.check_finite(loss.detach(), self.grad, self.t, self.names, self.spans, self.network)
         for layer, *_ in self.evolving:
             layer.schedule.signal = None  # the gradients of other losses, as the policy's through the critic
         grads = torch.autograd.grad(loss, self.params, materialize_grads=True)
-        torch._foreach_copy_(self.grads, grads)
-        if mpi.num_procs() > 1:  # alone, a captured update need not come back to Python for it
-            self.average_gradient()
+        torch.cat(list(self._with_gaps(grads)), out=self.grad)
+        if self.averaged:
+            torch.ops.spinup.average_(self.grad)
         if self.max_grad_norm is not None:
             self.grad.mul_((self.max_grad_norm / (self.grad.norm() + 1e-6)).clamp(max=1.0))
         self.step()
 
-    @every_time
-    def average_gradient(self) -> None:
-        mpi.average_tensor(self.grad)
-
-    @every_time
-    def check_finite(self, loss: torch.Tensor) -> None:
-        """Raise Fault where the loss is NaN or infinite, as it is once a gradient was.
-
-        Not on a GPU, which would have to wait for it: there the parameters are looked at once an epoch.
-        """
-        if not loss.is_cpu or math.isfinite(loss.item()):
-            return
-        grads = self.grad.split([p.numel() for p in self.params])
-        bad = [name for name, grad in zip(self.names, grads, strict=True) if not grad.isfinite().all()]
-        first = f"; the step before had NaN or infinity in the gradient of {bad[0]}" if bad else ""
-        raise Fault(
-            f"the loss of {type(self.module).__name__} is {loss.item()} in its gradient step {int(self.t) + 1}{first}; "
-            "a smaller learning rate or max_grad_norm may help"
-        )
-
-    def state_dict(self) -> dict:
-        return {"m": self.m, "v": self.v, "t": self.t}
-
-    def load_state_dict(self, state: Mapping) -> None:
-        for name, value in state.items():
-            getattr(self, name).copy_(value)
-
-    @every_time
-    @torch.no_grad()
     def step(self) -> None:
         """Move the parameters by the gradient that is there."""
-        self.t += 1
-        # Where a gradient stays 0, as below a dead ReLU, its mean decays through the subnormal numbers, in which some
-        # CPUs take more than ten times as long; they count as 0 here, in the thread that calls.
-        torch.set_flush_denormal(True)
-        torch._fused_adam_(
-            [self.flat],
-            [self.grad],
-            [self.m],
-            [self.v],
-            [],
-            [self.t],
-            lr=self.lr,
-            beta1=self.betas[0],
-            beta2=self.betas[1],
-            weight_decay=0.0,
-            eps=self.eps,
-            amsgrad=False,
-            maximize=False,
-        )
-        torch.set_flush_denormal(False)
+        moments = self.m, self.v, self.t
+        torch.ops.spinup.adam_(self.flat.detach(), self.grad, *moments, self._lr, *self.betas, self.eps)
         for layer, m, v in self.evolving:
             layer.evolve(mpi.average_tensor, m, v)
+
+    def state_dict(self) -> dict:
+        """Moments without the zeros between parameters, (number of parameters,), and the count of steps."""
+        m, v = (torch.cat([part.reshape(-1) for part in self._parts(x)]) for x in (self.m, self.v))
+        return {"m": m, "v": v, "t": self.t}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        for name in ("m", "v"):
+            parts = state[name].split([p.numel() for p in self.params])
+            for part, x in zip(self._parts(getattr(self, name)), parts, strict=True):
+                part.copy_(x.view_as(part))
+        self.t.copy_(state["t"])
+
+
+# ---- operators, so that captured updates can do this too
+
+
+@operator("average_(Tensor(a!) x) -> ()")
+def average_(x: torch.Tensor) -> None:
+    """Replace x by its mean over all MPI processes."""
+    mpi.average_tensor(x)
+
+
+@operator("check_finite(Tensor loss, Tensor grad, Tensor(a!) t, str[] names, int[] spans, str network) -> ()")
+def check_finite(
+    loss: torch.Tensor, grad: torch.Tensor, t: torch.Tensor, names: list[str], spans: list[int], network: str
+) -> None:
+    """Raise Fault where the loss is NaN or infinite, as it is once a gradient was.
+
+    Not on a GPU, which would have to wait for it: there the parameters are looked at once an epoch. t, the steps so
+    far, stays as it is.
+    """
+    if not loss.is_cpu or math.isfinite(loss.item()):
+        return
+    bad = [name for name, x in zip(names, grad.split(spans), strict=True) if not x.isfinite().all()]
+    first = f"; the step before had NaN or infinity in the gradient of {bad[0]}" if bad else ""
+    raise Fault(
+        f"the loss of {network} is {loss.item()} in its gradient step {int(t) + 1}{first}; "
+        "a smaller learning rate or max_grad_norm may help"
+    )
+
+
+@operator(
+    "adam_(Tensor(a!) params, Tensor grad, Tensor(b!) m, Tensor(c!) v, Tensor(d!) t, Tensor lr, float beta1, "
+    "float beta2, float eps) -> ()"
+)
+def adam_(
+    params: torch.Tensor,
+    grad: torch.Tensor,
+    m: torch.Tensor,
+    v: torch.Tensor,
+    t: torch.Tensor,
+    lr: torch.Tensor,
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> None:
+    """One step of Adam for flat parameters, (P,): the kernel of torch.optim.Adam(fused=True)."""
+    t += 1
+    # Where a gradient stays 0, as below a dead ReLU, its mean decays through the subnormal numbers, in which some
+    # CPUs take more than ten times as long; they count as 0 here, in the thread that calls.
+    torch.set_flush_denormal(True)
+    torch._fused_adam_(
+        [params],
+        [grad],
+        [m],
+        [v],
+        [],
+        [t],
+        lr=lr.item() if lr.is_cpu else lr,
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=0.0,
+        eps=eps,
+        amsgrad=False,
+        maximize=False,
+    )
+    torch.set_flush_denormal(False)

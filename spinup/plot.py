@@ -23,9 +23,10 @@ import numpy as np
 
 from spinup import stats
 from spinup.cli import Parser
-from spinup.errors import UserError, closest
-from spinup.results import UNKNOWN, Line, column, load, scores, series, table, table_text
-from spinup.terminal import short
+from spinup.errors import UserError, closest, printable, user_path
+from spinup.files import replacing
+from spinup.results import UNKNOWN, Line, column, load, meanings, runs_of, scores, series, table, table_text
+from spinup.terminal import progress, short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +57,7 @@ STYLE = {
     "savefig.dpi": 300,
     "pdf.fonttype": 42,  # text stays text in a paper's PDF
 }
+MOST_NAMED, MOST_COMPARED = 50, 20  # groups in a legend, and in a figure of --improvement
 SIZE = (3.4, 2.3)  # inches: a column of a two-column page
 LABELS = {
     "TotalEnvInteracts": "environment steps",
@@ -141,8 +143,11 @@ def curves(
     sizes = [len(own) for own in groups.values()]
     with _style():
         figure, ax = _axes(ax)
-        for i, (label, own) in enumerate(zip(_labels(names, sizes), groups.values(), strict=True)):
+        labelled = list(zip(_labels(names, sizes), groups.values(), strict=True))
+        for i, (label, own) in enumerate(progress(labelled, "drawing groups")):
             _draw(ax, own, estimator, {"label": label, **_look(i)})
+        for line in ax.lines:
+            line.set_in_layout(False)  # the axes clip them: to measure thousands takes seconds
         ax.set(xlabel=xlabel, ylabel=_label({line.column for line in lines}, value, normalize))
         _scale(ax)
         ax.yaxis.set_major_formatter("{x:,g}")
@@ -166,11 +171,14 @@ def _by_environment(lines: list[Line]) -> list[Line]:
 def aggregate(lines: list[Line], points: int = 1000) -> tuple[np.ndarray, np.ndarray]:
     """A common grid x, shape (k,), and every line interpolated on it, shape (lines, k); NaN where a line has no data.
 
-    The grid is all x that occur or, where the lines have not the same, at most `points` evenly spaced ones.
+    The grid is all x that occur or, where the lines have not the same, at most `points` evenly spaced ones. Of several
+    lines with the same x it has at most four times as many, evenly chosen: more than a picture can show.
     """
     x = np.unique(np.concatenate([line.x for line in lines]))
     if len(x) > points and any(len(x) != len(line.x) for line in lines):
         x = np.linspace(x[0], x[-1], points)
+    elif len(x) > 4 * points and len(lines) > 1:
+        x = x[np.linspace(0, len(x) - 1, 4 * points).astype(int)]
     return x, np.stack([np.interp(x, line.x, line.y, left=np.nan, right=np.nan) for line in lines])
 
 
@@ -241,6 +249,9 @@ def improvement(df: "pd.DataFrame", value: str = "Performance", xaxis: str = "To
     }
     if len(groups) < 2:
         raise UserError(f"plot: --improvement compares groups, and there is only {', '.join(groups)}")
+    if len(groups) > MOST_COMPARED:
+        what = f"at most {MOST_COMPARED} groups, and there are {len(groups):,}"
+        raise UserError(f"plot: --improvement compares {what}; --select and --exclude choose")
     pairs = [(x, y, *_compare(x, y, groups)) for x, y in combinations(groups, 2)]
     with _style():
         _, ax = _axes(ax, (SIZE[0], 0.75 + 0.33 * len(pairs)))
@@ -314,13 +325,15 @@ def _label(columns: set[str], value: str, normalize=None) -> str:
 
 
 def _run_name(group: str, run: str) -> str:
-    name = Path(run).resolve().name
+    name = printable(Path(run).resolve().name)
     return name if name.startswith(group) else f"{group}, {name}"
 
 
 def _labels(names: list[str], sizes: list[int]) -> list[str]:
     """What the legend says; where all groups have as many runs, the title says that once."""
     names = [name.replace("$", r"\$") for name in names]
+    # matplotlib leaves out of a legend what begins with "_"
+    names = [name if name.strip() and not name.startswith("_") else f" {name}" for name in names]
     if len(set(sizes)) == 1:
         return names
     return [f"{name} ({size} run{'s' * (size > 1)})" for name, size in zip(names, sizes, strict=True)]
@@ -361,7 +374,9 @@ def _title(names: list[str], sizes: list[int], envs: set[str], note: str = "") -
 
 def _explain(ax, figure, entries: int, title: str) -> None:
     """Say above the data what is drawn: a title and, for several entries, a legend, for which `figure` grows."""
-    if entries == 1:
+    if entries > MOST_NAMED:
+        title = "; ".join(filter(None, [f"{entries:,} curves, too many for a legend", title]))
+    if not 1 < entries <= MOST_NAMED:
         ax.set_title(textwrap.fill(title, 46), loc="left")
     else:
         rows = _legend(ax, title)
@@ -371,9 +386,13 @@ def _explain(ax, figure, entries: int, title: str) -> None:
 
 def _legend(ax, title: str) -> int:
     """Put the legend above the data, in as many columns as the axes' width holds; return its number of rows."""
+    import matplotlib
+
     entries = len(ax.get_legend_handles_labels()[1])
     width = ax.get_window_extent().width * 1.1
-    for columns in range(entries, 0, -1):
+    em = matplotlib.font_manager.FontProperties(size=matplotlib.rcParams["legend.fontsize"]).get_size_in_points()
+    most = int(width / (3.5 * em * ax.figure.dpi / 72))  # columns of lines with names of no width
+    for columns in range(max(1, min(entries, most)), 0, -1):
         legend = ax.legend(
             loc="lower left",
             bbox_to_anchor=(0, 1),
@@ -444,7 +463,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _table_file(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = Path(name)
     if path.suffix not in (".csv", ".md", ".txt"):
         raise argparse.ArgumentTypeError(
             f"{name} ends in none of .csv, .md, .txt (to print the table, put a bare --table last)"
@@ -478,17 +497,24 @@ def main(argv: list[str] | None = None) -> None:
     normalize = _ranges(args.normalize)
     df = load(args.logdir, args.legend, args.select, args.exclude)
     runs = df.groupby("group", sort=False)["run"].nunique()
-    print("Runs:", ", ".join(f"{group} ({n})" for group, n in runs.items()))
+    print("Runs:", _listed([f"{group} ({n})" for group, n in runs.items()]))
+    names, each_run = df["run"].to_numpy(), runs_of(df, "run")
     for value in args.value:
-        empty = [str(run) for run, rows in df.groupby("run", sort=False) if not column(rows, value)]
-        if 0 < len(empty) < df["run"].nunique():
-            print(f"Left out, without numbers in {value}: {', '.join(empty)}")
+        columns = meanings(df, value)
+        empty = [names[rows[0]] for rows in each_run if not column(columns, rows)]
+        if 0 < len(empty) < len(each_run):
+            print(printable(f"Left out, without numbers in {value}: {_listed(empty)}"))
     if args.table:
         for value in args.value:
-            found = table(df, value, args.xaxis, args.smooth, normalize)
-            _show_table(found, None if args.table is True else _numbered(args.table, value, args.value), value)
+            path = None if args.table is True else _numbered(user_path(args.table), value, args.value)
+            _show_table(table(df, value, args.xaxis, args.smooth, normalize), path, value)
     if args.out or not args.table:
         _figures(df, args, normalize)
+
+
+def _listed(words: list[str]) -> str:
+    """The words, or how many there are where they would fill a screen."""
+    return ", ".join(words[:MOST_NAMED]) + f" and {len(words) - MOST_NAMED:,} more" * (len(words) > MOST_NAMED)
 
 
 def _numbered(path: Path, value: str, values: list[str]) -> Path:
@@ -501,8 +527,8 @@ def _show_table(found: "pd.DataFrame", path: Path | None, value: str) -> None:
         print(f"{value}:\n{table_text(found, 'txt')}", end="")
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(table_text(found, path.suffix[1:]), encoding="utf-8")
+        with replacing(path) as draft:
+            draft.write_text(table_text(found, path.suffix[1:]), encoding="utf-8")
     except OSError as error:
         raise UserError(f"plot: cannot write {path}: {error.strerror or error}") from error
     print(f"Saved {path}")
@@ -521,7 +547,7 @@ def _figures(df: "pd.DataFrame", args: argparse.Namespace, normalize) -> None:
     except ImportError:
         plt.switch_backend("Agg")
     headless = plt.get_backend().lower() in ("agg", "pdf", "ps", "svg", "cairo", "template")
-    out = Path(args.out or "curves.png").expanduser()
+    out = user_path(args.out or "curves.png")
     out = out if out.suffix else out.with_suffix(".png")
     with plt.style.context("dark_background") if args.dark else contextlib.nullcontext():
         for value in args.value:
@@ -547,9 +573,8 @@ def _save(figure, path: Path) -> None:
     if path.suffix[1:].lower() not in kinds:
         raise UserError(f"plot: cannot write a {path.suffix} file; --out takes {', '.join(sorted(kinds))}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(STYLE):
-            figure.savefig(path)
+        with matplotlib.rc_context(STYLE), replacing(path) as draft:
+            figure.savefig(draft)
     except OSError as error:
         raise UserError(f"plot: cannot write {path}: {error.strerror or error}") from error
     plt.close(figure)

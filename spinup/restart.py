@@ -1,16 +1,24 @@
 """Go on with a run that was ended: python -m spinup.run resume RUN_FOLDER [--epochs M], or spinup.resume(folder)."""
 
+import argparse
 import importlib
 import inspect
+import os
+import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from spinup import mpi
 from spinup.checkpoint import newest, read_manifest
-from spinup.cli import Parser
-from spinup.config import read_config
-from spinup.errors import UserError, check_arguments
+from spinup.cli import Parser, convert, parameters
+from spinup.config import CHANGEABLE, fill_in, imported_by, lost, read_config
+from spinup.envs import make_envs, saved_wrappers
+from spinup.errors import UserError, check_arguments, printable
+from spinup.logger import Logger
+from spinup.saved import check_size
+from spinup.terminal import say
 
 
 def resume(
@@ -18,37 +26,133 @@ def resume(
     epochs: int | None = None,
     env_fn: str | Callable | None = None,
     actor_critic: Callable | None = None,
+    wrappers: Sequence | None = None,
+    ac_kwargs: dict | None = None,
+    env_kwargs: dict | None = None,
+    on_epoch: Callable | None = None,
+    **changes: Any,
 ):
     """Go on with the run in the folder `path` from its checkpoint, or from its beginning where it has none yet.
 
     epochs: train for so many in all; default: as many as the run was to have
     env_fn: environment's id or a function that makes it, where the run's own is a function or a "module:Env-v0"
     actor_critic: class of the networks, where they are not those of spinup.nets
+    wrappers: those of the environment, where the run's own are not all Gymnasium's
+    ac_kwargs, env_kwargs: the entries that config.json can only name
+    on_epoch: function that is called after each epoch
+    changes: new values of other arguments, as pi_lr=1e-4, of those in spinup.config.CHANGEABLE
 
-    Returns the trained actor-critic. Raises UserError where there is no run, where it has done all its epochs, and
-    where the checkpoint is damaged or belongs to something else.
+    Returns the trained actor-critic. Raises UserError where there is no run, where it has ended, where an argument
+    cannot be changed, and where the checkpoint is damaged or belongs to something else.
     """
     folder, config = read_config(path)
     function = find_algorithm(folder, config)
-    arguments = {name: config[name] for name in inspect.signature(function).parameters if name in config}
     env_name = str(config.get("env_fn"))
-    module = env_name.rpartition(":")[0]
+    module = imported_by(env_name)
     if env_fn is None and module and module not in sys.modules:
         raise UserError(f"{folder}: its environment '{env_name}' imports {module}; allow it with --env {env_name}")
     networks = str(config.get("actor_critic"))
     if actor_critic is None and not networks.startswith("spinup.nets."):
         raise UserError(f"{folder}: its networks are {networks}; in Python: spinup.resume(folder, actor_critic=...)")
-    arguments["env_fn"] = env_name if env_fn is None else env_fn
+    for name, entries in (("ac_kwargs", ac_kwargs), ("env_kwargs", env_kwargs)):
+        for key in entries or ():
+            if not lost(config[name].get(key)):
+                raise UserError(f"{name}[{key!r}] cannot be changed: config.json holds the value that the run has")
+    makers = {"ac_kwargs": actor_critic, "env_kwargs": env_fn}
+    config = fill_in(folder, config, {"ac_kwargs": ac_kwargs, "env_kwargs": env_kwargs}, makers)
+    arguments = {name: config[name] for name in inspect.signature(function).parameters if name in config}
+    check_changes(function, arguments, changes)
+    if on_epoch is None and config.get("on_epoch") is not None and mpi.proc_id() == 0:
+        say(printable(f"warning: {folder} had on_epoch={config['on_epoch']!r:.80}; it is not called now"), error=True)
+    arguments["wrappers"] = saved_wrappers(folder, config, wrappers) or None
+    arguments |= {**changes, "on_epoch": on_epoch, "env_fn": env_name if env_fn is None else env_fn}
     arguments["epochs"] = config.get("epochs") if epochs is None else epochs
-    check_arguments(arguments)
+    check_arguments({**arguments, "logger_kwargs": {"resume": True}})
+    check_progress(folder, arguments)
     del arguments["actor_critic"]
     if actor_critic is not None:
         arguments["actor_critic"] = actor_critic
-    done = epochs_done(folder)
+    logger_kwargs = only_known(folder, "logger_kwargs", config.get("logger_kwargs") or {}, logger_arguments())
+    network_kwargs = network_arguments(function, actor_critic)
+    if network_kwargs is not None:
+        only_known(folder, "ac_kwargs", config["ac_kwargs"], network_kwargs)
+    if actor_critic is None:
+        check_networks(folder, config, arguments["env_fn"], arguments["wrappers"])
+    tell_origin(folder, config, arguments)
+    logger_kwargs |= {"output_dir": str(folder), "exp_name": str(config.get("exp_name", folder.name)), "resume": True}
+    return function(**{**arguments, "logger_kwargs": logger_kwargs})
+
+
+def check_changes(function: Callable, arguments: dict, changes: dict) -> None:
+    """Raise UserError for an argument that the run does not have, or that must stay as it is."""
+    for name in changes:
+        if name not in arguments or name not in CHANGEABLE:
+            may = ", ".join(name for name in CHANGEABLE if name in arguments)
+            raise UserError(f"{name} cannot be changed in a run of {function.__name__} that goes on; these can: {may}")
+
+
+def only_known(folder: Path, name: str, entries: Any, known: Mapping[str, type | None]) -> dict:
+    """A copy of a dict in config.json. Raises UserError for an entry that is not known, or not of its type."""
+    file = folder / "config.json"
+    if not isinstance(entries, dict):
+        raise UserError(f"{file}: {name} is {entries!r:.80}; it must be a dict")
+    for key, value in entries.items():
+        if key not in known:
+            raise UserError(f"{file}: {name} has the unknown entry {key!r:.80}; it may have {', '.join(known)}")
+        if known[key] is not None and not isinstance(value, known[key]):
+            raise UserError(f"{file}: {name}[{key!r}] is {value!r:.80}; it must be a {known[key].__name__}")
+    return dict(entries)
+
+
+def logger_arguments() -> dict[str, type | None]:
+    """What a Logger takes, and of which type where that is plain; its folder and name are given anew."""
+    parameters = inspect.signature(Logger).parameters.values()
+    return {p.name: type(p.default) if isinstance(p.default, bool | str) else None for p in parameters}
+
+
+def network_arguments(function: Callable, actor_critic: Callable | None) -> dict[str, None] | None:
+    """What an algorithm's networks take beside the spaces and its own arguments; None where they take anything."""
+    own = inspect.signature(function).parameters
+    networks = inspect.signature(actor_critic or own["actor_critic"].default).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in networks.values()):
+        return None
+    return {name: None for name in list(networks)[2:] if name not in own}
+
+
+def tell_origin(folder: Path, config: dict, arguments: dict) -> None:
+    """Where the folder is another user's or another machine's, say what is about to be done with it."""
+    record = config.get("run")
+    host = record.get("host") if isinstance(record, dict) else None
+    origin = []
+    if host != platform.node():
+        origin.append(f"was made on another machine, {host}" if host else "does not say on which machine it was made")
+    if hasattr(os, "getuid") and {os.stat(path).st_uid for path in (folder, folder / "config.json")} != {os.getuid()}:
+        origin.append("belongs to another user")
+    if origin and mpi.proc_id() == 0:
+        env_kwargs = f" with {config['env_kwargs']}" if config["env_kwargs"] else ""
+        what = f"training {config['algorithm']} on {arguments['env_fn']}{env_kwargs}, to epoch {arguments['epochs']}"
+        say(printable(f"note: {folder} {' and '.join(origin)}: {what}"), error=True)
+
+
+def check_progress(folder: Path, arguments: dict) -> None:
+    """Raise UserError where the run has no more to do."""
+    checkpoint = newest(folder)
+    manifest = read_manifest(checkpoint) if checkpoint else {}
+    done, stopped = manifest.get("epochs done", 0), manifest.get("stopped")
     if done >= arguments["epochs"]:
         raise UserError(f"the run in {folder} has done epoch {done} already; --epochs {2 * done} would double that")
-    logger_kwargs = {**(config.get("logger_kwargs") or {}), "output_dir": str(folder), "exp_name": config["exp_name"]}
-    return function(**{**arguments, "logger_kwargs": {**logger_kwargs, "resume": True}})
+    if stopped and arguments.get(stopped[0]) == stopped[1]:
+        name, value = stopped
+        raise UserError(f"the run in {folder} was ended by {name}, {value}; with another --{name}, or None, it goes on")
+
+
+def check_networks(folder: Path, config: dict, env_fn: str | Callable, wrappers: Sequence | None) -> None:
+    """Raise UserError where the networks are larger than what the checkpoint can hold, before any are built."""
+    checkpoint = newest(folder)
+    envs = make_envs(env_fn, env_kwargs=config["env_kwargs"], wrappers=wrappers)
+    envs.close()
+    file = checkpoint / "rank0.pt" if checkpoint else None
+    check_size(folder / "config.json", config, file, envs.observation_space, envs.action_space)
 
 
 def find_algorithm(folder: Path, config: dict) -> Callable:
@@ -61,23 +165,28 @@ def find_algorithm(folder: Path, config: dict) -> Callable:
     return getattr(importlib.import_module(f"spinup.algos.{name}"), name)
 
 
-def epochs_done(folder: Path) -> int:
-    """Epochs that the checkpoint of a run has behind it; 0 without one."""
-    checkpoint = newest(folder)
-    return read_manifest(checkpoint).get("epochs done", 0) if checkpoint else 0
-
-
 def main(argv: Sequence[str]) -> None:
     """The command: on as many MPI processes as the run had."""
     parser = Parser("resume", description="Go on with a run that was ended.", allow_abbrev=False)
     parser.add_argument("path", help="folder of a run, as data/cmd_ppo/cmd_ppo_s0")
     parser.add_argument("--epochs", type=int, help="train for so many in all; default: as the run was to")
     parser.add_argument("--env", help="train in this environment; module:Env-v0 imports module")
+    parser.add_argument("--wrapper", action="append", help="module:Name, a wrapper of the environment; all of them")
+    for name in CHANGEABLE[1:]:
+        parser.add_argument(f"--{name}", nargs="?", const="True", metavar="NEW", help=argparse.SUPPRESS)
+    parser.epilog = "Arguments that may have a new value, as in --pi_lr 1e-4: " + ", ".join(CHANGEABLE[1:])
     args = parser.parse_args(argv)
     folder, config = read_config(args.path)
+    function = find_algorithm(folder, config)
+    known = parameters(inspect.signature(function))
+    given = {name: text for name in CHANGEABLE[1:] if (text := getattr(args, name)) is not None}
+    changes = {name: convert(text, known[name], name) if name in known else text for name, text in given.items()}
     record = config.get("run")
     processes = record.get("processes", 1) if isinstance(record, dict) else 1
     if not isinstance(processes, int) or processes < 1:
         raise UserError(f"{folder / 'config.json'}: processes is {processes!r:.80}; it must be an int from 1")
+    if not mpi.launched() and processes > 4 * (os.cpu_count() or 1):  # a stranger's folder could ask for any number
+        how = f"mpiexec -n {processes} python -m spinup.run resume ..."
+        raise UserError(f"{folder} asks for {processes} processes, many more than there are cores; start it by {how}")
     mpi.mpi_fork(processes)
-    resume(folder, args.epochs, env_fn=args.env)
+    resume(folder, args.epochs, env_fn=args.env, wrappers=args.wrapper, **changes)

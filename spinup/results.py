@@ -4,19 +4,21 @@ Reads progress.txt and config.json of our runs and of the original Spinning Up. 
 so that the plotter's --help does not wait for it.
 """
 
+import io
 import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from spinup.errors import UserError, closest
+from spinup.errors import UserError, closest, printable
+from spinup.files import check_file
 from spinup.stats import iqm, iqm_interval
-from spinup.terminal import short
+from spinup.terminal import progress, short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,26 +30,42 @@ UNKNOWN = "unknown"  # the environment of a run whose config.json does not name 
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """The columns of a progress.txt, each of shape (rows,): floats, NaN for a cell that is no number.
+    """The columns of a progress.txt, each of shape (rows,): floats, NaN for a cell that is not a number.
 
     A line still being written (no newline yet) or with another number of cells than the header is left out.
     A column without any number is an array of strings.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        check_file(path)
+        data = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    header, *rows = [line.rstrip("\r").split("\t") for line in text.split("\n")[:-1]] or [[]]
+    first, newline, body = data[: data.rfind(b"\n") + 1].partition(b"\n")
+    if not newline:
+        return {}
+    header = first.decode("utf-8", "replace").rstrip("\r").split("\t")
+    table = _numbers(body, len(header))
+    if table is not None:
+        return dict(zip(header, table.T, strict=True))
+    rows = [line.rstrip("\r").split("\t") for line in body.decode("utf-8", "replace").split("\n")[:-1]]
     rows = [row for row in rows if len(row) == len(header)]
     cells = zip(*rows, strict=True) if rows else [()] * len(header)
     return {key: _column(column) for key, column in zip(header, cells, strict=True)}
 
 
-def _column(cells: tuple) -> np.ndarray:
+def _numbers(body: bytes, columns: int) -> np.ndarray | None:
+    """The rows of a whole table of nothing but numbers, (rows, columns), at numpy's speed; None for any other."""
+    if not body or columns == 1:  # numpy warns of the first, and drops empty cells of the second
+        return None
     try:
-        return np.array(cells, dtype=np.float64)
-    except ValueError:  # a word or an empty cell
-        pass
+        table = np.loadtxt(io.BytesIO(body), delimiter="\t", comments=None, ndmin=2)
+    except ValueError:  # a word, an empty cell, a row of another length
+        return None
+    return table if table.shape[1] == columns else None
+
+
+def _column(cells: tuple) -> np.ndarray:
+    """A column's cells as numbers where it has any."""
     numbers = np.full(len(cells), np.nan)
     words = 0
     for i, cell in enumerate(cells):
@@ -95,8 +113,6 @@ def load(logdirs, legend=(), select=(), exclude=()) -> "pd.DataFrame":
     (missing likewise), run (its folder), then those of progress.txt, NaN where a run has no such column. A run without
     any row yet does not appear. Raises UserError where no run is found.
     """
-    import pandas as pd
-
     logdirs = [str(logdirs)] if isinstance(logdirs, (str, Path)) else [str(logdir) for logdir in logdirs]
     folders = [(i, folder) for i, logdir in enumerate(logdirs) for folder in expand(logdir)]
     if legend and len(legend) == len(folders):
@@ -108,44 +124,87 @@ def load(logdirs, legend=(), select=(), exclude=()) -> "pd.DataFrame":
         raise UserError(f"plot: {len(legend)} legends for {len(folders)} folders ({names}); give one for each")
     else:
         labels = [None] * len(folders)
-    runs = {}
+    found = {}  # (label, the run's real folder): the folder as it was found
     for label, (_, folder) in zip(labels, folders, strict=True):
-        for path, below, files in os.walk(folder):
-            below.sort(key=_natural)
-            chosen = all(word in path for word in select) and not any(word in path for word in exclude)
-            if "progress.txt" in files and chosen:
-                runs.setdefault((label, os.path.realpath(path)), _run(Path(path), label))
+        for path in _runs_below(folder):
+            if all(word in path for word in select) and not any(word in path for word in exclude):
+                found.setdefault((label, os.path.realpath(path)), path)
     where = f"in or below {', '.join(folder for _, folder in folders)}"
-    if not runs:
+    if not found:
         sieve = " that --select and --exclude let through" if select or exclude else ""
         raise UserError(f"plot: no progress.txt{sieve} {where}")
-    frames = [run for run in runs.values() if len(run)]
-    if not frames:
+    runs = [_run(Path(path), label) for (label, _), path in progress(found.items(), "reading runs")]
+    runs = [run for run in runs if run.rows]
+    if not runs:
         raise UserError(f"plot: no progress.txt {where} has a row yet")
-    return pd.concat(frames, ignore_index=True)
+    return _together(runs)
 
 
-def _run(path: Path, label: str | None) -> "pd.DataFrame":
-    import pandas as pd
+def _runs_below(folder: str) -> Iterator[str]:
+    """The folders in and below `folder` that hold a progress.txt, also behind symbolic links, each once."""
+    seen = set()  # a link may lead back to a folder above it
+    for path, below, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(path)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort(key=_natural)
+        if "progress.txt" in files:
+            yield path
 
+
+class Run(NamedTuple):
+    """What one run left: columns of progress.txt, each of shape (rows,)."""
+
+    group: str
+    env: str
+    seed: int | None
+    run: str
+    rows: int
+    columns: dict[str, np.ndarray]
+
+
+def _run(path: Path, label: str | None) -> Run:
     try:
+        check_file(path / "config.json")
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none, or half written
+    except (OSError, ValueError, RecursionError):  # none, half written, or nested too deeply
         config = {}
     config = config if isinstance(config, dict) else {}
     env = config.get("env_name") or config.get("env_fn")
     named = isinstance(env, str) and re.fullmatch(r"[\w.:/-]+", env)  # not "<function ... at 0x...>"
     seed = config.get("seed")
     seed = seed if type(seed) is int and abs(seed) < 2**63 else None
-    data = read(path / "progress.txt")
-    rows = len(next(iter(data.values()), ()))
-    first = {
-        "group": str(label or config.get("exp_name") or re.sub(r"_s\d+(-\d+)?$", "", path.resolve().name)),
-        "env": env if named else UNKNOWN,
-        "seed": pd.array([seed] * rows, dtype="Int64"),
-        "run": str(path),
-    }
-    return pd.DataFrame({**first, **{key: y for key, y in data.items() if key not in first}}, index=range(rows))
+    name = config.get("exp_name")
+    group = label or (name if isinstance(name, str) and name else re.sub(r"_s\d+(-\d+)?$", "", path.resolve().name))
+    group = printable(group)
+    columns = read(path / "progress.txt")
+    return Run(group, env if named else UNKNOWN, seed, str(path), len(next(iter(columns.values()), ())), columns)
+
+
+def _together(runs: list[Run]) -> "pd.DataFrame":
+    """All rows of the runs as one table."""
+    import pandas as pd
+
+    sizes = [run.rows for run in runs]
+
+    def repeated(values: list) -> np.ndarray:
+        return np.repeat(np.array(values, dtype=object), sizes)
+
+    columns = {key: repeated([getattr(run, key) for run in runs]) for key in ("group", "env", "seed", "run")}
+    columns["seed"] = pd.array(columns["seed"], dtype="Int64")
+    ends = np.cumsum(sizes)
+    for run, end in zip(runs, ends, strict=True):
+        for key, cells in run.columns.items():
+            if key in ("group", "env", "seed", "run"):
+                continue
+            if key not in columns:
+                columns[key] = np.full(ends[-1], np.nan)
+            if cells.dtype.kind != "f" and columns[key].dtype.kind == "f":
+                columns[key] = columns[key].astype(object)
+            columns[key][end - run.rows : end] = cells
+    return pd.DataFrame(columns)
 
 
 # ---- the numbers of each run
@@ -164,28 +223,49 @@ class Line(NamedTuple):
 
 def smoothed(y: np.ndarray, window: int) -> np.ndarray:
     """The centred moving average of y, shape (n,); at the edges over as much of the window as there is."""
-    if window <= 1 or len(y) == 0:
+    n, window = len(y), min(window, 2 * len(y))  # from there on it is the mean of all
+    if window <= 1:
         return y
-    window = min(window, 2 * len(y))  # from there on it is the mean of all
-    ones, start = np.ones(window), (window - 1) // 2
-    total, count = (np.convolve(a, ones)[start : start + len(y)] for a in (y, np.ones(len(y))))
-    return total / count
+    # A window is the end of one block of its size and the beginning of the next: two running sums for all windows,
+    # and no difference of large numbers (van Herk 1992).
+    blocks = np.zeros((-(-n // window) + 2, window))
+    blocks.ravel()[window - 1 : window - 1 + n] = y
+    begins = blocks.cumsum(axis=1).ravel()
+    ends = blocks[:, ::-1].cumsum(axis=1)[:, ::-1]
+    ends[:, 0] = 0  # such a window is a block, all of it in `begins`
+    after = (window - 1) // 2
+    i = np.arange(n)
+    total = ends.ravel()[i + after] + begins[i + after + window - 1]
+    return total / (np.minimum(i + after, n - 1) - np.maximum(i + after - window + 1, 0) + 1)
 
 
-def column(rows: "pd.DataFrame", value: str) -> tuple[str, np.ndarray] | None:
-    """The column that `value` means for the rows of one run, as (its name, its numbers), or None without numbers.
+def runs_of(df: "pd.DataFrame", *keys: str) -> list[np.ndarray]:
+    """The places of the rows of each run, or of each that has the same values in the columns `keys`, in order."""
+    codes = df.groupby(list(keys), sort=False).ngroup().to_numpy()
+    order = np.argsort(codes, kind="stable")
+    order = order[codes[order] >= 0]  # -1: a missing value
+    return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []
+
+
+def meanings(df: "pd.DataFrame", value: str) -> dict[str, np.ndarray]:
+    """The columns that `value` can mean, as numbers, the preferred one first.
 
     Performance is AverageTestEpRet where that was logged, else AverageEpRet; EpRet finds AverageEpRet, and so on.
     """
     import pandas as pd
 
     names = ("AverageTestEpRet", "AverageEpRet") if value == "Performance" else (value, "Average" + value)
-    for name in names:
-        if name in rows:
-            y = pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-            if not np.isnan(y).all():
-                return name, y
-    return None
+    return {
+        name: pd.to_numeric(df[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        for name in names
+        if name in df
+    }
+
+
+def column(columns: Mapping[str, np.ndarray], rows=slice(None)) -> tuple[str, np.ndarray] | None:
+    """The first of `meanings` with numbers in some rows: its name and the rows' numbers; None where none has any."""
+    found = ((name, numbers[rows]) for name, numbers in columns.items())
+    return next(((name, y) for name, y in found if not np.isnan(y).all()), None)
 
 
 def series(df: "pd.DataFrame", value: str, xaxis: str, smooth: int = 1, normalize=None) -> list[Line]:
@@ -193,11 +273,12 @@ def series(df: "pd.DataFrame", value: str, xaxis: str, smooth: int = 1, normaliz
 
     normalize: (low, high), or {environment: (low, high)}: low becomes 0 and high 1
     """
-    lines = []
-    for (group, run), rows in df.groupby(["group", "run"], sort=False):
-        xs, ys = column(rows, xaxis), column(rows, value)
+    lines, (x_columns, y_columns) = [], (meanings(df, xaxis), meanings(df, value))
+    named = [df[key].to_numpy() for key in ("group", "env", "run")]
+    for rows in runs_of(df, "group", "run"):
+        xs, ys = column(x_columns, rows), column(y_columns, rows)
         if xs and ys:
-            (_, x), (name, y), env = xs, ys, rows["env"].iloc[0]
+            (_, x), (name, y), (group, env, run) = xs, ys, (values[rows[0]] for values in named)
             ok = np.isfinite(x) & np.isfinite(y)
             x, first = np.unique(x[ok], return_index=True)
             y = y[ok][first]
@@ -208,7 +289,7 @@ def series(df: "pd.DataFrame", value: str, xaxis: str, smooth: int = 1, normaliz
                 lines.append(Line(group, env, run, name, x, smoothed(y, smooth)))
     if not lines:
         known = sorted({"Performance", *df.columns} - {"group", "env", "seed", "run"})
-        missing = next((name for name in (xaxis, value) if not column(df, name)), value)
+        missing = next((name for name in (xaxis, value) if not column(meanings(df, name))), value)
         hint = "; no episode has ended yet?" if missing == "Performance" else closest(missing, set(known) - {missing})
         raise UserError(f"plot: no run has numbers in a column {missing}{hint} (of {known})")
     return lines

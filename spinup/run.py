@@ -3,10 +3,10 @@
 Everything that imports torch is imported when it is needed, so that --help answers at once.
 """
 
-import ast
+import errno
 import functools
 import importlib
-import inspect
+import itertools
 import re
 import shlex
 import shutil
@@ -18,9 +18,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from spinup import __version__, cli
+from spinup import __version__, cli, source
 from spinup.cli import Parameter
-from spinup.errors import Fault, UserError, closest
+from spinup.errors import Fault, UserError, closest, printable
+from spinup.source import Description
+from spinup.terminal import protect_streams, undelivered
 
 TOOLS = {
     "grid": "the runs that a TOML or YAML file describes",
@@ -42,6 +44,7 @@ Every argument of an algorithm is a flag; `COMMAND --help` lists them.
   --hid[h] [32] [64,64]             [h] names the flag in the runs' folders; zsh wants quotes around brackets
   --env_kwargs:gravity -9.8         an entry of a dictionary
   --env my_module:MyEnv-v0          an environment that my_module registers when imported
+  --wrapper my_module:Mine          a wrapper around it; given again, a further one around that
 
 Examples
   python -m spinup.run ppo --env CartPole-v1
@@ -65,6 +68,7 @@ here take the place of the file's. As TOML:
 ALIASES = {
     "env": "env_name",
     "env_fn": "env_name",
+    "wrapper": "wrappers",
     "hid": "ac_kwargs:hidden_sizes",
     "act": "ac_kwargs:activation",
     "sparsity": "ac_kwargs:linear:sparsity",
@@ -126,14 +130,19 @@ LINEAR = {  # of block-sparse layers, spinup.sparse.linear_factory; any of them 
 }
 ENV = Parameter("env_name", STR, None, "id of the environment; module:Env-v0 imports module", sample="CartPole-v1")
 HIDDEN_SIZES, ACTIVATION = "ac_kwargs:hidden_sizes", "ac_kwargs:activation"
+# What the system says against a file or folder of the user's choice; any other OSError is a bug.
+NOT_OURS = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS, errno.ENOSPC}
 WIDEST, DEEPEST = 2**20, 100
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; exits with 2 for a mistake of the user's, told in one line, and with 1 where runs failed."""
+    streams = protect_streams()
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = dispatch(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        status = dispatch(words)
+        if status == 0 and not trains(words):
+            status = undelivered(streams)
     except UserError as error:
         status = 2
         fail(status, f"spinup: error: {' '.join(str(error).split())}")
@@ -145,16 +154,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         status = 130
         if importlib.import_module("spinup.mpi").proc_id() == 0:
             print("spinup: stopped; what was logged and saved stays", file=sys.stderr)
-    except BrokenPipeError:
-        status = cli.nobody_reads()
     except MemoryError as error:
         status = 2
         fail(status, f"spinup: error: not enough memory ({error}); a smaller steps_per_epoch or num_envs needs less")
+    except OSError as error:
+        status = 2 if error.errno in NOT_OURS and error.filename else 1
+        line = f"spinup: error: cannot use {cli.shorten(str(error.filename), 80)}: {error.strerror}"
+        fail(status, line if status == 2 else traceback.format_exc())
     except Exception:
         fail(1, traceback.format_exc())
         status = 1
     if status:
         sys.exit(status)
+
+
+def trains(words: list[str]) -> bool:
+    """Whether a command is there for its run, and not for what it prints."""
+    runs = {*algorithms(), "grid", "resume"}
+    return bool(words) and words[0].removesuffix("_pytorch") in runs and not {"-h", "--help"} & set(words)
 
 
 def fail(status: int, message: str) -> None:
@@ -167,7 +184,7 @@ def fail(status: int, message: str) -> None:
         others = False
     if others:
         time.sleep(mpi.proc_id() and 1)  # where all fail alike, the first tells it and ends the rest
-    print(message.rstrip(), file=sys.stderr, flush=True)
+    print(printable(message.rstrip(), keep="\n\t"), file=sys.stderr, flush=True)
     if others:
         mpi.abort(status)
 
@@ -195,11 +212,10 @@ def dispatch(words: list[str]) -> int:
     elif command == "test_policy":
         importlib.import_module("spinup.watch").main(rest)
     elif algo in algorithms():
-        function, presets = load_algorithm(algo)
         if {"-h", "--help"} & set(rest):
-            print(algorithm_help(function, presets))
+            print(algorithm_help(algo))
         else:
-            return train(function, presets, rest)
+            return train(algo, rest)
     else:
         hint = closest(command, commands()) or f"; the commands are {', '.join(commands())}"
         raise UserError(f"unknown command {cli.shorten(command)}{hint}")
@@ -236,8 +252,8 @@ def algorithms() -> dict[str, Path]:
 
 def commands() -> dict[str, str]:
     """Every command with one line about it; an algorithm's is the first of its file."""
-    docs = {name: ast.get_docstring(ast.parse(path.read_text("utf-8"))) for name, path in algorithms().items()}
-    return {name: re.split(r"[.] |[.,:]$", (doc or "").partition("\n")[0])[0] for name, doc in docs.items()} | TOOLS
+    docs = {name: source.docstring(path) for name, path in algorithms().items()}
+    return {name: re.split(r"[.] |[.,:]$", doc.partition("\n")[0])[0] for name, doc in docs.items()} | TOOLS
 
 
 def load_algorithm(algo: str) -> tuple[Callable, dict[str, dict]]:
@@ -246,18 +262,31 @@ def load_algorithm(algo: str) -> tuple[Callable, dict[str, dict]]:
     return getattr(module, algo), getattr(module, "PRESETS", {})
 
 
-def flags_of(function: Callable) -> dict[str, Parameter]:
+def describe(algo: str) -> tuple[Description, Description]:
+    """An algorithm's function and its networks, from their source files where these tell all, as ours do."""
+    try:
+        function = source.describe(algorithms()[algo], algo)
+        networks = source.describe(*function.signature.parameters["actor_critic"].default)
+    except source.Unreadable:
+        function = source.imported(load_algorithm(algo)[0])
+        networks = source.imported(function.signature.parameters["actor_critic"].default)
+    return function, networks
+
+
+def flags_of(function: Description, networks: Description) -> dict[str, Parameter]:
     """Every flag that sets an argument of an algorithm, by its full name; those of its networks are ac_kwargs:name."""
-    shared = importlib.import_module("spinup.algos").__doc__
-    found = cli.parameters(function, function.__doc__, shared)
-    networks = inspect.signature(function).parameters["actor_critic"].default
-    for name, parameter in cli.parameters(networks, *(cls.__doc__ for cls in networks.__mro__[:-1])).items():
+    shared = source.docstring(Path(__file__).parent / "algos" / "__init__.py")
+    found = cli.parameters(function.signature, function.docs[0], shared)
+    for name, parameter in cli.parameters(networks.signature, *networks.docs).items():
         if name not in found:
             found[f"ac_kwargs:{name}"] = parameter
     if found.pop("ac_kwargs:linear", None):
         found |= {f"ac_kwargs:linear:{name}": parameter for name, parameter in LINEAR.items()}
     if HIDDEN_SIZES in found:
         found[HIDDEN_SIZES] = found[HIDDEN_SIZES]._replace(types=frozenset({int, list}))
+    for name, sample in (("wrappers", "gymnasium.wrappers:TimeLimit(50)"), ("log_info", "is_success")):
+        if name in found:
+            found[name] = found[name]._replace(sample=sample)
     taken = ("env_fn", "ac_kwargs", "env_kwargs", "logger_kwargs")
     return {"env_name": ENV} | {name: parameter for name, parameter in found.items() if name not in taken}
 
@@ -265,23 +294,23 @@ def flags_of(function: Callable) -> dict[str, Parameter]:
 # ---- help
 
 
-def algorithm_help(function: Callable, presets: dict[str, dict]) -> str:
+def algorithm_help(algo: str) -> str:
     """Every flag of an algorithm: its name, what it takes, its default and its line."""
-    flags = flags_of(function)
-    own = cli.help_lines(function.__doc__)
+    function, networks = describe(algo)
+    flags, doc = flags_of(function, networks), function.docs[0]
+    own = cli.help_lines(doc)
     sections = {
         "The run": {"env_name": flags.pop("env_name"), **SPECIAL},
-        f"{function.__name__}'s own arguments": {k: p for k, p in flags.items() if k in own},
+        f"{algo}'s own arguments": {k: p for k, p in flags.items() if k in own},
         "Arguments shared with others": {k: p for k, p in flags.items() if k not in own and ":" not in k},
         "Networks": {k: p for k, p in flags.items() if ":" in k},
     }
-    first = (inspect.getdoc(function) or "").partition(".")[0]
-    lines = [f"Usage: python -m spinup.run {function.__name__} --env ENV [flags]", f"{first}."]
+    lines = [f"Usage: python -m spinup.run {algo} --env ENV [flags]", *([f"{doc.partition('.')[0]}."] if doc else [])]
     for title, section in sections.items():
         shown = [line for key, parameter in section.items() for line in flag_help(key, parameter)]
         lines += ["", title, *shown] if shown else []
     lines += ["", "  --env_kwargs:NAME VALUE  an argument of the environment's maker"]
-    if presets:
+    if presets := source.keys(algorithms()[algo], "PRESETS"):
         lines.append(f"  presets: {', '.join(presets)}")
     return "\n".join(lines)
 
@@ -302,10 +331,11 @@ def flag_help(key: str, parameter: Parameter) -> list[str]:
 # ---- training
 
 
-def train(function: Callable, presets: dict[str, dict], words: list[str]) -> int:
+def train(algo: str, words: list[str]) -> int:
     """Run an algorithm with what the flags say, once for each combination of their values."""
-    algo, flags = function.__name__, flags_of(function)
+    flags = flags_of(*describe(algo))
     settings, shorthands = read_flags(words, flags | SPECIAL, algo)
+    function, presets = load_algorithm(algo)
     given = {name: settings.pop(name)[0] for name in SPECIAL if name in settings}
     if "preset" in given:
         settings = {**from_preset(given["preset"], presets, algo), **settings}
@@ -333,13 +363,15 @@ def train(function: Callable, presets: dict[str, dict], words: list[str]) -> int
         executor=given.get("executor", "process"),
     )
     if not given.get("quiet"):
-        print_next_steps(runs, settings["env_name"])
+        print_next_steps(runs, settings)
     outcomes = {run.outcome for run in runs} - {"done", "done before"}
     return 0 if not outcomes else 2 if outcomes == {"wrong input"} else 1
 
 
 def read_flags(words: list[str], flags: dict[str, Parameter], algo: str) -> tuple[dict[str, list], dict[str, str]]:
     """The values of every flag that was given, by its full name, and the shorthands in brackets."""
+    from spinup import envs
+
     settings, shorthands = {}, {}
     for name, short, texts in cli.split_flags(words):
         key = ALIASES.get(name, name)
@@ -352,11 +384,15 @@ def read_flags(words: list[str], flags: dict[str, Parameter], algo: str) -> tupl
             raise UserError(f"unknown flag --{name}{hint}")
         else:
             parameter = flags[key]
+        values = [cli.convert(text, parameter, name) for text in texts or [None]]
+        if key == "wrappers":  # given again, it is a further one; several values are runs, as always
+            before = [envs.as_wrappers(value) for value in settings.pop(key, [None])]
+            values = [[*inner, *envs.as_wrappers(value)] for inner in before for value in values]
         if key in settings:
             raise UserError(f"--{name} is given twice; several values go after one flag: --{name} A B")
         if key in SPECIAL and len(texts) > 1:
             raise UserError(f"--{name} takes one value; got {len(texts)}")
-        settings[key] = [cli.convert(text, parameter, name) for text in texts or [None]]
+        settings[key] = values
         if short is not None:
             shorthands[key] = short
     return settings, shorthands
@@ -405,6 +441,8 @@ def check(settings: dict[str, list], given: dict[str, Any], algo: str) -> None:
         settings[ACTIVATION] = [nets.activation_class(name).__name__ for name in settings[ACTIVATION]]
     for env in settings["env_name"]:
         envs.check_env_id(env)
+    for wrapper in itertools.chain(*settings.get("wrappers", [])):
+        envs.find_wrapper(wrapper)
 
 
 def train_one(function: Callable, flags: dict[str, Parameter], quiet: bool, /, **arguments: Any) -> None:
@@ -424,13 +462,14 @@ def summary(algo: str, flags: dict[str, Parameter], arguments: dict[str, Any]) -
         for key, value in flatten(rest).items()
         if key not in flags or cli.show(flags[key].default) != cli.show(value)
     ]
-    return f"{algo} on {arguments['env_fn']}: {', '.join(changed) or 'all defaults'}"
+    return printable(f"{algo} on {arguments['env_fn']}: {', '.join(changed) or 'all defaults'}")
 
 
-def print_next_steps(runs: list, env_names: list[str]) -> None:
+def print_next_steps(runs: list, settings: dict[str, list]) -> None:
     """The commands that plot the runs that are done and, where it is just one, play its policy."""
     from spinup import mpi
     from spinup.config import allow_import
+    from spinup.envs import wrapper_flags
 
     folders = list(dict.fromkeys(str(Path(run.folder).parent) for run in runs if run.outcome.startswith("done")))
     if len(runs) == 1:
@@ -438,7 +477,8 @@ def print_next_steps(runs: list, env_names: list[str]) -> None:
     if folders and mpi.proc_id() == 0:
         print("plot it:   python -m spinup.run plot", shlex.join(f"{folder}/" for folder in folders))
         if len(runs) == 1:
-            print("watch it:  python -m spinup.run test_policy", shlex.join(folders) + allow_import(env_names[0]))
+            allow = allow_import(settings["env_name"][0]) + wrapper_flags(settings.get("wrappers", [None])[0])
+            print("watch it:  python -m spinup.run test_policy", shlex.join(folders) + allow)
 
 
 def newest(folder: Path) -> Path:

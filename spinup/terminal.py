@@ -1,11 +1,17 @@
-"""What a run shows on a terminal: a table for each epoch, and below it a progress bar."""
+"""What a run shows: a table for each epoch and a progress bar, on streams that may have nobody to read them."""
 
+import contextlib
 import datetime
+import io
 import itertools
 import math
+import os
+import select
 import sys
 import time
 import weakref
+from collections.abc import Collection, Iterator
+from typing import TextIO
 
 COLORS = {"gray": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "white": 37}
 
@@ -82,7 +88,29 @@ class Bar:
             text += f"  return {show(float(ret))}"
         if rate > 0 and self.total:
             text += f"  {datetime.timedelta(seconds=round(max(self.total - steps, 0) / rate))} left"
-        self.rich.update(self.task, completed=steps, text=text, refresh=True)
+        with writing_to(sys.stdout):
+            self.rich.update(self.task, completed=steps, text=text, refresh=True)
+
+
+def progress(items: Collection, what: str) -> Iterator:
+    """The items one by one; on a terminal, where they take more than two seconds, above a progress bar on stderr."""
+    live = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    bar, started = None, time.monotonic()
+    try:
+        for i, item in enumerate(items):
+            if live and bar is None and time.monotonic() - started > 2:
+                from rich.console import Console
+                from rich.progress import Progress
+
+                bar = Progress(console=Console(stderr=True), transient=True)
+                bar.start()
+                task = bar.add_task(what, total=len(items))
+            if bar:
+                bar.update(task, completed=i)
+            yield item
+    finally:
+        if bar:
+            bar.stop()
 
 
 def short(n: float, digits: int = 3) -> str:
@@ -91,3 +119,112 @@ def short(n: float, digits: int = 3) -> str:
         if abs(n) >= (1 - 0.5 * 10**-digits) * size:  # 999,999 is 1M, not 1e+03k
             return f"{n / size:.{digits}g}{unit}"
     return f"{n:.{digits}g}"
+
+
+# ---- streams that never end a run
+
+
+class Unfailing(io.FileIO):
+    """A standard stream's descriptor, to which every write succeeds: after the first failure, all go nowhere.
+
+    fault: that failure, for example a full disk, or a pipe that nobody reads any more
+    """
+
+    fault: OSError | None = None
+
+    def write(self, data) -> int:
+        rest = memoryview(data).cast("B")
+        try:
+            while rest:
+                written = super().write(rest)
+                if written is None:  # a pipe that does not block, and is full
+                    select.select([], [self], [])
+                rest = rest[written or 0 :]
+        except OSError as error:
+            self.fault = error
+            to_nowhere(self.fileno())
+        return memoryview(data).nbytes
+
+
+def to_nowhere(descriptor: int) -> None:
+    """Drop from now on what this process and its children write to a descriptor."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def open_closed_streams() -> None:
+    """Give standard streams that are closed, as by `>&-`, a descriptor: else the next file that is opened gets it,
+    and what libraries print lands there.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, this one
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+def protect_streams() -> dict[str, Unfailing]:
+    """Have no print() of this process fail, whether anybody reads it or not; what cannot be encoded is escaped."""
+    open_closed_streams()
+    protected = {}
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not getattr(sys, f"__{name}__") or not isinstance(stream, io.TextIOWrapper):
+            continue  # somebody has put another in its place
+        if os.name == "nt":  # a console there is not a file
+            stream.reconfigure(errors="backslashreplace")
+            continue
+        raw = protected[name] = Unfailing(stream.fileno(), "w", closefd=False)
+        how = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+        buffer = raw if stream.write_through else io.BufferedWriter(raw)
+        setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, "backslashreplace", **how))
+    return protected
+
+
+def undelivered(streams: dict[str, Unfailing]) -> int:
+    """The exit status of a command that is there for what it prints: 0 where all was written, 141 where who read it
+    had seen enough, as in `--help | head`, and 1, after a line on stderr, where it could not be written.
+    """
+    with writing_to(sys.stdout):
+        sys.stdout.flush()
+    fault = streams["stdout"].fault if "stdout" in streams else None
+    if fault is None or isinstance(fault, BrokenPipeError):
+        return 141 if fault else 0
+    say(f"spinup: error: cannot write to stdout: {fault.strerror}", error=True)
+    return 1
+
+
+def say(text: str, error: bool = False, end: str = "\n") -> None:
+    """Print a line, on stderr where it is an error; a stream that takes nothing more is no reason to end a run."""
+    stream = sys.stderr if error else sys.stdout
+    if stream is None:
+        return
+    with writing_to(stream):
+        try:
+            print(text, end=end, file=stream, flush=True)
+        except UnicodeEncodeError:
+            escaped = text.encode(stream.encoding, "backslashreplace").decode(stream.encoding)
+            print(escaped, end=end, file=stream, flush=True)
+
+
+@contextlib.contextmanager
+def writing_to(stream: TextIO) -> Iterator[None]:
+    """Where writing to a stream fails in this block, go on, and drop what is written to it from then on."""
+    try:
+        yield
+    except (OSError, ValueError):  # ValueError: it is closed
+        with contextlib.suppress(OSError, ValueError):
+            to_nowhere(stream.fileno())  # also what waits in its buffer, and would fail as the interpreter ends
+
+
+def say_at_once(text: str) -> None:
+    """Write to stdout past its buffer: for handlers of signals, as print() may be at work and must not be entered
+    twice.
+    """
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, or it takes nothing more
+        os.write(sys.stdout.fileno(), text.encode())

@@ -8,11 +8,9 @@ import contextlib
 import ctypes
 import math
 import os
-import pickle
 import re
 import sys
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,94 +19,97 @@ import numpy as np
 import torch
 from torch import nn
 
-from spinup import nets
 from spinup.cli import Parser
-from spinup.config import read_config
-from spinup.envs import VecEnv, evaluate, make_env, make_envs
-from spinup.errors import UserError, first_line, install
+from spinup.config import fill_in, imported_by, read_config
+from spinup.envs import (
+    DEFAULT_LENGTH,
+    VecEnv,
+    bind,
+    close,
+    evaluate,
+    longest_episode,
+    make_env,
+    make_envs,
+    saved_wrappers,
+)
+from spinup.errors import UserError, first_line, install, printable, user_path
+from spinup.files import replacing
+from spinup.saved import ONLY_TRAINING, build, check_size, model_file, network_arguments, read_policy
 
 EnvFn = str | Callable
-ONLY_TRAINING = ("rew_norm.", "temperature.")  # saved with a policy that can do without
 GIF_FPS, GIF_SIDE = 30, 400  # pictures a second and pixels a side, at most: a GIF compresses little
 
 
 def load(
-    path: str | Path, itr: int | str | None = None, actor_critic: Callable | None = None, env_fn: EnvFn | None = None
+    path: str | Path,
+    itr: int | str | None = None,
+    actor_critic: Callable | None = None,
+    env_fn: EnvFn | None = None,
+    wrappers: Sequence | None = None,
+    ac_kwargs: dict | None = None,
+    env_kwargs: dict | None = None,
 ) -> nn.Module:
-    """The policy of the run in the folder `path`: policy.act(o, deterministic=False) gives numpy actions.
+    """The policy of the run in the folder `path`.
+
+    policy.action(observation, deterministic=False) takes the environment's own observation and gives its own action;
+    policy.act(o, deterministic=False) is for batches, flat as VecEnv has them.
 
     itr: load model{itr}.pt; "best": model_best.pt, from the end of the epoch with the highest mean return; default:
         model.pt, the last one saved
     actor_critic: class of the networks, where they are not those of spinup.nets
     env_fn: environment's id or a function that makes it, where the run's own is a function or a "module:Env-v0"
+    wrappers: those of the environment, where the run's own are not all Gymnasium's
+    ac_kwargs, env_kwargs: entries in the place of the run's, as those that config.json can only name
 
     Raises UserError where a file is missing or damaged, or does not fit the others.
     """
     folder, config = read_config(path)
+    makers = {"ac_kwargs": actor_critic, "env_kwargs": env_fn}
+    config = fill_in(folder, config, {"ac_kwargs": ac_kwargs, "env_kwargs": env_kwargs}, makers)
+    file = model_file(folder, itr)
     state = read_state(folder, itr)
-    envs = spaces_of(folder, config) if env_fn is None else make_envs(env_fn, env_kwargs=config["env_kwargs"])
+    made = {"env_kwargs": config["env_kwargs"], "wrappers": saved_wrappers(folder, config, wrappers)}
+    envs = spaces_of(folder, config, made) if env_fn is None else make_envs(env_fn, **made)
     envs.close()
-    normalize = {"normalize_obs": config["normalize_obs"]} if "normalize_obs" in config else {}
     spaces = (envs.observation_space, envs.action_space)
     if actor_critic is not None:
-        policy = actor_critic(*spaces, **normalize, **config["ac_kwargs"])
+        policy = actor_critic(*spaces, **network_arguments(config))
     else:
-        ours = network_class(config)
-        try:
-            policy = ours(*spaces, **normalize, **config["ac_kwargs"])
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"{folder / 'config.json'}: cannot build the networks from ac_kwargs ({first_line(error)}); in Python, "
-                "spinup.load(..., actor_critic=...) takes a class or function that can"
-            ) from error
+        if not ac_kwargs:  # a stranger's folder says how large they are
+            check_size(folder / "config.json", config, file, *spaces)
+        policy = build(folder / "config.json", config, *spaces)
     try:
         policy.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"{folder}: the saved parameters do not fit the networks ({first_line(error)})") from error
-    return policy.eval()
+    bind(policy, envs, episode_length(config))
+    return policy.float().eval()  # float32, whatever torch's default
+
+
+def episode_length(config: dict) -> int:
+    """The run's max_ep_len."""
+    length = config.get("max_ep_len")
+    return length if isinstance(length, int) and length >= 1 else DEFAULT_LENGTH
 
 
 def read_state(folder: Path, itr: int | str | None) -> dict[str, torch.Tensor]:
     """The parameters in model.pt, model{itr}.pt or model_best.pt, without those that only training uses."""
-    file = folder / f"model{'' if itr is None else '_best' if itr == 'best' else itr}.pt"
-    if not file.exists():
-        there = ", ".join(sorted(p.name for p in folder.glob("model*.pt"))) or "nothing; did the run save yet?"
-        raise UserError(f"there is no {file}; saved there: {there}")
-    try:
-        if zipfile.is_zipfile(file) and (broken := zipfile.ZipFile(file).testzip()):  # torch looks at no checksums
-            raise zipfile.BadZipFile(f"the checksum of {broken} does not fit")
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{file} is damaged, or holds more than tensors and is not loaded") from error
-    except Exception as error:  # what a damaged file makes torch raise is anything
-        raise UserError(f"{file} is damaged ({first_line(error)})") from error
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError(f"{file} holds no state_dict")
+    state = read_policy(model_file(folder, itr))
     return {key: value for key, value in state.items() if not str(key).startswith(ONLY_TRAINING)}
 
 
-def spaces_of(folder: Path, config: dict) -> VecEnv:
-    """The environment of a run; refuses one whose module would have to be imported."""
+def spaces_of(folder: Path, config: dict, made: dict) -> VecEnv:
+    """The environment of a run, made with these arguments; refuses one whose module would have to be imported."""
     env_id = str(config.get("env_fn"))
-    module = env_id.rpartition(":")[0]
+    module = imported_by(env_id)
     if module and module not in sys.modules:
         raise UserError(
             f"{folder}: its environment '{env_id}' imports {module}; allow it with --env {env_id} (env_fn=)"
         )
     try:
-        return make_envs(env_id, env_kwargs=config["env_kwargs"])
+        return make_envs(env_id, **made)
     except UserError as error:
         raise UserError(f"{folder}: {error}; --env ID (env_fn=) names another environment") from None
-
-
-def network_class(config: dict) -> type[nn.Module]:
-    """The class in spinup.nets that config.json names."""
-    name = str(config.get("actor_critic"))
-    module, _, attribute = name.rpartition(".")
-    found = getattr(nets, attribute, None) if module == "spinup.nets" else None
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise UserError(f"the networks are {name}; in Python: spinup.load(..., actor_critic=that class)")
-    return found
 
 
 # ---- test_policy
@@ -120,27 +121,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.video:
         prepare_video(args.video)
     folder, config = read_config(args.path)
-    policy = load(folder, args.itr, env_fn=args.env)
+    policy = load(folder, args.itr, env_fn=args.env, wrappers=args.wrapper)
     env, env_kwargs = args.env or config["env_fn"], config["env_kwargs"]
+    length = args.len or episode_length(config)
+    wrappers = saved_wrappers(folder, config, args.wrapper)
     torch.manual_seed(args.seed)
     how = (args.episodes, args.deterministic, args.seed)
     if args.video:
-        played = record(policy, env, args.video, *how, args.len, env_kwargs)
-    elif window := None if args.norender else open_window(env, env_kwargs, args.len):
+        played = record(policy, env, args.video, *how, length, env_kwargs, wrappers)
+    elif window := None if args.norender else open_window(env, env_kwargs, length, wrappers):
         with contextlib.closing(window):
             played = play(policy, window, *how)
     else:
-        played = evaluate(policy, env, *how, args.len, env_kwargs)
+        played = evaluate(policy, env, *how, length, env_kwargs, wrappers=wrappers, **as_in_training(config, args))
     actions = "the mode of the policy" if args.deterministic else "actions sampled"
-    print(f"{args.episodes} episode{'s' * (args.episodes > 1)} of {env}, seed {args.seed}, {actions}")
+    print(f"{args.episodes} episode{'s' * (args.episodes > 1)} of {printable(str(env))}, seed {args.seed}, {actions}")
     for key, values in played.items():
+        values = [value for value in values if not math.isnan(value)] or [math.nan]
         print(f"{key}  mean {np.mean(values):.2f}  std {np.std(values):.2f}  min {min(values):g}  max {max(values):g}")
+
+
+def as_in_training(config: dict, args: argparse.Namespace) -> dict:
+    """How `evaluate` makes environments: as the run's own evaluations did, but for what the command says."""
+    how = {name: config[name] for name in ("vectorization", "reseed", "log_info") if name in config}
+    together = config.get("num_envs") if config.get("vectorization") == "async" else None
+    return {**how, "num_envs": args.num_envs or config.get("num_test_envs") or together}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("test_policy", description="Play episodes and print their returns.", allow_abbrev=False)
     parser.add_argument("path", help="folder of a run, as data/cmd_ppo/cmd_ppo_s0")
-    parser.add_argument("-l", "--len", type=int, default=0, help="longest episode; 0: the environment's own limit")
+    parser.add_argument("-l", "--len", type=int, default=0, help="longest episode; 0: the run's max_ep_len")
     parser.add_argument("-n", "--episodes", type=int, help="how many (100; with --video 1)")
     parser.add_argument("-nr", "--norender", action="store_true", help="open no window; all episodes at once")
     parser.add_argument("-i", "--itr", default="-1", help="play model{ITR}.pt; best: model_best.pt; -1: the last saved")
@@ -148,6 +159,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-s", "--seed", type=int, default=0, help="of environments and sampled actions (%(default)s)")
     parser.add_argument("--video", metavar="FILE", help="record a .gif or .mp4 instead of opening a window")
     parser.add_argument("--env", help="play in this environment; module:Env-v0 imports module")
+    parser.add_argument("--wrapper", action="append", help="module:Name, a wrapper of the environment; all of them")
+    parser.add_argument("--num_envs", type=int, help="environments at a time, without a window (as the run's tests)")
     args = parser.parse_args(argv)
     if args.episodes is None:
         args.episodes = 1 if args.video else 100
@@ -157,20 +170,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             if re.fullmatch(r"-1|\d{1,9}", args.itr)
             else parser.error(f"itr is '{args.itr}'; it must be a number from 0, best, or -1 for the last one saved")
         )
-    if args.episodes < 1 or args.len < 0 or not 0 <= args.seed < 2**31:
-        parser.error("episodes must be at least 1, len at least 0, and seed in 0 to 2147483647")
-    args.len = args.len or sys.maxsize
+    counts = (args.episodes, 1 if args.num_envs is None else args.num_envs)
+    if min(counts) < 1 or args.len < 0 or not 0 <= args.seed < 2**31:
+        parser.error("episodes and num_envs must be at least 1, len at least 0, and seed in 0 to 2147483647")
     args.itr = None if args.itr == -1 else args.itr
     return args
 
 
-def open_window(env: EnvFn, env_kwargs: dict, max_ep_len: int) -> VecEnv | None:
+def open_window(env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequence | None = None) -> VecEnv | None:
     """One environment that shows itself in a window, or None, after a line that says why."""
     if no_display():
         print("no display: playing without a window (--norender leaves out this line)")
         return None
     try:
-        window = make_envs(env, max_ep_len=max_ep_len, env_kwargs={**env_kwargs, "render_mode": "human"})
+        shown = {**env_kwargs, "render_mode": "human"}
+        window = make_envs(env, max_ep_len=max_ep_len, env_kwargs=shown, wrappers=wrappers)
         window.reset()
         return window
     except Exception as error:  # a missing graphics library or driver raises anything; the episodes need no window
@@ -218,25 +232,28 @@ def record(
     episodes: int = 1,
     deterministic: bool = False,
     seed: int = 0,
-    max_ep_len: int = sys.maxsize,
+    max_ep_len: int | None = None,
     env_kwargs: dict | None = None,
+    wrappers: Sequence | None = None,
 ) -> dict[str, list]:
     """Play as `play` does, and record it as `file`, a .gif or .mp4; needs no display, and overwrites.
+
+    max_ep_len: longest episode; None: that of the run the policy is from
 
     A GIF has at most GIF_FPS pictures a second of GIF_SIDE pixels a side, and loops. Where Ctrl-C ends the playing, the
     file holds what was played. Raises UserError where the environment cannot be drawn or the file not written.
     """
     file = prepare_video(file)
-    canvas = open_canvas(env, env_kwargs or {}, max_ep_len)
-    with contextlib.closing(canvas):
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.open("wb").close()  # a fault shows now, not after the episodes
-        except OSError as error:
-            raise UserError(f"cannot write {file}: {error.strerror or error}") from error
+    max_ep_len = longest_episode(policy) if max_ep_len is None else max_ep_len
+    canvas = open_canvas(env, env_kwargs or {}, max_ep_len, wrappers)
+    with contextlib.closing(canvas), contextlib.ExitStack() as stack:
         height, width, _ = draw(canvas).shape
         fps = float(canvas.envs.metadata.get("render_fps") or 30)
-        with WRITERS[file.suffix.lower()](file, fps, (width, height)) as write:
+        try:
+            draft = stack.enter_context(replacing(file, interrupted=True))  # a fault shows now, not after the episodes
+        except OSError as error:
+            raise UserError(f"cannot write {file}: {error.strerror or error}") from error
+        with WRITERS[file.suffix.lower()](draft, fps, (width, height)) as write:
             played = play(policy, canvas, episodes, deterministic, seed, lambda: write(draw(canvas)))
     print(f"Saved {file}")
     return played
@@ -247,7 +264,7 @@ def prepare_video(file: str | Path) -> Path:
 
     Must come before the environment is made: these two look at their variables when they are imported.
     """
-    file = Path(file).expanduser()
+    file = user_path(file)
     if file.suffix.lower() not in WRITERS:
         raise UserError(f"cannot record '{file}'; the file's name must end in {' or '.join(WRITERS)}")
     if file.suffix.lower() == ".mp4":
@@ -263,16 +280,17 @@ def prepare_video(file: str | Path) -> Path:
     return file
 
 
-def open_canvas(env: EnvFn, env_kwargs: dict, max_ep_len: int) -> VecEnv:
+def open_canvas(env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequence | None = None) -> VecEnv:
     """One environment that draws itself into arrays; it was drawn once already."""
-    plain = make_env(env, env_kwargs)
-    plain.close()
+    plain = make_env(env, env_kwargs, wrappers)
+    close(plain, str(env))
     modes = [str(mode) for mode in plain.metadata.get("render_modes") or ()]
     if "rgb_array" not in modes:
         raise UserError(f"{env} cannot be recorded: of render modes it has {', '.join(modes) or 'none'}, not rgb_array")
     with no_complaints():
         try:
-            canvas = make_envs(env, max_ep_len=max_ep_len, env_kwargs={**env_kwargs, "render_mode": "rgb_array"})
+            drawn = {**env_kwargs, "render_mode": "rgb_array"}
+            canvas = make_envs(env, max_ep_len=max_ep_len, env_kwargs=drawn, wrappers=wrappers)
             follow_agent(canvas.envs.envs[0], env_kwargs)
             canvas.reset()
             draw(canvas)

@@ -166,6 +166,6 @@ def test_free_memory_of_this_machine():
     assert 2**20 < free_memory("cpu") < total
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 def test_free_memory_of_a_gpu():
     assert free_memory("cuda") == pytest.approx(torch.cuda.mem_get_info("cuda")[0], rel=0.1)

@@ -3,6 +3,7 @@
 import importlib
 import math
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -362,7 +363,9 @@ def test_every_option_changes_the_run(tmp_path, algo):
 
 
 OFF_CHANGES = dict(gamma=0.8, n_step=3, polyak=0.5, batch_size=4, start_steps=30, update_after=30, update_every=8)
-OFF_CHANGES |= dict(replay_ratio=1.0, replay_size=20, max_ep_len=2, seed=1, num_envs=4)
+OFF_CHANGES |= dict(
+    replay_ratio=1.0, normalize_obs=True, replay_size=20, max_ep_len=2, seed=1, num_envs=4, reseed=False
+)
 NOISE = dict(act_noise=0.5, noise_corr=0.9, pi_lr=0.1, q_lr=0.1)
 OWN_CHANGES |= {
     "ddpg": NOISE,
@@ -371,7 +374,7 @@ OWN_CHANGES |= {
 }
 # What changes only how fast the same numbers come, how often they are saved, or has a test of its own.
 NO_CHANGE = {"steps_per_epoch", "epochs", "env_kwargs", "vectorization", "device", "threads", "matmul_precision"}
-NO_CHANGE |= {"target_policy"}
+NO_CHANGE |= {"target_policy", "wrappers", "log_info", "num_test_envs"}
 NO_CHANGE |= {"capture", "eval_freq", "num_test_episodes", "save_freq", "checkpoint_freq", "logger_kwargs"}
 
 
@@ -397,6 +400,70 @@ def test_matmul_precision(tmp_path):
             assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+# ---- what environments are made with
+
+
+class Turns(gym.Wrapper):
+    """Its first episode succeeds, its second does not, and so on."""
+
+    succeeds = False
+
+    def reset(self, **kwargs):
+        self.succeeds = not self.succeeds
+        return self.env.reset(**kwargs)
+
+    def step(self, action):
+        return (*self.env.step(action)[:4], {"is_success": self.succeeds})
+
+
+@algos
+def test_wrappers_and_numbers_from_infos(tmp_path, algo):
+    """In training and evaluation: 5 episodes of 4 steps in each of 2 environments an epoch, and 1 in each of 2."""
+    options = {**SMALL[algo], "wrappers": [Turns], "log_info": "is_success", "eval_freq": 1, "num_test_episodes": 2}
+    train(algo, fit(algo, lambda: Probe(length=4)), tmp_path / "run", **options)
+    assert column(tmp_path / "run", "is_success") == pytest.approx([0.6, 0.4, 0.6])
+    assert column(tmp_path / "run", "Test_is_success") == [1, 1, 1]
+    train(algo, fit(algo, lambda: Probe(length=4)), tmp_path / "one", **options, num_test_envs=1)
+    assert column(tmp_path / "one", "Test_is_success") == [0.5, 0.5, 0.5]
+    assert rows(tmp_path / "one")[0].keys() == rows(tmp_path / "run")[0].keys()
+
+
+def test_a_number_with_the_name_of_a_column_is_named(tmp_path):
+    class Clash(Turns):
+        def step(self, action):
+            return (*self.env.step(action)[:4], {"Epoch": 1})
+
+    with pytest.raises(UserError, match="log_info: the table has a column 'Epoch' of its own"):
+        train("vpg", Probe, tmp_path, wrappers=Clash, log_info="Epoch", **SMALL["vpg"])
+
+
+@algos
+def test_torchs_default_dtype_changes_nothing(tmp_path, algo):
+    options = {**SMALL[algo], **({} if algo in OFF_POLICY else {"normalize_obs": False})}
+    train(algo, fit(algo, Mixed), tmp_path / "float32", **options)
+    torch.set_default_dtype(torch.float64)
+    try:
+        ac = train(algo, fit(algo, Mixed), tmp_path / "float64", **options)
+        torch.set_default_dtype(torch.float64)
+        loaded = spinup.load(tmp_path / "float64", env_fn=fit(algo, Mixed))
+        o = np.zeros((2, *make_envs(fit(algo, Mixed)).observation_space.shape), np.float32)
+        np.testing.assert_array_equal(loaded.act(o, deterministic=True), ac.act(o, deterministic=True))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert without_time(tmp_path / "float64") == without_time(tmp_path / "float32")
+
+
+@pytest.mark.parametrize("algo", ["vpg", "sac"])
+def test_torchs_default_device_changes_nothing(tmp_path, algo):
+    train(algo, Mixed, tmp_path / "cpu", **SMALL[algo])
+    torch.set_default_device("meta")
+    try:
+        train(algo, Mixed, tmp_path / "meta", **SMALL[algo])
+    finally:
+        torch.set_default_device(None)
+    assert without_time(tmp_path / "meta") == without_time(tmp_path / "cpu")
 
 
 # ---- epochs
@@ -659,7 +726,7 @@ def test_returned_policy_is_the_trained_one(tmp_path, algo):
     assert torch.equal(again.pi(o).logp, ac.pi(o).logp)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 @algos
 def test_cuda(tmp_path, algo):
     ac = train(algo, fit(algo, Mixed), tmp_path, **{**SMALL[algo], "device": "cuda", "eval_freq": 1})

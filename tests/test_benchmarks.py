@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts, and no package
-learning, speed, offpolicy = (import_module(name) for name in ("learning", "speed", "speed_offpolicy"))
+names = ("learning", "speed", "speed_offpolicy", "third_party")
+learning, speed, offpolicy, third_party = map(import_module, names)
 
 
 def rows_of(*rows):
@@ -456,3 +457,17 @@ def test_spinup_is_measured_after_the_first_epoch(algo, setting, env_id, num_env
     assert all(seconds > 0 for seconds in extra["seconds"].values())
     assert sum(extra["seconds"].values()) < stopped[0] - started[0]
     assert ("products" in extra) == (algo != "ppo")
+
+
+# ---- other packages' environments
+
+
+def test_the_page_lists_the_commands_that_are_run():
+    page = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
+    rows = [(package, command) for package, commands in third_party.COMMANDS.items() for command in commands]
+    assert re.findall(r"^\| ([\w-]+) [^|]*\| `(\w+ --env [^`]+)` \|$", page, re.MULTILINE) == rows
+
+
+@pytest.mark.parametrize(("env", "status"), [("CartPole-v1", 0), ("NoSuch-v1", 2)])
+def test_a_short_run(tmp_path, env, status):
+    assert third_party.train(f"ppo --env {env}", tmp_path)[0] == status

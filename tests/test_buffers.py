@@ -1,6 +1,7 @@
 """Buffers and advantages: values worked out by hand, then sums written out term by term, then properties."""
 
 import copy
+import math
 import pickle
 import re
 from collections import deque
@@ -26,6 +27,7 @@ from spinup.buffers import (
     replay_bytes,
 )
 from spinup.errors import UserError
+from spinup.observations import ObservationBox, Part
 
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
@@ -626,14 +628,22 @@ def test_a_copy_of_a_replay_has_transitions_of_its_own(copy_of):
 
 def test_replay_bytes_by_hand():
     assert replay_bytes(BOX, spaces.Discrete(4)) == 2 * 8 + 8 + 9  # o, o2: two float32; a: int64; r, terminated, done
-    assert replay_bytes(spaces.Box(0, 255, (84, 84, 4), np.uint8), spaces.Box(-1, 1, (3,))) == 2 * 28224 + 12 + 9
+    # Four planes of 84 x 84, each with a count of its uses, room for 1 in 16 more, and 2 x 4 numbers of planes.
+    image = spaces.Box(0, 255, (84, 84, 4), np.uint8)
+    assert replay_bytes(image, spaces.Box(-1, 1, (3,))) == 4 * (7056 + 4) * 17 / 16 + 2 * 4 * 4 + 12 + 9
+    # A stack of four: one new plane a step.
+    stack = ObservationBox(image.low, image.high, np.uint8, (Part(image, frames=4),))
+    assert replay_bytes(stack, spaces.Box(-1, 1, (3,))) == math.ceil((7056 + 4) * 17 / 16 + 2 * 4 * 4) + 12 + 9
 
 
 @pytest.mark.parametrize(("observation_space", "action_space", "o_dtype", "a_dtype"), KINDS)
 def test_replay_bytes_are_those_of_the_tensors(observation_space, action_space, o_dtype, a_dtype):
-    buffer = ReplayBuffer(60, 4, observation_space, action_space, n_step=3)
-    real = sum(x.nbytes for x in vars(buffer).values() if isinstance(x, torch.Tensor))
-    assert real == 60 * replay_bytes(observation_space, action_space)
+    buffer = ReplayBuffer(160, 4, observation_space, action_space, n_step=3)
+    parts = [buffer, *(buffer.images.stores if buffer.images else ())]
+    tensors = [x for part in parts for x in vars(part).values() if isinstance(x, torch.Tensor | np.ndarray)]
+    tensors += [chunk for part in parts[1:] for chunk in part.chunks]
+    real = sum(x.nbytes for x in tensors) / 160
+    assert replay_bytes(observation_space, action_space) == math.ceil(real)
 
 
 @pytest.mark.parametrize("size", [1, 1000, 12_345_678])

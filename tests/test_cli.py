@@ -1,5 +1,6 @@
 """Words to values: literals, the types of a signature, and flags; hostile words raise UserError and nothing else."""
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -286,7 +287,7 @@ def sample(
 
 
 def test_parameters_come_from_the_signature_and_the_docstrings():
-    found = cli.parameters(sample, sample.__doc__, "lr: shared line\nplain: shared\n    continued")
+    found = cli.parameters(inspect.signature(sample), sample.__doc__, "lr: shared line\nplain: shared\n    continued")
     assert found == {
         "env_fn": Parameter("env_fn"),
         "ac_kwargs": Parameter("ac_kwargs", frozenset({dict, type(None)})),

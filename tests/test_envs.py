@@ -1,6 +1,8 @@
 """Environments: tiny ones whose every number is known, then Gymnasium's own."""
 
 import copy
+import functools
+import os
 import subprocess
 import sys
 import textwrap
@@ -12,8 +14,8 @@ import torch
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
-from spinup.envs import evaluate, make_env, make_envs
-from spinup.errors import UserError, install
+from spinup.envs import as_wrappers, evaluate, find_wrapper, make_env, make_envs, saved_wrappers
+from spinup.errors import Fault, UserError, install
 from spinup.nets import ActorCritic
 
 # Python's own warning for fork in a process with threads, which torch has; from AsyncVectorEnv
@@ -291,7 +293,7 @@ def test_every_episode_has_a_seed_of_its_own():
     assert len({*first, *second}) == 8
     assert seeds(7) == [first, second]
     assert not set(first[1:] + second[1:]) & {*seeds(8)[0], *seeds(8)[1]}  # other seeds are other runs
-    assert second[2] == np.random.SeedSequence((7, 1, 2)).generate_state(1)[0]
+    assert second[2] == np.random.SeedSequence((7, 1, 2)).generate_state(1)[0] % 2**31
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])
@@ -607,6 +609,19 @@ def error_of(fn, *args, **kwargs):
     return str(error.value)
 
 
+@pytest.mark.parametrize("env_id", ["MiniGrid-Empty-5x5-v0", "highway-v0", "PointMaze_UMaze-v3", "Ab-Cd/Ef-v0"])
+def test_an_environment_of_a_package_that_is_not_imported(monkeypatch, env_id):
+    known = {"minigrid": ["minigrid"], "ab_cd": ["ab-cd"], "scipy": ["scipy"], "gymnasium_robotics": ["robots"]}
+    requires = {"minigrid": ["numpy", "gymnasium>=1.0"], "ab-cd": ["gymnasium"], "scipy": None}
+    requires["robots"] = ["gymnasium[mujoco]"]
+    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: known)
+    monkeypatch.setattr("importlib.metadata.requires", requires.get)
+    module = {"M": "minigrid", "A": "ab_cd"}.get(env_id[0])
+    expected = f"my_module:{env_id}; packages here that may: ab_cd, gymnasium_robotics, minigrid"
+    expected = f"; did you mean '{module}:{env_id}'?" if module else expected
+    assert expected in error_of(make_env, env_id)
+
+
 @pytest.mark.parametrize(
     ("env_id", "closest"),
     [
@@ -672,6 +687,12 @@ def test_an_environment_of_a_module(module, vectorization):
     assert envs.reset().shape == (2, 4)
     assert envs.step(noop(envs))[2].all()
     envs.close()
+
+
+def test_a_module_that_registers_by_a_function(module, tmp_path):
+    text = MODULE.replace("gym.register(", "def register_envs():\n    gym.register(")
+    (tmp_path / "my_envs" / "late.py").write_text(text)
+    assert make_env("my_envs.late:Mine-v3").observation_space.shape == (2,)
 
 
 def test_mistakes_in_the_environment_of_a_module(module):
@@ -821,3 +842,557 @@ def test_an_environment_in_place_of_a_function_is_refused():
 def test_a_mistake_shows_at_once_and_not_in_a_worker():
     message = error_of(make_envs, lambda: Noise(UNSUPPORTED["text"], UNSUPPORTED["graph"]), 2, vectorization="async")
     assert "space" in message
+
+
+# ---- environments as others write them
+
+
+class Told(Count):
+    """Count whose resets and steps give the infos of a list in turn, and write down what reset was called with."""
+
+    def __init__(self, infos=({},), calls=None, **kwargs):
+        super().__init__(**kwargs)
+        self.infos, self.turn, self.calls = list(infos), 0, [] if calls is None else calls
+
+    def info(self):
+        self.turn += 1
+        return self.infos[(self.turn - 1) % len(self.infos)]
+
+    def reset(self, *, seed=None, options=None):
+        self.calls.append((seed, options))
+        return super().reset(seed=seed)[0], self.info()
+
+    def step(self, action):
+        return (*super().step(action)[:4], self.info())
+
+
+def play(envs, steps):
+    envs.reset()
+    for _ in range(steps):
+        envs.step(noop(envs))
+        envs.reset_done()
+
+
+BASE = Count(3)
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("env_fn", [lambda: BASE, lambda: gym.wrappers.TimeLimit(BASE, 2)])
+def test_one_environment_for_all_copies_is_refused(env_fn, vectorization, num_envs):
+    message = error_of(make_envs, env_fn, num_envs, vectorization=vectorization)
+    assert message.startswith("env_fn returned an environment that it had returned before; it must make a new one")
+
+
+def test_two_environments_in_turn_are_refused():
+    both = [Count(3), Count(3)] * 2
+    assert "had returned before" in error_of(make_envs, lambda: both.pop(), 2)
+
+
+def test_options_that_nobody_gave_stay_none():
+    calls = []
+    play(make_envs(lambda: Told(calls=calls, length=2), 2), 7)
+    assert len(calls) == 8
+    assert {options for _, options in calls} == {None}
+
+
+@pytest.mark.filterwarnings("ignore:.*Box.*")
+def test_options_that_nobody_gave_stay_none_in_workers():
+    class Strict(Count):
+        def reset(self, *, seed=None, options=None):
+            assert options is None
+            return super().reset(seed=seed)
+
+    envs = make_envs(lambda: Strict(1), 2, vectorization="async")
+    play(envs, 3)
+    envs.close()
+
+
+INFOS = {
+    "arrays of several lengths": ({"x": np.zeros(2)}, {"x": np.zeros(3)}),
+    "a number and none": ({"x": 1}, {"x": None}),
+    "a word and a number": ({"x": 1}, {"x": "one"}),
+    "a dict and a number": ({"x": {"y": 1}}, {"x": 2}),
+    "a number and a dict": ({"x": 2}, {"x": {"y": 1}}),
+    "none at all": (None,),
+    "a list": ([],),
+    "keys that are no words": ({1: 2, (3, 4): 5},),
+    "what cannot be compared": ({"x": torch.zeros(2)}, {"x": [[1], 2]}),
+}
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("log_info", [None, "x,x.y"])
+@pytest.mark.parametrize("kind", INFOS)
+def test_infos_that_differ_between_copies(kind, log_info, vectorization):
+    def make(start=[0]):  # noqa: B006  the copies begin at different infos
+        start[0] += 1
+        return Told(INFOS[kind][start[0] % len(INFOS[kind]) :] + INFOS[kind], length=2)
+
+    envs = make_envs(make, 3, vectorization=vectorization, log_info=log_info)
+    play(envs, 5)
+    assert len(envs.pop_episodes()["EpRet"]) == 6
+    envs.close()
+
+
+@pytest.mark.parametrize("seed", [7, 2**31 - 1, 2**32 - 1])
+def test_seeds_are_below_31_bits(seed):
+    calls = []
+    play(make_envs(lambda: Told(calls=calls, length=1), 2, seed), 40)
+    seeds = [seed for seed, _ in calls]
+    assert len(seeds) == len(set(seeds)) == 82
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert seeds[:2] == [seed % 2**31, (seed + 1) % 2**31]
+    drawn = [np.random.SeedSequence((seed, i, n)).generate_state(1).item() for n in range(1, 41) for i in (0, 1)]
+    assert [s for s, d in zip(seeds[2:], drawn, strict=True) if d < 2**31] == [d for d in drawn if d < 2**31]
+
+
+def test_reseed_false_seeds_the_first_reset_alone():
+    calls = []
+    envs = make_envs(lambda: Told(calls=calls, length=2), 2, 5, reseed=False)
+    play(envs, 5)
+    assert [seed for seed, _ in calls] == [5, 6, None, None, None, None]
+    envs.reset()
+    assert [seed for seed, _ in calls][6:] == [None, None]
+
+
+class World(Count):
+    """Its observation begins with a world that a given seed makes."""
+
+    def reset(self, *, seed=None, options=None):
+        o = super().reset(seed=seed)[0]
+        if seed is not None:
+            self.world = seed
+        o[0] = self.world
+        return o, {}
+
+
+def test_reseed_false_goes_on_in_its_world_with_new_episodes():
+    first, second = (make_envs(lambda: World(lengths=(9, 2)), 2, reseed=False) for _ in range(2))
+    play(first, 5)
+    failed = second.load_state_dict(first.state_dict())
+    assert failed.tolist() == [False, True]  # the first copy is in its first episode, which can be played again
+    assert second.o.tolist() == [[0, 5], [1, 0]]
+    assert second.ep_len.tolist() == [5, 0]
+    second.step(noop(second))
+    assert second.o.tolist() == [[0, 6], [1, 1]]
+
+
+# ---- evaluation in fewer environments
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("num_envs", [1, 2, 5, 9, None])
+def test_evaluate_in_any_number_of_environments_gives_the_same(num_envs, vectorization):
+    def run(**how):
+        return evaluate(Sign(0), lambda: Count(9, random_length=True, lengths=()), 5, seed=3, **how)
+
+    expected = run()
+    assert len(set(expected["EpLen"])) > 2
+    # Count's rewards tell its episodes apart, so of the returns the lengths alone are the same in one environment
+    assert run(num_envs=num_envs, vectorization=vectorization)["EpLen"] == expected["EpLen"]
+
+
+def test_evaluate_makes_no_more_environments_than_it_is_told():
+    made = []
+
+    def make():
+        made.append(0)
+        return Count(2)
+
+    assert evaluate(Sign(0), make, 7, num_envs=2)["EpLen"] == [2] * 7
+    assert len(made) == 3  # one of them tried and closed before the others are made
+    assert "num_envs is 0" in error_of(evaluate, Sign(0), make, 7, num_envs=0)
+
+
+class Where(Count):
+    """Its reward is the process that it is in."""
+
+    def step(self, action):
+        o, _, *rest = super().step(action)
+        return o, float(os.getpid()), *rest
+
+
+@pytest.mark.parametrize(("vectorization", "num_envs", "processes"), [("sync", 3, 1), ("async", 3, 3), ("async", 1, 1)])
+def test_an_evaluation_is_vectorized_as_the_training(vectorization, num_envs, processes):
+    envs = make_envs(lambda: Where(1), num_envs, vectorization=vectorization)
+    test = envs.evaluate(Sign(0), 6)
+    envs.close()
+    assert len(set(test["TestEpRet"])) == processes
+    assert (os.getpid() in test["TestEpRet"]) == (vectorization == "sync")
+
+
+def test_an_evaluation_takes_what_the_environments_were_made_with():
+    kwargs = dict(env_kwargs={"length": 8}, wrappers=functools.partial(gym.wrappers.TimeLimit, max_episode_steps=4))
+    assert make_envs(Count, max_ep_len=9, **kwargs).evaluate(Sign(0), 2)["TestEpLen"] == [4, 4]
+    assert make_envs(Count, max_ep_len=3, **kwargs).evaluate(Sign(0), 2)["TestEpLen"] == [3, 3]
+
+
+def test_evaluate_without_reseed_stays_in_one_world():
+    class Returns(World):
+        def step(self, action):
+            o, _, *rest = super().step(action)
+            return o, float(self.world), *rest
+
+    assert evaluate(Sign(0), lambda: Returns(1), 3, seed=5, num_envs=1)["EpRet"] == [5, 6, 7]
+    assert evaluate(Sign(0), lambda: Returns(1), 3, seed=5, num_envs=1, reseed=False)["EpRet"] == [5, 5, 5]
+
+
+# ---- close
+
+
+class Unclosable(Count):
+    def __init__(self, error):
+        super().__init__(2)
+        self.error = error
+
+    def close(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("not open"), SystemExit(3)])
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_close_that_raises_is_a_warning(vectorization, error, capfd):
+    envs = make_envs(lambda: Unclosable(error), 3, vectorization=vectorization)
+    play(envs, 3)
+    envs.close()
+    told = capfd.readouterr().err
+    assert f"warning: <lambda>: environment raised {type(error).__name__}" in told
+    assert "Traceback" not in told
+    if vectorization == "sync":
+        assert told.count("warning") == 1
+
+
+def test_a_worker_that_is_gone_at_the_end_is_a_warning(capfd):
+    envs = make_envs(lambda: Count(2), 2, vectorization="async")
+    play(envs, 3)
+    envs.envs.processes[0].kill()
+    envs.envs.processes[0].join()
+    envs.close()
+    assert "in close; this is said once" in capfd.readouterr().err
+    assert not any(process.is_alive() for process in envs.envs.processes)
+
+
+# ---- errors in a constructor
+
+
+class Mistaken(Count):
+    def __init__(self, size=3):
+        super().__init__(length=size)
+        np.zeros(size, fill=1)
+
+
+def test_an_error_in_a_constructor_keeps_its_traceback():
+    for kwargs in ({}, {"env_kwargs": {"size": 4}}):
+        with pytest.raises(TypeError, match="'fill'"):
+            make_env(Mistaken, **kwargs)
+
+
+def test_an_error_in_the_constructor_of_an_id_keeps_its_traceback(monkeypatch):
+    def bug(size=2):
+        return {}["missing"] if size else None
+
+    for name, maker in (("Mistaken-v0", Mistaken), ("Bug-v0", bug)):
+        gym.register(name, entry_point=maker)
+    try:
+        for kwargs in ({}, {"env_kwargs": {"size": 4}}):
+            with pytest.raises(TypeError, match="'fill'"):
+                make_env("Mistaken-v0", **kwargs)
+            with pytest.raises(KeyError, match="missing"):
+                make_env("Bug-v0", **kwargs)
+    finally:
+        for name in ("Mistaken-v0", "Bug-v0"):
+            gym.registry.pop(name)
+
+
+def test_what_a_constructor_needs_is_named():
+    class Needs(Count):
+        def __init__(self, size):
+            super().__init__(length=size)
+
+    assert "needs other env_kwargs: " in error_of(make_env, Needs)
+    assert "'size'" in error_of(make_env, Needs)
+
+
+def test_what_cannot_be_drawn_is_named():
+    assert error_of(make_env, Count, {"render_mode": "rgb_array"}) == (
+        "environment 'Count' cannot be drawn: what makes it takes no render_mode"
+    )
+
+
+# ---- observations and rewards of other kinds
+
+
+class Gives(Count):
+    """Count with an observation and a reward of one's own."""
+
+    def __init__(self, o=None, r=0.0, at=1, space=None):
+        super().__init__(100)
+        self.given, self.r, self.at = o, r, at
+        self.observation_space = self.observation_space if space is None else space
+
+    def step(self, action):
+        o = super().step(action)[0].astype(self.observation_space.dtype)
+        return (o if self.given is None or o[1] < self.at else self.given), self.r, False, False, {}
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0].astype(self.observation_space.dtype), {}
+
+
+@pytest.mark.parametrize("o", [torch.tensor([3.0, 4.0]), [3, 4], (3.0, np.float32(4))])
+def test_what_numpy_takes_for_an_array_is_an_observation(o):
+    envs = make_envs(lambda: Gives(o), 2)
+    envs.reset()
+    assert envs.step(noop(envs))[0].tolist() == [[3, 4]] * 2
+
+
+@pytest.mark.parametrize("o", [torch.zeros(2, requires_grad=True), [[1], [2, 3]], {"a": 1}, "x", torch.zeros(3)])
+def test_what_is_no_observation_is_named_with_environment_and_step(o):
+    envs = make_envs(lambda: Gives(o, at=2))
+    envs.reset()
+    envs.step(noop(envs))
+    with pytest.raises(Fault, match=r"environment 0 gave an observation .* at step 2 of its episode"):
+        envs.step(noop(envs))
+
+
+class Ends(Count):
+    """Count with ends of one's own."""
+
+    def __init__(self, terminated, truncated):
+        super().__init__(100)
+        self.ends = terminated, truncated
+
+    def step(self, action):
+        return (*super().step(action)[:2], *self.ends, {})
+
+
+@pytest.mark.parametrize("end", [1, np.int64(1), torch.tensor(True), np.array([True]), 1.0])
+def test_ends_of_any_kind(end):
+    envs = make_envs(lambda: Ends(end, end), 2)
+    envs.reset()
+    assert [x.tolist() for x in envs.step(noop(envs))[2:]] == [[True, True]] * 2
+
+
+@pytest.mark.parametrize(("what", "ends"), [("terminated", (None, False)), ("truncated", (False, "no"))])
+def test_ends_that_are_neither_true_nor_false_are_named(what, ends):
+    envs = make_envs(lambda: Ends(*ends))
+    envs.reset()
+    with pytest.raises(Fault, match=f"environment 0 gave .* for {what} at step 1; it must be True or False"):
+        envs.step(noop(envs))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-1, 1, (0,)),
+        spaces.Box(0, 255, (0, 8, 3), np.uint8),
+        spaces.Dict(),
+        spaces.Tuple(()),
+        spaces.Dict(a=spaces.Box(-1, 1, (2,)), b=spaces.Dict()),
+    ],
+)
+def test_an_empty_observation_space_is_named(space):
+    assert error_of(make_envs, lambda: Gives(space=space)) == (
+        f"observation space {space} is empty; a constant can stand for no observation"
+    )
+
+
+@pytest.mark.parametrize("r", [1e39, -1e39, 2e19, 10**40])
+def test_a_reward_too_large_for_float32_is_named(r):
+    envs = make_envs(lambda: Gives(r=r), 2)
+    envs.reset()
+    with pytest.raises(Fault, match=r"environment 0 gave the reward .* at step 1 .* too large .* scale it"):
+        envs.step(noop(envs))
+
+
+def test_an_observation_too_large_for_float32_is_named():
+    envs = make_envs(lambda: Gives(np.array([0.0, 1e39]), at=2))
+    envs.reset()
+    envs.step(noop(envs))
+    with pytest.raises(Fault, match=r"gave the observation \[.*1\.e\+39\] at step 2 of its episode, too large"):
+        envs.step(noop(envs))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_an_observation_that_float32_has_in_coarse_steps_is_told_once(dtype, capfd):
+    space = spaces.Box(-np.inf if dtype != np.int64 else 0, np.inf if dtype != np.int64 else 2**40, (2,), dtype)
+    envs = make_envs(lambda: Gives(np.array([0, 1_700_000_000], dtype), space=space))
+    envs.reset()
+    for _ in range(3):
+        envs.step(noop(envs))
+    told = capfd.readouterr().err
+    assert told.count("warning") == 1
+    assert "at index (1,), where float32 has steps of 128: subtract a constant from it" in told
+
+
+# ---- wrappers
+
+
+class Doubled(gym.RewardWrapper):
+    """The reward, times a factor, plus what is in a list."""
+
+    def __init__(self, env, factor=2, plus=(0,)):
+        super().__init__(env)
+        self.factor, self.plus = factor, plus
+
+    def reward(self, reward):
+        return self.factor * reward + sum(self.plus)
+
+
+def returns(wrappers, **kwargs):
+    return evaluate(Sign(0), lambda: Count(1), 1, wrappers=wrappers, **kwargs)["EpRet"][0]
+
+
+def test_wrappers_are_put_around_in_turn():
+    plain = returns(None)
+    assert plain == returns([]) == 11
+    assert returns(Doubled) == returns([Doubled]) == 22
+    three = functools.partial(Doubled, factor=1, plus=[3])
+    assert returns([Doubled, three]) == 2 * 11 + 3
+    assert returns([three, Doubled]) == 2 * (11 + 3)
+
+
+def test_wrappers_in_words():
+    here = f"{__name__}:Doubled"
+    assert returns(here) == 22
+    assert returns([f"{here}(3)", f"{here}(1, plus=[1, 2])"]) == 36
+    assert returns(f"[{here}(3),{here}(1, plus=(1,2))]") == 36
+    assert returns(f"{here}(factor=10)", vectorization="async") == 110
+    env = make_env("CartPole-v1", wrappers="gymnasium.wrappers:TimeLimit(max_episode_steps=7)")
+    assert env._max_episode_steps == 7
+
+
+def test_wrappers_come_before_observations_are_flattened():
+    space = spaces.Dict(a=spaces.Box(-1, 1, (2,)), b=spaces.Discrete(3))
+    keep = "gymnasium.wrappers:FilterObservation(filter_keys=[a])"
+    assert make_envs(lambda: Noise(space), wrappers=[keep]).observation_space.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a:B", ["a:B"]),
+        ("[a:B, c.d:E(1, x=[2,3]),f:G]", ["a:B", "c.d:E(1, x=[2,3])", "f:G"]),
+        ("a:B(x='c:d, e:f')", ["a:B(x='c:d, e:f')"]),
+        ("a:B({'x': 1, 'y': 2}),c:D", ["a:B({'x': 1, 'y': 2})", "c:D"]),
+    ],
+)
+def test_wrappers_in_one_word(text, parts):
+    assert as_wrappers(text) == parts
+
+
+def test_a_wrappers_arguments_are_literals():
+    _, args, kwargs = find_wrapper("gymnasium.wrappers:TimeLimit(1, 'a b', [2.5, None], x={'k': -1}, word=uint8)")
+    assert args == [1, "a b", [2.5, None]]
+    assert kwargs == {"x": {"k": -1}, "word": "uint8"}
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "said"),
+    [
+        ("TimeLimit", "names no module"),
+        (3, "names no module"),
+        ("gymnasium.wrappers:TimeLimt", "did you mean 'gymnasium.wrappers:TimeLimit'?"),
+        ("not_there:A", "there is no module 'not_there'"),
+        (".a:B", "'.a' is not a module's name"),
+        ("a..b:C", "'a..b' is not a module's name"),
+        ("gymnasium.wrappers:TimeLimit(1), f(2)", "its arguments must be as in"),
+        ("gymnasium.wrappers:TimeLimit(", "names no module"),
+        ("gymnasium.wrappers:TimeLimit(1 2)", "its arguments must be as in"),
+        ("gymnasium.wrappers:TimeLimit(open('x'))", "its arguments must be as in"),
+        ("gymnasium.wrappers:TimeLimit(x.y)", "its arguments must be as in"),
+        ("gymnasium.wrappers:TimeLimit(**{'a': 1})", "does not fit"),
+        ("gymnasium.wrappers:TimeLimit(" + "(" * 5000 + ")" * 5000 + ")", "its arguments must be as in"),
+        ("gymnasium.wrappers:TimeLimit", "does not fit"),
+        ("gymnasium.wrappers:TimeLimit(steps=3)", "does not fit"),
+        ("gymnasium.wrappers:FilterObservation([a])", "does not fit"),
+        ("os:getcwd", "does not fit"),
+        ("builtins:id", "made"),
+    ],
+)
+def test_wrappers_that_cannot_be_are_a_user_error(wrapper, said):
+    message = error_of(make_envs, lambda: Count(1), wrappers=[wrapper])
+    assert said in message
+    assert len(message) < 1000
+
+
+def test_a_fault_inside_a_wrapper_keeps_its_traceback():
+    class Broken(Doubled):
+        def __init__(self, env):
+            super().__init__(env)
+            self.x = [][1]
+
+    sys.modules[__name__].Broken = Broken
+    with pytest.raises(IndexError):
+        make_env(lambda: Count(1), wrappers=[f"{__name__}:Broken"])
+
+
+def test_a_runs_folder_names_gymnasiums_wrappers_alone(tmp_path):
+    own = ["gymnasium.wrappers:TimeLimit(5)", "gymnasium.wrappers:FlattenObservation"]
+    assert saved_wrappers(tmp_path, {"wrappers": own}) == own
+    assert saved_wrappers(tmp_path, {}) == []
+    config = {"wrappers": [own[0], "os:getcwd"]}
+    message = error_of(saved_wrappers, tmp_path, config)
+    assert f"--wrapper '{own[0]}' --wrapper os:getcwd" in message
+    assert saved_wrappers(tmp_path, config, ["a:B"]) == ["a:B"]
+    assert "in Python: wrappers=[...]" in error_of(saved_wrappers, tmp_path, {"wrappers": ["__main__.Mine"]})
+
+
+# ---- numbers from infos
+
+
+def test_the_last_number_of_an_episode_is_logged():
+    infos = [{}, {"is_success": False, "n": 4}, {"is_success": True}]  # reset, step, step
+    envs = make_envs(lambda: Told(infos, length=2), 2, log_info=["is_success", "n"])
+    play(envs, 4)
+    assert envs.pop_episodes() == {"EpRet": [23, 23, 43, 43], "EpLen": [2] * 4, "is_success": [1] * 4, "n": [4] * 4}
+    assert envs.pop_episodes() == {"EpRet": [], "EpLen": [], "is_success": [], "n": []}
+
+
+def test_an_episode_without_the_number_is_left_out():
+    infos = [{}, {"a": {"b": np.float32(0.5)}}, {}, {}]  # of two episodes of a step
+    envs = make_envs(lambda: Told(infos, length=1), log_info="a.b")
+    play(envs, 5)
+    assert envs.pop_episodes()["a.b"] == [0.5] * 3
+    assert len(envs.evaluate(Sign(0), 4, 1)["Test_a.b"]) == 2
+    played = evaluate(Sign(0), lambda: Told(infos, length=1), 4, num_envs=1, log_info="a.b")["a.b"]
+    np.testing.assert_array_equal(played, [0.5, np.nan, 0.5, np.nan])
+
+
+@pytest.mark.parametrize("value", [True, 1, 1.0, np.bool_(True), np.int64(1), np.array([1.0]), torch.ones(())])
+def test_numbers_of_any_kind_are_logged(value):
+    envs = make_envs(lambda: Told([{"x": value}], length=1), log_info="x")
+    play(envs, 1)
+    assert envs.pop_episodes()["x"] == [1.0]
+
+
+@pytest.mark.parametrize("value", [None, "1", [1, 2], {"y": 1}, np.zeros(2), object(), 1j])
+def test_what_is_no_number_is_not_logged(value, capfd):
+    envs = make_envs(lambda: Told([{"x": value, "other": 3}], length=1), 2, log_info="x")
+    play(envs, 3)
+    assert envs.pop_episodes()["x"] == []
+    told = capfd.readouterr().err
+    assert told.count("an episode ended without a number 'x' in its info, which has x, other; this is said once") == 1
+
+
+def test_numbers_go_on_after_a_checkpoint():
+    class Same(Told):
+        def reset(self, *, seed=None, options=None):
+            self.o[0] = 0
+            return super().reset(seed=seed)
+
+    first, second = (make_envs(lambda: Same([{"x": 7}, {}, {}], length=3), log_info="x") for _ in range(2))
+    play(first, 2)
+    assert not second.load_state_dict(first.state_dict()).any()
+    for envs in (first, second):
+        envs.step(noop(envs))
+        envs.reset_done()
+    assert first.pop_episodes() == second.pop_episodes() == {"EpRet": [36.0], "EpLen": [3], "x": [7.0]}
+
+
+@pytest.mark.parametrize("log_info", ["EpRet", "", [3], ["a\tb"], [None]])
+def test_names_that_no_column_can_have_are_named(log_info):
+    if log_info == "":
+        assert make_envs(Count, log_info=[]).log_info == ()
+        return
+    assert "log_info has" in error_of(make_envs, Count, log_info=log_info)

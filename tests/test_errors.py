@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
         ("lam", math.nan, "in 0 to 1"),
         ("gamma", None, "in 0 to 1"),
         ("noise_corr", 1.0, "in 0 to 0.999"),
-        ("pi_lr", math.inf, "at least 0"),
+        ("pi_lr", math.inf, "in 0 to 1000000000000"),
         ("pi_lr", "fast", "at least 0"),
         ("max_grad_norm", -1.0, "at least 0 or None"),
         ("alpha", None, "at least 0 or 'auto'"),

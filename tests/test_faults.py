@@ -21,7 +21,7 @@ from test_resume import Ended, table, train
 
 import spinup
 from spinup import checkpoint
-from spinup.config import allow_import
+from spinup.config import CHANGEABLE, allow_import
 from spinup.envs import make_envs
 from spinup.errors import Fault, UserError
 from spinup.files import checksum
@@ -279,7 +279,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path, room, monke
         save(self)
 
     monkeypatch.setattr(checkpoint.RunState, "save", save_with_less_room)
-    with pytest.raises(UserError, match=r"cannot write .*checkpoint/\.240\.tmp: "):
+    with pytest.raises(UserError, match=r"cannot write .*checkpoint/240: "):
         train("ppo", tmp_path)
     assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["120"]
     monkeypatch.undo()
@@ -358,8 +358,10 @@ def test_a_manifest_with_flipped_bits_is_refused_or_says_the_same(ended, data):
         return
     finally:
         file.write_bytes(good)
-    known = json.loads(good).keys() - {"torch"}
-    assert {key: manifest[key] for key in known} == {key: json.loads(good)[key] for key in known}
+    known = json.loads(good)
+    told = {"torch", *CHANGEABLE}  # a warning says what these are now
+    found, meant = (facts.pop("arguments") | facts for facts in (manifest, known))
+    assert {key: found.get(key) for key in meant.keys() - told} == {key: meant[key] for key in meant.keys() - told}
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -1])
@@ -385,7 +387,7 @@ def test_a_pickle_with_code_is_refused_though_its_checksum_fits(run, tmp_path, m
     torch.save({"parts": Malicious()}, tensors)
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**content, "sha256": [checksum(tensors)]}))
-    refused(run, r"rank0.pt holds more than tensors and numbers, and is not loaded")
+    refused(run, r"rank0.pt is damaged, or holds more than tensors and is not loaded")
     assert not (tmp_path / "owned").exists()
 
 
@@ -398,12 +400,63 @@ def test_a_checkpoint_of_something_else_says_what_differs(run, key, value):
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**content, key: value}))
     value = str(value).replace("(", r"\(").replace(")", r"\)")
-    refused(run, rf"is of {key} {value}, and this is .*; it cannot be gone on with here")
+    refused(run, rf"is of {key} {value}, and this is .*; it can't be resumed here")
+
+
+def change_arguments(manifest, **arguments):
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "arguments": {**content["arguments"], **arguments}}))
 
 
 def test_networks_of_another_shape_are_named(run):
+    change_arguments(files(run)[1], ac_kwargs=dict(hidden_sizes=[8]))
     with pytest.raises(UserError, match=r"its ac does not fit this run's .*size mismatch for actor.net"):
         train("ppo", run, resume=True, ac_kwargs=dict(hidden_sizes=[8]))
+
+
+@pytest.mark.parametrize(
+    ("name", "saved", "here"),
+    [
+        ("ac_kwargs", {"activation": "ReLU"}, {}),
+        ("ac_kwargs", {}, {"hidden_sizes": (64, 64)}),
+        ("env_kwargs", {"g": 9.8}, {}),
+        ("seed", 1, 0),
+        ("steps_per_epoch", 4000, 60),
+        ("normalize_rew", False, True),
+    ],
+)
+def test_a_checkpoint_of_other_arguments_is_refused(run, name, saved, here):
+    """Shapes alone do not tell them apart."""
+    change_arguments(files(run)[1], **{name: saved})
+    before = (run / "progress.txt").read_bytes()
+    with pytest.raises(UserError, match=rf"checkpoint/120 is of {name} .*, and this is .*; it can't be resumed here"):
+        train("ppo", run, resume=True, **{name: here})
+    assert (run / "progress.txt").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_gamma_is_told(run, capfd):
+    change_arguments(files(run)[1], gamma=0.5, epochs=7)
+    train("ppo", run, resume=True)
+    (line,) = capfd.readouterr().err.strip().split("\n")
+    assert line.endswith("checkpoint/120 is of gamma 0.5, and this is 0.99: the run continues with this value")
+
+
+def test_a_checkpoint_that_does_not_say_its_arguments_is_of_an_older_version(run):
+    manifest = files(run)[1]
+    content = json.loads(manifest.read_text())
+    del content["arguments"]
+    manifest.write_text(json.dumps({**content, "format": 1}))
+    train("ppo", run, resume=True)
+    assert len(table(run)) == 5
+
+
+@pytest.mark.parametrize(
+    "changed", [{"sha256": {"a": 1}}, {"sha256": []}, {"sha256": "abc"}, {"epochs done": "2"}, {"epochs done": None}]
+)
+def test_a_manifest_of_other_types_is_refused(run, changed):
+    manifest = files(run)[1]
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changed}))
+    refused(run, r"manifest.json is damaged \(")
 
 
 def test_another_torch_is_a_warning(run, capfd):

@@ -3,7 +3,11 @@
 The command line's own fuzzing is in test_cli.py and test_run.py, that of checkpoints in test_faults.py.
 """
 
+import contextlib
+import inspect
 import json
+import math
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +18,7 @@ from hypothesis import strategies as st
 import spinup
 from spinup import results, watch
 from spinup.config import read_config
-from spinup.errors import UserError
+from spinup.errors import Fault, UserError
 
 FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -86,6 +90,45 @@ def test_config_before_a_policy_is_loaded_or_a_run_resumed(run, data):
     in_place_of(file, bad, lambda: watch.load(run))
     if key not in ("epochs", "steps_per_epoch"):
         in_place_of(file, bad, lambda: spinup.resume(run))  # it has done its two epochs: never trains
+
+
+def nested(depth: int) -> list:
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+DEEP = "500 lists in each other"  # which hypothesis cannot show
+ODD = [None, True, 0, -1, 2**63, 10**400, 3.5, 1e300, math.nan, math.inf, "", "x", "a" * 5000, "1", "\x1b[31m"]
+ODD += ["os:system", [], [0], [-1], [[1]], ["x"], [10**9], {}, {"sparsity": []}, DEEP]
+PLACES = ["run", "exp_name", "ac_kwargs:hidden_sizes", "ac_kwargs:linear", "ac_kwargs:activation"]
+PLACES += ["ac_kwargs:orthogonal", "ac_kwargs:log_std_init", "run:resumed", "run:processes"]
+PLACES += list(inspect.signature(spinup.vpg).parameters)
+
+
+@settings(FUZZ, max_examples=60)
+@given(where=st.sampled_from(PLACES), value=st.sampled_from(ODD))
+@example(where="run", value=[1])
+@example(where="run:resumed", value=3.5)
+@example(where="ac_kwargs:linear", value={"sparsity": []})
+@example(where="ac_kwargs:linear", value=True)
+@example(where="ac_kwargs:hidden_sizes", value=[10**9])
+@example(where="ac_kwargs:hidden_sizes", value=True)
+@example(where="device", value=None)
+@example(where="normalize_obs", value="x")
+@example(where="run", value=DEEP)
+def test_odd_values_in_a_config_whose_run_goes_on(run, tmp_path_factory, where, value):
+    config = json.loads((run / "config.json").read_text())
+    *outer, key = where.split(":")
+    (config[outer[0]] if outer else config)[key] = nested(500) if value == DEEP else value
+    folder = tmp_path_factory.mktemp("odd") / "x_s0"
+    shutil.copytree(run, folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    results.table(results.load([str(folder)]))
+    if where != "logger_kwargs" or not isinstance(value, dict) or not value:
+        with contextlib.suppress(UserError, Fault):
+            spinup.resume(folder, epochs=3)
 
 
 @FUZZ

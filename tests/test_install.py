@@ -58,7 +58,7 @@ def test_metadata(distribution):
     import spinup
 
     assert distribution.version == spinup.__version__
-    assert distribution.metadata["Requires-Python"] == ">=3.10"
+    assert distribution.metadata["Requires-Python"] == ">=3.11"
     assert set(distribution.metadata.get_all("Provides-Extra")) == EXTRAS
     scripts = {e.name: e.value for e in distribution.entry_points if e.group == "console_scripts"}
     assert scripts == {"spinup": "spinup.run:main"}
@@ -66,7 +66,7 @@ def test_metadata(distribution):
 
 def test_core_dependencies_are_few(distribution):
     core = {re.match(r"[\w-]+", line)[0] for line in distribution.requires if "extra ==" not in line}
-    assert core == {"torch", "gymnasium", "numpy", "matplotlib", "pandas", "rich", "tomli"}  # tomli: Python 3.10 alone
+    assert core == {"torch", "gymnasium", "numpy", "matplotlib", "pandas", "rich"}
 
 
 def test_pre_commit_uses_the_tested_ruff():

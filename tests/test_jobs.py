@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import thunks
 
 from spinup.errors import UserError
 from spinup.grid import ExperimentGrid
-from spinup.jobs import Job, progress, write_status
+from spinup.jobs import Job, Overview, Run, first_and_last_line, progress, write_status
 
 TESTS = Path(__file__).parent
 
@@ -319,6 +320,31 @@ def test_a_script_without_its_guard_is_told_so(tmp_path, log):
 
 
 # ---- the overview
+
+
+def test_an_overview_of_many_runs_fits_the_terminal_and_shows_those_at_work(tmp_path):
+    todo = [Job("x", i, print, {"logger_kwargs": {"output_dir": str(tmp_path / f"x_s{i}")}}) for i in range(50)]
+    for i, outcome in ((3, "done"), (40, "running"), (49, "running")):
+        todo[i].folder.mkdir()
+        (todo[i].folder / "status.json").write_text(json.dumps({"outcome": outcome}))
+    overview = Overview(todo, quiet=True)
+    assert overview.table().row_count == 50
+    overview.live = types.SimpleNamespace(console=types.SimpleNamespace(height=10))
+    overview.runs = {str(todo[0].folder): Run("x", 0, str(todo[0].folder), 1.0, "done")}
+    table = overview.table()
+    assert list(table.columns[1].cells)[:4] == ["40", "49", "0", "1"]
+    assert table.row_count == 7
+    assert table.caption == "46 waiting, 2 done, 2 running"
+
+
+def test_the_last_row_of_a_long_table_is_found_at_its_end(tmp_path):
+    file = tmp_path / "progress.txt"
+    file.write_text("Epoch\tX\n" + "".join(f"{i}\t{'0' * 1000}\n" for i in range(1000)) + "1000\tto")
+    assert first_and_last_line(file) == ("Epoch\tX", "999\t" + "0" * 1000)
+    for text in ("", "Epoch", "Epoch\n", "Epoch\n1"):
+        file.write_text(text)
+        with pytest.raises(LookupError):
+            first_and_last_line(file)
 
 
 def test_progress(tmp_path):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import types
 from collections import OrderedDict
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import spinup
 from spinup import logger as logger_module
 from spinup import mpi
 from spinup.config import _git, convert_json, record, setup_logger_kwargs
@@ -271,7 +273,7 @@ def test_a_failed_rewrite_leaves_the_old_file(log, monkeypatch):
     log.log_tabular("A", 1)
     log.dump_tabular()
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "replace", refuse)
@@ -351,7 +353,7 @@ def test_config_is_strict_json(log):
     saved = strict_json(log.output_dir / "config.json")
     assert saved["exp_name"] == "run"  # without a name of its own, that of the folder
     assert saved["seed"] == 3
-    assert saved["run"]["torch"] == torch.__version__
+    assert saved["run"]["torch"] == torch.__version__  # with the build, as in 2.13.0+cu130
     assert saved["run"]["processes"] == 1
     assert saved["run"]["threads"] == torch.get_num_threads()
     assert {"command", "started", "spinup", "python", "numpy", "gymnasium", "git", "device"} <= saved["run"].keys()
@@ -502,7 +504,9 @@ def test_tensorboard_gets_every_number(tmp_path, monkeypatch):
     calls = []
 
     class SummaryWriter:
-        def __init__(self, log_dir):
+        def __init__(self, log_dir, purge_step, filename_suffix):
+            assert purge_step is None
+            assert re.fullmatch(r"\.[0-9a-f]{16}", filename_suffix)
             calls.append(Path(log_dir).name)
 
         def add_scalar(self, *args):
@@ -520,6 +524,65 @@ def test_tensorboard_gets_every_number(tmp_path, monkeypatch):
     assert calls == [
         "run", ("Epoch", 1, 4000), ("KL", 0.5, 4000), ("TotalEnvInteracts", 4000, 4000), "closed"
     ]  # fmt: skip
+
+
+def test_tensorboard_hides_what_comes_again(tmp_path, monkeypatch):
+    """Killed after epoch 3 with a checkpoint of epoch 2: what was written beyond it is hidden, and comes again."""
+    opened = []
+
+    class SummaryWriter:
+        def __init__(self, log_dir, purge_step, filename_suffix):
+            opened.append(purge_step)
+
+        def add_scalar(self, *args):
+            pass
+
+        def close(self):
+            pass
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+
+    def row(logger, epoch):
+        logger.log_tabular("Epoch", epoch)
+        logger.log_tabular("TotalEnvInteracts", 400 * epoch)
+        logger.dump_tabular()
+
+    with Logger(tmp_path / "run", quiet=True, tensorboard=True) as logger:
+        row(logger, 1), row(logger, 2)
+        saved = logger.state_dict()
+        row(logger, 3)
+    with Logger(tmp_path / "run", quiet=True, tensorboard=True, resume=True) as logger:
+        logger.load_state_dict(saved)
+        row(logger, 3)
+        saved = logger.state_dict()
+    with Logger(tmp_path / "run", quiet=True, tensorboard=True, resume=True) as logger:
+        logger.load_state_dict(saved)
+        row(logger, 4)
+    with Logger(tmp_path / "run", quiet=True, tensorboard=True, resume=True) as logger:
+        logger.begin_table()  # no checkpoint: all comes again
+        row(logger, 1)
+    assert opened == [None, 801, 1201, 0]
+
+
+def test_tensorboard_of_a_run_that_was_killed(tmp_path):
+    """What TensorBoard itself shows."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    def train(**more):
+        settings = dict(num_envs=1, steps_per_epoch=10, epochs=5, checkpoint_freq=2, train_v_iters=1)
+        logger_kwargs = dict(output_dir=str(tmp_path / "x"), exp_name="x", quiet=True, tensorboard=True, **more)
+        spinup.vpg("CartPole-v1", **settings, on_epoch=fail if not more else None, logger_kwargs=logger_kwargs)
+
+    def fail(row):
+        if row["Epoch"] == 3:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    time.sleep(1.1)  # the names of its files count seconds
+    train(resume=True)
+    events = accumulator.EventAccumulator(str(tmp_path / "x")).Reload().Scalars("Epoch")
+    assert [(event.step, event.value) for event in events] == [(10 * i, i) for i in range(1, 6)]
 
 
 def test_tensorboard_is_missing(tmp_path, monkeypatch):

@@ -142,6 +142,37 @@ for name in t.SETTINGS:
 """
 
 
+STATISTICS = """
+import sys
+
+import numpy as np
+from test_normalize_obs import ReplayBuffer, train
+
+seen, store = [], ReplayBuffer.store
+
+
+def store_and_keep(self, o, *rest):
+    seen.append(o.copy())
+    store(self, o, *rest)
+
+
+ReplayBuffer.store = store_and_keep
+ac = train("td3", sys.argv[1])
+everything = np.concatenate([o for part in mpi.allgather(seen) for o in part])
+assert len(everything) == ac.obs_norm.count == 80, (len(everything), ac.obs_norm.count)
+np.testing.assert_allclose(ac.obs_norm.mean, everything.mean(0), rtol=1e-5)
+np.testing.assert_allclose(ac.obs_norm.std, everything.std(0), rtol=1e-3)
+means = mpi.allgather(ac.obs_norm.mean.tolist())
+assert means[0] == means[1]
+print("all is well")
+"""
+
+
+def test_statistics_of_observations_are_of_both_processes(tmp_path):
+    result = launch(tmp_path, STATISTICS, str(tmp_path / "run"))
+    assert result.stdout.count("all is well") == 2, result.stderr
+
+
 def test_exact_resume_on_two_processes(tmp_path):
     """Each algorithm: ended without warning, and told to stop; the table and the policy are the uninterrupted run's."""
     result = launch(tmp_path, RESUME, str(tmp_path), timeout=500)

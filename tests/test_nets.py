@@ -3,6 +3,7 @@
 import copy
 import functools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from gymnasium import spaces
 from torch import distributions as td
 from torch import nn
 
+from spinup.encoders import make_encoder
 from spinup.errors import UserError
 from spinup.nets import (
     CNN,
@@ -32,9 +34,11 @@ from spinup.nets import (
     as_input,
     check_actor_critic,
     check_q_actor_critic,
+    keep_bounds,
     mlp,
     orthogonal_,
 )
+from spinup.observations import flattened_space, network_space
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (3, 12, 10), np.uint8)
@@ -145,6 +149,53 @@ def test_categorical_stays_finite_where_a_probability_underflows(logits):
     loss.backward()
     assert loss.isfinite()
     assert logits.grad.isfinite().all()
+
+
+IMPOSSIBLE = [[0.0, 0.0, -math.inf], [1.0, -math.inf, -math.inf], [-math.inf, 3.0, -200.0]]
+
+
+@pytest.mark.parametrize("kind", ["one", "several"])
+@pytest.mark.parametrize("logits", IMPOSSIBLE)
+def test_actions_of_probability_0_have_no_part_in_entropy_and_kl(logits, kind):
+    logits = torch.tensor(logits, requires_grad=True)
+    possible = logits > -math.inf
+    p, q = Categorical(logits.log_softmax(-1)), Categorical(torch.tensor([0.5, 0.25, 0.25]).log())
+    twin = td.Categorical(logits=logits[possible].detach().double())
+    entropy, kl = twin.entropy(), (twin.probs * (twin.logits - q.logp[possible])).sum()
+    if kind == "several":  # beside a choice that is certain
+        p, q = (MultiCategorical((x, Categorical(torch.tensor([0.0])))) for x in (p, q))
+    close(p.entropy(), entropy, 1e-6)
+    close(p.kl(q), kl, 1e-6)
+    close(p.kl(p.detach()), torch.tensor(0.0), 1e-7)
+    close(p.detach().kl(p), torch.tensor(0.0), 1e-7)
+    assert q.kl(p).item() == math.inf
+    (gradient,) = torch.autograd.grad(p.entropy() + p.kl(q) + p.detach().kl(p), logits)
+    assert gradient.isfinite().all()
+    assert (gradient[~possible] == 0).all()
+    samples = {int(p.sample().flatten()[0]) for _ in range(200)}
+    assert samples <= set(possible.nonzero().flatten().tolist())
+
+
+def test_discrete_sac_with_actions_of_probability_0():
+    from spinup.algos.sac import soft_value
+
+    logits = torch.tensor([IMPOSSIBLE[0], [0.0, 0.0, 0.0]], requires_grad=True)
+    v, logp = soft_value(Categorical(logits.log_softmax(-1)), lambda o: torch.ones(2, 2, 3), None, torch.tensor(0.5))
+    close(v, torch.tensor([1 + 0.5 * math.log(2), 1 + 0.5 * math.log(3)]), 1e-6)
+    close(logp, -torch.tensor([math.log(2), math.log(3)]), 1e-6)
+    (gradient,) = torch.autograd.grad(v.sum() + logp.sum(), logits)
+    assert gradient.isfinite().all()
+
+
+def test_expectations_are_the_plain_sums_to_the_bit():
+    """Of what a network gives, on which runs that were recorded depend."""
+    logp = (3 * torch.randn(500, 7)).log_softmax(-1).requires_grad_()
+    other = (3 * torch.randn(500, 7)).log_softmax(-1)
+    p, q = Categorical(logp), Categorical(other)
+    plain = [-(logp.exp() * logp).sum(-1), (logp.exp() * (logp - other)).sum(-1)]
+    for x, y in zip((p.entropy(), p.kl(q)), plain, strict=True):
+        assert torch.equal(x, y)
+        assert torch.equal(*(torch.autograd.grad(z.square().sum(), logp, retain_graph=True)[0] for z in (x, y)))
 
 
 def test_gradients_are_torchs():
@@ -347,13 +398,19 @@ def precision(monkeypatch):
 
 
 def test_hidden_layers_multiply_in_bfloat16_where_that_is_allowed_and_pays(precision, monkeypatch):
-    layer, x = HiddenLinear(64, 32), torch.randn(128, 64)
-    plain = nn.functional.linear(x, layer.weight, layer.bias)
-    for has, allowed in ((True, "highest"), (True, "high"), (False, "medium")):
+    x = torch.randn(128, 64)
+
+    def made(has, allowed):
+        """A layer and what float32 makes of x: the precision that is set when a layer is made counts."""
         monkeypatch.setattr(HiddenLinear, "bfloat16", has)
         precision(allowed)
+        layer = HiddenLinear(64, 32)
+        return layer, nn.functional.linear(x, layer.weight, layer.bias)
+
+    for has, allowed in ((True, "highest"), (True, "high"), (False, "medium")):
+        layer, plain = made(has, allowed)
         assert torch.allclose(layer(x), plain, rtol=0, atol=1e-5)
-    monkeypatch.setattr(HiddenLinear, "bfloat16", True)
+    layer, plain = made(True, "medium")
     y = layer(x)
     rounded = x.bfloat16().double() @ layer.weight.bfloat16().double().t()  # exact products of what was rounded
     assert y.dtype == torch.float32
@@ -1342,3 +1399,256 @@ def test_q_check_names_what_a_policy_lacks():
 def test_q_check_refuses_actions_that_are_tensors():
     ac = broken("td3", act=lambda o, deterministic=False: torch.zeros(3, 2))
     assert "act(o) gives a Tensor; it must be a numpy array" in q_error_of(ac, "td3")
+
+
+# ---- bounds on the standard deviation, and squashed policies for the on-policy algorithms
+
+
+BOUNDED = spaces.Box(np.array([-1, 0, -7, 100], np.float32), np.array([1, 10, -5, 101], np.float32))
+
+
+def squashed_at(low, high, mu, log_std=0.0, dtype=torch.float32):
+    low, high, mu, log_std = (torch.tensor([x], dtype=dtype) for x in (low, high, mu, log_std))
+    return SquashedGaussian(mu, log_std, (high + low) / 2, (high - low) / 2)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (-0.4, 0.4), (0, 10), (-2e4, 1e4), (1e-4, 3e-4)])
+@pytest.mark.parametrize("u", [0.0, 1e-3, 0.7, -2.5, 5.0, -7.0, 7.5])
+def test_squashed_log_probability_of_a_stored_action_is_exact(low, high, u):
+    """In float32, of the number that was stored, against float64; also where few of tanh's digits are left."""
+    pi = squashed_at(low, high, 0.3 + 0.9 * u, -0.3)
+    a = torch.addcmul(pi.middle, pi.half_range, torch.tensor([u]).tanh())
+    low, high = ((pi.middle + sign * pi.half_range).double() for sign in (-1, 1))  # as float32 has them
+    near, far = ((a.double() - low) / pi.half_range.double(), (high - a.double()) / pi.half_range.double())
+    x = 0.5 * (near / far).log()
+    assert x.item() == pytest.approx(u, abs=1e-3 if abs(u) < 4 else 0.5)
+    normal = td.Normal(pi.mu.double(), pi.log_std.double().exp())
+    expected = (normal.log_prob(x) - (near * far).log()).item()
+    assert pi.log_prob(a).item() == pytest.approx(expected, abs=2e-5, rel=2e-6)
+
+
+@pytest.mark.parametrize("lead", LEADS)
+def test_squashed_log_probability_is_torchs(lead):
+    pi = squashed(lead)
+    a, logp = pi.rsample()
+    assert pi.log_prob(a).shape == lead
+    close(pi.log_prob(a), logp, 1e-8)
+
+
+@pytest.mark.parametrize("bound", ["low", "high"])
+def test_squashed_log_probability_on_a_bound_is_finite(bound):
+    actor = actor_of(BOUNDED, squash=True, mu=20.0 if bound == "high" else -20.0)
+    pi = actor(torch.zeros(2, 3))
+    a = torch.as_tensor(getattr(BOUNDED, bound)).expand(2, -1)
+    assert torch.allclose(pi.sample(), a, rtol=1e-5, atol=1e-5)
+    logp = pi.log_prob(a)
+    assert logp.isfinite().all()
+    gradients = torch.autograd.grad(logp.sum(), list(actor.parameters()))
+    assert all(g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize(("log_std", "tol"), [(-4.0, 1e-6), (-1.0, 1e-6), (0.0, 1e-5), (1.0, 0.02), (2.0, 0.1)])
+@pytest.mark.parametrize("mu", [0.0, 0.5, -2.0, 7.0])
+def test_squashed_entropy_is_the_integral(mu, log_std, tol):
+    pi = squashed_at(-3.0, 5.0, mu, log_std, torch.float64)
+    u = torch.linspace(mu - 12 * math.exp(log_std), mu + 12 * math.exp(log_std), 200_001, dtype=torch.float64)
+    logp = td.Normal(mu, math.exp(log_std)).log_prob(u)
+    log_slope = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
+    expected = -torch.trapezoid(logp.exp() * (logp - log_slope), u)
+    assert pi.entropy().item() == pytest.approx(expected.item(), abs=tol)
+
+
+def test_squashed_entropy_is_the_mean_over_samples_and_has_a_gradient():
+    mu, log_std = torch.randn(3, requires_grad=True), torch.full((3,), -0.5, requires_grad=True)
+    pi = SquashedGaussian(mu.expand(100_000, 3), log_std, torch.zeros(3), torch.ones(3))
+    close(pi.entropy().mean(), -pi.rsample()[1].mean(), 0.01)
+    assert pi.entropy().shape == (100_000,)
+    gradients = torch.autograd.grad(pi.entropy().mean(), (mu, log_std))
+    assert (gradients[0].sign() == -mu.sign()).all()  # towards the middle
+    assert (gradients[1] > 0).all()
+
+
+def test_squashed_kl_is_the_gaussians():
+    p, q = squashed((4,)), squashed((4,))
+    normals = [td.Independent(td.Normal(x.mu, x.log_std.exp()), 1) for x in (p, q)]
+    close(p.kl(q), td.kl_divergence(*normals))
+    a, _ = (many := p._replace(mu=p.mu[0].expand(200_000, 3), log_std=p.log_std[0].expand(200_000, 3))).rsample()
+    other = q._replace(mu=q.mu[0], log_std=q.log_std[0])
+    close((many.log_prob(a) - other.log_prob(a)).mean(), p.kl(q)[0], 0.05)  # the definition, of the actions
+    kept = p.detach()
+    p.mu.add_(1)
+    assert not torch.equal(kept.mu, p.mu)
+
+
+def actor_of(space, mu=None, **kwargs):
+    actor = ActorCritic(BOX, space, **kwargs).actor
+    if mu is not None:
+        nn.init.zeros_(actor.net[-1][-1].weight)
+        nn.init.constant_(actor.net[-1][-1].bias, mu)
+    return actor
+
+
+@pytest.mark.parametrize("squash", [False, True])
+def test_squashed_actions_cover_their_bounds(squash):
+    pi = actor_of(BOUNDED, squash=squash, log_std_init=1.0)(torch.zeros(2000, 3))
+    assert isinstance(pi, SquashedGaussian if squash else Gaussian)
+    a = pi.sample().numpy()
+    low, high = BOUNDED.low, BOUNDED.high
+    assert ((a >= low) & (a <= high)).all() == squash
+    assert (a.min(0) < low + 0.05 * (high - low)).all()
+    assert (a.max(0) > high - 0.05 * (high - low)).all()
+    check_actor_critic(ActorCritic(BOX, BOUNDED, squash=squash), BOX, BOUNDED)
+
+
+def test_a_squashed_policy_of_a_dimension_of_one_point():
+    space = spaces.Box(np.array([-1, 2], np.float32), np.array([1, 2], np.float32))
+    ac = ActorCritic(BOX, space, squash=True)
+    pi = ac.pi(torch.zeros(5, 3))
+    assert pi.log_prob(pi.sample()).isfinite().all()
+    assert pi.entropy().isfinite().all()
+
+
+@pytest.mark.parametrize("low", [-np.inf, 0.0])
+def test_a_squashed_policy_needs_bounds(low):
+    with pytest.raises(UserError, match="squashed policy needs actions with bounds"):
+        ActorCritic(BOX, spaces.Box(low, np.inf, (2,)), squash=True)
+
+
+@pytest.mark.parametrize("squash", [False, True])
+def test_log_std_keeps_its_bounds_and_comes_back(squash):
+    actor = actor_of(BOUNDED, squash=squash, log_std_init=-1.0, log_std_min=-1.5, log_std_max=-0.5)
+    unit = actor.log_half_range * (not squash)
+    for moved, seen in [(-1.2, -1.2), (-9.0, -1.5), (3.0, -0.5)]:
+        actor.log_std.data.fill_(moved)
+        close(actor(torch.zeros(3)).log_std, unit + seen, 1e-6)
+    keep_bounds(actor)
+    close(actor.log_std, torch.full((4,), -0.5), 1e-6)
+    assert torch.autograd.grad((actor(torch.zeros(3)).log_std).sum(), actor.log_std)[0].tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize(("bounds", "moved"), [({"log_std_min": -1.0}, 5.0), ({"log_std_max": 0.0}, -5.0)])
+def test_log_std_may_have_one_bound(bounds, moved):
+    actor = actor_of(BOUNDED, **bounds)
+    actor.log_std.data.fill_(moved)
+    keep_bounds(actor)
+    assert actor.log_std.tolist() == [moved] * 4
+    actor.log_std.data.fill_(-moved)
+    keep_bounds(actor)
+    assert actor.log_std.tolist() == [next(iter(bounds.values()))] * 4
+
+
+def test_a_first_log_std_outside_of_its_bounds_is_refused():
+    message = "log_std_init is -0.5; it must lie in log_std_min 0.0 to log_std_max None"
+    with pytest.raises(UserError, match=re.escape(message)):
+        ActorCritic(BOX, BOUNDED, log_std_min=0.0)
+
+
+# ---- observations of several parts, and normalized ones off-policy
+
+
+PARTS = network_space(
+    flattened_space(
+        spaces.Dict(
+            a=spaces.Box(-1, 1, (2,)),
+            b=spaces.Box(0, 255, (12, 10, 3), np.uint8),
+            c=spaces.Tuple((spaces.Discrete(3), spaces.Box(0, 1, (2, 40, 40), np.float32))),
+            d=spaces.MultiBinary(2),
+        )
+    )
+)
+
+
+@pytest.mark.parametrize("lead", LEADS)
+def test_each_image_among_the_parts_has_its_cnn(lead):
+    encoder, features = make_encoder(PARTS)
+    assert [type(net) for net in encoder.encoders] == [nn.Identity, CNN, nn.Identity, CNN, nn.Identity]
+    a, b, c, d, e = torch.randn(*lead, 2), torch.randint(256, (*lead, 12, 10, 3)), torch.eye(3)[0].expand(*lead, 3), (
+        torch.rand(*lead, 2, 40, 40)
+    ), torch.ones(*lead, 2)  # fmt: skip
+    o = torch.cat([x.float().reshape(*lead, -1) for x in (a, b, c, d, e)], -1)
+    wanted = [a, encoder.encoders[1](b.to(torch.uint8)), c, encoder.encoders[3].net(d.reshape(-1, 2, 40, 40)), e]
+    wanted = torch.cat([x.reshape(*lead, -1) for x in wanted], -1)
+    close(encoder(o), wanted, 1e-6)
+    assert features == wanted.shape[-1]
+
+
+@pytest.mark.parametrize("cls", [ActorCritic, DeterministicActorCritic, SoftActorCritic])
+def test_actor_critics_take_parts(cls):
+    check = check_actor_critic if cls is ActorCritic else check_q_actor_critic
+    counts = {} if cls is ActorCritic else dict(num_critics=cls.num_critics, soft=cls is SoftActorCritic)
+    for normalize_obs in (False, True):
+        ac = cls(PARTS, WIDE, normalize_obs=normalize_obs)
+        check(ac, PARTS, WIDE, **counts)
+        assert any(isinstance(layer, nn.Conv2d) for layer in ac.critic.modules())
+
+
+def test_parts_norm_leaves_images_alone():
+    norm = ActorCritic(PARTS, WIDE, normalize_obs=True).obs_norm
+    o = torch.randn(50, *PARTS.shape) * 3 + 5
+    norm.update(o)
+    images = torch.ones(PARTS.shape, dtype=torch.bool)
+    images[[0, 1, 362, 363, 364, -2, -1]] = False
+    assert images.sum() == 360 + 3200
+    plain = RunningNorm((7,))
+    plain.update(o[:, ~images])
+    close(norm(o)[:, images], o[:, images], 0)
+    close(norm(o)[:, ~images], plain(o[:, ~images]), 1e-6)
+
+
+@pytest.mark.parametrize("cls", [DeterministicActorCritic, TwinActorCritic, SoftActorCritic])
+def test_off_policy_act_normalizes(cls):
+    ac = cls(BOX, WIDE, normalize_obs=True)
+    ac.obs_norm.update(10 + 3 * torch.randn(100, 3))
+    o = np.full((4, 3), 12, np.float32)
+    plain = cls(BOX, WIDE)
+    plain.load_state_dict(ac.state_dict(), strict=False)
+    assert not plain.obs_norm.state_dict()
+    close(*map(torch.as_tensor, (ac.act(o, True), plain.act(ac.obs_norm(torch.as_tensor(o)).numpy(), True))), 0)
+    assert isinstance(cls(IMAGE, WIDE, normalize_obs=True).obs_norm, NoNorm)
+
+
+def test_q_check_names_a_missing_obs_norm():
+    protocol = dict(num_critics=1)
+    ac = DeterministicActorCritic(BOX, WIDE)
+    del ac.obs_norm
+    with pytest.raises(UserError, match="has no 'obs_norm'"):
+        check_q_actor_critic(ac, BOX, WIDE, **protocol, normalize_obs=True)
+
+
+# ---- what updates are compiled from
+
+
+@pytest.mark.parametrize("name", ["squashed", "bounded", "parts", "discrete"])
+def test_policies_can_be_traced(name):
+    """By Dynamo, as one graph: no Python that depends on numbers, no state that changes."""
+    space, action, kwargs = {
+        "squashed": (BOX, BOUNDED, dict(squash=True)),
+        "bounded": (BOX, BOUNDED, dict(log_std_min=-2.0, log_std_max=1.0)),
+        "parts": (PARTS, BOUNDED, {}),
+        "discrete": (BOX, spaces.Discrete(3), {}),
+    }[name]
+    ac = ActorCritic(space, action, hidden_sizes=16, normalize_obs=True, **kwargs)
+    o = torch.rand(6, *space.shape)
+    a = torch.as_tensor(ac.act(o.numpy()))
+
+    def loss(o, a):
+        pi = ac.pi(o)
+        return (pi.log_prob(a) + pi.entropy() + pi.kl(pi.detach()) + ac.v(o)).mean()
+
+    traced = torch.compile(loss, backend="eager", fullgraph=True)(o, a)
+    close(traced, loss(o, a), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"),
+    [
+        *(((84, 84, 4), 4), ((4, 84, 84), 4), ((210, 160, 3), 3), ((3, 210, 160), 3), ((1, 6, 7), 1), ((6, 7, 2), 2)),
+        *(((7, 7, 20), 20), ((20, 7, 7), 20), ((8, 8, 119), 119), ((119, 8, 8), 119), ((3, 3, 20), 20)),
+        *(((6, 7, 20), 20), ((20, 6, 7), 20), ((10, 9, 119), 119), ((12, 16, 5), 5), ((5, 12, 16), 5)),
+        ((8, 8, 8), 8),
+    ],
+)
+def test_channels_are_found_at_either_end(shape, channels):
+    cnn = CNN(shape)
+    assert cnn.net[0].in_channels == channels
+    assert cnn(torch.zeros(2, *shape, dtype=torch.uint8)).shape == (2, cnn.features)

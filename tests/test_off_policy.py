@@ -335,7 +335,7 @@ OWN = {
     "td3": NOISE | dict(target_noise=0.2, noise_clip=0.5, policy_delay=2),
     "sac": dict(lr=1e-3, alpha=0.2),
 }
-OFF = dict(num_envs=1, n_step=1, replay_ratio=1.0, eval_freq=1, matmul_precision="highest")
+OFF = dict(num_envs=1, n_step=1, replay_ratio=1.0, normalize_obs=False, eval_freq=1, matmul_precision="highest")
 
 
 @algos
@@ -347,9 +347,7 @@ def test_spinningup_preset(algo):
     assert {key: settings[key] for key in wanted} == wanted
     rest = set(settings) - set(wanted)
     assert rest <= {"env_kwargs", "vectorization", "device", "threads", "checkpoint_freq", "logger_kwargs"} | {
-        "capture",
-        "target_entropy",
-        "ac_kwargs",
+        *("capture", "target_entropy", "ac_kwargs", "wrappers", "reseed", "log_info", "num_test_envs")
     }
     critic = OFF_POLICY[algo].__defaults__[0]  # (256, 256), ReLU: see test_nets.py
     assert critic.layer_norm == (preset.get("ac_kwargs") == {"layer_norm": False}), "turned off where it is the default"

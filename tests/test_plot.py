@@ -47,7 +47,13 @@ def test_aggregate_by_hand():
 
 def test_aggregate_bounds_the_grid():
     same = [line(np.arange(50), np.arange(50))] * 2
-    assert len(aggregate(same, points=10)[0]) == 50  # no interpolation where none is needed
+    assert len(aggregate(same, points=13)[0]) == 50  # no interpolation where none is needed
+    x, ys = aggregate(same, points=10)
+    assert len(x) == 40  # more than a picture can show
+    assert x[[0, -1]].tolist() == [0, 49]
+    assert set(x) <= set(range(50))  # rows that there are
+    np.testing.assert_array_equal(ys[1], x)
+    assert len(aggregate(same[:1], points=10)[0]) == 50  # one line is drawn as it is
     x, ys = aggregate([*same, line([0.5], [1])], points=8)
     np.testing.assert_allclose(x, np.linspace(0, 49, 8))
     np.testing.assert_allclose(ys[0], x)
@@ -153,6 +159,33 @@ def test_legend_is_outside_the_data(runs):
     assert figure.y1 >= legend.y1  # and inside the picture
     assert figure.x1 >= legend.x1
     assert len({line.get_color() for line in ax.get_lines() if not line.get_label().startswith("_")}) == 2
+
+
+def test_names_that_matplotlib_would_leave_out(tmp_path):
+    df = frame(([1, 2], [3, 4], "_a"), ([1, 2], [5, 6], "b"), ([1, 2], [5, 6], " "))
+    assert [t.get_text().strip() for t in curves(df).get_legend().get_texts()] == ["_a", "b", ""]
+    df = frame(([1, 2], [3, 4], "_a"), ([1, 2], [5, 6], "_b"))
+    assert [t.get_text().strip() for t in curves(df).get_legend().get_texts()] == ["_a", "_b"]
+    assert curves(df[df["group"] == "_a"]).get_title(loc="left").strip() == "_a"
+    two = frame(*(([1, 2], [3, 4], group) for group in ("_a", "_a", "__b__", "__b__")))
+    assert [t.get_text().strip() for t in profile(two).get_legend().get_texts()] == ["_a", "__b__"]
+
+
+def test_so_many_groups_that_a_legend_says_nothing(monkeypatch):
+    df = frame(*(([1, 2], [i, 4], f"g{i}") for i in range(51)))
+    monkeypatch.setattr(matplotlib.axes.Axes, "legend", None)
+    ax = curves(df)
+    assert ax.get_title(loc="left") == "51 curves, too many for a legend"
+    assert len(ax.lines) == 51
+    with pytest.raises(UserError, match="compares at most 20 groups, and there are 51; --select and --exclude choose"):
+        improvement(pd.concat([df, df.assign(run=df["run"] + "x")]))
+
+
+def test_a_legend_is_laid_out_a_few_times(monkeypatch):
+    legend, calls = matplotlib.axes.Axes.legend, []
+    monkeypatch.setattr(matplotlib.axes.Axes, "legend", lambda *args, **kw: calls.append(kw) or legend(*args, **kw))
+    curves(frame(*(([1, 2], [i, 4], f"group{i}") for i in range(50))))
+    assert len(calls) <= 12
 
 
 def test_many_long_names_stay_in_the_picture():

@@ -50,7 +50,7 @@ def test_configs_hold_the_command_and_no_machine():
         assert config["logger_kwargs"]["output_dir"] == f"data/reference/{env}/{algo}/{run}"
         assert (config["env_fn"], config["exp_name"], f"{algo}_s{config['seed']}") == (env, algo, run)
         assert config["run"]["git"]["dirty"] is False
-        assert not {"platform", "hostname", "user"} & set(config["run"])
+        assert not {"platform", "host", "hostname", "user"} & set(config["run"])
         assert os.sep * 2 not in text
         assert '"/' not in text
 

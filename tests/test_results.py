@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from spinup import results
 from spinup.errors import UserError
 from spinup.logger import Logger
-from spinup.results import column, expand, load, numbers, read, scores, series, smoothed, table, table_text
+from spinup.results import column, expand, load, meanings, numbers, read, scores, series, smoothed, table, table_text
 from spinup.terminal import short
 
 nan = math.nan
@@ -79,6 +80,22 @@ def test_read_by_hand(tmp_path, text, expected):
         np.testing.assert_array_equal(columns[key], values)
 
 
+def test_numbers_are_read_at_numpys_speed(tmp_path, monkeypatch):
+    numbers = ["1e-3", "0.1", "-inf", "nan", "12345678901234567890", " 7 ", "1.7976931348623157e308", "5e-324"]
+    rows = ["|".join(numbers[i:] + numbers[:i]) for i in range(len(numbers))]
+    text = "|".join("ABCDEFGH") + "\n" + "\n".join(rows) + "\nhalf a row"
+    folder = make(tmp_path / "r", text)
+    slow = {
+        key: results._column(tuple(row.split("|")[i] for row in rows))  # as float() reads them
+        for i, key in enumerate("ABCDEFGH")
+    }
+    monkeypatch.setattr(results, "_column", None)
+    columns = read(folder / "progress.txt")
+    assert list(columns) == list("ABCDEFGH")
+    for key, expected in slow.items():
+        np.testing.assert_array_equal(columns[key], expected)
+
+
 def test_read_words(tmp_path):
     columns = read(make(tmp_path / "r", "A|B\n1|x\n2|y\n") / "progress.txt")
     assert columns["B"].tolist() == ["x", "y"]
@@ -96,6 +113,35 @@ def test_reads_what_the_logger_writes(tmp_path):
     assert df.iloc[:, :4].to_numpy().tolist() == [["ppo", "A-v0", 3, str(tmp_path / "run")]] * 2
     np.testing.assert_array_equal(df["Epoch"], [1, 2])
     np.testing.assert_array_equal(df["Late"], [nan, 0.1])
+
+
+def test_runs_behind_symbolic_links(tmp_path):
+    two_groups(tmp_path / "scratch")
+    data = tmp_path / "data"
+    (data / "again").mkdir(parents=True)
+    (data / "ppo").symlink_to(tmp_path / "scratch" / "ppo")  # a group
+    (data / "run").symlink_to(tmp_path / "scratch" / "trpo" / "trpo_s0")  # a run
+    (data / "again" / "run").symlink_to(data / "run")  # the same once more
+    (data / "again" / "up").symlink_to(data)  # a circle
+    (data / "nowhere").symlink_to(tmp_path / "nowhere")
+    df = load(data)
+    assert sorted(set(df["run"])) == [
+        f"{data}/{run}" for run in ("again/run", "ppo/ppo_s0", "ppo/ppo_s1", "ppo/ppo_s10")
+    ]
+    assert load(f"{data}/pp")["run"].nunique() == 3
+    assert load(str(tmp_path / "data" / "run"))["group"].unique() == ["trpo"]
+
+
+def test_runs_with_columns_that_others_have_not(tmp_path):
+    make(tmp_path / "a_s0", "A|B|run\n1|2|3\n", exp_name="a")
+    make(tmp_path / "b_s0", "B|C\n4|x\n5|y\n", exp_name="b", seed=7)
+    df = load(tmp_path)
+    assert df.columns.tolist() == ["group", "env", "seed", "run", "A", "B", "C"]
+    assert df["seed"].tolist() == [pd.NA, 7, 7]
+    np.testing.assert_array_equal(df["A"], [1, nan, nan])
+    assert df["B"].tolist() == [2, 4, 5]
+    assert df["C"].tolist()[1:] == ["x", "y"]
+    assert column(meanings(df, "C")) is None
 
 
 # What two algorithms of the original Spinning Up 0.2.0 write: VPG by the command line, SAC on a cluster's gym. Its
@@ -301,12 +347,18 @@ def test_smoothed_over_more_than_there_is():
 
 def test_performance_is_the_evaluation_where_there_is_one():
     df = frame(([1, 2], [3, 4]), Word=["a", "b"])
-    assert column(df, "Performance")[0] == column(df, "EpRet")[0] == "AverageEpRet"
-    assert column(df.assign(AverageTestEpRet=[nan, 5.0]), "Performance")[0] == "AverageTestEpRet"
-    assert column(df.assign(AverageTestEpRet=nan), "Performance")[0] == "AverageEpRet"  # never evaluated
-    assert column(df, "Word") is column(df, "Nothing") is None
-    assert column(df.assign(Word=["a", "3"]), "Word")[1].tolist()[1] == 3
-    assert column(df.assign(seed=pd.array([7, None], "Int64")), "seed")[1].tolist()[0] == 7
+
+    def found(df, value, rows=slice(None)):
+        return column(meanings(df, value), rows)
+
+    assert found(df, "Performance")[0] == found(df, "EpRet")[0] == "AverageEpRet"
+    evaluated = df.assign(AverageTestEpRet=[nan, 5.0])
+    assert found(evaluated, "Performance")[0] == "AverageTestEpRet"
+    assert found(evaluated, "Performance", np.array([0]))[0] == "AverageEpRet"  # of two runs, one was not evaluated
+    assert found(df.assign(AverageTestEpRet=nan), "Performance")[0] == "AverageEpRet"  # never evaluated
+    assert found(df, "Word") is found(df, "Nothing") is None
+    assert found(df.assign(Word=["a", "3"]), "Word")[1].tolist()[1] == 3
+    assert found(df.assign(seed=pd.array([7, None], "Int64")), "seed")[1].tolist()[0] == 7
 
 
 def test_series_leaves_out_what_is_no_number():
@@ -315,6 +367,14 @@ def test_series_leaves_out_what_is_no_number():
     assert (line.group, line.x.tolist(), line.y.tolist()) == ("a", [2, 4], [5, 7])
     (line,) = series(frame(([2, 1, 2], [5, 6, 7])), "EpRet", "TotalEnvInteracts")
     assert (line.x.tolist(), line.y.tolist()) == ([1, 2], [6, 5])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 101])
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 9, 50, 101, 1000])
+def test_smoothing_is_the_mean_of_each_window(n, window):
+    y = np.random.default_rng(0).normal(size=n) * 10.0 ** np.arange(n)  # differences of running sums would not do
+    spans = [slice(max(0, i + (window - 1) // 2 - window + 1), i + (window - 1) // 2 + 1) for i in range(n)]
+    np.testing.assert_allclose(smoothed(y, window), [y[span].mean() for span in spans], rtol=1e-12)
 
 
 def test_series_of_a_filtered_table():

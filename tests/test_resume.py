@@ -213,3 +213,34 @@ def test_killed_at_ten_random_moments(algo, processes, tmp_path):
         assert rows() == 0 or (run / "progress.txt").read_bytes().endswith(b"\n")
     assert start(tmp_path / "killed", *command()).wait(500) == 0
     same_run(run, tmp_path / "whole" / f"cmd_{algo}" / f"cmd_{algo}_s0")
+
+
+# ---- how its environments are made
+
+
+def short(folder, **kwargs):
+    settings = dict(ON, epochs=1, train_v_iters=1, logger_kwargs=dict(output_dir=folder, quiet=True))
+    return spinup.vpg("CartPole-v1", **{**settings, **kwargs})
+
+
+def test_a_run_goes_on_with_its_wrappers_and_numbers(tmp_path):
+    short(tmp_path, wrappers="gymnasium.wrappers:TimeLimit(7)", log_info="x.y", reseed=False, num_test_envs=1)
+    spinup.resume(tmp_path, epochs=3)
+    table = list(csv.DictReader((tmp_path / "progress.txt").read_text().splitlines(), delimiter="\t"))
+    assert [float(row["EpLen"]) for row in table] == [7, 7, 7]
+    assert [row["x.y"] for row in table] == ["nan"] * 3
+
+
+def test_a_wrapper_that_is_not_gymnasiums_must_be_named(tmp_path):
+    name = f"{__name__}:Seven"
+    short(tmp_path, wrappers=[name])
+    with pytest.raises(spinup.errors.UserError, match=f"--wrapper {name}"):
+        spinup.resume(tmp_path, epochs=2)
+    spinup.resume(tmp_path, epochs=2, wrappers=[name])
+    with pytest.raises(spinup.errors.UserError, match=f"--wrapper {name}"):
+        spinup.load(tmp_path)
+    assert spinup.load(tmp_path, wrappers=[name])
+
+
+def Seven(env):
+    return gym.wrappers.TimeLimit(env, 7)

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spinup import cli, mpi, nets, run
+from spinup import cli, errors, mpi, nets, run, source
 from spinup.errors import UserError
 from spinup.logger import Logger
 
@@ -37,6 +38,7 @@ def fake(
     algo: str = "a",
     optimizer=print,
     env_kwargs: dict | None = None,
+    wrappers: str | Sequence | None = None,
     device: str = "cpu",
     logger_kwargs: dict | None = None,
 ):
@@ -54,13 +56,15 @@ def fake(
         fake.effect(**arguments)
 
 
+PRESETS = {"old": {"epochs": 50, "gamma": 0.9, "ac_kwargs": {"orthogonal": False, "hidden_sizes": (32,)}}}
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """Adds a command `fake`, which records what it is called with and then calls fake.effect with the same."""
     fake.calls, fake.effect = [], None
-    presets = {"old": {"epochs": 50, "gamma": 0.9, "ac_kwargs": {"orthogonal": False, "hidden_sizes": (32,)}}}
     module = types.ModuleType("spinup.algos.fake")
-    module.fake, module.PRESETS = fake, presets
+    module.fake, module.PRESETS = fake, PRESETS
     monkeypatch.setitem(sys.modules, "spinup.algos.fake", module)
     real = run.algorithms()
     monkeypatch.setattr(run, "algorithms", lambda: {**real, "fake": Path(__file__)})
@@ -108,6 +112,13 @@ def changed(call):
             "--preset old --hid 4,4",
             {"epochs": 50, "gamma": 0.9, "ac_kwargs": {"hidden_sizes": [4, 4], "orthogonal": False}},
         ),
+        ("--wrapper gymnasium.wrappers:TimeLimit(5)", {"wrappers": ["gymnasium.wrappers:TimeLimit(5)"]}),
+        (
+            "--wrapper gymnasium.wrappers:TimeLimit(5,) --wrapper gymnasium.wrappers:ClipReward",
+            {"wrappers": ["gymnasium.wrappers:TimeLimit(5,)", "gymnasium.wrappers:ClipReward"]},
+        ),
+        ("--wrappers [gymnasium.wrappers:Autoreset]", {"wrappers": ["gymnasium.wrappers:Autoreset"]}),
+        ("--wrapper none", {"wrappers": []}),
         ("--exp_name json --data_dir x --dt --quiet --cpu 1", {}),
     ],
 )
@@ -116,6 +127,30 @@ def test_flags_become_arguments(calls, words, arguments):
     (call,) = calls
     assert changed(call) == arguments
     assert call["env_fn"] == "CartPole-v1"
+
+
+def test_several_wrappers_after_one_flag_are_runs(calls):
+    a, b, c = (f"gymnasium.wrappers:{name}" for name in ("ClipReward", "Autoreset", "TimeLimit(3)"))
+    run.main(["fake", "--env", "CartPole-v1", "--wrapper", "none", a, b, "--wrapper", c])
+    assert [call["wrappers"] for call in calls] == [[c], [a, c], [b, c]]
+    assert len({call["logger_kwargs"]["output_dir"] for call in calls}) == 3
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "said"),
+    [
+        ("TimeLimit", "it must be a function of an environment or module:Name, as gymnasium.wrappers:TimeLimit(50)"),
+        ("gymnasium.wrappers:Tim", "module gymnasium.wrappers has no 'Tim'"),
+        ("no_such:A", "there is no module 'no_such' to import"),
+        ("gymnasium.wrappers:TimeLimit(__import__('os'))", "its arguments must be as in TimeLimit(1, name=[2, 'x'])"),
+    ],
+)
+def test_wrappers_that_cannot_be_are_told_before_the_run(calls, wrapper, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        run.main(["fake", "--env", "CartPole-v1", "--wrapper", wrapper])
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not calls
 
 
 @pytest.mark.parametrize("name", ["--env", "--env_name", "--env_fn"])
@@ -252,6 +287,78 @@ def test_no_words_give_a_traceback(calls, capsys, words):
         status = stop.code
     err = capsys.readouterr().err
     assert (status, err[:15], err.count("\n")) in ((0, "", 0), (2, "spinup: error: ", 1))
+
+
+COUNTS = [name for name in errors.WHOLE - {"seed"} if errors.RANGES[name][1] >= 10**6]
+
+
+@pytest.mark.parametrize("name", sorted(COUNTS))
+@pytest.mark.parametrize("value", [2**63, 10**30])
+def test_counts_that_no_run_comes_to_the_end_of(name, value):
+    with pytest.raises(UserError, match=f"^{name} is {value}; it must be a.* in [01] to 10*( or None)?$"):
+        errors.check_arguments({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("anneal_lr", "x"), ("capture", 1), ("normalize_obs", None), ("ac_kwargs", 3), ("logger_kwargs", [1]),
+        ("env_kwargs", "x"), ("device", None), ("device", [0]), ("vectorization", "asinc"), ("vectorization", {}),
+        ("seed", "1" * 5000), ("gamma", [[[]]]), ("num_envs", True),
+        ("target_entropy", 10**40), ("target_entropy", -(10**40)), ("lr", 10**20),
+    ],
+)  # fmt: skip
+def test_arguments_of_another_type(name, value):
+    with pytest.raises(UserError, match=f"^{name} is ") as error:
+        errors.check_arguments({name: value})
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("test_policy ~nosuchuser", "'~nosuchuser': there is no home folder ~nosuchuser; write the path in full"),
+        ("resume ~nosuchuser/x", "there is no home folder ~nosuchuser"),
+        ("grid ~nosuchuser/x.toml", "there is no home folder ~nosuchuser"),
+        ("plot ~nosuchuser", "there is no folder ~nosuchuser"),
+        ("plot {run} --out ~nosuchuser/x.png", "there is no home folder ~nosuchuser"),
+        ("plot {run} --table ~nosuchuser/x.csv", "there is no home folder ~nosuchuser"),
+        ("test_policy {run} --video ~nosuchuser/x.gif", "there is no home folder ~nosuchuser"),
+        ("ppo --env CartPole-v1 --data_dir ~nosuchuser/x", "there is no home folder ~nosuchuser"),
+        ("ppo --env CartPole-v1 --seed 0 1 --data_dir ~nosuchuser/x", "there is no home folder ~nosuchuser"),
+        (f"ppo --env CartPole-v{'1' * 5000}", "there is no environment 'CartPole-v1111"),
+        (f"ppo --env {'x' * 5000}", "there is no environment 'xxxx"),
+        (f"ppo --env CartPole-v1 --device {'x' * 5000} cpu", "letters; at most 200 make a folder's name"),
+        (f"ppo --env CartPole-v1 --seed 0 1 --exp_name {'x' * 5000}", "with 5,000 letters; at most 200 make"),
+        (f"ppo --env CartPole-v1 --data_dir {'x' * 5000}", "File name too long"),
+        (f"ppo --env CartPole-v1 --seed 0 1 --data_dir {'x' * 5000}", "File name too long"),
+        (f"plot {'x' * 5000}", "there is no folder xxx"),
+        (f"resume {'x' * 5000}", "xxx"),
+        (f"test_policy {'x' * 5000}", "xxx"),
+        (f"grid {'x' * 5000}.toml", "File name too long"),
+        ("ppo --env CartPole-v1 --steps_per_epoch 9223372036854775808", "it must be a whole number in 1 to 10"),
+        ("vpg --env CartPole-v1 --train_v_iters 1e30", "it must be a whole number in 0 to 1000000"),
+        ("sac --env Pendulum-v1 --replay_ratio 1e30", "it must be a number in 0 to 1000000"),
+    ],
+)
+def test_odd_words_for_the_real_commands(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "progress.txt").write_text("TotalEnvInteracts\tAverageEpRet\n1\t2\n")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SystemExit) as stop:
+        run.main(words.format(run=tmp_path).split())
+    err = capsys.readouterr().err
+    assert (stop.value.code, err.count("\n")) == (2, 1)
+    assert err.startswith("spinup: error: ")
+    assert message in err
+
+
+def test_a_home_that_nobody_knows(monkeypatch, capsys):
+    def unknown(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    assert_refused(["ppo", "--env", "CartPole-v1", "--data_dir", "~/x"], "there is no home folder ~; write", capsys)
 
 
 # ---- failures
@@ -413,8 +520,8 @@ def test_other_commands_get_their_words(monkeypatch):
 
 @pytest.mark.parametrize("algo", run.algorithms())
 def test_every_flag_has_help_and_takes_its_own_default(algo):
-    function, presets = run.load_algorithm(algo)
-    flags = run.flags_of(function) | run.SPECIAL
+    _, presets = run.load_algorithm(algo)
+    flags = run.flags_of(*run.describe(algo)) | run.SPECIAL
     assert "gamma" in flags
     assert "ac_kwargs:hidden_sizes" in flags
     assert [name for name, parameter in flags.items() if not parameter.help] == []
@@ -428,7 +535,7 @@ def test_every_flag_has_help_and_takes_its_own_default(algo):
 
 @pytest.mark.parametrize("algo", run.algorithms())
 def test_help_has_one_sentence_and_no_empty_section(algo):
-    lines = run.algorithm_help(*run.load_algorithm(algo)).splitlines()
+    lines = run.algorithm_help(algo).splitlines()
     assert re.fullmatch(r"Train a policy by [^.]+\.", lines[1])
     sections = [i for i, line in enumerate(lines) if line and not line.startswith(" ")][2:]
     assert len(sections) >= 3
@@ -465,15 +572,28 @@ def test_nothing_is_said_where_nobody_reads(command):
     assert process.returncode == 141
 
 
-def test_help_imports_nothing_slow():
+@pytest.mark.parametrize("command", ["", *run.algorithms(), "plot", "grid"])
+def test_help_imports_nothing_slow(command):
     code = (
-        "import sys; from spinup.run import main; main(['--help']); "
-        "sys.exit(str(sorted({'torch', 'gymnasium', 'matplotlib', 'numpy', 'rich'} & set(sys.modules))))"
+        "import sys; from spinup.run import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit as end: assert not end.code\n"
+        "sys.exit(str(sorted({'torch', 'gymnasium', 'matplotlib', 'pandas', 'rich'} & set(sys.modules))))"
     )
-    process = python("-c", code)
+    process = python("-OO", "-c", code, *command.split(), "--help")  # -OO: without docstrings
     out, err = process.communicate(timeout=60)
-    assert "ppo" in out
+    lines = out.splitlines()
+    assert len(lines) > 1
+    assert lines[1] != "."
     assert err == "[]\n"
+
+
+@pytest.mark.parametrize("algo", run.algorithms())
+def test_the_source_says_what_the_imported_function_says(algo):
+    function, presets = run.load_algorithm(algo)
+    networks = inspect.signature(function).parameters["actor_critic"].default
+    imported = run.flags_of(source.imported(function), source.imported(networks))
+    assert run.flags_of(*run.describe(algo)) == imported
+    assert source.keys(run.algorithms()[algo], "PRESETS") == list(presets)
 
 
 def test_exit_status_of_a_process():

@@ -19,11 +19,14 @@ ROOT = Path(__file__).parents[1]
 # A module imports from lower layers only. "" is spinup/__init__.py, the lazy public face.
 LAYERS = {
     "errors": 0,
-    **dict.fromkeys(("mpi", "accel", "capture", "sparse", "files", "terminal"), 1),
-    "config": 1.5,
+    **dict.fromkeys(("mpi", "accel", "sparse", "files", "terminal"), 1),
+    **dict.fromkeys(("config", "capture", "observations"), 1.5),
+    **dict.fromkeys(("encoders", "frames"), 1.7),
     **dict.fromkeys(("nets", "buffers", "envs", "logger", "optim"), 2),
+    "saved": 2.2,
     "checkpoint": 2.5,
     **{"cli": 1, "stats": 1, "results": 2},  # plot needs them
+    "source": 1,
     "jobs": 3,
     "examples": 1,  # programs that stand alone
     "algos": 3,
@@ -31,7 +34,7 @@ LAYERS = {
     **dict.fromkeys(("exercises", "run"), 5),
     "": 6,
 }
-MAX_FILE, MAX_FUNCTION, MAX_DOCSTRING = 240, 60, 15
+MAX_FILE, MAX_FUNCTION, MAX_DOCSTRING = 280, 60, 15
 
 
 # ---- reading
@@ -103,7 +106,7 @@ def import_rule(root: Path) -> list[str]:
             ours = our_module(target, modules)
             if ours is None or target == "spinup.__version__":
                 continue
-            inside = layer == layer_name(ours) and layer in ("sparse", "exercises")
+            inside = layer == layer_name(ours) and layer in ("sparse", "capture", "exercises")
             if LAYERS.get(layer_name(ours), 0) >= LAYERS[layer] and not inside:
                 faults.append(f"{name} (layer {LAYERS[layer]}) imports {target} (layer {LAYERS[layer_name(ours)]})")
     return faults
@@ -393,7 +396,8 @@ def test_lengths_finds_long_files_and_functions(tmp_path):
     write(tmp_path, {"spinup/algos/ppo.py": function.format("ppo") + "\n" * (MAX_FILE - MAX_FUNCTION - 2)})
     assert lengths(tmp_path) == []
     write(tmp_path, {"spinup/algos/ppo.py": function.format("loss") + "\n" * MAX_FILE})
-    assert [x.split(",")[0] for x in lengths(tmp_path)] == ["ppo.py: 302 lines", "spinup.algos.ppo.loss: 61 lines"]
+    found = [x.split(",")[0] for x in lengths(tmp_path)]
+    assert found == [f"ppo.py: {MAX_FILE + 62} lines", "spinup.algos.ppo.loss: 61 lines"]
 
 
 @pytest.mark.parametrize(

@@ -352,7 +352,7 @@ def test_main_samples_from_a_seed(trained, capsys):
 
 
 def test_main_plays_a_hundred_episodes_of_limited_length(trained, capsys):
-    assert watch.parse(["x"]).len == sys.maxsize
+    assert watch.parse(["x"]).len == 0
     lines = play(capsys, trained[0], "--norender", "--len", 5)
     assert lines[0].startswith("100 episodes")
     assert lines[2] == "EpLen  mean 5.00  std 0.00  min 5  max 5"
@@ -409,8 +409,8 @@ def test_main_with_a_window_that_cannot_open(walk, capsys, monkeypatch):
         (["x", "--nrender"], "test_policy: unknown argument '--nrender'; did you mean '--norender'?"),
         (["x", "y"], "test_policy: unknown argument 'y'"),
         (["x", "-n", "many"], "test_policy: argument -n/--episodes: invalid int value: 'many'"),
-        (["x", "-n", "0"], "test_policy: episodes must be at least 1, len at least 0, and seed in 0"),
-        (["x", "-l", "-1"], "test_policy: episodes must be at least 1, len at least 0"),
+        (["x", "-n", "0"], "test_policy: episodes and num_envs must be at least 1, len at least 0, and seed in 0"),
+        (["x", "-l", "-1"], "test_policy: episodes and num_envs must be at least 1, len at least 0"),
         (["x", "-i", "-2"], "test_policy: itr is '-2'; it must be a number from 0, best, or -1 for the last one saved"),
         (["x", "-i", "worst"], "test_policy: itr is 'worst'; it must be a number"),
         (["x", "-s", "-2"], "and seed in 0 to 2147483647"),
@@ -660,3 +660,65 @@ def test_recording_without_egl(monkeypatch):
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     watch.prepare_video("x.gif")
     assert "MUJOCO_GL" not in os.environ
+
+
+# ---- environments made as in the run
+
+
+class Far(gym.RewardWrapper):
+    def reward(self, reward):
+        return 10 * reward
+
+
+def test_wrappers_and_numbers_of_the_run(tmp_path, capsys):
+    wrappers = ["gymnasium.wrappers:TimeLimit(2)", f"{__name__}:Far"]
+    train(tmp_path / "run", "Corridor-v0", wrappers=wrappers, log_info="x", reseed=False)
+    command = [str(tmp_path / "run"), "-n", "3", "-nr"]
+    assert "--wrapper" in error_of(watch.main, command)
+    watch.main([*command, "--wrapper", wrappers[0], "--wrapper", wrappers[1]])
+    told = capsys.readouterr().out
+    assert "EpRet  mean 20.00" in told
+    assert "x  mean nan" in told
+
+
+def test_a_recording_has_the_wrappers(tmp_path):
+    train(tmp_path / "run", "Painter-v0", wrappers=["gymnasium.wrappers:TimeLimit(2)"])
+    watch.main([str(tmp_path / "run"), "--video", str(tmp_path / "v.gif")])
+    with Image.open(tmp_path / "v.gif") as video:
+        assert video.n_frames == 3
+
+
+def test_episodes_one_after_another(tmp_path, monkeypatch, capsys):
+    made = []
+    monkeypatch.setattr(Corridor, "show", lambda self: None)
+    init = Corridor.__init__
+    monkeypatch.setattr(Corridor, "__init__", lambda self, *a, **k: made.append(0) or init(self, *a, **k))
+    train(tmp_path / "run", "Corridor-v0", num_test_envs=2)
+    for flags, number in (([], 2), (["--num_envs", "3"], 3)):
+        made.clear()
+        watch.main([str(tmp_path / "run"), "-n", "6", "-nr", *flags])
+        assert len(made) == 2 + 1 + number  # two when the policy is loaded, and one that is tried
+    assert "EpLen  mean 3.00" in capsys.readouterr().out
+
+
+def test_the_environments_of_an_asynchronous_run_are_so_too(tmp_path, monkeypatch):
+    asked = {}
+    train(tmp_path / "run", vectorization="async")
+    monkeypatch.setattr(watch, "evaluate", lambda *args, **how: asked.update(how) or {})
+    watch.main([str(tmp_path / "run"), "-n", "6", "-nr"])
+    assert (asked["vectorization"], asked["num_envs"]) == ("async", 2)
+
+
+def test_what_takes_no_render_mode_cannot_be_recorded(tmp_path):
+    class Blind(Painter):
+        def __init__(self):
+            super().__init__()
+
+    train(tmp_path / "run", Blind)
+    policy = watch.load(tmp_path / "run", env_fn=Blind)
+    assert "'Blind' cannot be drawn" in error_of(watch.record, policy, Blind, tmp_path / "v.gif")
+
+
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_a_wrong_number_of_environments_is_named(trained, number):
+    assert "num_envs" in error_of(watch.main, [str(trained[0]), "-nr", "--num_envs", number])

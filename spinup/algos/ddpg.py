@@ -9,6 +9,7 @@ learned one in the end.
 import copy
 import math
 import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -18,10 +19,10 @@ from spinup import accel, mpi
 from spinup.buffers import Batch, ReplayBuffer, check_replay_memory
 from spinup.capture import captured
 from spinup.checkpoint import RunState
-from spinup.envs import check_actions, evaluate, make_envs
+from spinup.envs import check_actions, make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
-from spinup.nets import DeterministicActorCritic, check_q_actor_critic
+from spinup.nets import DeterministicActorCritic, NoNorm, check_q_actor_critic
 from spinup.optim import Adam, flatten, polyak_average
 
 
@@ -58,15 +59,24 @@ def ddpg(
     update_after: int = 1000,
     update_every: int = 1,
     replay_ratio: float = 1.0,
+    normalize_obs: bool = False,
     max_ep_len: int = 1000,
     env_kwargs: dict | None = None,
+    wrappers: str | Sequence | None = None,
     vectorization: str = "sync",
+    reseed: bool = True,
+    log_info: str | Sequence[str] | None = None,
     device: str = "cpu",
     threads: int = 1,
     matmul_precision: str = "highest",
     capture: bool = True,
+    init_from: str | None = None,
+    stop_at: float | None = None,
+    patience: int | None = None,
+    on_epoch: Callable | None = None,
     eval_freq: int = 1,
     num_test_episodes: int = 10,
+    num_test_envs: int | None = None,
     save_freq: int = 1,
     checkpoint_freq: int = 10,
     logger_kwargs: dict | None = None,
@@ -78,12 +88,15 @@ def ddpg(
     # ---- setup
     seed_here = seed + 10_000 * mpi.proc_id()
     device = accel.setup(seed_here, device, threads, matmul_precision)
-    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization)
+    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization, wrappers, reseed, log_info)
     check_actions("ddpg", envs.action_space)
-    ac = actor_critic(envs.observation_space, envs.action_space, **(ac_kwargs or {})).to(device)
-    check_q_actor_critic(ac, envs.observation_space, envs.action_space, num_critics=1)
+    norm = {"normalize_obs": True} if normalize_obs else {}
+    ac = actor_critic(envs.observation_space, envs.action_space, **norm, **(ac_kwargs or {})).to(device)
+    check_q_actor_critic(ac, envs.observation_space, envs.action_space, num_critics=1, normalize_obs=normalize_obs)
+    obs_norm = getattr(ac, "obs_norm", NoNorm())
     mpi.sync_params(ac)
     ac_targ = copy.deepcopy(ac)
+    ac_targ.obs_norm = obs_norm  # the same statistics for both
     pi, q = ac.actor, ac.critic[0]
     pi_targ, q_targ = ac_targ.actor, ac_targ.critic[0]
     result = ac_targ if target_policy else ac  # what is tested, saved and returned
@@ -132,24 +145,25 @@ def ddpg(
 
     o = run.begin()
     first_block = max(1, -(-update_after // update_every)) * update_every  # step of the first block of updates
-    for epoch in range(run.epoch, epochs + 1):
+    for epoch in run.epochs():
         while run.t < epoch * steps_per_epoch:
             run.step(num_envs)
             a = explore(o) if run.t - num_envs * procs >= start_steps else envs.random_actions()
             o2, r, terminated, truncated = envs.step(a)
             buffer.store(o, a, r, o2, terminated, truncated)
+            obs_norm.update(torch.as_tensor(o))
             o = envs.reset_done()
             if run.t >= first_block and run.t % update_every < num_envs * procs:  # a block is due
                 while run.updates < int(replay_ratio * (run.t - first_block + update_every)):
                     run.updates += 1
-                    logger.store(**update(buffer.sample(-(-batch_size // procs))))
+                    batch = buffer.sample(-(-batch_size // procs)).normalized(obs_norm)
+                    logger.store(**update(batch))
         logger.store(**envs.pop_episodes())
 
         # ---- evaluate, save, log
         eval_time = time.time()
         if eval_freq and epoch % eval_freq == 0:
-            test = evaluate(result, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
-            logger.store(TestEpRet=test["EpRet"], TestEpLen=test["EpLen"])
+            logger.store(**envs.evaluate(result, num_test_episodes, num_test_envs))
         eval_time = time.time() - eval_time
         logger.log_tabular("Epoch", epoch)
         logger.log_tabular("EpRet", with_min_and_max=True)

@@ -8,7 +8,7 @@ one-step ones.
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from gymnasium import spaces
@@ -18,19 +18,18 @@ from spinup import accel, mpi
 from spinup.buffers import Batch, ReplayBuffer, check_replay_memory
 from spinup.capture import captured
 from spinup.checkpoint import RunState
-from spinup.envs import check_actions, evaluate, make_envs
+from spinup.envs import check_actions, make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
-from spinup.nets import Categorical, SoftActorCritic, SquashedGaussian, check_q_actor_critic
+from spinup.nets import Categorical, NoNorm, SoftActorCritic, SquashedGaussian, check_q_actor_critic
 from spinup.optim import Adam, flatten, polyak_average
 
 
 def soft_value(pi: SquashedGaussian | Categorical, q: Callable, o: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """E[min_i Q_i(o, a) - alpha log pi(a|o)] and E[log pi(a|o)] over a ~ pi, (B,) each."""
     if isinstance(pi, Categorical):
-        p, logp = pi.logp.exp(), pi.logp  # (B, K)
-        q_min = q(o).min(0).values  # (B, K)
-        return (p * (q_min - alpha * logp)).sum(-1), (p * logp).sum(-1)  # sac-7: the expectation written out
+        q_min, logp = q(o).min(0).values, pi.logp  # (B, K)
+        return pi.expectation(q_min - alpha * logp), pi.expectation(logp)  # sac-7: the expectation written out
     a, logp = pi.rsample()  # sac-3: a = tanh(u), sac-4: its log-probability
     return q(o, a).min(0).values - alpha * logp, logp  # the expectation by one sample
 
@@ -79,15 +78,24 @@ def sac(
     update_after: int = 1000,
     update_every: int = 1,
     replay_ratio: float = 1.0,
+    normalize_obs: bool = False,
     max_ep_len: int = 1000,
     env_kwargs: dict | None = None,
+    wrappers: str | Sequence | None = None,
     vectorization: str = "sync",
+    reseed: bool = True,
+    log_info: str | Sequence[str] | None = None,
     device: str = "cpu",
     threads: int = 1,
     matmul_precision: str = "highest",
     capture: bool = True,
+    init_from: str | None = None,
+    stop_at: float | None = None,
+    patience: int | None = None,
+    on_epoch: Callable | None = None,
     eval_freq: int = 1,
     num_test_episodes: int = 10,
+    num_test_envs: int | None = None,
     save_freq: int = 1,
     checkpoint_freq: int = 10,
     logger_kwargs: dict | None = None,
@@ -105,11 +113,15 @@ def sac(
     # ---- setup
     seed_here = seed + 10_000 * mpi.proc_id()
     device = accel.setup(seed_here, device, threads, matmul_precision)
-    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization)
+    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization, wrappers, reseed, log_info)
     check_actions("sac", envs.action_space, discrete=True)
-    ac = actor_critic(envs.observation_space, envs.action_space, **(ac_kwargs or {})).to(device)
-    check_q_actor_critic(ac, envs.observation_space, envs.action_space, num_critics=2, soft=True)
+    norm = {"normalize_obs": True} if normalize_obs else {}
+    ac = actor_critic(envs.observation_space, envs.action_space, **norm, **(ac_kwargs or {})).to(device)
+    check_q_actor_critic(
+        ac, envs.observation_space, envs.action_space, num_critics=2, soft=True, normalize_obs=normalize_obs
+    )
     ac.temperature = Temperature(1.0 if alpha == "auto" else alpha).to(device)
+    obs_norm = getattr(ac, "obs_norm", NoNorm())
     mpi.sync_params(ac)
     pi, q, log_alpha = ac.actor, ac.critic, ac.temperature.log_alpha
     q_targ = copy.deepcopy(q)
@@ -160,24 +172,25 @@ def sac(
     # ---- act
     o = run.begin()
     first_block = max(1, -(-update_after // update_every)) * update_every  # step of the first block of updates
-    for epoch in range(run.epoch, epochs + 1):
+    for epoch in run.epochs():
         while run.t < epoch * steps_per_epoch:
             run.step(num_envs)
             a = ac.act(o) if run.t - num_envs * procs >= start_steps else envs.random_actions()
             o2, r, terminated, truncated = envs.step(a)
             buffer.store(o, a, r, o2, terminated, truncated)
+            obs_norm.update(torch.as_tensor(o))
             o = envs.reset_done()
             if run.t >= first_block and run.t % update_every < num_envs * procs:  # a block is due
                 while run.updates < int(replay_ratio * (run.t - first_block + update_every)):
                     run.updates += 1
-                    logger.store(**update(buffer.sample(-(-batch_size // procs))))
+                    batch = buffer.sample(-(-batch_size // procs)).normalized(obs_norm)
+                    logger.store(**update(batch))
         logger.store(**envs.pop_episodes())
 
         # ---- evaluate, save, log
         eval_time = time.time()
         if eval_freq and epoch % eval_freq == 0:
-            test = evaluate(ac, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
-            logger.store(TestEpRet=test["EpRet"], TestEpLen=test["EpLen"])
+            logger.store(**envs.evaluate(ac, num_test_episodes, num_test_envs))
         eval_time = time.time() - eval_time
         logger.log_tabular("Epoch", epoch)
         logger.log_tabular("EpRet", with_min_and_max=True)

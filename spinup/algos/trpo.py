@@ -6,7 +6,7 @@ Each has a switch; `PRESETS["spinningup"]` keeps GAE, normalised advantages and 
 policy gradient, doi:10.5555/2980539.2980738.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,10 +14,10 @@ from torch import Tensor
 from spinup import accel, mpi
 from spinup.buffers import RolloutBuffer, gae, normalize
 from spinup.checkpoint import RunState
-from spinup.envs import evaluate, make_envs
+from spinup.envs import make_envs
 from spinup.errors import check_arguments
 from spinup.logger import EpochLogger
-from spinup.nets import ActorCritic, RunningNorm, check_actor_critic
+from spinup.nets import ActorCritic, RunningNorm, check_actor_critic, keep_bounds
 from spinup.optim import Adam, evolve, flatten
 
 
@@ -89,11 +89,19 @@ def trpo(
     value_target: str = "gae",
     max_ep_len: int = 1000,
     env_kwargs: dict | None = None,
+    wrappers: str | Sequence | None = None,
     vectorization: str = "sync",
+    reseed: bool = True,
+    log_info: str | Sequence[str] | None = None,
     device: str = "cpu",
     threads: int = 1,
+    init_from: str | None = None,
+    stop_at: float | None = None,
+    patience: int | None = None,
+    on_epoch: Callable | None = None,
     eval_freq: int = 0,
     num_test_episodes: int = 10,
+    num_test_envs: int | None = None,
     save_freq: int = 10,
     checkpoint_freq: int = 10,
     logger_kwargs: dict | None = None,
@@ -113,13 +121,14 @@ def trpo(
     # ---- setup
     seed_here = seed + 10_000 * mpi.proc_id()
     device = accel.setup(seed_here, device, threads)
-    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization)
+    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization, wrappers, reseed, log_info)
     ac = actor_critic(envs.observation_space, envs.action_space, normalize_obs=normalize_obs, **(ac_kwargs or {}))
     check_actor_critic(ac, envs.observation_space, envs.action_space)
     ac.rew_norm = RunningNorm(())
     ac.to(device)
     mpi.sync_params(ac)
-    theta, params = flatten(ac.actor).detach(), list(ac.actor.parameters())  # theta: all of params in one vector
+    theta = flatten(ac.actor, alignment=1).detach()  # all parameters in one vector, without gaps
+    params = list(ac.actor.parameters())
     vf_optimizer = Adam(ac.critic, vf_lr)
 
     steps = -(-steps_per_epoch // (num_envs * mpi.num_procs()))  # of each environment; rounded up
@@ -158,7 +167,7 @@ def trpo(
 
     # ---- act
     obs = run.begin()
-    for epoch in range(run.epoch, epochs + 1):
+    for epoch in run.epochs():
         for _ in range(buffer.t, steps):  # from 0, but for a run that was stopped in an epoch
             run.step(num_envs)
             action = ac.act(obs)
@@ -194,10 +203,10 @@ def trpo(
         logger.store(DeltaLossPi=loss_pi - loss_pi_old, DeltaLossV=loss_v - loss_v_old)
         logger.store(KL=pi_old.kl(pi), BacktrackIters=backtracks, **envs.pop_episodes())
         evolve(ac.actor)  # layouts of block-sparse layers, outside of the trust region
+        keep_bounds(ac.actor)  # of log_std, outside of which it has no gradient
         ac.obs_norm.update(o)  # after the update, so that acting and learning see the same observations
         if eval_freq and epoch % eval_freq == 0:
-            test = evaluate(ac, env_fn, num_test_episodes, max_ep_len=max_ep_len, env_kwargs=env_kwargs)
-            logger.store(TestEpRet=test["EpRet"], TestEpLen=test["EpLen"])
+            logger.store(**envs.evaluate(ac, num_test_episodes, num_test_envs))
 
         logger.log_tabular("Epoch", epoch)
         logger.log_tabular("EpRet", with_min_and_max=True)

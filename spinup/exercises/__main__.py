@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from spinup import cli
-from spinup.errors import UserError, closest
+from spinup.errors import UserError, closest, user_path
+from spinup.terminal import protect_streams, undelivered
 
 HERE = Path(__file__).parent
 LIMIT = 120  # seconds for a check; they take a few
@@ -26,17 +26,15 @@ Exercises. Usage: python -m spinup.exercises COMMAND
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; exits with 1 for an exercise not solved yet, with 2 for a wrong command."""
+    streams = protect_streams()
     try:
-        status = dispatch(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        status = dispatch(list(sys.argv[1:] if argv is None else argv)) or undelivered(streams)
     except UserError as error:
         print(f"exercises: error: {' '.join(str(error).split())}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("exercises: stopped", file=sys.stderr)
         status = 130
-    except BrokenPipeError:
-        status = cli.nobody_reads()
     if status:
         sys.exit(status)
 
@@ -117,7 +115,7 @@ def list_all() -> int:
 
 def start(starter: Path, folder: str = ".") -> None:
     """Copy the starter file; never over a file that is there."""
-    place = Path(folder).expanduser()
+    place = user_path(folder)
     target = place / starter.name
     if target.exists():
         raise UserError(f"{target} is there already; move it away to begin anew, or give another folder")
@@ -132,7 +130,7 @@ def start(starter: Path, folder: str = ".") -> None:
 
 def check(starter: Path, file: str | None = None) -> int:
     """Have the user's file judged in a process of its own; returns 0 where it is right and else 1."""
-    number, path = number_of(starter), Path(file or starter.name).expanduser().absolute()
+    number, path = number_of(starter), user_path(file or starter.name).absolute()
     with tempfile.TemporaryDirectory() as folder:
         verdict = Path(folder) / "verdict"
         status = judged_by_child(starter, path, verdict)

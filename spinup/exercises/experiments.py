@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,10 +24,6 @@ class Run(NamedTuple):
 
 def read_answers(path: Path, names: Sequence[str]) -> dict:
     """The answers file, a TOML table with the given names. Raises UserError for no such file, Wrong for gaps in it."""
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
     if not path.is_file():
         raise UserError(f"there is no file {path}; `python -m spinup.exercises start` copies the starter file")
     try:

@@ -1,0 +1,97 @@
+"""Recording: which operations on tensors a function does, forward, backward and optimizer steps, one after another."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+READ_BY_PYTHON = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+LIFT = torch.ops.aten.lift_fresh.default  # makes a tensor of Python's numbers, in torch.tensor
+
+
+class Operation(NamedTuple):
+    """One call of one of torch's operators, or of ours."""
+
+    op: torch._ops.OpOverload
+    args: tuple
+    kwargs: dict
+    results: tuple = ()  # the tensors that it makes, None for one left out; () if it changes its arguments
+
+
+class Recorder(TorchDispatchMode):
+    """Records the operations below autograd while they are done. Views are not operations: they share memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations: list[Operation] = []
+        self.refused: str | None = None  # why the record can't be replayed
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        results = op(*args, **kwargs)
+        self.refused = self.refused or why_not(op, args, kwargs, results)
+        if op is LIFT:
+            self.operations.append(Operation(op, (args[0].clone(),), {}, (results,)))
+        elif op._schema.is_mutable:
+            self.operations.append(Operation(op, *snapshot((args, kwargs))))
+        elif not is_view(op, args, kwargs, results):
+            self.operations.append(Operation(op, *snapshot((args, kwargs, tuple(tree_leaves(results))))))
+        return results
+
+
+def record(function: Callable[[], Any]) -> tuple[Any, list[Operation], str | None]:
+    """Call the function once: what it returns, its operations, and why they can't be replayed (None if they can)."""
+    with Recorder() as recorder:
+        results = function()
+    return results, recorder.operations, recorder.refused
+
+
+def why_not(op, args: tuple, kwargs: dict, results) -> str | None:
+    """Why an operation can't be replayed; None if it can."""
+    if READ_BY_PYTHON & set(op.tags) and not indexes_by_number(op, args):
+        return "it reads a tensor's value in Python; return the tensor, and look at it outside"
+    if any(x.is_conj() or x.is_neg() for x in tensors_in((args, kwargs, results))):
+        return "it conjugates complex numbers, which leaves a mark beside the memory"
+    if kwargs.get("generator") is not None:
+        return "it draws from a generator of its own"
+    if not (op._schema.is_mutable or tensors_in(results)):
+        return f"it calls {op}, which returns no tensor"
+    return None
+
+
+def indexes_by_number(op, args: tuple) -> bool:
+    """Whether this is x[i] where the result's shape is that of i, not a choice by a mask."""
+    masks = torch.bool, torch.uint8
+    return op is torch.ops.aten.index.Tensor and all(i is None or i.dtype not in masks for i in args[1])
+
+
+def is_view(op, args, kwargs, results) -> bool:
+    """Whether the results share memory with the arguments: by the schema, or without saying so as _unsafe_view does."""
+    if any(x.alias_info for x in op._schema.returns):
+        return True
+    made, given = ({storage(x) for x in tensors_in(tree)} for tree in (results, (args, kwargs)))
+    return made <= given
+
+
+def written(operation: Operation) -> list[Tensor]:
+    """The arguments that an operation changes in place."""
+    arguments = operation.op._schema.arguments
+    given = dict(zip([x.name for x in arguments], operation.args, strict=False)) | operation.kwargs
+    return tensors_in([given.get(x.name) for x in arguments if x.alias_info and x.alias_info.is_write])
+
+
+def snapshot(tree):
+    """The same with other tensor objects over the same memory: x.squeeze_() changes the shape of x itself."""
+    return tree_map_only(Tensor, Tensor.detach, tree)
+
+
+def tensors_in(tree) -> list[Tensor]:
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+def storage(x: Tensor) -> int:
+    """Identifies the memory of x and of all its views, for as long as it is held."""
+    return x.untyped_storage()._cdata

@@ -1,0 +1,242 @@
+"""Edits to the algorithms' files, as readers make them: with captured updates each must act as it does in plain Python.
+
+An edit is applied to a copy of the file, which is trained with and without `capture`. Both runs must agree to the last
+bit, and what the captured one says of it is compared: None where the edit keeps the speed.
+"""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from probes import Mixed, Target, parameters, without_time
+
+import spinup.algos
+from spinup.capture import front
+
+PPO = dict(
+    epochs=4,
+    steps_per_epoch=32,
+    num_envs=2,
+    minibatch_size=16,
+    train_pi_iters=2,
+    train_v_iters=2,
+    ac_kwargs=dict(hidden_sizes=(8,)),
+)
+OFF = dict(
+    epochs=3,
+    steps_per_epoch=20,
+    start_steps=5,
+    update_after=5,
+    batch_size=5,
+    replay_size=100,
+    eval_freq=0,
+    ac_kwargs=dict(hidden_sizes=(8,)),
+)
+
+# Where an edit goes: a line of the algorithm's file, found by its text.
+PI = "        loss = policy_loss(logp, logp_old, adv, clip_ratio)\n"  # in PPO's update_pi, before the step
+V = "        vf_optimizer.minimize(value_loss(ac.v(o), ret, v_old, vf_clip))\n"  # PPO's update_v
+EPOCH = "        o, a, r, o2, terminated, done = buffer.get(device)  # (T, N, ...)\n"  # once an epoch, outside
+SETUP = "    # ---- learn\n"
+STEP = "                    moving = update_pi((b_o, b_a, b_adv, b_logp_old))\n"  # each call of update_pi
+ROW = '        logger.log_tabular("Time", run.time())\n'
+
+
+class Edit(NamedTuple):
+    """after: lines put after those that stand there; told: a pattern of what stderr says, or None."""
+
+    after: dict[str, str]
+    told: str | None = None
+    algo: str = "ppo"
+
+
+PYTHON = r"runs as Python from here on: "
+NEW_EACH_CALL = PYTHON + r"edited_\w+\.py:\d+ `.*` reads something new in each call; make it a tensor"
+CHANGES = PYTHON + r".*changes objects that outlive it, "
+VALUE = PYTHON + r"(edited_\w+\.py:\d+ `.*`|it) reads a tensor's value in Python; return the tensor"
+MOVE = PYTHON + r"edited_\w+\.py:\d+ `.*` can't be replayed \(.*\); move it outside"
+
+EDITS = {
+    # ---- what an update does beside its tensors
+    "storing a metric": Edit(
+        {PI: "logger.store(Mine=loss)", ROW: "logger.log_tabular('Mine', with_min_and_max=True)"}, CHANGES
+    ),
+    "print": Edit({PI: "print('a step')"}, MOVE),
+    "counter": Edit({SETUP: "count = [0]", PI: "count[0] += 1", ROW: "logger.log_tabular('N', count[0])"}, CHANGES),
+    "appending to a list": Edit(
+        {SETUP: "seen = []", PI: "seen.append(loss.detach())", ROW: "logger.log_tabular('N', sum(seen).item())"},
+        CHANGES,
+    ),
+    "item": Edit(
+        {SETUP: "seen = []", PI: "seen.append(loss.item())", ROW: "logger.log_tabular('N', sum(seen))"}, PYTHON
+    ),
+    "an attribute of the network": Edit(
+        {SETUP: "ac.last = 0.0", PI: "ac.last = loss.detach()", ROW: "logger.log_tabular('N', float(ac.last))"}, PYTHON
+    ),
+    "a file": Edit({PI: "with open(logger.output_dir / 'log', 'a') as file:\n    file.write('step')"}, PYTHON),
+    "a warning": Edit({PI: "import warnings\nwarnings.warn('step') if o.shape[0] == 0 else None"}),
+    "try and except": Edit({PI: "try:\n    loss = loss + missing\nexcept NameError:\n    loss = loss * 2"}, PYTHON),
+    # ---- chance
+    "numpy's noise": Edit({PI: "import numpy as np\nloss = loss * (1 + float(np.random.rand()))"}, MOVE),
+    "numpy's noise as a tensor": Edit(
+        {PI: "import numpy as np\nloss = loss * torch.as_tensor(np.random.rand(1)).float().sum()"}, MOVE
+    ),
+    "Python's random": Edit({PI: "import random\nloss = loss * (1 + random.random())"}, PYTHON),
+    "torch's noise": Edit({PI: "loss = loss * (1 + torch.rand(()))"}),
+    "a seed set inside": Edit({PI: "torch.manual_seed(3)\nloss = loss * torch.rand(())"}, MOVE),
+    "a generator of its own": Edit(
+        {SETUP: "own = torch.Generator().manual_seed(3)", PI: "loss = loss * torch.rand((), generator=own)"}, PYTHON
+    ),
+    # ---- coefficients that change outside of the update
+    "a closure annealed": Edit({SETUP: "coef = 1.0", PI: "loss = loss * coef", EPOCH: "coef *= 0.5"}, NEW_EACH_CALL),
+    "a closure changed once": Edit(
+        {SETUP: "coef = 1.0", PI: "loss = loss * coef", EPOCH: "coef = 1.0 if epoch < 3 else 0.5"}
+    ),
+    "a tensor annealed in place": Edit(
+        {SETUP: "coef = torch.ones(())", PI: "loss = loss * coef", EPOCH: "coef.mul_(0.5)"}
+    ),
+    "a tensor made anew": Edit(
+        {SETUP: "coef = torch.ones(())", PI: "loss = loss * coef", STEP: "coef = coef * 0.9"},
+        PYTHON + r"it reads tensors that are made anew",
+    ),
+    "a global": Edit(
+        {SETUP: "globals()['COEF'] = 1.0", PI: "loss = loss * COEF", EPOCH: "globals()['COEF'] *= 0.5"}, NEW_EACH_CALL
+    ),
+    "an entry of a dict": Edit(
+        {SETUP: "conf = {'c': 1.0}", PI: "loss = loss * conf['c']", EPOCH: "conf['c'] *= 0.5"}, NEW_EACH_CALL
+    ),
+    "an element of a list": Edit(
+        {SETUP: "conf = [1.0]", PI: "loss = loss * conf[0]", EPOCH: "conf[0] *= 0.5"}, NEW_EACH_CALL
+    ),
+    "an attribute of a module": Edit(
+        {SETUP: "ac.actor.coef = 1.0", PI: "loss = loss * ac.actor.coef", EPOCH: "ac.actor.coef *= 0.5"}, NEW_EACH_CALL
+    ),
+    "a numpy array": Edit(
+        {SETUP: "import numpy as np\nconf = np.ones(1)", PI: "loss = loss * float(conf[0])", EPOCH: "conf[0] *= 0.5"},
+        PYTHON,
+    ),
+    "an environment variable": Edit(
+        {
+            SETUP: "import os",
+            PI: "loss = loss * float(os.environ.get('COEF', 1))",
+            EPOCH: "os.environ['COEF'] = str(0.5**epoch)",
+        },
+        PYTHON,
+    ),
+    "an argument bound by partial": Edit(
+        {
+            SETUP: "from functools import partial\nscale = partial(torch.mul, 1.0)",
+            PI: "loss = scale(loss)",
+            EPOCH: "scale = partial(torch.mul, 0.5**epoch)",
+        },
+        PYTHON,
+    ),
+    # ---- decisions
+    "a schedule by epoch": Edit({PI: "loss = loss * 2 if epoch > 2 else loss"}, NEW_EACH_CALL),
+    "another loss every third step": Edit(
+        {SETUP: "k = 0", PI: "loss = loss + (loss**2 if k % 3 == 0 else 0)", STEP: "k += 1"}, NEW_EACH_CALL
+    ),
+    "an early stop on a tensor": Edit({PI: "if loss > -0.01:\n    return False"}, VALUE),
+    "an assertion on a tensor": Edit({PI: "assert loss < 1e9"}, PYTHON),
+    "a choice by mask": Edit({PI: "loss = loss + logp[adv > 0].sum() * 0.1"}, VALUE),
+    "a loop on a tensor": Edit({PI: "while loss > 1e9:\n    loss = loss / 2"}, VALUE),
+    "dropout switched off": Edit(
+        {PI: "loss = loss + nn.functional.dropout(logp, 0.5, ac.training).mean()", EPOCH: "ac.train(epoch < 3)"}
+    ),
+    # ---- other tensors
+    "to numpy and back": Edit({PI: "loss = loss * torch.from_numpy(adv.numpy() ** 2).mean()"}, PYTHON),
+    "a batch changed in place": Edit({V: "ret.add_(1)"}, PYTHON + "it changes its arguments in place"),
+    "a buffer changed from outside": Edit(
+        {
+            SETUP: "ac.critic.register_buffer('scale', torch.ones(()))",
+            PI: "loss = loss * ac.critic.scale",
+            EPOCH: "ac.critic.scale.fill_(epoch)",
+        }
+    ),
+    "a gradient clipped otherwise": Edit({EPOCH: "pi_optimizer.max_grad_norm = 0.5 if epoch < 3 else 1e-4"}),
+    "another learning rate": Edit({EPOCH: "pi_optimizer.lr = 0.1 / epoch"}),
+    "a learning rate set inside": Edit({PI: "pi_optimizer.lr = 0.01"}),
+    "a learning rate read inside": Edit({PI: "loss = loss * pi_optimizer.lr"}, VALUE),
+    # ---- other parts
+    "a hook on a module": Edit(
+        {EPOCH: "if epoch == 3:\n    ac.critic.register_forward_hook(lambda module, args, out: out * 2)"}
+    ),
+    "a hook on a module that prints": Edit(
+        {EPOCH: "if epoch == 3:\n    ac.critic.register_forward_hook(lambda module, args, out: print('v'))"}, MOVE
+    ),
+    "a hook removed": Edit(
+        {
+            SETUP: "hook = ac.critic.register_forward_hook(lambda module, args, out: out * 2)",
+            EPOCH: "hook.remove() if epoch == 3 else None",
+        }
+    ),
+    "a hook on the loss": Edit({PI: "loss.register_hook(lambda grad: grad * 2)"}),
+    "a new optimizer": Edit({EPOCH: "if epoch == 3:\n    vf_optimizer = Adam(ac.critic, vf_lr, 0.01)"}),
+    "another activation": Edit({EPOCH: "if epoch == 3:\n    ac.critic[1][1] = nn.ReLU()"}),
+    "weights in other memory": Edit(
+        {EPOCH: "if epoch == 3:\n    for p in ac.critic.parameters():\n        p.data = p.data.clone()"}
+    ),
+    "another forward of one module": Edit(
+        {EPOCH: "if epoch == 3:\n    ac.critic.forward = lambda o: ac.critic[1](o) * 2"}
+    ),
+    "another function": Edit(
+        {EPOCH: "if epoch == 3:\n    globals()['value_loss'] = lambda v, ret, *_: (v - ret).abs().mean()"}
+    ),
+    # ---- the off-policy algorithms
+    "SAC, target entropy annealed": Edit(
+        {"        logger.store(**envs.pop_episodes())\n": "target_entropy -= 0.1"}, None, "sac"
+    ),
+    "SAC, a metric": Edit({"        loss_pi = -v.mean()  # sac-5\n": "logger.store(Mine=v)"}, CHANGES, "sac"),
+}
+
+
+def indented_like(line: str, text: str) -> str:
+    indent = re.match(" *", line)[0]
+    return "".join(f"{indent}{x}\n" for x in text.split("\n"))
+
+
+def edited(edit: Edit, name: str, folder: Path):
+    """The algorithm of a copy of its file with the edit; `nn` is there too."""
+    source = Path(spinup.algos.__file__).with_name(f"{edit.algo}.py").read_text(encoding="utf-8")
+    for line, text in edit.after.items():
+        assert source.count(line) == 1, line
+        source = source.replace(line, line + indented_like(line, text))
+    path = folder / f"{name}.py"
+    path.write_text(source.replace("from torch import Tensor\n", "from torch import Tensor, nn\n"), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where Dynamo looks for its globals
+    spec.loader.exec_module(module)
+    return getattr(module, edit.algo)
+
+
+def run_edit(edit: Edit, folder: Path, capture: bool, capfd) -> tuple:
+    """Rows, parameters, standard output and what stderr said."""
+    name = f"edited_{folder.name.replace('-', '_')}_{capture}"
+    algorithm = edited(edit, name, folder)
+    options = PPO if edit.algo == "ppo" else OFF
+    capfd.readouterr()
+    env = Target if edit.algo == "ppo" else Mixed
+    ac = algorithm(env, **options, capture=capture, logger_kwargs=dict(output_dir=folder / str(capture), quiet=True))
+    said = capfd.readouterr()
+    return without_time(folder / str(capture)), parameters(ac), said.out, said.err
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_acts_as_in_python(name, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(front, "PATIENCE", 0.0)
+    monkeypatch.setenv("COEF", "1")
+    edit = EDITS[name]
+    rows, theta, out, err = run_edit(edit, tmp_path, True, capfd)
+    plain_rows, plain_theta, plain_out, plain_err = run_edit(edit, tmp_path, False, capfd)
+    assert rows == plain_rows
+    assert torch.equal(theta, plain_theta)
+    assert out == plain_out
+    lines = [line for line in err.splitlines() if line.startswith("capture: ")]
+    assert len(lines) == bool(edit.told), err
+    assert edit.told is None or re.search(edit.told, lines[0]), lines[0]
+    assert "capture: " not in plain_err

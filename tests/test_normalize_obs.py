@@ -1,0 +1,140 @@
+"""Normalized observations of DDPG, TD3 and SAC: from which steps, seen by whom, saved, resumed, captured, averaged."""
+
+import csv
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from test_algos import OwnQActorCritic
+
+import spinup
+from spinup.buffers import Batch, ReplayBuffer
+from spinup.nets import NoNorm, RunningNorm
+
+ALGOS = ["ddpg", "td3", "sac"]
+SMALL = dict(num_envs=2, steps_per_epoch=40, epochs=2, start_steps=10, update_after=10, batch_size=8, replay_size=60)
+SMALL |= dict(num_test_episodes=1, ac_kwargs=dict(hidden_sizes=[16, 16]), normalize_obs=True)
+
+
+class Far(gym.Env):
+    """Observations around 100 and in hundredths, and the action that is best has their sign."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def observe(self):
+        self.x = self.np_random.normal(size=2)
+        return np.array([100 + self.x[0], 0.01 * self.x[1]], np.float32)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        reward = float(action[0] * np.sign(self.x[0]))
+        self.t += 1
+        return self.observe(), reward, False, self.t == 9, {}
+
+
+def train(algo, folder, resume=False, **kwargs):
+    logger_kwargs = dict(output_dir=str(folder), quiet=True, resume=resume)
+    return getattr(spinup, algo)(Far, logger_kwargs=logger_kwargs, **SMALL | kwargs)
+
+
+def table(folder):
+    with open(Path(folder) / "progress.txt", newline="") as file:
+        return [{k: v for k, v in row.items() if "Time" not in k} for row in csv.DictReader(file, delimiter="\t")]
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_statistics_are_of_every_observation_acted_on(algo, tmp_path, monkeypatch):
+    seen, shown, store = [], [], ReplayBuffer.store
+
+    def store_and_keep(self, o, *rest):
+        seen.append(o.copy())
+        store(self, o, *rest)
+
+    def normalized(batch, norm):
+        after = batch._replace(o=norm(batch.o), o2=norm(batch.o2))
+        all_seen = np.concatenate(seen).astype(np.float64)
+        expected = (batch.o2.double().numpy() - all_seen.mean(0)) / all_seen.std(0)
+        np.testing.assert_allclose(after.o2, expected, atol=0.01)
+        shown.append(after)
+        return after
+
+    monkeypatch.setattr(ReplayBuffer, "store", store_and_keep)
+    monkeypatch.setattr(Batch, "normalized", normalized)
+    ac = train(algo, tmp_path)
+    assert isinstance(ac.obs_norm, RunningNorm)
+    assert ac.obs_norm.count == 2 * 40
+    np.testing.assert_allclose(ac.obs_norm.mean, np.concatenate(seen).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(ac.obs_norm.std, np.concatenate(seen).std(0), rtol=1e-3)
+    assert len(shown) > 50
+    saved = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert torch.equal(saved["obs_norm.mean"], ac.obs_norm.mean)
+    loaded, o = spinup.load(tmp_path, env_fn=Far), np.array([[101, 0.01], [99, 0]], np.float32)
+    np.testing.assert_array_equal(loaded.act(o, True), ac.act(o, True))
+    assert json.loads((tmp_path / "config.json").read_text())["normalize_obs"] is True
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_captured_updates_see_the_same(algo, tmp_path):
+    for capture in (False, True):
+        train(algo, tmp_path / str(capture), capture=capture)
+    assert table(tmp_path / "True") == table(tmp_path / "False")
+
+
+@pytest.mark.parametrize(("algo", "more"), [("sac", {}), ("td3", {"target_policy": True}), ("ddpg", {"n_step": 3})])
+def test_resumed_runs_are_exact(algo, more, tmp_path, monkeypatch):
+    whole = train(algo, tmp_path / "whole", epochs=3, **more)
+    store = ReplayBuffer.store
+
+    def store_and_end(self, *args):
+        store(self, *args)
+        if self.t == 47:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ReplayBuffer, "store", store_and_end)
+    with pytest.raises(KeyboardInterrupt):
+        train(algo, tmp_path / "half", epochs=3, checkpoint_freq=1, **more)
+    monkeypatch.undo()
+    half = train(algo, tmp_path / "half", resume=True, epochs=3, checkpoint_freq=1, **more)
+    assert table(tmp_path / "half") == table(tmp_path / "whole")
+    for (name, x), y in zip(whole.state_dict().items(), half.state_dict().values(), strict=True):
+        assert torch.equal(x, y), name
+
+
+@pytest.mark.parametrize("algo", ["ddpg", "td3"])
+def test_the_target_policy_has_the_same_statistics(algo, tmp_path):
+    plain, target = (train(algo, tmp_path / str(x), target_policy=x, eval_freq=0) for x in (False, True))
+    assert torch.equal(plain.obs_norm.mean, target.obs_norm.mean)
+    assert target.obs_norm.count == 80
+    assert not torch.equal(plain.actor.net[-1][-1].weight, target.actor.net[-1][-1].weight)
+
+
+def test_it_makes_far_observations_learnable(tmp_path):
+    """A return of 9 is perfect, 0 that of chance; without, the policy sees 100 and a bit."""
+    kwargs = dict(
+        steps_per_epoch=1000, epochs=1, lr=3e-3, batch_size=64, num_test_episodes=20, gamma=0.0, replay_ratio=0.5
+    )
+    train("sac", tmp_path, **kwargs, replay_size=1000)
+    assert float(table(tmp_path)[0]["AverageTestEpRet"]) > 6
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_networks_of_ones_own_need_not_know_it(algo, tmp_path):
+    kwargs = dict(soft=algo == "sac", n=1 if algo == "ddpg" else 2)
+    more = dict(actor_critic=OwnQActorCritic, ac_kwargs=kwargs)
+
+    class Unit(Far):
+        action_space = spaces.Box(0, 1, (1,), np.float32)
+
+    logger_kwargs = dict(output_dir=str(tmp_path), quiet=True)
+    ac = getattr(spinup, algo)(Unit, logger_kwargs=logger_kwargs, **SMALL | more | dict(normalize_obs=False))
+    assert not hasattr(ac, "obs_norm") or isinstance(ac.obs_norm, NoNorm)
+    spinup.load(tmp_path, actor_critic=OwnQActorCritic, env_fn=Unit)

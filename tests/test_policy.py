@@ -1,0 +1,335 @@
+"""A trained policy in its own environment, and arguments that JSON has no form for, back from a run's folder."""
+
+import contextlib
+import copy
+import functools
+import json
+import math
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from torch import nn
+
+import spinup
+from spinup import watch
+from spinup.config import from_exact, to_exact
+from spinup.envs import evaluate, make_envs
+from spinup.errors import UserError
+from spinup.nets import ActorCritic
+
+BOX = spaces.Box(-1, 1, (2,), np.float32)
+
+
+class Any(gym.Env):
+    """Any spaces; an episode ends after `length` steps, or never; remembers its last action."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+
+    def __init__(self, observation_space=BOX, action_space=None, length=5, render_mode=None, note=None):
+        self.observation_space = copy.deepcopy(observation_space)  # with a generator of its own
+        self.action_space = spaces.Discrete(2) if action_space is None else copy.deepcopy(action_space)
+        self.length, self.render_mode, self.note, self.t = length, render_mode, note, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.t = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.t += 1
+        return self.observation_space.sample(), 1.0, self.t == self.length, False, {}
+
+    def render(self):
+        return np.zeros((8, 8, 3), np.uint8)
+
+
+def train(folder, env_fn, algo="vpg", **more):
+    settings = dict(num_envs=2, steps_per_epoch=12, epochs=1, ac_kwargs=dict(hidden_sizes=[8]))
+    if algo in ("ddpg", "td3", "sac"):
+        settings |= dict(eval_freq=0, start_steps=4, update_after=4, batch_size=4, replay_size=50)
+    logger_kwargs = dict(output_dir=str(folder), exp_name="x", quiet=True)
+    return getattr(spinup, algo)(env_fn, **{**settings, **more}, logger_kwargs=logger_kwargs)
+
+
+def error_of(function, *args, **kwargs):
+    with pytest.raises(UserError) as error:
+        function(*args, **kwargs)
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
+# ---- the environment's own observation in, its own action out
+
+ACTIONS = {
+    "discrete": spaces.Discrete(3),
+    "discrete from 5": spaces.Discrete(3, start=5),
+    "discrete from -1": spaces.Discrete(3, start=-1),
+    "multidiscrete": spaces.MultiDiscrete([2, 3]),
+    "multidiscrete with start": spaces.MultiDiscrete([2, 3], start=[4, -7]),
+    "multidiscrete of two dimensions": spaces.MultiDiscrete([[2, 3], [4, 5]]),
+    "multibinary": spaces.MultiBinary([2, 2]),
+    "box": spaces.Box(-1, 1, (3,), np.float32),
+    "box of two dimensions": spaces.Box(np.array([[0, 1], [2, 3]]), np.array([[1, 2], [3, 9]]), dtype=np.float64),
+    "box of integers": spaces.Box(0, 9, (2,), np.int64),
+    "box of bytes": spaces.Box(0, 255, (2, 2), np.uint8),
+}
+OBSERVATIONS = {
+    "box": BOX,
+    "box of two dimensions": spaces.Box(-1, 1, (2, 3), np.float64),
+    "image": spaces.Box(0, 255, (9, 9, 3), np.uint8),
+    "discrete from 2": spaces.Discrete(4, start=2),
+    "multidiscrete": spaces.MultiDiscrete([2, 3]),
+    "dict": spaces.Dict(place=BOX, at=spaces.Discrete(3), more=spaces.Dict(x=spaces.MultiBinary(2))),
+    "tuple": spaces.Tuple([spaces.Discrete(2), BOX]),
+}
+OFF_POLICY = [("sac", name) for name in ("discrete from -1", "box of two dimensions", "box of integers")]
+OFF_POLICY += [("ddpg", "box of integers"), ("td3", "box of bytes")]
+CASES = [("vpg", obs, "discrete from 5") for obs in OBSERVATIONS]
+CASES += [("vpg", "dict", act) for act in ACTIONS] + [(algo, "box", act) for algo, act in OFF_POLICY]
+
+
+@pytest.mark.parametrize(("algo", "obs", "act"), CASES)
+def test_action_takes_and_gives_what_the_environment_does(tmp_path, algo, obs, act):
+    """It is the action that a VecEnv of the policy takes, for the same observation."""
+    make = functools.partial(Any, OBSERVATIONS[obs], ACTIONS[act])
+    trained = train(tmp_path / "x", make, algo)
+    loaded = spinup.load(tmp_path / "x", env_fn=make)
+    env, envs = make(), make_envs(make)
+    o, _ = env.reset(seed=3)
+    envs.seed = 3
+    flat = envs.reset()
+    for _ in range(4):
+        expected = envs._raw_actions(trained.act(flat, deterministic=True))[0]
+        for policy in (trained, loaded):
+            action = policy.action(o, deterministic=True)
+            assert env.action_space.contains(action)
+            np.testing.assert_allclose(action, expected, rtol=1e-5, atol=1e-5)
+        o, flat = env.step(action)[0], envs.step(trained.act(flat, deterministic=True))[0]
+    assert env.action_space.contains(trained.action(o))
+
+
+def test_action_samples_unless_told(tmp_path):
+    policy = train(tmp_path / "x", functools.partial(Any, action_space=ACTIONS["box"]))
+    o = np.zeros(2, np.float32)
+    assert not np.array_equal(policy.action(o), policy.action(o))
+    assert np.array_equal(policy.action(o, deterministic=True), policy.action(o, deterministic=True))
+
+
+@pytest.mark.parametrize(
+    ("obs", "wrong"),
+    [
+        ("box", np.zeros(3)),
+        ("box", np.zeros((1, 2))),
+        ("box", None),
+        ("box of two dimensions", np.zeros((3, 2))),
+        ("image", np.zeros((3, 9, 9), np.uint8)),
+        ("discrete from 2", 9),
+        ("dict", {"place": np.zeros(2)}),
+        ("dict", np.zeros(7)),
+        ("tuple", (1,)),
+    ],
+)
+def test_what_is_not_an_observation(tmp_path, obs, wrong):
+    policy = train(tmp_path / "x", functools.partial(Any, OBSERVATIONS[obs]))
+    assert "is not one observation of the policy's environment, " in error_of(policy.action, wrong)
+
+
+def test_an_environment_that_flattens_by_itself(tmp_path):
+    def make():
+        return gym.wrappers.FlattenObservation(Any(OBSERVATIONS["dict"]))
+
+    policy = train(tmp_path / "x", make)
+    assert make().action_space.contains(policy.action(make().reset(seed=0)[0]))
+
+
+def test_networks_of_ones_own_get_it_too(tmp_path):
+    class Other(ActorCritic):
+        pass
+
+    make = functools.partial(Any, action_space=ACTIONS["discrete from 5"])
+    policy = train(tmp_path / "x", make, actor_critic=Other, max_ep_len=9)
+    twin = copy.deepcopy(policy)
+    assert policy.action(np.zeros(2, np.float32)) in (5, 6, 7)
+    for p in twin.actor.parameters():
+        p.data.fill_(math.nan)
+    assert policy.action(np.ones(2, np.float32), deterministic=True) in (5, 6, 7)  # the copy's is of the copy
+    assert twin.action.args[0] is twin
+    assert twin.max_ep_len == 9
+
+
+# ---- the run's longest episode
+
+
+def test_an_environment_without_a_limit(tmp_path, capsys):
+    """It is played as long as in training: by evaluate, record, test_policy, with and without a window."""
+    gym.register("Endless-v0", entry_point=functools.partial(Any, length=-1))
+    try:
+        trained = train(tmp_path / "x", "Endless-v0", max_ep_len=7)
+        for policy in (trained, spinup.load(tmp_path / "x")):
+            assert evaluate(policy, "Endless-v0", 2)["EpLen"] == [7, 7]
+            assert watch.record(policy, "Endless-v0", tmp_path / "x.gif")["EpLen"] == [7]
+        assert evaluate(trained, "Endless-v0", 1, max_ep_len=3)["EpLen"] == [3]
+        capsys.readouterr()
+        for words in (["-nr", "-n", "2"], ["--video", str(tmp_path / "y.gif")]):
+            watch.main([str(tmp_path / "x"), *words])
+            assert "EpLen  mean 7.00  std 0.00  min 7  max 7" in capsys.readouterr().out
+        watch.main([str(tmp_path / "x"), "-nr", "-n", "1", "--len", "4"])
+        assert "EpLen  mean 4.00" in capsys.readouterr().out
+    finally:
+        gym.registry.pop("Endless-v0")
+
+
+@pytest.mark.parametrize("make", [lambda: gym.wrappers.TimeLimit(Any(length=-1), 30), "CartPole-v1"])
+def test_a_limit_below_the_environments_own_is_told_once(tmp_path, capsys, make):
+    own = 500 if isinstance(make, str) else 30
+    train(tmp_path / "x", make, max_ep_len=7)
+    line = f"warning: max_ep_len 7 cuts episodes that the environment itself lets last {own} steps; "
+    assert capsys.readouterr().err.count(line) == 1
+    train(tmp_path / "y", make, max_ep_len=own)
+    train(tmp_path / "z", functools.partial(Any, length=-1), max_ep_len=7)
+    assert "max_ep_len" not in capsys.readouterr().err
+
+
+# ---- what JSON has no form for
+
+
+def swish(x):
+    return nn.SiLU(x)
+
+
+class Mine(nn.Tanh):
+    """An activation of one's own."""
+
+
+def narrow(i, o):
+    return nn.Linear(i, o)
+
+
+VALUES = [
+    (1, (2, [3.5, None])),
+    {1: "a", (2, 3): {None: True}, "x": -math.inf},
+    {"tuple": [1]},
+    {"dict": 3, "b": ()},
+    [math.inf, float("nan"), "inf", "nan"],
+    {"a", 3},
+    frozenset([(1, 2)]),
+    np.arange(6, dtype=np.float32).reshape(2, 3),
+    {"goal": np.array([], np.int64), "flag": np.bool_(True), "n": np.int32(3)},
+    {"activation": nn.ReLU, "other": nn.Tanh},
+    10**30,
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=str)
+def test_values_come_back_equal(value):
+    back = from_exact(json.loads(json.dumps(to_exact(value), allow_nan=False)))
+    assert type(back) is type(value)
+    assert repr(back) == repr(value).replace("np.True_", "True").replace("np.int32(3)", "3")
+
+
+KWARGS = {
+    "layout": {1: (2, 3), "far": math.inf, (0, 1): {"x"}},
+    "goal": np.array([1.5, 2.5], np.float32),
+    "names": ("a", ["b", ("c",)]),
+}
+
+
+class Checked(Any):
+    """Wants its arguments as they were given."""
+
+    def __init__(self, layout=None, goal=None, names=None, **kwargs):
+        super().__init__(**kwargs)
+        assert layout == KWARGS["layout"]
+        assert names == KWARGS["names"]
+        assert goal.dtype == np.float32
+        assert goal.tolist() == [1.5, 2.5]
+
+
+def test_arguments_come_back_for_load_resume_and_test_policy(tmp_path, capsys):
+    gym.register("Checked-v0", entry_point=Checked)
+    try:
+        ac_kwargs = dict(hidden_sizes=(8, 4), activation=nn.ReLU, log_std_init=np.float32(-1.0))
+        train(tmp_path / "x", "Checked-v0", env_kwargs=KWARGS, ac_kwargs=ac_kwargs, checkpoint_freq=1)
+        assert type(spinup.load(tmp_path / "x").actor.net[1][1]) is nn.ReLU
+        watch.main([str(tmp_path / "x"), "-nr", "-n", "1"])
+        spinup.resume(tmp_path / "x", epochs=2)
+        spinup.resume(tmp_path / "x", epochs=3)  # written anew by the one before
+    finally:
+        gym.registry.pop("Checked-v0")
+
+
+def test_a_config_that_was_edited_counts_as_edited(tmp_path):
+    train(tmp_path / "x", "CartPole-v1", ac_kwargs=dict(hidden_sizes=(8,)))
+    config = json.loads((tmp_path / "x" / "config.json").read_text())
+    assert config["ac_kwargs"] == {"hidden_sizes": [8]}  # readable
+    config["ac_kwargs"]["hidden_sizes"] = [9]
+    (tmp_path / "x" / "config.json").write_text(json.dumps(config))
+    assert "the saved parameters do not fit the networks" in error_of(spinup.load, tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("activation", Mine), ("linear", narrow), ("linear", functools.partial(narrow))],
+)
+def test_what_config_json_can_only_name_is_asked_for(tmp_path, name, value):
+    ac_kwargs = dict(hidden_sizes=[8, 8])
+    trained = train(tmp_path / "x", "CartPole-v1", ac_kwargs={**ac_kwargs, name: value}, checkpoint_freq=1)
+    for function in (spinup.load, functools.partial(spinup.resume, epochs=2)):
+        message = error_of(function, tmp_path / "x")
+        assert f"ac_kwargs['{name}'] was '" in message
+        assert message.endswith(f"; give it in Python: ac_kwargs={{'{name}': ...}}")
+    o = np.ones((3, 4), np.float32)
+    for given in (
+        dict(ac_kwargs={name: value}),
+        dict(actor_critic=functools.partial(ActorCritic, **{name: value})),
+    ):
+        policy = spinup.load(tmp_path / "x", **given)
+        assert np.array_equal(policy.act(o, deterministic=True), trained.act(o, deterministic=True))
+    spinup.resume(tmp_path / "x", epochs=2, ac_kwargs={name: value})
+    spinup.resume(tmp_path / "x", epochs=3, actor_critic=functools.partial(ActorCritic, **{name: value}))
+
+
+def test_a_partial_actor_critic_is_given_again(tmp_path):
+    made = []
+
+    def linear(i, o):
+        made.append((i, o))
+        return nn.Linear(i, o)
+
+    partial = functools.partial(ActorCritic, linear=linear)
+    train(tmp_path / "x", "CartPole-v1", actor_critic=partial, checkpoint_freq=1)
+    assert "spinup.load(..., actor_critic=" in error_of(spinup.load, tmp_path / "x")
+    made.clear()
+    spinup.load(tmp_path / "x", actor_critic=partial)
+    assert made
+    spinup.resume(tmp_path / "x", epochs=2, actor_critic=partial)
+
+
+def test_environments_arguments_that_config_json_can_only_name(tmp_path):
+    note = object()
+    train(tmp_path / "x", Any, env_kwargs=dict(note=note, length=4), checkpoint_freq=1)
+    assert "env_kwargs['note'] was 'object object'" in error_of(spinup.load, tmp_path / "x", env_fn=Any).replace(
+        "<object object>", "object object"
+    )
+    spinup.load(tmp_path / "x", env_fn=Any, env_kwargs=dict(note=note))
+    spinup.load(tmp_path / "x", env_fn=functools.partial(Any, note=note))
+    spinup.resume(tmp_path / "x", epochs=2, env_fn=Any, env_kwargs=dict(note=note))
+
+
+@pytest.mark.parametrize(
+    "exact",
+    [3, [], {"ac_kwargs": 3}, {"ac_kwargs": {"dict": 3}}, {"ac_kwargs": {"array": ["O", [1], [1]]}},
+     {"ac_kwargs": {"array": ["1000000000f4", [1], [1]]}}, {"ac_kwargs": {"torch.nn": "Module.__init__"}},
+     {"ac_kwargs": {"dict": [[{"set": []}, 1]]}}, {"ac_kwargs": {"x": {"torch.nn": "functional"}}},
+     {"ac_kwargs": {"float": [1]}}],
+)  # fmt: skip
+def test_a_stranger_s_exact_arguments(tmp_path, exact):
+    train(tmp_path / "x", "CartPole-v1")
+    config = json.loads((tmp_path / "x" / "config.json").read_text())
+    (tmp_path / "x" / "config.json").write_text(json.dumps({**config, "exact": exact}))
+    with contextlib.suppress(UserError):
+        spinup.load(tmp_path / "x")

@@ -1,0 +1,304 @@
+"""What a stranger's folder can ask for: no file and no number in it takes memory or time beyond the folder's size."""
+
+import copy
+import hashlib
+import json
+import os
+import pickle
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import spinup
+from spinup import saved, watch
+from spinup.checkpoint import newest, unpack
+from spinup.config import LONGEST_CONFIG
+from spinup.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of two epochs, with a checkpoint."""
+    folder = tmp_path_factory.mktemp("saved") / "x_s0"
+    settings = dict(num_envs=2, steps_per_epoch=20, epochs=2, max_ep_len=500, ac_kwargs=dict(hidden_sizes=[8]))
+    spinup.vpg("CartPole-v1", **settings, logger_kwargs=dict(output_dir=str(folder), exp_name="x", quiet=True))
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def edit(file, **changes):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def error_of(function, *args, **kwargs):
+    with pytest.raises(UserError) as error:
+        function(*args, **kwargs)
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
+def rewrite(file, change=lambda name, data: data, compression=zipfile.ZIP_STORED, more=()):
+    """The archive again, member by member, and its digest in the manifest where it is a checkpoint's."""
+    with zipfile.ZipFile(file) as archive:
+        members = [(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, data in [*members, *more]:
+            archive.writestr(name, change(name, data))
+    sign(file)
+
+
+def sign(file):
+    if (file.parent / "manifest.json").exists():
+        edit(file.parent / "manifest.json", sha256=[hashlib.sha256(file.read_bytes()).hexdigest()])
+
+
+def pickled(data):
+    """A change of an archive that puts this in the place of its pickle."""
+    return lambda name, old: data if name.endswith("data.pkl") else old
+
+
+BYTEARRAY = b"\x80\x02c__builtin__\nbytearray\nJ" + struct.pack("<i", 10**9) + b"\x85R."
+TENSOR = b"\x80\x02ctorch\nTensor\nJ" + struct.pack("<i", 10**9) + b"\x85R."
+
+
+def model(run):
+    return run / "model.pt", lambda: watch.load(run)
+
+
+def checkpoint(run):
+    return newest(run) / "rank0.pt", lambda: spinup.resume(run, epochs=4)
+
+
+@pytest.mark.parametrize("what", [model, checkpoint])
+def test_a_compressed_member_is_not_inflated(run, what):
+    file, read = what(run)
+    rewrite(file, compression=zipfile.ZIP_DEFLATED)
+    assert error_of(read) == f"{file} is compressed, as no file of spinup's is; it is not loaded"
+
+
+def test_one_compressed_member_among_others(run):
+    with zipfile.ZipFile(run / "model.pt", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/99", bytes(2**24))
+    assert "is compressed" in error_of(watch.load, run)
+
+
+@pytest.mark.parametrize("what", [model, checkpoint])
+@pytest.mark.parametrize("data", [BYTEARRAY, TENSOR], ids=["bytearray", "tensor"])
+def test_a_pickle_that_asks_for_memory(run, what, data):
+    file, read = what(run)
+    rewrite(file, pickled(data))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert f"{file} is damaged, or holds more than tensors and is not loaded" == error_of(read)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 2**10  # KiB
+
+
+def test_a_pickle_under_a_name_that_torch_takes_too(run):
+    rewrite(run / "model.pt", lambda name, data: data)
+    with zipfile.ZipFile(run / "model.pt") as archive:
+        members = {name.replace("data.pkl", "DATA.PKL"): archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(run / "model.pt", "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, BYTEARRAY if name.endswith("DATA.PKL") else data)
+    assert "is not loaded" in error_of(watch.load, run)
+
+
+def test_members_that_share_their_bytes(run):
+    """The list at the archive's end may have many names for the same bytes."""
+    file, read = checkpoint(run)
+    torch.save([torch.zeros(10_000) for _ in range(50)], file)
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        first = None
+        for name, data in members.items():
+            if "/data/" not in name or first is None:
+                archive.writestr(name, data)
+                first = archive.filelist[-1] if "/data/" in name else first
+            else:
+                again = copy.copy(first)
+                again.filename = name
+                archive.filelist.append(again)
+    sign(file)
+    assert file.stat().st_size < 100_000
+    assert f"{file} is damaged (BadZipFile: its members are not those" in error_of(read)
+
+
+def test_an_archive_that_two_readers_see_differently(run):
+    """zipfile finds the list of members before the archive's end, torch where the end says: there it is another one."""
+    file = run / "model.pt"
+    rewrite(file, compression=zipfile.ZIP_DEFLATED)
+    hidden = file.read_bytes()
+    rewrite(file)
+    good = file.read_bytes()
+    there, here = (struct.unpack("<4s4H2LH", data[-22:])[6] for data in (hidden, good))
+    file.write_bytes(hidden[:there] + bytes(here - there) + hidden[there:-22] + good)
+    assert f"{file} is damaged (BadZipFile: its members are not those" in error_of(watch.load, run)
+
+
+@pytest.mark.parametrize("what", [model, checkpoint])
+def test_a_tensor_that_says_it_is_larger_than_its_bytes(run, what):
+    file, read = what(run)
+    state = torch.load(file, weights_only=True)
+    if what is model:
+        state["actor.net.1.0.weight"] = torch.zeros(1).expand(10**6, 10**6)
+    else:
+        state["parts"]["envs"]["actions"] = {"__array__": torch.zeros(1).expand(10**6, 10**6)}
+    torch.save(state, file)
+    sign(file)
+    assert "a tensor of shape (1000000, 1000000) has only 4 bytes" in error_of(read)
+
+
+def test_lists_of_lists_of_one_list_are_unpacked_once():
+    x = [1]
+    for _ in range(60):
+        x = [x, x]
+    for _ in range(60):
+        (x, other), y = unpack(x), x
+        assert x is other
+        assert y[0] is y[1]
+    assert x == [1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_sizes": [2000] * 3000},
+        {"hidden_sizes": [2**20]},
+        {"hidden_sizes": [1] * 100_000},
+        {"hidden_sizes": [8, 8192, 8192, 8]},
+        {"hidden_sizes": [2**20] * 3, "linear": {"sparsity": 0.999999999, "block_size": 128, "schedule": "prune"}},
+        {"hidden_sizes": [2**16] * 3, "linear": {"sparsity": 0.5, "block_size": 64}},
+    ],
+)
+@pytest.mark.parametrize("what", [model, checkpoint])
+def test_networks_larger_than_the_file_of_their_parameters(run, what, changes):
+    edit(run / "config.json", ac_kwargs=changes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "MiB at least, and " in error_of(what(run)[1])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 2**10  # KiB
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_sizes": [2000] * 3000 + ["x"]},
+        {"hidden_sizes": [2000] * 3000 + [-(10**9)]},
+        {"hidden_sizes": [2048] * 3000 + [-(10**9)], "linear": {"sparsity": 0.5, "block_size": 64}},
+    ],
+)
+@pytest.mark.parametrize("what", [model, checkpoint])
+def test_networks_that_would_fail_after_they_took_the_memory(run, what, changes):
+    edit(run / "config.json", ac_kwargs=changes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "cannot build the networks from ac_kwargs (hidden_sizes is [" in error_of(what(run)[1])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 2**10  # KiB
+
+
+def test_lists_in_lists_without_end(run):
+    file, read = checkpoint(run)
+    rewrite(file, pickled(b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b"."))
+    assert f"{file} is damaged (RecursionError" in error_of(read)
+
+
+def test_networks_of_a_folder_without_a_checkpoint(run):
+    shutil.rmtree(run / "checkpoint")
+    edit(run / "config.json", ac_kwargs={"hidden_sizes": [20_000] * 1000})
+    assert "are free; none are built" in error_of(spinup.resume, run)
+
+
+@pytest.mark.parametrize(
+    "ac_kwargs",
+    [
+        {"hidden_sizes": []},
+        {"hidden_sizes": 3},
+        {"hidden_sizes": [64, 64], "linear": {"sparsity": 0.5, "block_size": 16}},
+        {"hidden_sizes": [64, 64, 64], "linear": {"sparsity": 0.75, "block_size": 16, "schedule": "prune", "every": 1}},
+    ],
+)
+@pytest.mark.parametrize("algo", ["vpg", "sac"])
+def test_networks_as_large_as_their_file_are_built(tmp_path, algo, ac_kwargs):
+    more = {} if algo == "vpg" else dict(start_steps=5, update_after=5, batch_size=4, replay_size=50, eval_freq=0)
+    logger_kwargs = dict(output_dir=str(tmp_path / "x"), exp_name="x", quiet=True)
+    settings = dict(num_envs=1, steps_per_epoch=20, epochs=2, ac_kwargs=ac_kwargs, **more)
+    getattr(spinup, algo)("CartPole-v1", **settings, logger_kwargs=logger_kwargs)
+    spinup.load(tmp_path / "x")
+    spinup.resume(tmp_path / "x", epochs=3)
+
+
+def test_numbers_without_bound(run):
+    edit(run / "config.json", eval_freq=1, num_test_episodes=10**12)
+    assert (
+        error_of(spinup.resume, run, epochs=4)
+        == "num_test_episodes is 1000000000000; it must be a whole number in 1 to 10000"
+    )
+
+
+@pytest.mark.parametrize("what", [model, checkpoint])
+def test_a_file_larger_than_the_memory(run, what, monkeypatch):
+    file, _ = what(run)
+    monkeypatch.setattr(saved.accel, "free_memory", lambda device: 100)
+    assert f"{file} has " in error_of(saved.load_tensors, file)
+
+
+# ---- what is not a file
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+@pytest.mark.parametrize("name", ["config.json", "model.pt", "manifest.json", "rank0.pt"])
+def test_what_is_not_a_file_is_not_read(run, name, kind):
+    """A pipe gives nothing for ever, /dev/zero gives zeros for ever."""
+    file = newest(run) / name if name in ("manifest.json", "rank0.pt") else run / name
+    file.unlink()
+    {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": Path.mkdir}[kind](file)
+    call = f"load({str(run)!r})" if name == "model.pt" else f"resume({str(run)!r}, epochs=4)"
+    command = f"import spinup; spinup.{call}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, timeout=60, env=environment, check=False
+    )
+    last = child.stderr.splitlines()[-1]
+    assert last.startswith("spinup.errors.UserError")
+    assert str(file) in last
+
+
+def test_a_config_without_end(run):
+    with open(run / "config.json", "ab") as file:
+        file.write(b" " * LONGEST_CONFIG)
+    assert f"it has more than {LONGEST_CONFIG} bytes" in error_of(watch.load, run)
+
+
+def test_a_deep_tree_is_not_searched_for_runs(tmp_path):
+    deep = tmp_path.joinpath(*"abcdefgh")
+    deep.mkdir(parents=True)
+    (deep / "config.json").write_text("{}")
+    (tmp_path / "a" / "b" / "config.json").write_text("{}")
+    assert error_of(watch.load, tmp_path).endswith(f"runs below it: {tmp_path / 'a' / 'b'}")
+
+
+def test_pickles_of_ours_name_nothing_else(run):
+    for file in (run / "model.pt", run / "model_best.pt", newest(run) / "rank0.pt"):
+        saved.load_tensors(file)
+    with pytest.raises(pickle.UnpicklingError):
+        saved.check_pickle(pickle.dumps(print, protocol=2))
+
+
+@pytest.mark.parametrize("name", ["\n", "a\x1b[31mb", "x:\x07y\n:Z-v0"])
+@pytest.mark.parametrize("key", ["actor_critic", "env_fn"])
+def test_names_in_a_config_are_shown_in_one_printable_line(run, key, name):
+    edit(run / "config.json", **{key: name})
+    for read in (watch.load, spinup.resume):
+        assert error_of(read, run).isprintable()
