@@ -131,6 +131,7 @@ function slider(label, min, max, step, value, changed) {
     row: element("div", { class: "widget-slider" }, element("label", { for: id }, `${label} = `, shown), input),
     get value() { return +input.value; },
     set value(x) { input.value = x; show(); },
+    set max(x) { input.max = x; },
   };
 }
 
@@ -255,7 +256,8 @@ const widgets = {
       table.replaceChildren(element("thead", {}, head), element("tbody", {}, row("r", rewards, 0),
         row("V(s)", v.slice(0, 6), 1), row("\u03b4", delta, 2), row("A", adv, 2)));
       const after = terminated ? "the next state is terminal, and counts 0" : `the next state counts V = ${number(v[6], 1)}`;
-      words.textContent = `An error one step later weighs \u03b3\u03bb = ${number(gamma.value * lam.value)}, two steps later its square. `
+      const weight = number(gamma.value * lam.value);
+      words.textContent = `An error one step later weighs \u03b3\u03bb = ${weight}, two steps later its square. `
         + `After the last step ${after}.`;
     }
     root.append(gamma.row, lam.row, end.row, drawing.svg, element("div", { class: "widget-scroll" }, table), words);
@@ -277,7 +279,8 @@ const widgets = {
       const actions = range(199, -0.99, 0.99), q = actions.map(maths.hills);
       const density = actions.map((a) => Math.exp(maths.squashedLogDensity(Math.atanh(a), mu.value, sigma.value)));
       const soft = q.map((x) => Math.exp(x / alpha.value)), area = sum(soft) * (1.98 / 198);
-      const draws = (at, ys, top, kind) => drawing.line(actions.map((a, i) => [at.x(a), at.y(Math.min(ys[i], top))]), kind);
+      const draws = (at, ys, top, kind) =>
+        drawing.line(actions.map((a, i) => [at.x(a), at.y(Math.min(ys[i], top))]), kind);
       const upper = panel(drawing, 30, 18, 316, 62, [-1, 1], [0, 1.2]);
       drawing.text(188, 13, "Q(s, a)", "head-text");
       draws(upper, q, 1.2, "line");
@@ -316,11 +319,13 @@ const widgets = {
     function cell(i, j) {
       const kind = maths.world[i][j];
       if (kind === "#") return element("td", { class: "wall", "aria-label": "wall" });
-      if (kind !== ".") return element("td", { class: kind === "G" ? "goal" : "pit" }, kind === "G" ? "goal +1" : "pit \u22121");
+      if (kind === "G") return element("td", { class: "goal" }, "goal +1");
+      if (kind === "P") return element("td", { class: "pit" }, "pit \u22121");
       const values = [0, 1, 2, 3].map((a) => maths.actionValue(v, i, j, a, gamma.value, slip.value));
       const best = Math.max(...values) === Math.min(...values) ? -1 : values.indexOf(Math.max(...values));
       const shown = element("td", {}, number(v[i][j]));
-      shown.append(element("br"), best < 0 ? "\u00b7" : element("span", { role: "img", "aria-label": directions[best] }, arrows[best]));
+      const arrow = () => element("span", { role: "img", "aria-label": directions[best] }, arrows[best]);
+      shown.append(element("br"), best < 0 ? "\u00b7" : arrow());
       shown.style.setProperty("--strength", `${Math.round(Math.abs(v[i][j]) * 60)}%`);
       shown.className = v[i][j] < 0 ? "low" : "high";
       return shown;
@@ -334,17 +339,16 @@ const widgets = {
     }
     const once = button("One sweep", () => { sweep(); draw(); });
     const all = button("Until nothing changes", () => { do sweep(); while (change > 1e-6); draw(); });
-    root.append(gamma.row, slip.row, element("div", { class: "widget-buttons" }, once, all, button("Start again", restart)), table, words);
+    const buttons = element("div", { class: "widget-buttons" }, once, all, button("Start again", restart));
+    root.append(gamma.row, slip.row, buttons, table, words);
     restart();
   },
 
   cartpole(root, data) {
     const drawing = new Drawing(322), words = element("p", { role: "status" });
-    const episode = choice("Policy", data.episodes.map((e, i) => [`${i}`, e.name]), () => { time.max = length() - 1; jump(0); });
+    const episode = choice("Policy", data.episodes.map((e, i) => [`${i}`, e.name]), changeEpisode);
     const time = slider("step t", 0, 10, 1, 0, () => { stop(); draw(); });
     const play = button("Play", () => (timer === null ? start() : stop()));
-    const input = time.row.querySelector("input");
-    Object.defineProperty(time, "max", { set(x) { input.max = x; } });
     const length = () => data.episodes[+episode.value].x.length;
     let timer = null, began = 0;
 
@@ -367,7 +371,11 @@ const widgets = {
       play.textContent = "Play";
       words.removeAttribute("aria-live");
     }
-    function jump(t) { stop(); time.value = t; draw(); }
+    function changeEpisode() {
+      stop();
+      [time.max, time.value] = [length() - 1, 0];
+      draw();
+    }
 
     function draw() {
       const e = data.episodes[+episode.value], t = time.value, x = 180 + 70 * e.x[t], angle = e.theta[t];
@@ -376,7 +384,8 @@ const widgets = {
       drawing.line([[x, 110], [x + 85 * Math.sin(angle), 110 - 85 * Math.cos(angle)]], "line red thick");
       drawing.circle(x, 110, 4, "dot");
       const push = e.action[t] ? 1 : -1;
-      drawing.line([[x + 28 * push, 118], [x + 44 * push, 118], [x + 38 * push, 113], [x + 44 * push, 118], [x + 38 * push, 123]], "line blue");
+      const [tail, barb, tip] = [28, 38, 44].map((far) => x + far * push);
+      drawing.line([[tail, 118], [tip, 118], [barb, 113], [tip, 118], [barb, 123]], "line blue");
       const togo = maths.rewardsToGo(length(), data.gamma), top = 10 * Math.ceil(Math.max(...e.value, ...togo) / 10);
       const at = panel(drawing, 40, 154, 306, 116, [0, length() - 1], [0, top]);
       const curve = (ys, kind) => drawing.line(ys.map((y, i) => [at.x(i), at.y(y)]), kind);
