@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-sys.path[:0] = [str(DOCS / "_ext"), str(DOCS.parent)]  # our extensions, and this checkout's spinup
+sys.path[:0] = [str(DOCS / "_ext"), str(DOCS / "pictures"), str(DOCS.parent)]  # and this checkout's spinup
+
+from palette import DARK, LIGHT  # noqa: E402
 
 from spinup import __version__  # noqa: E402
 
@@ -21,6 +23,7 @@ extensions = [
     "sphinx_copybutton",
     "offline_math",
     "docstrings",
+    "pictures",
     "references",
     "sources",
 ]
@@ -45,6 +48,8 @@ copybutton_exclude = ".gp, .go"  # prompts and output
 html_theme = "furo"
 html_title = "spinup"
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
+html_search_scorer = str(DOCS / "_ext" / "scorer.js")
 html_css_files = ["spinup.css"]
 html_show_sphinx = False
 html_copy_source = False
@@ -52,8 +57,8 @@ html_show_sourcelink = False
 pygments_style = "tango"
 pygments_dark_style = "github-dark"
 html_theme_options = {
-    "light_css_variables": {"color-brand-primary": "#0b5c8f", "color-brand-content": "#0b5c8f"},
-    "dark_css_variables": {"color-brand-primary": "#63b3ed", "color-brand-content": "#63b3ed"},
+    "light_css_variables": {"color-brand-primary": "#0b5c8f", "color-brand-content": "#0b5c8f", **LIGHT},
+    "dark_css_variables": {"color-brand-primary": "#63b3ed", "color-brand-content": "#63b3ed", **DARK},
 }
 
 

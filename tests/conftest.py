@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 # Before numpy, torch and matplotlib are imported, and for the processes that tests start.
 os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg", PYTHON_COLORS="0")
@@ -35,3 +37,15 @@ def data_dir(tmp_path, monkeypatch):
     path = tmp_path / "data"
     monkeypatch.setenv("SPINUP_DATA_DIR", str(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """The folder of the built site; the build fails for any warning."""
+    pytest.importorskip("sphinx", reason="the extra docs is not installed")
+    folder, docs = tmp_path_factory.mktemp("site"), Path(__file__).parents[1] / "docs"
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", str(folder / "trees")]
+    done = subprocess.run([*command, str(docs), str(folder / "html")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert done.stderr == ""
+    return folder / "html"

@@ -1,7 +1,7 @@
 """The site: built with warnings as errors, every link followed, every page opened in a browser; and our extensions."""
 
 import html.parser
-import subprocess
+import re
 import sys
 import tempfile
 import urllib.parse
@@ -19,19 +19,11 @@ import references
 import sources
 
 ALGORITHMS = ("vpg", "trpo", "ppo", "ddpg", "td3", "sac")
+# What readers search for, and the algorithm whose page must come first.
+SEARCHES = {"entropy": "sac", "temperature": "sac", "clipping": "ppo", "trust region": "trpo", "replay buffer": "ddpg"}
+SEARCHES |= {"REINFORCE": "vpg", "twin critics": "td3", "ppo": "ppo"}
 # What the theme and Python's own documentation, which docstrings mention, add to the pages' links.
 OF_THE_THEME = ("https://github.com/pradyunsg/furo", "https://pradyunsg.me", "https://www.sphinx-doc.org/")
-
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory) -> Path:
-    """The folder of the built site; the build fails for any warning."""
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", str(folder / "trees")]
-    done = subprocess.run([*command, str(ROOT / "docs"), str(folder / "html")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-5000:]
-    assert done.stderr == ""
-    return folder / "html"
 
 
 def pages(site: Path) -> list[Path]:
@@ -134,6 +126,41 @@ def faults_of(page: browser.Page) -> tuple[list[str], int]:
     return faults + [f"{source} is not shown" for source in page.evaluate(hidden)], drawn
 
 
+def test_menu_has_algorithms_before_research(site):
+    page = (site / "index.html").read_text(encoding="utf-8")
+    captions = re.findall(r'<span class="caption-text">([^<]*)</span>', page)
+    assert captions == ["Start", "Learn", "Algorithms", "Research", "Guides", "Code"]
+
+
+def test_landing_page_leads_on(site):
+    article = re.search(r"<article.*</article>", (site / "index.html").read_text(encoding="utf-8"), re.DOTALL)
+    links = Anchors(article[0]).links
+    wanted = {"introduction/index", "exercises", "notebooks", "research", "start/install", "code/index", "reading-list"}
+    assert {f"{name}.html" for name in wanted} <= set(links)
+
+
+def test_pages_have_an_icon_and_a_description(site):
+    for page in pages(site):
+        text = page.read_text(encoding="utf-8")
+        icon = re.search(r'<link rel="(?:shortcut )?icon" href="([^"?]*)', text)
+        assert icon, page
+        assert (page.parent / icon[1]).is_file()
+        if page.stem not in ("genindex", "search", "py-modindex") and "_modules" not in page.parts:
+            assert len(re.findall(r'<meta[^>]*name="description"[^>]*>', text)) == 1, page
+
+
+def test_images_have_alternative_texts(site):
+    """Each picture says what it shows; the text of an inline one is its <desc>. (Togglers are Sphinx's + and -.)"""
+    for page in pages(site):
+        text = page.read_text(encoding="utf-8")
+        images = [image for image in re.findall(r"<img[^>]*>", text) if "toggler" not in image]
+        assert [image for image in images if not re.search(r'alt="[^"]{20,}"', image)] == [], page
+        drawings = re.findall(r'<svg[^>]*role="img"[^>]*aria-labelledby="(\S+) (\S+)"', text)
+        assert len(drawings) == text.count('class="picture"')
+        for title, description in drawings:
+            assert text.count(f'id="{title}"') == text.count(f'id="{description}"') == 1
+
+
 @pytest.mark.slow
 def test_pages_in_a_browser(site):
     """No message in the console, nothing from elsewhere, no equation left as TeX; and the search finds something."""
@@ -149,8 +176,10 @@ def test_pages_in_a_browser(site):
             equations += drawn
         assert faults == []
         assert equations > 100
-        page.open((site / "search.html").as_uri() + "?q=entropy")
-        page.wait("document.querySelectorAll('ul.search li a').length > 0")
+        for words, first in SEARCHES.items():
+            page.open((site / "search.html").as_uri() + f"?q={urllib.parse.quote(words)}")
+            page.wait("document.querySelectorAll('ul.search li a').length > 0")
+            assert f"algorithms/{first}.html" in page.evaluate("document.querySelector('ul.search li a').href"), words
         page.open((site / "start" / "first-minutes.html").as_uri())
         commands = "document.querySelector('.highlight-console pre')"
         assert page.evaluate(f"getSelection().selectAllChildren({commands}), getSelection().toString()").strip() == (
@@ -162,6 +191,44 @@ def test_pages_in_a_browser(site):
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             brightness = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
             assert (max(page.evaluate(brightness)) < 60) == dark
+
+
+@pytest.mark.slow
+def test_landing_page(site):
+    """All that it loads is here, below 1.5 MB; the pictures move, pause by a button, and hold still where asked to."""
+    if browser.find_chromium() is None:
+        pytest.skip("there is no Chromium here (Debian: apt-get install chromium)")
+    pytest.importorskip("websocket", reason="the extra docs is not installed")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, browser.chromium(Path(folder)) as page:
+        page.open((site / "index.html").as_uri())
+        page.wait("[...document.images].every((i) => i.complete)")
+        assert faults_of(page)[0] == []
+        files = {urllib.parse.unquote(urllib.parse.urlsplit(url).path) for url in page.requests if url[:5] == "file:"}
+        assert sum(Path(file).stat().st_size for file in files) < 1_500_000
+        sources = "[...document.querySelectorAll('.policies img')].map((i) => i.currentSrc)"
+        moving = page.evaluate(sources)
+        assert len(moving) == 3
+        page.evaluate("document.querySelector('[data-pause]').focus()")
+        for wanted in (True, False):
+            page.press(" ", 32)
+            page.wait(f"{sources}.every((s) => s.endsWith('-still.webp') === {str(wanted).lower()})")
+        page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
+        page.wait(f"{sources}.every((s) => s.endsWith('-still.webp'))")
+
+
+@pytest.mark.slow
+def test_source_beside_equations(site):
+    """In two columns from 1024 pixels on, and one below the other on a phone."""
+    if browser.find_chromium() is None:
+        pytest.skip("there is no Chromium here (Debian: apt-get install chromium)")
+    pytest.importorskip("websocket", reason="the extra docs is not installed")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, browser.chromium(Path(folder)) as page:
+        page.open((site / "code" / "ppo.html").as_uri())
+        for width, columns in ((390, 1), (1023, 1), (1024, 2), (1400, 2)):
+            page.look(width, 900, dark=False)
+            piece = "document.querySelector('.piece:has(.notes)')"
+            assert page.evaluate(f"getComputedStyle({piece}).gridTemplateColumns.split(' ').length") == columns, width
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 # ---- each check can fail

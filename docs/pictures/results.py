@@ -1,0 +1,106 @@
+"""A figure of results for each algorithm's page: `python docs/pictures/results.py` writes results-<algo>.svg.
+
+The numbers are the committed records of runs with default settings, or with the flags that the page names: curves from
+data/reference, and the returns at some numbers of steps from data/benchmarks/results.jsonl.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from svg import Axes, Picture
+
+HERE = Path(__file__).parent
+DATA = HERE.parents[1] / "data"
+
+
+class Panel(NamedTuple):
+    """One environment: where its records are, the ends of the axes, and what was not a default."""
+
+    source: str
+    env: str
+    steps: int
+    returns: tuple[float, float]
+    flags: str = ""
+
+
+CARTPOLE = Panel("reference", "CartPole-v1", 60_000, (0, 500))
+PANELS = {
+    "vpg": [CARTPOLE, Panel("reference", "Pendulum-v1", 120_000, (-1500, 0), "--steps_per_epoch 1600")],
+    "trpo": [CARTPOLE, Panel("benchmarks", "HalfCheetah-v5", 1_000_000, (0, 6000))],
+    "ppo": [CARTPOLE, Panel("benchmarks", "HalfCheetah-v5", 1_000_000, (0, 6000))],
+    "ddpg": [Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 8000))],
+    "td3": [Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 8000))],
+    "sac": [
+        Panel("reference", "Pendulum-v1", 10_000, (-1800, 0), "--hid 64,64 --steps_per_epoch 1000 --start_steps 1000"),
+        Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 8000)),
+    ],
+}
+
+
+def curves(algo: str, panel: Panel) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(steps, returns) of each seed with default settings."""
+    found = []
+    if panel.source == "reference":
+        for file in sorted((DATA / "reference" / panel.env / algo).glob("*/progress.txt")):
+            table = pd.read_csv(file, sep="\t")
+            column = "AverageTestEpRet" if "AverageTestEpRet" in table else "AverageEpRet"
+            rows = table[table[column].notna()]
+            found.append((rows["TotalEnvInteracts"].to_numpy(float), rows[column].to_numpy(float)))
+        return found
+    for line in (DATA / "benchmarks" / "results.jsonl").read_text(encoding="utf-8").splitlines():
+        run = json.loads(line)
+        if (run["algo"], run["env"], run["budget"], run["flags"]) == (algo, panel.env, panel.steps, []):
+            points = [(int(steps), value) for steps, value in run["return_at"].items() if value is not None]
+            found.append(tuple(np.array(sorted(points), float).T))
+    return found
+
+
+def mean_curve(seeds: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over seeds, at the steps that all of them reached; between a seed's points it is a straight line."""
+    start, end = max(steps[0] for steps, _ in seeds), min(steps[-1] for steps, _ in seeds)
+    grid = np.unique(np.concatenate([steps for steps, _ in seeds]))
+    grid = grid[(grid >= start) & (grid <= end)]
+    return grid, np.mean([np.interp(grid, *seed) for seed in seeds], axis=0)
+
+
+def short(number: float) -> str:
+    """1500 as 1.5k, -750 with a minus sign."""
+    text = f"{number / 1e6:g}M" if abs(number) >= 1e6 else f"{number / 1e3:g}k" if abs(number) >= 1e3 else f"{number:g}"
+    return text.replace("-", "−")
+
+
+def results(algo: str) -> Picture:
+    panels = PANELS[algo]
+    drawn = [(panel, curves(algo, panel)) for panel in panels]
+    finals = [
+        f"{panel.env}: {len(seeds)} seeds, mean return {mean_curve(seeds)[1][-1]:.0f} after {panel.steps:,} steps"
+        for panel, seeds in drawn
+    ]
+    description = f"Return over environment steps. {'; '.join(finals)}."
+    p = Picture(f"Results of {algo.upper()}", description, 214)
+    width = 300 if len(panels) == 1 else 128
+    for i, (panel, seeds) in enumerate(drawn):
+        ax = Axes(p, 44 + 180 * i, 28, width, 118, (0, panel.steps), panel.returns)
+        ends = panel.returns
+        ax.ticks([(x, short(x)) for x in (0, panel.steps)], [(y, short(y)) for y in (ends[0], sum(ends) / 2, ends[1])])
+        p.text(ax.left + width / 2, 16, panel.env, "head-text")
+        for steps, values in seeds:
+            ax.plot(steps, values, "line thin")
+        ax.plot(*mean_curve(seeds), "line blue thick")
+        p.text(ax.left + width / 2, 163, "steps", "note")
+    counts = " and ".join(f"{len(seeds)}" for _, seeds in drawn)
+    p.text(180, 187, f"return; gray: one seed each ({counts}); blue: their mean", "note")
+    test = {True: "test episodes, no exploration noise", False: "training episodes, actions sampled"}
+    p.text(180, 205, test[algo in ("ddpg", "td3", "sac")], "note")
+    return p
+
+
+RESULTS = {f"results-{algo}": (lambda algo=algo: results(algo)) for algo in PANELS}
+
+
+if __name__ == "__main__":
+    for name, result in RESULTS.items():
+        (HERE / f"{name}.svg").write_text(result().svg(name), encoding="utf-8")
