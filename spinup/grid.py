@@ -174,7 +174,8 @@ class ExperimentGrid:
                     raise UserError(line)
             before = [Run(job.name, job.seed, str(job.folder), 0.0, BEFORE) for job, done in placed if done]
             left = [job for job, done in placed if not done]
-            now = in_parallel(left, executor, jobs, cores, talk) if apart else one_by_one(left)
+            with ended_by_sigterm():
+                now = in_parallel(left, executor, jobs, cores, talk) if apart else one_by_one(left)
             runs = [(before if done else now).pop(0) for _, done in placed]
         if talk:
             say(table(runs))
@@ -241,21 +242,20 @@ def in_parallel(todo: list[Job], executor: str | Executor, jobs: int, cores: int
         raise UserError(f"executor is '{executor}'; it must be process or ray{closest(executor, makers)}")
     pool = makers[executor]() if isinstance(executor, str) else executor
     overview = Overview(todo, quiet=not talk)
-    with ended_by_sigterm():
+    try:
+        return perform_all(todo, pool, overview)
+    except (KeyboardInterrupt, SystemExit):
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
         try:
-            return perform_all(todo, pool, overview)
-        except (KeyboardInterrupt, SystemExit):
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            if isinstance(executor, str):
+                pool.stop()
+            for job in todo if isinstance(pool, ProcessExecutor) else ():
+                if str(job.folder) not in overview.runs:
+                    settle(job, STOPPED)
         finally:
-            try:
-                if isinstance(executor, str):
-                    pool.stop()
-                for job in todo if isinstance(pool, ProcessExecutor) else ():
-                    if str(job.folder) not in overview.runs:
-                        settle(job, STOPPED)
-            finally:
-                overview.close()
+            overview.close()
 
 
 def table(runs: list[Run]) -> str:

@@ -78,21 +78,21 @@ def perform(job: Job, apart: bool = False) -> Run:
     """
     if apart:
         mpi.stay_alone()
-    with ended_by_sigterm():
+    with ended_by_sigterm() as told:
         try:
             job, held = take(job)
             if held is None:
                 return Run(job.name, job.seed, str(job.folder), 0.0, DONE)
             try:
-                return perform_held(job, held, apart)
+                return perform_held(job, held, apart, told)
             finally:
                 held.release(wholly=True)  # also for a logger that was not closed
         except Taken:
             return Run(job.name, job.seed, str(job.folder), 0.0, ELSEWHERE)
 
 
-def perform_held(job: Job, held: Lock, apart: bool) -> Run:
-    """Do one run whose folder this process holds."""
+def perform_held(job: Job, held: Lock, apart: bool, told: list) -> Run:
+    """Do one run whose folder this process holds. told: as from `ended_by_sigterm`"""
     start, outcome = time.monotonic(), DONE
     write_status(job, "running", 0.0)
     with output_to(job.folder / OUTPUT) if apart else contextlib.nullcontext():
@@ -100,6 +100,8 @@ def perform_held(job: Job, held: Lock, apart: bool) -> Run:
             job.thunk(**job.arguments)
         except BaseException as error:
             outcome = outcome_of(error)
+            if outcome == STOPPED and isinstance(error, SystemExit):
+                told.append(error.code)  # to the run, which had its own way to take it; no second one cuts this short
             held.check()
             write_status(job, outcome, time.monotonic() - start)
             if outcome != STOPPED and mpi.proc_id() == 0:
@@ -122,23 +124,28 @@ def outcome_of(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[None]:
+def ended_by_sigterm() -> Iterator[list]:
     """SIGTERM in the block, and the hangup of a terminal, raise SystemExit, as Ctrl-C raises KeyboardInterrupt.
 
-    They do so once: `timeout` and Slurm tell both a process and its parent, which tells it again.
+    They do so once: `timeout` and Slurm tell both a process and its parent, which tells it again. Gives the list of
+    what was told; once anything is in it, no more is raised, also in the rest of a process that ends for this reason.
     """
-    told = []
+    told = getattr(signal.getsignal(signal.SIGTERM), "told", [])  # of the block around this one
 
     def end(number, frame):
         if not told:
             told.append(number)
             raise SystemExit(128 + number)
 
-    ours = {}
+    ours, end.told = {}, told
     if threading.current_thread() is threading.main_thread():
         ours = {number: signal.signal(number, end) for number in STOPS if signal.getsignal(number) is signal.SIG_DFL}
     try:
-        yield
+        yield told
+    except SystemExit:
+        if told:
+            ours.clear()
+        raise
     finally:
         for number, before in ours.items():
             signal.signal(number, before)

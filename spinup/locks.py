@@ -3,7 +3,8 @@
 `.lock` in the folder is locked by fcntl. One kernel, NFS and most file systems of clusters enforce that; some accept
 such a lock and keep it to one host, or have none. So the file also names its owner, who changes it every few seconds
 for as long as it lives; a process that finds one left behind watches it before taking it. No clocks are compared, and a
-process id counts only together with what makes it unique. The owner removes the file at the end.
+process id counts only together with what makes it unique. The file stays, so that a process that was stopped for long
+sees that another one has had the folder since.
 """
 
 import atexit
@@ -84,15 +85,11 @@ class Lock:
             if self.count > 0 or held.get(self.key) is not self:
                 return
             del held[self.key]
-            if self.lost:
-                return
-            with contextlib.suppress(OSError):
-                ours = self.is_ours()
-                if ours and fcntl:
-                    self.file.unlink()
+            if not self.lost:
+                with contextlib.suppress(OSError):
+                    if self.is_ours():
+                        write(self.descriptor, self.token, free=True)
                 os.close(self.descriptor)
-                if ours and not fcntl:  # Windows removes no open file
-                    self.file.unlink()
 
 
 def lock(folder: Path) -> Lock:
@@ -173,7 +170,7 @@ def acquire(file: Path, token: str) -> int:
                 raise Taken(taken(file, owner))
             if is_at(descriptor, file) and (alive is False or content == gone):
                 write(descriptor, token)
-                if alive is None:
+                if not new and owner.get("boot") != identity()["boot"]:
                     time.sleep(SETTLE)
                     if not is_at(descriptor, file) or parse(read(descriptor)).get("token") != token:
                         raise Taken(taken(file, parse(read(descriptor))))
@@ -192,7 +189,7 @@ def open_lock(file: Path) -> tuple[int, bool]:
     while True:
         with contextlib.suppress(FileExistsError):
             return os.open(file, FLAGS | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
-        with contextlib.suppress(FileNotFoundError):  # its owner has just removed it
+        with contextlib.suppress(FileNotFoundError):  # somebody has just removed it
             if not stat.S_ISREG(os.lstat(file).st_mode):
                 raise UserError(f"{file} is not a file, and a run keeps its lock there; remove it")
             return os.open(file, FLAGS | os.O_RDWR), False
@@ -251,9 +248,9 @@ def reread(file: Path) -> bytes | None:
         os.close(descriptor)
 
 
-def write(descriptor: int, token: str) -> None:
-    """Name this process as the owner; each time in other words, of the same length."""
-    content = json.dumps({**identity(), "token": token, "beat": secrets.token_hex(4)}).encode() + b"\n"
+def write(descriptor: int, token: str, free: bool = False) -> None:
+    """Name this process as the owner, or as the last one; each time in other words, of the same length."""
+    content = json.dumps({**identity(), "token": token, "free": free, "beat": secrets.token_hex(4)}).encode() + b"\n"
     os.lseek(descriptor, 0, os.SEEK_SET)
     os.write(descriptor, content)
     os.ftruncate(descriptor, len(content))
@@ -286,7 +283,9 @@ def started(pid: int) -> str | None:
 
 
 def is_alive(owner: Mapping) -> bool | None:
-    """Whether the process that a file names is there; None where this process cannot look it up."""
+    """Whether the process that a file names has the folder; None where this process cannot look it up."""
+    if owner.get("free") is True:
+        return False
     mine, pid = identity(), owner.get("process")
     if any(mine[key] is None or owner.get(key) != mine[key] for key in ("boot", "space")):
         return None
@@ -319,4 +318,6 @@ def describe(owner: Mapping) -> str:
 
 def taken(file: Path, owner: Mapping) -> str:
     who = describe(owner) if owner else ""
+    if owner.get("free") is True:
+        return f"another process ({who}) has worked on {file.parent} since this one began; this one leaves it alone"
     return f"another process is at work on {file.parent}{who and f' ({who})'}; wait for it, or end it first"

@@ -195,7 +195,9 @@ def test_signals_to_all_processes_of_asynchronous_environments(tmp_path, how):
     if how.endswith("twice"):
         time.sleep(0.02)
         os.killpg(process.pid, number)
-    assert process.wait(120) == (-number if number == signal.SIGINT else 128 + number)
+    right = {-number} if number == signal.SIGINT else {128 + number}
+    right |= {-number} if how.endswith("twice") else set()  # where the second comes after the checkpoint
+    assert process.wait(120) in right
     assert list((tmp_path / "run" / "checkpoint").glob("*/manifest.json")), (tmp_path / "log.txt").read_text()
     assert (tmp_path / "log.txt").read_text().count("Traceback") == (how == "SIGINT")  # Python's, of KeyboardInterrupt
     with pytest.raises(ProcessLookupError):  # nobody of the group is left

@@ -220,6 +220,7 @@ def test_a_config_that_is_a_link_is_replaced(run, home):
 
 @pytest.mark.parametrize("kind", sorted(kinds(Path(), Path()).keys() - {"hard link"}))
 def test_a_lock_that_is_not_a_file_is_refused(run, home, kind):
+    (run / ".lock").unlink()
     kinds(run / ".lock", home)[kind]()
     with pytest.raises(UserError, match=r"\.lock is not a file, and a run keeps its lock there"):
         spinup.resume(run, epochs=3)
@@ -251,7 +252,7 @@ def test_a_draft_does_not_follow_a_link_of_its_name(tmp_path, home, monkeypatch)
 def test_a_checkpoint_folder_that_is_a_link_is_refused_before_anything_is_written(run, home, target):
     (run / "checkpoint").rename(run.parent / "scratch")
     (run / "checkpoint").symlink_to(target)
-    before = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}
+    before = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file() and p.name != ".lock"}
     for attempt in (lambda: spinup.resume(run, epochs=4), lambda: Logger(run, resume=True)):
         with pytest.raises(UserError, match=r"checkpoint is a link; it must be a folder; .*--data_dir"):
             attempt()
@@ -432,7 +433,7 @@ def test_a_try_that_is_begun_anew_takes_only_its_own_files_away(tmp_path, home):
     (folder / "error.txt").symlink_to(home / ".bashrc")
     job, held = jobs.take(job)
     held.release()
-    assert sorted(p.name for p in folder.iterdir()) == ["error.txt", "home", "model_mine.pt", "notes.txt"]
+    assert sorted(p.name for p in folder.iterdir()) == [".lock", "error.txt", "home", "model_mine.pt", "notes.txt"]
     assert untouched(home)
     assert untouched(folder / "home")
 

@@ -295,7 +295,7 @@ def test_what_a_try_left_is_removed_and_nothing_else(tmp_path, log):
     (folder / "checkpoint").symlink_to(outside)
     assert outcomes(run_grid(tmp_path, log, seeds=(0, 1), jobs=1, thunk=leaves, does="raise"))[1] == "done"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "checkpoint", "my_model.pt", "notes.md", "status.json", "videos",
+        ".lock", "checkpoint", "my_model.pt", "notes.md", "status.json", "videos",
     ]  # fmt: skip
     assert sorted(path.name for path in outside.iterdir()) == ["7", "thesis"]
     status = folder / "status.json"
@@ -356,7 +356,7 @@ def share_out(tmp_path, log, wrappers):
     for seed in seeds:
         folder = tmp_path / "data" / "g" / f"g_s{seed}"
         assert json.loads((folder / "status.json").read_text())["outcome"] == "done"
-        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "output.txt", "status.json"]
+        assert sorted(path.name for path in folder.iterdir()) == [".lock", "config.json", "output.txt", "status.json"]
     assert len(list((tmp_path / "data" / "g").iterdir())) == len(seeds)
 
 

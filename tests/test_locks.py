@@ -102,7 +102,6 @@ def test_one_process_at_a_time(tmp_path, other):
     mine.release()
     assert another("lock").startswith(refusal(tmp_path, os.getpid()))
     mine.release()
-    assert not (tmp_path / ".lock").exists()
     assert another("lock") == "ok"
     assert at_work(tmp_path) == refusal(tmp_path, another.process.pid)[7:] + "wait for it, or end it first"
     with pytest.raises(Taken, match=r"another process is at work on .*; wait for it, or end it first"):
@@ -150,8 +149,9 @@ def test_an_owner_that_nobody_can_read_is_waited_for(tmp_path, content):
     file = tmp_path / ".lock"
     file.write_bytes(content)
     assert at_work(tmp_path) == ""
-    lock(tmp_path).release()
-    assert not file.exists()
+    mine = lock(tmp_path)
+    assert owner_of(tmp_path)["process"] == os.getpid()
+    mine.release()
 
 
 @pytest.mark.parametrize("process", [None, True, -1, 0, 1.5, "12", 2**31, 10**400, [1], {"a": 1}])
@@ -188,8 +188,13 @@ def test_a_lock_that_was_removed(tmp_path, other):
         mine.check()
     with pytest.raises(Taken):
         mine.check()
+    assert owner_of(tmp_path)["process"] == another.process.pid, "another's lock is not given back"
+    assert another("release") == "ok"
+    with pytest.raises(Taken):
+        mine.check()
+    lock(tmp_path).check()
     mine.release()
-    assert owner_of(tmp_path)["process"] == another.process.pid, "a lock of another's is not removed"
+    lock(tmp_path).check()
 
 
 def test_a_file_that_this_process_has_closed_is_locked_again(tmp_path, other):
@@ -248,6 +253,20 @@ def test_one_that_was_stopped_too_long_writes_no_more(tmp_path, other):
     time.sleep(1)  # some beats
     assert near("check").startswith(refusal(tmp_path, far.process.pid, "far"))
     assert far("check") == "ok"
+
+
+def test_one_that_was_stopped_writes_no_more_though_the_other_is_done(tmp_path, other):
+    near, far = other(before="locks.lock_file = lambda descriptor: True"), other(before=FAR)
+    assert near("lock") == "ok"
+    os.kill(near.process.pid, signal.SIGSTOP)
+    assert far("lock") == "ok"
+    assert far("release") == "ok"
+    assert at_work(tmp_path) == ""
+    os.kill(near.process.pid, signal.SIGCONT)
+    said = f"Taken: another process (process {far.process.pid} on far) has worked on {tmp_path} since this one began; "
+    assert near("check").startswith(said)
+    assert near("release") == "ok"
+    lock(tmp_path).release()
 
 
 def test_of_many_hosts_one_takes_a_folder(tmp_path, other):
