@@ -36,7 +36,7 @@ class GraphReplay:
     says why there can be no graph.
     """
 
-    def __init__(self, function: Callable, inputs: list, free: dict, graph: type = CudaGraph):
+    def __init__(self, function: Callable, free: dict, graph: type = CudaGraph):
         self.function, self.graph, self.calls, self.refused = function, graph(), 0, None
 
     def run(self):

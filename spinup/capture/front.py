@@ -5,6 +5,7 @@ import functools
 import importlib
 import logging
 import sys
+import threading
 import time
 import types
 import warnings
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from spinup import mpi
-from spinup.capture.program import Program
+from spinup.capture.program import Program, why_not
 from spinup.capture.reasons import explain
 from spinup.errors import first_line
 from spinup.terminal import say
@@ -25,6 +26,7 @@ from spinup.terminal import say
 PATIENCE = 5.0  # seconds of updates as Python before the first trace, which takes a second or two itself
 MAX_GRAPHS = 3  # of an update for batches of one shape; one that needs more reads something new in each call
 MAX_LOOKS = 8  # from the beginning, since hooks were registered
+MAX_TRACES = 8  # of an update, each for other options or shapes
 
 # How Dynamo reads an update: gradients as part of it; nothing of Python's state changed, since it would do that after
 # the graph; numpy left alone, since it would compute by torch, with torch's random numbers.
@@ -67,21 +69,52 @@ class Captured:
         self.traces: dict[tuple, Trace] = {}
         self.free: dict[int, list] = {}  # storages that no replay is using, by size
         self.stays_python = False
+        self.lock = threading.Lock()  # replays of several threads would share memory
         functools.update_wrapper(self, as_python)
 
     def __call__(self, batch: tuple[Tensor, ...], *options):
-        if self.stays_python or observed():
+        # Within the trace of another captured update, this one becomes part of it.
+        if torch.compiler.is_compiling() or self.stays_python or observed():
             return self.as_python(batch, *options)
         if self.patience > 0:
             began = time.perf_counter()
             results = self.as_python(batch, *options)
             self.patience -= time.perf_counter() - began
             return results
-        key = (*options, *[(x.shape, x.dtype) for x in batch])
-        trace = self.traces.get(key)
+        if not self.lock.acquire(blocking=False):  # another thread's call, or one that calls itself
+            return self.as_python(batch, *options)
+        try:
+            trace = self.find_trace(batch, options)
+            return self.as_python(batch, *options) if trace is None else trace(batch)
+        finally:
+            self.lock.release()
+
+    def __get__(self, instance, owner=None):
+        if instance is None:
+            return self
+        if not self.stays_python:
+            self.stay_python("it is a method; decorate a function, as in self.update = captured()(self.update)")
+        return types.MethodType(self.as_python, instance)
+
+    def __reduce__(self) -> str:
+        return self.__qualname__  # pickled by name and copied as it is, like any function
+
+    def find_trace(self, batch: tuple[Tensor, ...], options: tuple) -> "Trace | None":
+        """The trace for options and shapes like these; None, with a line, where there can be none."""
+        try:
+            if not isinstance(batch, tuple | list):
+                raise TypeError
+            key = (*options, *map(type, options), *[(x.shape, x.dtype) for x in batch])  # types: 1 == 1.0 == True
+            trace = self.traces.get(key)
+        except (AttributeError, TypeError):
+            self.stay_python("its batch is not a tuple of tensors, or its options are not hashable")
+            return None
+        if trace is None and len(self.traces) == MAX_TRACES:
+            self.stay_python("its options, or the shapes of its batch, differ again and again; keep to a few")
+            return None
         if trace is None:
             trace = self.traces[key] = Trace(self, options)
-        return trace(batch)
+        return trace
 
     def stay_python(self, reason: str) -> None:
         """Run as Python from now on, and say why."""
@@ -96,7 +129,7 @@ class Trace:
 
     def __init__(self, owner: Captured, options: tuple):
         self.owner, self.options = owner, options
-        self.looks = 0
+        self.looks, self.compiled = 0, None
         self.hooks = -1  # how many had been registered at the last look
         self.holds = False  # whether one of the graphs did for the last call
 
@@ -109,7 +142,9 @@ class Trace:
     def look(self, batch: tuple[Tensor, ...]):
         """A call in which Dynamo reads the update, unless the guards of a graph hold again."""
         try:
-            if RemovableHandle.next_id != self.hooks:  # a module without hooks is not guarded against new ones
+            if (
+                self.compiled is None or RemovableHandle.next_id != self.hooks
+            ):  # a module without hooks is not guarded against new ones
                 self.compile()
             results = with_settings(self.compiled, batch)
         except Untraceable as error:  # nothing has happened yet
@@ -132,9 +167,15 @@ class Trace:
 
         # Dynamo counts graphs for a code object: without one of its own, those of earlier runs would count too.
         self.call = types.FunctionType(call.__code__.replace(), call.__globals__, closure=call.__closure__)
-        self.compiled = torch.compile(self.call, backend=self.make_program, fullgraph=True, dynamic=False)
+        try:
+            import_dynamo()
+            self.compiled = torch.compile(self.call, backend=self.make_program, fullgraph=True, dynamic=False)
+        except Exception as error:  # an old torch, a new Python, an odd platform
+            raise Untraceable(f"torch's Dynamo does not load here ({first_line(error)})") from error
 
     def make_program(self, graph: torch.fx.GraphModule, inputs: list) -> Program:
+        if reason := why_not(graph, inputs):
+            raise Untraceable(reason)
         return Program(graph, self)
 
     @property
@@ -149,9 +190,13 @@ class Trace:
 
 
 def observed() -> bool:
-    """Whether a debugger, a coverage tool or a dispatch mode looks on, which would not see what a replay does."""
+    """Whether something looks on that would not see what a replay does: a debugger, a coverage tool, one of torch's
+    modes, anomaly detection or hooks on saved tensors.
+    """
     debugger = sys.version_info >= (3, 12) and sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID)
-    return bool(debugger) or sys.gettrace() is not None or is_in_torch_dispatch_mode()
+    modes = is_in_torch_dispatch_mode() or torch._C._len_torch_function_stack() > 0
+    autograd = torch.is_anomaly_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    return bool(debugger) or sys.gettrace() is not None or modes or autograd
 
 
 class Untraceable(Exception):
@@ -178,16 +223,15 @@ def import_dynamo():
 
 def with_settings(compiled: Callable, batch: tuple[Tensor, ...]):
     """Call what torch.compile made, and say in plain words what Dynamo refuses."""
-    try:
-        dynamo = import_dynamo()
-    except Exception as error:  # an old torch, an odd platform: there is Python
-        raise Untraceable(f"torch's Dynamo does not load here ({first_line(error)})") from error
+    dynamo = import_dynamo()
     refusals = dynamo.exc.TorchDynamoException, dynamo.exc.FailOnRecompileLimitHit
     with dynamo.config.patch(**SETTINGS), warnings.catch_warnings(), logs() as logged:
         warnings.simplefilter("ignore")
         try:
             return compiled(batch)
         except refusals as error:
+            if isinstance(ours := getattr(error, "inner_exception", None), Untraceable):
+                raise ours from error
             raise Untraceable(explain(error, logged)) from error
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spinup.accel import ALIGNMENT
 from spinup.capture.cuda import GraphReplay
-from spinup.capture.record import storage
+from spinup.capture.record import record, storage, tensors_in, written
 from spinup.capture.replay import Replay
 
 MAX_RECORDS = 4  # of one graph, each for tensors in other memory
@@ -20,13 +20,16 @@ class Program:
     The graph's arguments are those of the batch, which are copied to where the replay reads them; all other tensors
     that the update reads, in closures, modules or globals, which it finds where they are; and whole numbers.
 
+    With tensors in other memory, the first call does what the graph does, on the arguments themselves; the second
+    begins the replay.
+
     owner: the Trace; told in each call that a graph of it holds
     """
 
     def __init__(self, graph: torch.fx.GraphModule, owner):
-        self.graph, self.owner = graph, owner
-        self.names = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
-        self.key, self.records = None, 0
+        # Dynamo's own module compiles its code in its first call, in which it also calls hooks on all modules.
+        self.graph, self.owner = torch.fx.GraphModule(graph, graph.graph), owner
+        self.key, self.records, self.memory = None, 0, set()
 
     def __call__(self, *args) -> list[Tensor | None]:
         self.owner.holds = True
@@ -34,14 +37,19 @@ class Program:
             self.sort(args)
         batch = self.batch(args)
         key = [*map(Tensor.data_ptr, self.state(args))], self.numbers(args), [x.data_ptr() % ALIGNMENT for x in batch]
-        if key != self.key:
-            self.key = key
-            self.record(args)
+        moved = key != self.key
+        if moved:
+            self.memory = {storage(x) for x in self.state(args)}
+        if not self.memory.isdisjoint(map(storage, batch)):
+            self.owner.stay_python("its batch holds memory that it also reads elsewhere; give it a copy, by clone()")
+            return self.graph.forward(*args)
+        if moved:
+            return self.look(args, key)
+        if self.replay is None:
+            self.prepare(args)
         if batch:
             torch._foreach_copy_(self.inputs, batch)
         results = self.replay.run()
-        if self.kept is None:
-            self.look_at(results)
         if self.replay.refused:
             self.owner.stay_python(self.replay.refused)
         return [x if kept else x.clone() for x, kept in zip(results, self.kept, strict=True)]
@@ -49,30 +57,69 @@ class Program:
     def sort(self, args: tuple) -> None:
         """Functions that pick the arguments of each kind."""
         tensors = [i for i, x in enumerate(args) if isinstance(x, Tensor)]
-        batch = [i for i in tensors if self.names[i].lower().startswith("l_captured_batch")]
+        names = placeholders(self.graph)
+        batch = [i for i in tensors if of_batch(names[i])]
         state = [i for i in tensors if i not in batch]
         numbers = [i for i in range(len(args)) if i not in tensors]
         self.where = batch
         self.batch, self.state, self.numbers = map(picker, (batch, state, numbers))
 
-    def record(self, args: tuple) -> None:
+    def look(self, args: tuple, key: tuple) -> list[Tensor | None]:
+        """The first call: what the graph does, and whether that can be repeated."""
         self.records += 1
-        if self.records > MAX_RECORDS:
-            self.owner.stay_python("it reads tensors that are made anew for each call; change them in place, by copy_")
+        results, operations, refused = record(functools.partial(self.graph.forward, *args))
+        inputs = {storage(x) for x in self.batch(args)}
+        returned = [x is not None and storage(x) for x in results]
+        self.kept = [at is False or at in self.memory for at in returned]
+        self.kinds = {x.device.type for x in tensors_in((args, operations))}
+        if self.records > MAX_RECORDS and key[:2] == self.key[:2]:
+            refused = "its batch begins elsewhere in memory in each call, as NumPy's may; give it a copy, by clone()"
+        elif self.records > MAX_RECORDS:
+            refused = "it reads tensors that are made anew for each call; change them in place, by copy_"
+        elif inputs & {storage(x) for o in operations for x in written(o)}:
+            refused = "it changes its arguments in place"
+        elif not inputs.isdisjoint(returned):
+            refused = "it returns a view of its arguments; return a copy, by clone()"
+        elif self.kinds != {"cpu"} and any(x.device.type != "cuda" for x in tensors_in(args)):
+            refused = f"it computes on {' and '.join(sorted(self.kinds))}; keep to the CPU or to one CUDA device"
+        self.key, self.replay = key, None
+        if refused:
+            self.owner.stay_python(refused)
+        return results
+
+    def prepare(self, args: tuple) -> None:
         args = list(args)
         for i in self.where:
             args[i] = empty_like(args[i])
         self.inputs = [args[i] for i in self.where]
-        kinds = {x.device.type for x in args if isinstance(x, Tensor)}
-        replay = GraphReplay if kinds == {"cuda"} else Replay
-        self.replay = replay(functools.partial(self.graph.forward, *args), self.inputs, self.owner.free)
-        self.kept, self.memory = None, {storage(x) for x in self.state(args)}
+        replay = Replay if self.kinds == {"cpu"} else GraphReplay
+        self.replay = replay(functools.partial(self.graph.forward, *args), self.owner.free)
 
-    def look_at(self, results: list) -> None:
-        """Which results are kept as they are: views of what the update reads beside the batch, and None."""
-        self.kept = [x is None or storage(x) in self.memory for x in results]
-        if {storage(x) for x in results if x is not None} & {storage(x) for x in self.inputs}:
-            self.replay.refused = "it returns a view of its arguments; return a copy, by clone()"
+
+def why_not(graph: torch.fx.GraphModule, args: list) -> str | None:
+    """Why a graph with arguments like these can't be replayed; None if it can, as far as it shows before a call."""
+    if any(getattr(x, "_backward_hooks", None) for x in args):  # called while recorded, but not in a replay
+        return "a hook on a parameter or another tensor that it reads; change the gradient in the update"
+    batch = [x for name, x in zip(placeholders(graph), args, strict=True) if of_batch(name) and isinstance(x, Tensor)]
+    if any(x.requires_grad for x in batch):
+        return "its batch requires gradients; detach it, or call requires_grad_ on a clone of it in the update"
+    if any(n > 1 and stride == 0 for x in batch for n, stride in zip(x.shape, x.stride(), strict=True)):
+        return "its batch holds an expanded tensor; give it a copy, by contiguous()"
+    for node in graph.graph.nodes:
+        if "NumpyTensorSource" in repr(node.meta.get("grapharg")):  # Python computes with it as a number
+            return "it reads a number or an array of NumPy's; make it a tensor"
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            return f"it calls torch's {node.target.name()}, which holds functions"
+    return None
+
+
+def placeholders(graph: torch.fx.GraphModule) -> list[str]:
+    """Names of a graph's arguments."""
+    return [node.name for node in graph.graph.nodes if node.op == "placeholder"]
+
+
+def of_batch(name: str) -> bool:
+    return name.lower().startswith("l_captured_batch")
 
 
 def picker(indices: list[int]):

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from spinup.capture.memory import plan_memory
 from spinup.capture.operators import functions
-from spinup.capture.record import Operation, record, storage, tensors_in, written
+from spinup.capture.record import Operation, record, tensors_in
 
 DECIDED_BY_OUT = {"dtype", "layout", "device", "pin_memory"}
 
@@ -28,17 +28,15 @@ class Replay:
     Each call does what the function would, and returns what it would, in memory that the next overwrites. `refused`
     says why it can't be replayed.
 
-    inputs: tensors of the function's, of which it may change none; free: storages that no replay is using, by size
+    free: storages that no replay is using, by size
     """
 
-    def __init__(self, function: Callable, inputs: list[Tensor], free: dict[int, list]):
-        self.function, self.inputs, self.free, self.refused = function, inputs, free, None
+    def __init__(self, function: Callable, free: dict[int, list]):
+        self.function, self.free, self.refused = function, free, None
         self.run = self.record
 
     def record(self):
         results, operations, self.refused = record(self.function)
-        if {storage(x) for x in self.inputs} & {storage(x) for o in operations for x in written(o)}:
-            self.refused = "it changes its arguments in place"
         if not self.refused:
             self.plan, self.results = plan_memory(operations, results, self.free)
             self.run = self.certify
