@@ -183,4 +183,5 @@ def least_bytes(
         return least
     with torch.device("meta"):  # shapes alone
         state = make(observation_space, action_space, **arguments).state_dict()
-    return max(least, sum(x.nbytes for x in state.values()))
+    sizes = (x.numel() * (4 if x.is_floating_point() else x.element_size()) for x in state.values())
+    return max(least, sum(sizes))  # float32, whatever torch's default is here
