@@ -174,7 +174,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--wrapper", action="append", help="module:Name, a wrapper of the environment; all of them")
     for name in CHANGEABLE[1:]:
         parser.add_argument(f"--{name}", nargs="?", const="True", metavar="NEW", help=argparse.SUPPRESS)
-    parser.epilog = "Arguments that may have a new value, as in --pi_lr 1e-4: " + ", ".join(CHANGEABLE[1:])
+    parser.epilog = "Flags with a new value for an argument: " + ", ".join(f"--{name}" for name in CHANGEABLE[1:])
     args = parser.parse_args(argv)
     folder, config = read_config(args.path)
     function = find_algorithm(folder, config)

@@ -276,7 +276,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(capsys):
     runs = make("g", seed=[0, 1, 2, 3]).run(fails)
     assert [run.outcome for run in runs] == ["done", "wrong input", "failed", "done"]
     out, err = capsys.readouterr()
-    assert err.startswith("spinup: error: g, seed 1: a mistake in two lines\nTraceback (most recent call last):\n")
+    assert err.startswith("spinup: error: g, seed 1: a mistake\\nin two lines\nTraceback (most recent call last):\n")
     assert err.endswith("ZeroDivisionError: a bug\nspinup: error: g, seed 2: a bug\n")
     rows = [line.split() for line in out.splitlines()[-5:]]
     assert [(row[2], row[-1]) for row in rows[:4]] == [("0", "done"), ("1", "input"), ("2", "failed"), ("3", "done")]
