@@ -142,7 +142,8 @@ def check_arguments(arguments: Mapping) -> None:
     for name, value in arguments.items():
         if name == "on_epoch" and not (value is None or callable(value)):
             raise UserError(f"on_epoch is {value!r:.80}; it must be a function of an epoch's row, or None")
-        resumed = (arguments.get("logger_kwargs") or {}).get("resume")  # then it has what it began with
+        logger = arguments.get("logger_kwargs")
+        resumed = isinstance(logger, Mapping) and logger.get("resume")  # then it has what it began with
         if name == "init_from" and value is not None and not resumed:
             check_source(value)
         if name in CHOICES and value not in CHOICES[name]:

@@ -398,7 +398,8 @@ class GaussianActor(nn.Module):
     In each dimension both are measured in half-ranges from the middle of [low, high], so that an untrained policy
     covers any bounds alike; a dimension without bounds keeps its own unit.
 
-    log_std_min, log_std_max: bounds of the standard deviation's logarithm; None: it has none
+    log_std_min: least logarithm of the standard deviation; None: it has none
+    log_std_max: greatest logarithm of the standard deviation; None: it has none
     squash: actions are the tanh of the Gaussian's, and so within their bounds
     """
 
@@ -488,7 +489,8 @@ class ActorCritic(nn.Module):
     activation: a name from torch.nn, or a class
     linear: makes the linear layers, linear(in_features, out_features); or a dict, for block-sparse ones
     log_std_init: log of the Gaussian's first standard deviation, in half-ranges of the actions
-    log_std_min, log_std_max: bounds of that logarithm as it learns; None: none
+    log_std_min: least logarithm of the standard deviation; None: it has none
+    log_std_max: greatest logarithm of the standard deviation; None: it has none
     squash: the tanh of the Gaussian, which keeps actions within their bounds; needs a Box that has some
     orthogonal: orthogonal first weights with a last policy layer near zero; False: PyTorch's own
     normalize_obs: centre and scale observations by running statistics (not images)
