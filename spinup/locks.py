@@ -23,6 +23,7 @@ from pathlib import Path
 
 from spinup.errors import UserError
 from spinup.files import writing
+from spinup.terminal import say
 
 try:
     import fcntl
@@ -210,7 +211,7 @@ def watch(file: Path, content: bytes) -> None:
     owner = parse(content)
     if content:
         what = f"{describe(owner)} has not given back {file.parent}"
-        print(f"{what}; waiting {PATIENCE:g} s for a sign of life", file=sys.stderr, flush=True)
+        say(f"{what}; waiting {PATIENCE:g} s for a sign of life", error=True)
     end = time.monotonic() + (PATIENCE if content else SETTLE)
     while time.monotonic() < end:
         time.sleep(min(SETTLE, 0.5))

@@ -174,7 +174,7 @@ EDITS = {
             EPOCH: "hook.remove() if epoch == 3 else None",
         }
     ),
-    "a hook on the loss": Edit({PI: "loss.register_hook(lambda grad: grad * 2)"}),
+    "a hook on the loss": Edit({PI: "loss.register_hook(lambda grad: grad * 2)"}, PYTHON),
     "a new optimizer": Edit({EPOCH: "if epoch == 3:\n    vf_optimizer = Adam(ac.critic, vf_lr, 0.01)"}),
     "another activation": Edit({EPOCH: "if epoch == 3:\n    ac.critic[1][1] = nn.ReLU()"}),
     "weights in other memory": Edit(
