@@ -68,6 +68,8 @@ class Other:
     def end(self, how=signal.SIGKILL):
         """Ends it, and returns what it had to say on stderr."""
         self.process.send_signal(how)
+        if how == signal.SIGKILL:
+            self.process.wait()  # before its stdin is closed, at whose end it would give the folder back
         return "" if self.process.stderr.closed else self.process.communicate()[1]
 
 
