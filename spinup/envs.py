@@ -218,6 +218,8 @@ def as_wrappers(wrappers: Sequence | str | None) -> list:
         inside = wrappers.strip()
         inside = inside[1:-1] if inside[:1] == "[" and inside[-1:] == "]" else inside
         return [word.strip() for word in re.split(r",(?=\s*[\w.]+:\w+\s*(?:[(,]|$))", inside)]
+    if not (callable(wrappers) or isinstance(wrappers, list | tuple)):
+        raise UserError(f"wrappers is {wrappers!r:.80}; it must be a list of functions or of words as module:Name")
     return [wrappers] if callable(wrappers) else list(wrappers)
 
 
@@ -721,6 +723,8 @@ def flat_action_space(space: spaces.Space) -> spaces.Space:
 def as_names(log_info: Sequence[str] | str | None) -> tuple[str, ...]:
     """The names in log_info; "a,b" is two."""
     names = log_info.strip("[]").split(",") if isinstance(log_info, str) else log_info or ()
+    if not isinstance(names, list | tuple):
+        raise UserError(f"log_info is {log_info!r:.80}; it must be a list of names of numbers in the infos")
     names = tuple(name.strip() if isinstance(name, str) else name for name in names)
     for name in names:
         if not isinstance(name, str) or not name or not name.isprintable() or name in ("EpRet", "EpLen"):
