@@ -5,6 +5,7 @@ manifest.json, which has their SHA-256 and what they belong to. The folder takes
 only then is the checkpoint before it removed: these files alone, and the folder where it has no others.
 """
 
+import atexit
 import itertools
 import json
 import math
@@ -80,6 +81,7 @@ class RunState:
         self.best_return, self.best, self.without_best = -math.inf, None, 0
         self.stopped = None  # which condition has ended the run, and its value
         self.saved, self.calls, self.wish, self.wished, self.handlers = None, 0, None, 0.0, {}
+        self.ended = False  # by a signal
 
     def begin(self) -> np.ndarray:
         """Bring all parts to where the checkpoint has them, where there is one; the observations to act on."""
@@ -198,12 +200,13 @@ class RunState:
         """Take the first of SIGNALS that comes while `code`, the algorithm, is at work as a wish to stop.
 
         Only Ctrl-C, and not at once, is a second one: `timeout` and Slurm tell both a process and its parent, which
-        tells it again.
+        tells it again. So SIGTERM and SIGHUP stay ours after the run that they ended, while the process ends.
         """
 
         def wish(number, frame):
             if self.wish:
-                if number == signal.SIGINT and time.monotonic() - self.wished > 1:
+                since_then = time.monotonic() - self.wished
+                if since_then > 1 if number == signal.SIGINT else self.ended and since_then > 10:
                     self.ignore()
                     os.kill(os.getpid(), number)
                 return
@@ -234,7 +237,10 @@ class RunState:
         command = f"python -m spinup.run resume {self.folder}{allow_import(self.config['env_fn'])}"
         command += wrapper_flags(self.config.get("wrappers"))
         self.logger.log(f"To go on: {command}", color="yellow")
+        kept = {number: self.handlers.pop(number) for number in SIGNALS[1:] if number in self.handlers}
         self.close()
+        self.handlers, self.ended, self.wished = kept, True, time.monotonic()
+        ignore_at_exit()
         mpi.barrier()  # who ends first has the launcher end the others
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
@@ -479,3 +485,9 @@ def take_over(module: torch.nn.Module, state: Mapping, source: str, skipped: tup
 def copy_of(state: Mapping) -> dict:
     """A state_dict that later steps leave as it is."""
     return {name: x.detach().clone() for name, x in state.items()}
+
+
+def ignore_at_exit() -> None:
+    """Have SIGTERM and SIGHUP ignored while the interpreter ends, when it would give them their default, death."""
+    for number in SIGNALS[1:]:
+        atexit.register(signal.signal, number, signal.SIG_IGN)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spinup import mpi
-from spinup.checkpoint import newest
+from spinup.checkpoint import ignore_at_exit, newest
 from spinup.config import convert_json
 from spinup.errors import UserError, first_line, install, printable, user_path
 from spinup.files import RunFolder, check_file, replace_file, writing
@@ -145,6 +145,7 @@ def ended_by_sigterm() -> Iterator[list]:
     except SystemExit:
         if told:
             ours.clear()
+            ignore_at_exit()
         raise
     finally:
         for number, before in ours.items():
