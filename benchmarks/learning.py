@@ -32,8 +32,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # this checkout, not an installed copy
 
-from spinup.cli import split_flags  # noqa: E402
 from spinup.errors import UserError  # noqa: E402
+from spinup.experiments.cli import split_flags  # noqa: E402
 from spinup.run import ALIASES  # noqa: E402
 
 ALGOS = ("vpg", "trpo", "ppo", "ddpg", "td3", "sac")

@@ -59,9 +59,10 @@ class Stopwatch:
 
 def child(name: str, env: str, folder: str) -> None:
     """Train, and print what was measured from the end of the first epoch on."""
-    from spinup import checkpoint, mpi
+    from spinup.compute import mpi
     from spinup.envs import VecEnv
-    from spinup.logger import EpochLogger
+    from spinup.runs import checkpoint
+    from spinup.runs.logger import EpochLogger
 
     watches = {"mpi": Stopwatch(), "checkpoint": Stopwatch(), "guards": Stopwatch()}
     watches["mpi"].watch(mpi, "average_tensor", "mpi_sum", "mpi_min", "mpi_max", "allgather")

@@ -30,7 +30,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, installed or not
 
-from spinup import accel
+from spinup.compute import accel
 from spinup.sparse import BlockLayout, block_matmul, layouts
 
 CPU_SHAPES = [(256, 2048, 2048), (256, 1024, 1024), (256, 256, 256), (1, 2048, 2048)]

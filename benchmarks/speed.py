@@ -156,7 +156,7 @@ def measure_spinup(package, algo, setting, env_id, num_envs, seed, epochs, threa
     """
     from spinup.buffers import ReplayBuffer
     from spinup.envs import VecEnv, make_envs
-    from spinup.logger import EpochLogger
+    from spinup.runs.logger import EpochLogger
 
     algorithm = getattr(importlib.import_module(f"spinup.algos.{algo}"), algo)
     actor_critic = inspect.signature(algorithm).parameters["actor_critic"].default

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from spinup import accel, mpi
+from spinup.compute import accel, mpi
 from spinup.errors import UserError
 from spinup.frames import Images, frame_bytes
 from spinup.observations import Part, is_image, parts_of

@@ -25,7 +25,7 @@ from gymnasium.vector import AutoresetMode
 
 from spinup.errors import Fault, UserError, closest, first_line, install
 from spinup.observations import check_for_flat_images, is_image, known_space, network_space
-from spinup.terminal import say
+from spinup.runs.terminal import say
 
 # Packages that register environments when imported, by the first part of the id, and the extra that brings them.
 NAMESPACES = {"ALE": ("ale_py", "atari")}

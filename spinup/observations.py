@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from spinup import mpi
+from spinup.compute import mpi
 
 SMALLEST_IMAGE = 8  # pixels a side, of what is no uint8 and still an image
 SMALLEST_LIKELY_IMAGE = 16  # a side, of what may be one

@@ -18,11 +18,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from spinup import __version__, cli, source
-from spinup.cli import Parameter
+from spinup import __version__
 from spinup.errors import Fault, UserError, closest, printable
-from spinup.source import Description
-from spinup.terminal import protect_streams, undelivered
+from spinup.experiments import cli, source
+from spinup.experiments.cli import Parameter
+from spinup.experiments.source import Description
+from spinup.runs.terminal import protect_streams, undelivered
 
 TOOLS = {
     "grid": "the runs that a TOML or YAML file describes",
@@ -152,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(status, f"{cause}spinup: error: {' '.join(str(error).split())}; what was logged and saved stays")
     except KeyboardInterrupt:
         status = 130
-        if importlib.import_module("spinup.mpi").proc_id() == 0:
+        if importlib.import_module("spinup.compute.mpi").proc_id() == 0:
             print("spinup: stopped; what was logged and saved stays", file=sys.stderr)
     except MemoryError as error:
         status = 2
@@ -176,7 +177,7 @@ def trains(words: list[str]) -> bool:
 
 def fail(status: int, message: str) -> None:
     """Print to stderr; under MPI also end the other processes, which might wait for this one for ever."""
-    from spinup import mpi
+    from spinup.compute import mpi
 
     try:
         others = mpi.num_procs() > 1
@@ -200,9 +201,9 @@ def dispatch(words: list[str]) -> int:
     elif command == "--version":
         print(__version__)
     elif command == "resume":
-        importlib.import_module("spinup.restart").main(rest)
+        importlib.import_module("spinup.experiments.resume").main(rest)
     elif command == "plot":
-        importlib.import_module("spinup.plot").main(rest)
+        importlib.import_module("spinup.analysis.plot").main(rest)
     elif command == "grid" and {"-h", "--help"} & set(rest):
         print(GRID_HELP)
     elif command == "grid":
@@ -210,7 +211,7 @@ def dispatch(words: list[str]) -> int:
     elif command == "probe":
         return importlib.import_module("spinup.probes").main(rest)
     elif command == "test_policy":
-        importlib.import_module("spinup.watch").main(rest)
+        importlib.import_module("spinup.analysis.play").main(rest)
     elif algo in algorithms():
         if {"-h", "--help"} & set(rest):
             print(algorithm_help(algo))
@@ -348,7 +349,7 @@ def train(algo: str, words: list[str]) -> int:
         settings[HIDDEN_SIZES] = sizes
     check(settings, given, algo)
 
-    from spinup.grid import ExperimentGrid
+    from spinup.experiments.grid import ExperimentGrid
 
     grid = ExperimentGrid(given.get("exp_name", f"cmd_{algo}"))
     for key, values in settings.items():
@@ -447,7 +448,7 @@ def check(settings: dict[str, list], given: dict[str, Any], algo: str) -> None:
 
 def train_one(function: Callable, flags: dict[str, Parameter], quiet: bool, /, **arguments: Any) -> None:
     """One run, after a line that says what it does."""
-    from spinup import mpi
+    from spinup.compute import mpi
 
     if not quiet and mpi.proc_id() == 0:
         print(summary(function.__name__, flags, arguments), flush=True)
@@ -467,9 +468,9 @@ def summary(algo: str, flags: dict[str, Parameter], arguments: dict[str, Any]) -
 
 def print_next_steps(runs: list, settings: dict[str, list]) -> None:
     """The commands that plot the runs that are done and, where it is just one, play its policy."""
-    from spinup import mpi
-    from spinup.config import allow_import
+    from spinup.compute import mpi
     from spinup.envs import wrapper_flags
+    from spinup.runs.config import allow_import
 
     folders = list(dict.fromkeys(str(Path(run.folder).parent) for run in runs if run.outcome.startswith("done")))
     if len(runs) == 1:

@@ -10,11 +10,6 @@ import matplotlib.pyplot  # noqa: F401
 import pandas  # noqa: F401
 import torch
 
-import spinup.grid
-import spinup.nets
-import spinup.plot
-import spinup.watch  # noqa: F401
-
 
 def run(words: list[str], folder: str, output: str, environment: dict[str, str]) -> None:
     """`python *words` in a folder, with what it prints in a file; exits with its status.

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from spinup import accel
-from spinup.accel import free_memory, keep_freed_memory, setup
+from spinup.compute import accel
+from spinup.compute.accel import free_memory, keep_freed_memory, setup
 from spinup.errors import UserError
 
 

@@ -31,8 +31,8 @@ from probes import (
 from torch import nn
 
 import spinup
-from spinup import accel, mpi
 from spinup.buffers import replay_bytes
+from spinup.compute import accel, mpi
 from spinup.envs import evaluate, make_envs
 from spinup.errors import UserError
 from spinup.nets import ActorCritic, Categorical, NoNorm, RunningNorm, SquashedGaussian
@@ -667,18 +667,18 @@ def test_model_is_the_returned_actor_critic(tmp_path, algo):
 
 @algos
 def test_save_freq(tmp_path, algo, monkeypatch):
-    import spinup.logger
+    import spinup.runs.logger
 
     saves, epochs = [], []
-    log_tabular = spinup.logger.EpochLogger.log_tabular
+    log_tabular = spinup.runs.logger.EpochLogger.log_tabular
 
     def counted(self, key, *args, **kwargs):
         if key == "Epoch":
             epochs.append(args[0])
         return log_tabular(self, key, *args, **kwargs)
 
-    monkeypatch.setattr(spinup.logger.EpochLogger, "log_tabular", counted)
-    monkeypatch.setattr(spinup.logger.EpochLogger, "save_state", lambda *_: saves.append(len(epochs)))
+    monkeypatch.setattr(spinup.runs.logger.EpochLogger, "log_tabular", counted)
+    monkeypatch.setattr(spinup.runs.logger.EpochLogger, "save_state", lambda *_: saves.append(len(epochs)))
     train(algo, fit(algo, Mixed), tmp_path, **{**SMALL[algo], "epochs": 5, "save_freq": 2})
     assert saves == [2, 4, 5]
 

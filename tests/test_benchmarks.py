@@ -398,7 +398,7 @@ def test_products_are_those_of_a_real_update(algo, monkeypatch):
     from torch.utils.flop_counter import FlopCounterMode
 
     from spinup.buffers import ReplayBuffer
-    from spinup.logger import EpochLogger
+    from spinup.runs.logger import EpochLogger
 
     small(monkeypatch, steps=14, random_steps=10)
     sample, store, counters = ReplayBuffer.sample, EpochLogger.store, []
@@ -435,7 +435,7 @@ def test_spinup_is_measured_after_the_first_epoch(algo, setting, env_id, num_env
     from spinup import nets
     from spinup.buffers import ReplayBuffer
     from spinup.envs import VecEnv
-    from spinup.logger import EpochLogger
+    from spinup.runs.logger import EpochLogger
 
     classes = {
         "ppo": "ActorCritic",

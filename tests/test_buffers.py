@@ -13,7 +13,6 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spinup import accel, mpi
 from spinup.buffers import (
     Batch,
     ReplayBuffer,
@@ -26,6 +25,7 @@ from spinup.buffers import (
     normalize,
     replay_bytes,
 )
+from spinup.compute import accel, mpi
 from spinup.errors import UserError
 from spinup.observations import ObservationBox, Part
 

@@ -17,12 +17,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from spinup.accel import ALIGNMENT
-from spinup.capture import captured, cuda, front, program, replay
-from spinup.capture.operators import operator
-from spinup.capture.record import tensors_in
+from spinup.compute.accel import ALIGNMENT
+from spinup.compute.capture import captured, cuda, front, program, replay
+from spinup.compute.capture.operators import operator
+from spinup.compute.capture.record import tensors_in
+from spinup.compute.optim import Adam
 from spinup.errors import Fault
-from spinup.optim import Adam
 
 SMALL = dict(epochs=2, steps_per_epoch=60, start_steps=10, update_after=10, batch_size=5, replay_size=1000, eval_freq=0)
 

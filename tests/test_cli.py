@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spinup import cli
-from spinup.cli import Flag, Parameter
 from spinup.errors import UserError
+from spinup.experiments import cli
+from spinup.experiments.cli import Flag, Parameter
 
 
 @pytest.mark.parametrize(

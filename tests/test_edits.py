@@ -15,7 +15,7 @@ import torch
 from probes import Mixed, Target, parameters, without_time
 
 import spinup.algos
-from spinup.capture import front
+from spinup.compute.capture import front
 
 PPO = dict(
     epochs=4,

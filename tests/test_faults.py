@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from test_resume import Ended, table, train
 
 import spinup
-from spinup import checkpoint
-from spinup.config import CHANGEABLE, allow_import
+from spinup.compute.optim import Adam
 from spinup.envs import make_envs
 from spinup.errors import Fault, UserError
-from spinup.files import checksum
 from spinup.nets import ActorCritic
-from spinup.optim import Adam
 from spinup.run import main
+from spinup.runs import checkpoint
+from spinup.runs.config import CHANGEABLE, allow_import
+from spinup.runs.files import checksum
 
 
 class Faulty(gym.Env):
@@ -204,8 +204,8 @@ def test_signals_to_all_processes_of_asynchronous_environments(tmp_path, how):
 
 def test_asynchronous_environments_that_nobody_closes_end_with_the_run(tmp_path):
     """As when another part of the run raises: multiprocessing ends its processes by SIGTERM, and waits for them."""
-    stop = "sys.modules['spinup.logger'].__dict__['EpochLogger'].dump_tabular = lambda self: 1 / 0"
-    (tmp_path / "script.py").write_text(ASYNC.format(before=f"import spinup.logger; {stop}"))
+    stop = "sys.modules['spinup.runs.logger'].__dict__['EpochLogger'].dump_tabular = lambda self: 1 / 0"
+    (tmp_path / "script.py").write_text(ASYNC.format(before=f"import spinup.runs.logger; {stop}"))
     env = {**os.environ, "PYTHONPATH": str(Path(spinup.__file__).parents[1])}
     command = [sys.executable, "script.py"]
     result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
@@ -579,11 +579,11 @@ def test_a_refused_resume_leaves_config_json_as_it_was(cartpole, capsys):
 def test_two_processes_cannot_take_one_run(cartpole):
     script = (
         "import spinup, sys\n"
-        "from spinup.logger import Logger\n"
+        "from spinup.runs.logger import Logger\n"
         "try: Logger(sys.argv[1], quiet=True, resume=True)\n"
         "except spinup.UserError as error: print(error)\n"
     )
-    from spinup.logger import Logger
+    from spinup.runs.logger import Logger
 
     log = Logger(cartpole, quiet=True, resume=True)
     env = {**os.environ, "PYTHONPATH": str(Path(spinup.__file__).parents[1])}

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 import spinup
 from spinup import buffers
 from spinup.buffers import ReplayBuffer, check_replay_memory
-from spinup.checkpoint import pack, unpack
 from spinup.envs import make_envs
 from spinup.observations import flattened_space, network_space
+from spinup.runs.checkpoint import pack, unpack
 
 ACTIONS = spaces.Discrete(1000)
 

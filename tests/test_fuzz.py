@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import spinup
-from spinup import results, watch
-from spinup.config import read_config
+from spinup.analysis import play as watch
+from spinup.analysis import results
 from spinup.errors import Fault, UserError
+from spinup.runs.config import read_config
 
 FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

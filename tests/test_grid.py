@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spinup import grid as grid_module
-from spinup import mpi
+from spinup.compute import mpi
 from spinup.errors import UserError
-from spinup.grid import ExperimentGrid, default_shorthand, physical_cores, valid_str
+from spinup.experiments import grid as grid_module
+from spinup.experiments.grid import ExperimentGrid, default_shorthand, physical_cores, valid_str
 
 
 def make(name="", **settings):

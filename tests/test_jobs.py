@@ -18,9 +18,9 @@ import pytest
 import thunks
 
 from spinup.errors import UserError
-from spinup.grid import ExperimentGrid
-from spinup.jobs import Job, Overview, Run, first_and_last_line, progress, write_status
-from spinup.locks import lock
+from spinup.experiments.grid import ExperimentGrid
+from spinup.experiments.jobs import Job, Overview, Run, first_and_last_line, progress, write_status
+from spinup.runs.locks import lock
 
 TESTS = Path(__file__).parent
 
@@ -96,7 +96,7 @@ def test_quiet_tells_of_errors_alone(tmp_path, log, capfd):
 
 
 def test_cores_are_shared_out(tmp_path, log, monkeypatch):
-    monkeypatch.setattr("spinup.grid.physical_cores", lambda: 6)
+    monkeypatch.setattr("spinup.experiments.grid.physical_cores", lambda: 6)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     runs = run_grid(tmp_path, log, seeds=(0, 1), jobs=2)
     assert (Path(runs[0].folder) / "output.txt").read_text() == "seed 0 threads 3\n"
@@ -152,7 +152,7 @@ def test_an_executor_that_tries_again_takes_the_same_folder(tmp_path, log):
     file = tmp_path / "g_s0" / "status.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "process": ["a node that died", 1]}))
     code = (
-        "import sys, thunks; from spinup.jobs import Job, perform\n"
+        "import sys, thunks; from spinup.experiments.jobs import Job, perform\n"
         f"print(perform(Job('g', 0, thunks.train, {job.arguments!r}), True).outcome)"
     )
     env = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
@@ -220,14 +220,14 @@ def test_a_run_at_work_elsewhere_is_not_touched(tmp_path, log, jobs, capfd, monk
     file = folder / "status.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "outcome": "running"}))
     before = {path: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}  # that one is the holder's
-    code = "import sys\nfrom pathlib import Path\nfrom spinup.locks import lock\nlock(Path(sys.argv[1]))\n"
+    code = "import sys\nfrom pathlib import Path\nfrom spinup.runs.locks import lock\nlock(Path(sys.argv[1]))\n"
     command = [sys.executable, "-c", code + "print(flush=True)\ninput()", str(folder)]
     env = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         holder.stdout.readline()
         with pytest.raises(UserError, match=rf"another process is at work on {folder} \(process {holder.pid} on "):
             run_grid(tmp_path, log, seeds=(0, 2), does="raise", jobs=jobs)
-        monkeypatch.setattr("spinup.grid.at_work", lambda folder: "")
+        monkeypatch.setattr("spinup.experiments.grid.at_work", lambda folder: "")
         runs = run_grid(tmp_path, log, seeds=(0, 2), does="raise", jobs=jobs)
         assert outcomes(runs) == {0: "at work elsewhere", 2: "done before"}
         assert f"spinup: error: g, seed 0: another process is at work on {folder}\n" in capfd.readouterr().err
@@ -246,7 +246,7 @@ def test_a_grid_writes_no_status_over_that_of_another(tmp_path):
     status = (tmp_path / "g_s0" / "status.json").read_bytes()
     code = f"""
 import thunks
-from spinup.jobs import Job, settle
+from spinup.experiments.jobs import Job, settle
 print(settle(Job("g", 0, thunks.run, {job.arguments!r}), "killed", "why").outcome)
 """
     env = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
@@ -330,7 +330,7 @@ def share_out(tmp_path, log, wrappers):
     script = f"""
         import sys, thunks
         from spinup.errors import UserError
-        from spinup.grid import ExperimentGrid
+        from spinup.experiments.grid import ExperimentGrid
         if __name__ == "__main__":
             grid = ExperimentGrid("g")
             grid.add("seed", {seeds})
@@ -375,8 +375,8 @@ def test_an_mpi_pool(tmp_path, log):
     script = f"""
         import thunks
         from mpi4py.futures import MPIPoolExecutor
-        from spinup import mpi
-        from spinup.grid import ExperimentGrid
+        from spinup.compute import mpi
+        from spinup.experiments.grid import ExperimentGrid
         if __name__ == "__main__":
             grid = ExperimentGrid("g")
             grid.add("seed", [0, 1, 2, 3])
@@ -423,7 +423,7 @@ def test_refuses_jobs_and_num_cpu(tmp_path):
 def start_script(tmp_path, log, guard='if __name__ == "__main__":', seconds=60.0):
     script = f"""
         import thunks
-        from spinup.grid import ExperimentGrid
+        from spinup.experiments.grid import ExperimentGrid
         {guard}
             grid = ExperimentGrid("g")
             grid.add("seed", [0, 2, 4])
@@ -487,7 +487,7 @@ def test_a_grid_that_is_stopped_leaves_checkpoints(tmp_path, log, how, jobs):
         pytest.skip("nobody is left to write a checkpoint")
     script = f"""
         import thunks
-        from spinup.grid import ExperimentGrid
+        from spinup.experiments.grid import ExperimentGrid
         if __name__ == "__main__":
             grid = ExperimentGrid("g")
             grid.add("seed", [0, 2, 4])
@@ -578,7 +578,7 @@ def test_ray_with_a_node_that_dies(tmp_path, log, kill):
         import threading, time
         import ray, thunks
         from ray.cluster_utils import Cluster
-        from spinup.grid import ExperimentGrid
+        from spinup.experiments.grid import ExperimentGrid
         cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0))
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
         ray.init(address=cluster.address, log_to_driver=False)

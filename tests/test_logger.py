@@ -23,12 +23,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import spinup
-from spinup import logger as logger_module
-from spinup import mpi
-from spinup.config import _git, convert_json, record, setup_logger_kwargs
+from spinup.compute import mpi
 from spinup.errors import UserError, install
-from spinup.logger import EpochLogger, Logger
-from spinup.terminal import colorize, short, show, table
+from spinup.runs import logger as logger_module
+from spinup.runs.config import _git, convert_json, record, setup_logger_kwargs
+from spinup.runs.logger import EpochLogger, Logger
+from spinup.runs.terminal import colorize, short, show, table
 
 ROOT = Path(__file__).parent.parent
 nan, inf = math.nan, math.inf
@@ -332,7 +332,7 @@ def test_convert_json_by_hand():
         "set": [1, 2, 3],
         "keys": {"1": "a", "[1, 2]": "b", "None": "c", "torch.nn.modules.activation.Tanh": "d"},
         "classes": ["torch.nn.modules.activation.Tanh", "collections.OrderedDict", f"{here}.Plain", "builtins.int"],
-        "functions": ["builtins.len", f"{os.path.__name__}.join", "spinup.logger.Logger.log", "builtins.str.upper"],
+        "functions": ["builtins.len", f"{os.path.__name__}.join", "spinup.runs.logger.Logger.log", "builtins.str.upper"],
         "lambda": f"{here}.test_convert_json_by_hand.<locals>.<lambda> (test_logger.py:{line})",
         "partial": "partial(torch.nn.modules.linear.Linear, 3, bias=False)",
         "torch": ["torch.float32", "cpu"],
@@ -642,7 +642,7 @@ def test_table_by_hand():
 
 TRAIN = """
 import sys
-from spinup.logger import EpochLogger
+from spinup.runs.logger import EpochLogger
 
 logger = EpochLogger(sys.argv[1], exp_name="ppo")
 logger.save_config({"steps_per_epoch": 1000, "epochs": 3})

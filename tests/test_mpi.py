@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from spinup import mpi
+from spinup.compute import mpi
 from spinup.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -94,7 +94,7 @@ def test_one_process_never_imports_mpi4py():
         import sys
         import numpy as np
         import torch
-        from spinup import mpi
+        from spinup.compute import mpi
         from spinup.buffers import normalize
         from spinup.nets import RunningNorm
         mpi.proc_id(), mpi.num_procs(), mpi.mpi_sum(1.0), mpi.mpi_avg(np.ones(2)), mpi.mpi_statistics_scalar([1, 2])
@@ -183,7 +183,7 @@ def test_mpi_fork_becomes_the_launcher_of_the_same_command(monkeypatch, tmp_path
 TWO = """
 import sys
 
-from spinup import mpi
+from spinup.compute import mpi
 
 mpi.mpi_fork(2)
 
@@ -192,7 +192,7 @@ import torch
 
 from spinup.buffers import normalize
 from spinup.nets import RunningNorm
-from spinup.optim import Adam
+from spinup.compute.optim import Adam
 
 
 
@@ -297,7 +297,7 @@ OFF_POLICY = """
 import importlib
 import sys
 
-from spinup import mpi
+from spinup.compute import mpi
 
 mpi.mpi_fork(2)
 

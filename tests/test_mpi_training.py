@@ -41,7 +41,7 @@ from gymnasium import spaces
 
 from spinup import nets
 from spinup.algos import ddpg, ppo, sac, td3, trpo, vpg
-from spinup.optim import Adam
+from spinup.compute.optim import Adam
 
 torch.manual_seed(0)  # the same networks and the same batch on both
 box, acts = spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))

@@ -12,7 +12,6 @@ from gymnasium import spaces
 from torch import distributions as td
 from torch import nn
 
-from spinup.encoders import make_encoder
 from spinup.errors import UserError
 from spinup.nets import (
     CNN,
@@ -38,6 +37,7 @@ from spinup.nets import (
     mlp,
     orthogonal_,
 )
+from spinup.nets.encoders import make_encoder
 from spinup.observations import flattened_space, network_space
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -726,7 +726,7 @@ def test_actor_and_critic_are_separate():
 
 
 class Own(nn.Module):
-    """The protocol at the top of spinup/nets.py and no more."""
+    """The protocol at the top of spinup/nets/ and no more."""
 
     def __init__(self, continuous=False):
         super().__init__()
@@ -1207,7 +1207,7 @@ def bounds_of(space):
 
 
 class OwnQ(nn.Module):
-    """The protocol at the top of spinup/nets.py and no more: kind is "plain", "soft" or "discrete"."""
+    """The protocol at the top of spinup/nets/ and no more: kind is "plain", "soft" or "discrete"."""
 
     def __init__(self, kind, n=2):
         super().__init__()

@@ -9,8 +9,8 @@ from gymnasium import spaces
 import spinup
 from spinup import observations
 from spinup.buffers import ReplayBuffer
-from spinup.encoders import CNN, PartsEncoder, make_encoder
 from spinup.envs import make_envs
+from spinup.nets.encoders import CNN, PartsEncoder, make_encoder
 from spinup.observations import channels_last, height_and_width, is_image
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from spinup.optim import Adam, flatten, polyak_average
+from spinup.compute.optim import Adam, flatten, polyak_average
 
 
 def net(seed=0):

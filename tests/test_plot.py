@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 from test_results import frame, make, original, two_groups
 
-from spinup import plot, stats
+from spinup.analysis import plot, stats
+from spinup.analysis.plot import aggregate, curves, improvement, load, main, profile, table
+from spinup.analysis.results import Line
 from spinup.errors import UserError
-from spinup.plot import aggregate, curves, improvement, load, main, profile, table
-from spinup.results import Line
 
 nan = math.nan
 

@@ -13,11 +13,11 @@ from gymnasium import spaces
 from torch import nn
 
 import spinup
-from spinup import watch
-from spinup.config import from_exact, to_exact
+from spinup.analysis import play as watch
 from spinup.envs import evaluate, make_envs
 from spinup.errors import UserError
 from spinup.nets import ActorCritic
+from spinup.runs.config import from_exact, to_exact
 
 BOX = spaces.Box(-1, 1, (2,), np.float32)
 

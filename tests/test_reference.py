@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spinup import plot
-from spinup.results import read
+from spinup.analysis import plot
+from spinup.analysis.results import read
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "data" / "reference"

@@ -8,11 +8,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spinup import results
+from spinup.analysis import results
+from spinup.analysis.results import (
+    column,
+    expand,
+    load,
+    meanings,
+    numbers,
+    read,
+    scores,
+    series,
+    smoothed,
+    table,
+    table_text,
+)
 from spinup.errors import UserError
-from spinup.logger import Logger
-from spinup.results import column, expand, load, meanings, numbers, read, scores, series, smoothed, table, table_text
-from spinup.terminal import short
+from spinup.runs.logger import Logger
+from spinup.runs.terminal import short
 
 nan = math.nan
 

@@ -16,9 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spinup import cli, errors, mpi, nets, run, source
+from spinup import errors, nets, run
+from spinup.compute import mpi
 from spinup.errors import UserError
-from spinup.logger import Logger
+from spinup.experiments import cli, source
+from spinup.runs.logger import Logger
 
 ROOT = Path(__file__).parents[1]
 

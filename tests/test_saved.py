@@ -17,10 +17,11 @@ import pytest
 import torch
 
 import spinup
-from spinup import saved, watch
-from spinup.checkpoint import newest, unpack
-from spinup.config import LONGEST_CONFIG
+from spinup.analysis import play as watch
 from spinup.errors import UserError
+from spinup.runs import saved
+from spinup.runs.checkpoint import newest, unpack
+from spinup.runs.config import LONGEST_CONFIG
 
 ROOT = Path(__file__).parent.parent
 

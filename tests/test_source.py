@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from spinup import cli, source
+from spinup.experiments import cli, source
 
 SAMPLE = '''
 """A module."""

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 import spinup
-from spinup import nets, optim
+from spinup import nets
+from spinup.compute import optim
 from spinup.errors import UserError
 from spinup.run import main
 from spinup.sparse import BlockLayout, BlockSparseLinear, Schedule, layouts, matrix_block_norms
@@ -304,7 +305,8 @@ def test_flags_in_the_help(capsys):
 
 MPI_SCRIPT = """
 import sys, torch
-from spinup import mpi, nets, optim
+from spinup.compute import mpi, optim
+from spinup import nets
 torch.manual_seed(mpi.proc_id())
 net = nets.mlp([5, 64, 64, 2], "ReLU", {"sparsity": 0.6, "block_size": 16, "schedule": sys.argv[1], "every": 2})
 masks = [net[2].layout.mask]

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from spinup import stats
-from spinup.stats import improvement, interval, iqm, iqm_interval, profile, resample
+from spinup.analysis import stats
+from spinup.analysis.stats import improvement, interval, iqm, iqm_interval, profile, resample
 
 nan = math.nan
 ONE = np.array(["a"] * 4)  # one stratum

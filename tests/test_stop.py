@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import spinup
-from spinup.config import CHANGEABLE
 from spinup.errors import UserError
-from spinup.restart import main
+from spinup.experiments.resume import main
 from spinup.run import main as command
+from spinup.runs.config import CHANGEABLE
 
 ON = dict(num_envs=2, steps_per_epoch=40, epochs=4, checkpoint_freq=1, max_ep_len=20, ac_kwargs=dict(hidden_sizes=[8]))
 OFF = ON | dict(start_steps=10, update_after=10, update_every=5, batch_size=4, replay_size=200, eval_freq=0)

@@ -116,8 +116,8 @@ def import_rule(root: Path) -> list[str]:
 def plot_is_light(root: Path) -> list[str]:
     """Nothing that plot imports, directly or through our modules, imports torch or an algorithm."""
     modules, faults = sources(root), []
-    assert "spinup.plot" in modules
-    todo, seen = ["spinup.plot"], set()
+    assert "spinup.analysis.plot" in modules
+    todo, seen = ["spinup.analysis.plot"], set()
     while todo:
         name = todo.pop()
         if name in seen or name not in modules:
@@ -126,7 +126,7 @@ def plot_is_light(root: Path) -> list[str]:
         for target in imported(name, modules[name], modules):
             ours = our_module(target, modules)
             if target.split(".")[0] == "torch" or layer_name(ours or "") == "algos":
-                faults.append(f"spinup.plot needs {target}, by way of {name}")
+                faults.append(f"spinup.analysis.plot needs {target}, by way of {name}")
             elif ours != "spinup":
                 todo.append(ours)
     return faults
@@ -292,7 +292,7 @@ MODULES |= {"spinup/algos/__init__.py": "", "spinup/algos/vpg.py": "", "spinup/a
 @pytest.mark.parametrize(
     ("file", "text", "fault"),
     [
-        ("mpi", "from spinup import nets", "spinup.mpi (layer 1) imports spinup.nets (layer 2)"),
+        ("mpi", "from spinup import nets", "spinup.compute.mpi (layer 1) imports spinup.nets (layer 2)"),
         ("nets", "from spinup.envs import f", "spinup.nets (layer 2) imports spinup.envs.f (layer 2)"),
         ("nets", "def f():\n    from .algos import ppo", "spinup.nets (layer 2) imports spinup.algos.ppo (layer 3)"),
         ("nets", "import importlib\nimportlib.import_module('spinup.run')", "spinup.nets (layer 2) imports spinup.run"),
@@ -302,7 +302,7 @@ MODULES |= {"spinup/algos/__init__.py": "", "spinup/algos/vpg.py": "", "spinup/a
         ("algos/ppo", "from . import vpg", "spinup.algos.ppo (layer 3) imports spinup.algos.vpg (layer 3)"),
         ("algos/ppo", "from ..run import main", "spinup.algos.ppo (layer 3) imports spinup.run.main (layer 5)"),
         ("algos/ppo", "import spinup.run", "spinup.algos.ppo (layer 3) imports spinup.run (layer 5)"),
-        ("watch", "from spinup.run import main", "spinup.watch (layer 4) imports spinup.run.main (layer 5)"),
+        ("watch", "from spinup.run import main", "spinup.analysis.play (layer 4) imports spinup.run.main (layer 5)"),
         ("nets", "if __name__ == '__main__':\n    import spinup.run", "spinup.nets (layer 2) imports spinup.run (la"),
         ("helpers", "", "spinup.helpers: has no layer"),
     ],
@@ -327,11 +327,11 @@ def test_import_rule_allows(tmp_path):
 
 
 def test_plot_is_light_finds_torch_and_algorithms(tmp_path):
-    assert plot_is_light(write(tmp_path, MODULES | {"spinup/plot.py": "import matplotlib"})) == []
-    write(tmp_path, {"spinup/plot.py": "from spinup import mpi", "spinup/mpi.py": "import torch.nn"})
-    assert plot_is_light(tmp_path) == ["spinup.plot needs torch.nn, by way of spinup.mpi"]
-    write(tmp_path, {"spinup/plot.py": "def f():\n    from spinup.algos import ppo"})
-    assert plot_is_light(tmp_path) == ["spinup.plot needs spinup.algos.ppo, by way of spinup.plot"]
+    assert plot_is_light(write(tmp_path, MODULES | {"spinup/analysis/plot.py": "import matplotlib"})) == []
+    write(tmp_path, {"spinup/analysis/plot.py": "from spinup import mpi", "spinup/compute/mpi.py": "import torch.nn"})
+    assert plot_is_light(tmp_path) == ["spinup.analysis.plot needs torch.nn, by way of spinup.compute.mpi"]
+    write(tmp_path, {"spinup/analysis/plot.py": "def f():\n    from spinup.algos import ppo"})
+    assert plot_is_light(tmp_path) == ["spinup.analysis.plot needs spinup.algos.ppo, by way of spinup.plot"]
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_equation_labels_finds(tmp_path, code, page, faults):
 def test_equation_labels_in_shared_files(tmp_path):
     code = {"spinup/algos/ppo.py": "x = 1  # ppo-1", "docs/algorithms/ppo.md": ":label: ppo-1"}
     assert equation_labels(write(tmp_path, code | {"spinup/buffers.py": "y = 1  # ppo-1"})) == []
-    faults = equation_labels(write(tmp_path, code | {"spinup/nets.py": "y = 1  # ppo-1, sac-9"}))
+    faults = equation_labels(write(tmp_path, code | {"spinup/nets/": "y = 1  # ppo-1, sac-9"}))
     assert faults == ["nets.py: sac-9 is on no page"]
 
 
@@ -383,13 +383,13 @@ def test_equations_are_labelled_where_they_are_computed():
     ],
 )
 def test_forbidden_calls_finds(tmp_path, code):
-    assert len(forbidden_calls(write(tmp_path, {"spinup/nets.py": code}))) == 1
+    assert len(forbidden_calls(write(tmp_path, {"spinup/nets/": code}))) == 1
 
 
 def test_forbidden_calls_allows(tmp_path):
     code = "ac.eval()\nre.compile('x')\njson.load(f)\ntorch.load(f, weights_only=True)\nast.literal_eval('1')"
     code += "\ntry:\n    pass\nexcept Exception:\n    raise\n"
-    assert forbidden_calls(write(tmp_path, {"spinup/nets.py": code})) == []
+    assert forbidden_calls(write(tmp_path, {"spinup/nets/": code})) == []
 
 
 def test_lengths_finds_long_files_and_functions(tmp_path):
@@ -419,7 +419,7 @@ def test_docstrings_finds(tmp_path, own, arguments, faults):
 
 def test_docstrings_finds_modules_without(tmp_path):
     write(tmp_path, {"spinup/algos/ppo.py": "x = 1"})
-    (tmp_path / "spinup/nets.py").write_text("x = 1\n")
+    (tmp_path / "spinup/nets/").write_text("x = 1\n")
     assert docstrings(tmp_path) == ["spinup.nets: no docstring", "ppo.py: no function ppo"]
 
 

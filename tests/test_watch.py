@@ -17,7 +17,8 @@ from gymnasium import spaces
 from PIL import Image
 
 import spinup
-from spinup import nets, watch
+from spinup import nets
+from spinup.analysis import play as watch
 from spinup.envs import evaluate
 from spinup.errors import UserError, install
 

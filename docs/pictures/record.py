@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from spinup import load, watch
+from spinup import load
+from spinup.analysis import play as watch
 from spinup.envs import make_envs
 
 ROOT = Path(__file__).parents[2]

@@ -50,7 +50,7 @@ device: 'cpu', 'cuda', 'cuda:1', 'mps'
 threads: CPU threads of torch; 1 is fastest for small networks
 matmul_precision: of float32 matrix products: 'highest', 'high' (TF32) or 'medium' (bfloat16), where the hardware can;
     'medium' makes wide hidden layers faster on a CPU
-capture: replay the tensor operations of updates without their Python, on a CPU or as CUDA graphs (spinup.capture): the
+capture: replay the tensor operations of updates without their Python, on a CPU or as CUDA graphs (spinup.compute.capture): the
     same numbers, sooner; PPO's policy only without a target_kl. False: always plain Python
 init_from: folder of an earlier run, or a .pt file in it, whose networks and normalizers this one begins with
 stop_at: end after an epoch with at least this mean return (of test episodes where there are any); None: never

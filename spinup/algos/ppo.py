@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from spinup import accel, mpi
 from spinup.buffers import RolloutBuffer, gae, minibatches, normalize
-from spinup.capture import captured
-from spinup.checkpoint import RunState
+from spinup.compute import accel, mpi
+from spinup.compute.capture import captured
+from spinup.compute.optim import Adam
 from spinup.envs import make_envs
 from spinup.errors import check_arguments
-from spinup.logger import EpochLogger
 from spinup.nets import ActorCritic, RunningNorm, check_actor_critic, keep_bounds
-from spinup.optim import Adam
+from spinup.runs.checkpoint import RunState
+from spinup.runs.logger import EpochLogger
 
 
 def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, clip_ratio: float) -> Tensor:

@@ -14,15 +14,15 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from spinup import accel, mpi
 from spinup.buffers import Batch, ReplayBuffer, check_replay_memory
-from spinup.capture import captured
-from spinup.checkpoint import RunState
+from spinup.compute import accel, mpi
+from spinup.compute.capture import captured
+from spinup.compute.optim import Adam, flatten, polyak_average
 from spinup.envs import check_actions, make_envs
 from spinup.errors import check_arguments
-from spinup.logger import EpochLogger
 from spinup.nets import Categorical, NoNorm, SoftActorCritic, SquashedGaussian, check_q_actor_critic
-from spinup.optim import Adam, flatten, polyak_average
+from spinup.runs.checkpoint import RunState
+from spinup.runs.logger import EpochLogger
 
 
 def soft_value(pi: SquashedGaussian | Categorical, q: Callable, o: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spinup import accel, mpi
 from spinup.buffers import Batch, ReplayBuffer, check_replay_memory
-from spinup.capture import captured
-from spinup.checkpoint import RunState
+from spinup.compute import accel, mpi
+from spinup.compute.capture import captured
+from spinup.compute.optim import Adam, flatten, polyak_average
 from spinup.envs import check_actions, make_envs
 from spinup.errors import check_arguments
-from spinup.logger import EpochLogger
 from spinup.nets import NoNorm, TwinActorCritic, check_q_actor_critic
-from spinup.optim import Adam, flatten, polyak_average
+from spinup.runs.checkpoint import RunState
+from spinup.runs.logger import EpochLogger
 
 
 def target(r: Tensor, terminated: Tensor, discount: Tensor, q2: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spinup import results, stats
+from spinup.analysis import results, stats
 from spinup.errors import UserError
 from spinup.exercises.judge import Wrong
 

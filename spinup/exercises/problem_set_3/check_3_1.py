@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from spinup import results
+from spinup.analysis import results
 from spinup.exercises.experiments import check_better, check_number, finals, interval, read_answers, read_runs
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spinup import results
+from spinup.analysis import results
 from spinup.exercises.experiments import check_better, check_number, finals, interval, read_answers, read_runs
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from spinup import results, stats
+from spinup.analysis import results, stats
 from spinup.exercises.experiments import better, print_answers, scores_by_value
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from spinup import results, stats
+from spinup.analysis import results, stats
 from spinup.errors import UserError
 from spinup.exercises.experiments import print_answers
 

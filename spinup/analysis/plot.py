@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spinup import stats
-from spinup.cli import Parser
+from spinup.analysis import stats
+from spinup.analysis.results import UNKNOWN, Line, column, load, meanings, runs_of, scores, series, table, table_text
 from spinup.errors import UserError, closest, printable, user_path
-from spinup.files import replacing
-from spinup.results import UNKNOWN, Line, column, load, meanings, runs_of, scores, series, table, table_text
-from spinup.terminal import progress, short
+from spinup.experiments.cli import Parser
+from spinup.runs.files import replacing
+from spinup.runs.terminal import progress, short
 
 if TYPE_CHECKING:
     import pandas as pd

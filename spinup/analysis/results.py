@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from spinup.analysis.stats import iqm, iqm_interval
 from spinup.errors import UserError, closest, printable
-from spinup.files import check_file
-from spinup.stats import iqm, iqm_interval
-from spinup.terminal import progress, short
+from spinup.runs.files import check_file
+from spinup.runs.terminal import progress, short
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,11 +17,11 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
-from spinup import mpi
-from spinup.capture.program import Program, why_not
-from spinup.capture.reasons import explain
+from spinup.compute import mpi
+from spinup.compute.capture.program import Program, why_not
+from spinup.compute.capture.reasons import explain
 from spinup.errors import first_line
-from spinup.terminal import say
+from spinup.runs.terminal import say
 
 PATIENCE = 5.0  # seconds of updates as Python before the first trace, which takes a second or two itself
 MAX_GRAPHS = 3  # of an update for batches of one shape; one that needs more reads something new in each call

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from spinup import mpi
-from spinup.config import (
+from spinup.compute import mpi
+from spinup.errors import UserError, install, printable, user_path
+from spinup.runs.config import (
     CHANGEABLE,
     convert_json,
     exact_arguments,
@@ -32,10 +33,9 @@ from spinup.config import (
     record,
     setup_logger_kwargs,
 )
-from spinup.errors import UserError, install, printable, user_path
-from spinup.files import RESERVED, RunFolder, bare, writing
-from spinup.locks import Lock, Taken, lock
-from spinup.terminal import Bar, cell, colorize, say, table
+from spinup.runs.files import RESERVED, RunFolder, bare, writing
+from spinup.runs.locks import Lock, Taken, lock
+from spinup.runs.terminal import Bar, cell, colorize, say, table
 
 
 def _claim(folder: Path, fname: str) -> tuple[Path, Lock]:
@@ -70,7 +70,7 @@ class Logger:
     exp_name: by what runs are grouped in plots; by default the folder's name
     quiet: show warnings only
     tensorboard: also write the table's numbers as TensorBoard events
-    resume: go on with the run that output_dir holds, from its checkpoint (spinup.checkpoint), or from the beginning
+    resume: go on with the run that output_dir holds, from its checkpoint (spinup.runs.checkpoint), or from the beginning
         where there is none yet
 
     Raises UserError where the folder cannot be written, where another process is at work on it, and where tensorboard

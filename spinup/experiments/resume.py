@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spinup import mpi
-from spinup.checkpoint import newest, read_manifest
-from spinup.cli import Parser, convert, parameters
-from spinup.config import CHANGEABLE, fill_in, imported_by, lost, read_config
+from spinup.compute import mpi
 from spinup.envs import make_envs, saved_wrappers
 from spinup.errors import UserError, check_arguments, printable
-from spinup.logger import Logger
-from spinup.saved import check_size
-from spinup.terminal import say
+from spinup.experiments.cli import Parser, convert, parameters
+from spinup.runs.checkpoint import newest, read_manifest
+from spinup.runs.config import CHANGEABLE, fill_in, imported_by, lost, read_config
+from spinup.runs.logger import Logger
+from spinup.runs.saved import check_size
+from spinup.runs.terminal import say
 
 
 def resume(
@@ -40,7 +40,7 @@ def resume(
     wrappers: those of the environment, where the run's own are not all Gymnasium's
     ac_kwargs, env_kwargs: the entries that config.json can only name
     on_epoch: function that is called after each epoch
-    changes: new values of other arguments, as pi_lr=1e-4, of those in spinup.config.CHANGEABLE
+    changes: new values of other arguments, as pi_lr=1e-4, of those in spinup.runs.config.CHANGEABLE
 
     Returns the trained actor-critic. Raises UserError where there is no run, where it has ended, where an argument
     cannot be changed, and where the checkpoint is damaged or belongs to something else.

@@ -24,6 +24,6 @@ cuda        on a GPU, in the place of the last three: a CUDA graph
 operators   what an update does inside that is no torch call (MPI, Adam's step), made one
 """
 
-from spinup.capture.front import captured
+from spinup.compute.capture.front import captured
 
 __all__ = ["captured"]

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from spinup.capture.memory import plan_memory
-from spinup.capture.operators import functions
-from spinup.capture.record import Operation, record, tensors_in
+from spinup.compute.capture.memory import plan_memory
+from spinup.compute.capture.operators import functions
+from spinup.compute.capture.record import Operation, record, tensors_in
 
 DECIDED_BY_OUT = {"dtype", "layout", "device", "pin_memory"}
 

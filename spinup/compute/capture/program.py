@@ -6,10 +6,10 @@ import operator
 import torch
 from torch import Tensor
 
-from spinup.accel import ALIGNMENT
-from spinup.capture.cuda import GraphReplay
-from spinup.capture.record import record, storage, tensors_in, written
-from spinup.capture.replay import Replay
+from spinup.compute.accel import ALIGNMENT
+from spinup.compute.capture.cuda import GraphReplay
+from spinup.compute.capture.record import record, storage, tensors_in, written
+from spinup.compute.capture.replay import Replay
 
 MAX_RECORDS = 4  # of one graph, each for tensors in other memory
 

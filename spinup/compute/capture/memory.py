@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from spinup.capture.record import Operation, storage, tensors_in, written
+from spinup.compute.capture.record import Operation, storage, tensors_in, written
 
 CONSTANTS = {
     torch.ops.aten.ones_like,

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from spinup import mpi
-from spinup.accel import ALIGNMENT
-from spinup.capture.operators import operator
+from spinup.compute import mpi
+from spinup.compute.accel import ALIGNMENT
+from spinup.compute.capture.operators import operator
 from spinup.errors import Fault
 
 

@@ -26,13 +26,13 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spinup import mpi
-from spinup.checkpoint import ignore_at_exit, newest
-from spinup.config import convert_json
+from spinup.compute import mpi
 from spinup.errors import UserError, first_line, install, printable, user_path
-from spinup.files import RunFolder, check_file, replace_file, writing
-from spinup.locks import Lock, Taken, lock
-from spinup.terminal import open_closed_streams, say, writing_to
+from spinup.runs.checkpoint import ignore_at_exit, newest
+from spinup.runs.config import convert_json
+from spinup.runs.files import RunFolder, check_file, replace_file, writing
+from spinup.runs.locks import Lock, Taken, lock
+from spinup.runs.terminal import open_closed_streams, say, writing_to
 
 DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"
 ELSEWHERE = "at work elsewhere"

@@ -13,10 +13,9 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spinup import mpi
-from spinup.config import setup_logger_kwargs
+from spinup.compute import mpi
 from spinup.errors import UserError, closest, printable
-from spinup.jobs import (
+from spinup.experiments.jobs import (
     BEFORE,
     DONE,
     ELSEWHERE,
@@ -35,8 +34,9 @@ from spinup.jobs import (
     report,
     settle,
 )
-from spinup.locks import at_work
-from spinup.terminal import say
+from spinup.runs.config import setup_logger_kwargs
+from spinup.runs.locks import at_work
+from spinup.runs.terminal import say
 
 LONGEST_NAME = 200  # bytes; file systems take 255, of which dates, seeds and numbers need some
 

@@ -23,16 +23,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from spinup import __version__, mpi
-from spinup.config import CHANGEABLE, allow_import, convert_json
+from spinup import __version__
+from spinup.compute import mpi
+from spinup.compute.optim import set_progress
 from spinup.envs import as_names, bind, evaluation_columns, wrapper_flags
 from spinup.errors import Fault, UserError, first_line, printable
-from spinup.files import CHECKPOINT, RunFolder, check_file, checksum, is_checkpoint, read_text, temporary, writing
-from spinup.logger import EpochLogger
 from spinup.nets import describe
-from spinup.optim import set_progress
-from spinup.saved import load_tensors, model_file, read_policy
-from spinup.terminal import say, say_at_once
+from spinup.runs.config import CHANGEABLE, allow_import, convert_json
+from spinup.runs.files import CHECKPOINT, RunFolder, check_file, checksum, is_checkpoint, read_text, temporary, writing
+from spinup.runs.logger import EpochLogger
+from spinup.runs.saved import load_tensors, model_file, read_policy
+from spinup.runs.terminal import say, say_at_once
 
 FORMAT = 2  # of the files; another one cannot be read, except 1, which does not have the arguments
 COUNTERS = ("epoch", "t", "updates", "best_return", "best", "without_best", "stopped")

@@ -19,8 +19,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from spinup.cli import Parser
-from spinup.config import fill_in, imported_by, read_config
 from spinup.envs import (
     DEFAULT_LENGTH,
     VecEnv,
@@ -33,8 +31,10 @@ from spinup.envs import (
     saved_wrappers,
 )
 from spinup.errors import UserError, first_line, install, printable, user_path
-from spinup.files import replacing
-from spinup.saved import ONLY_TRAINING, build, check_size, model_file, network_arguments, read_policy
+from spinup.experiments.cli import Parser
+from spinup.runs.config import fill_in, imported_by, read_config
+from spinup.runs.files import replacing
+from spinup.runs.saved import ONLY_TRAINING, build, check_size, model_file, network_arguments, read_policy
 
 EnvFn = str | Callable
 GIF_FPS, GIF_SIDE = 30, 400  # pictures a second and pixels a side, at most: a GIF compresses little

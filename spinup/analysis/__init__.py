@@ -1,0 +1,1 @@
+"""After the runs: results, statistics, plots, playing saved policies."""

@@ -1,0 +1,319 @@
+"""What the algorithms take: the type, range and help line of each argument, in one place.
+
+A signature names a type from here, or spells out one of its own in the same form:
+
+    gamma: arg.Gamma = 0.99
+    clip_ratio: Annotated[float, Range(0), "how far probabilities may usefully move; 0.1 to 0.3", CHANGEABLE] = 0.2
+
+From these come the checks, `--help`, help(spinup.ppo), the flags of `resume` and the tables in the docs.
+"""
+
+import inspect
+import math
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from spinup.errors import UserError
+
+# Counts are far above any use, and such that a row, an update or an evaluation ends, and that sums and products of
+# them are still 64-bit numbers.
+COUNT, PASSES = 10**12, 10**6
+CHANGEABLE = "resume may change it"  # no shape, no state and no count of steps in a checkpoint depends on it
+
+
+class Range(NamedTuple):
+    """The numbers from low to high, both included."""
+
+    low: float
+    high: float = COUNT
+
+
+# ---- the environments
+
+EnvFn = Annotated[
+    str | Callable[[], Any], 'environment id, as "CartPole-v1" or "module:Env-v0", or a function that makes one'
+]
+EnvKwargs = Annotated[dict | None, "arguments for the environment's constructor"]
+NumEnvs = Annotated[int, Range(1, 10_000), "environments stepped side by side, on each MPI process"]
+MaxEpLen = Annotated[int, Range(1), "episodes are truncated after this many steps", CHANGEABLE]
+Wrappers = Annotated[
+    str | Sequence | None,
+    'wrappers of each environment, innermost first, also in evaluations: "module:Name" or "module:Name(1, name=2)"; '
+    "in Python also functions of an environment",
+]
+Vectorization = Annotated[
+    Literal["sync", "async"],
+    "'sync' steps the environments in turn, also in evaluations; 'async' runs each in its own process, for slow "
+    "simulators and those that exist once per process",
+    CHANGEABLE,
+]
+Reseed = Annotated[
+    bool,
+    "give every episode its own seed; False: only the first reset of each environment, for those that build their world "
+    "from the seed; resume then begins new episodes and is not exact",
+]
+LogInfo = Annotated[
+    str | Sequence[str] | None,
+    "names of numbers in the environments' infos, as is_success; each becomes a column: the mean over episodes of their "
+    "last values",
+]
+
+# ---- the networks
+
+ActorCriticClass = Annotated[Callable, "class of the networks; spinup.nets documents the protocol"]
+AcKwargs = Annotated[
+    dict | None,
+    "arguments of actor_critic: hidden_sizes, activation, log_std_init, log_std_min, log_std_max, squash, orthogonal, "
+    "layer_norm, linear",
+]
+HiddenSizes = Annotated[int | Sequence[int], "units of each hidden layer"]
+Activation = Annotated[str | type, "a name from torch.nn, or a class"]
+Linear = Annotated[
+    Callable | dict, "makes the linear layers, linear(in_features, out_features); or a dict, for block-sparse ones"
+]
+NormalizeObs = Annotated[
+    bool,
+    "center and scale observations by running statistics, saved with the policy, and clip them to -10 to 10 (not "
+    "images); the statistics take in each epoch after its update, and with off-policy algorithms each step",
+]
+
+# ---- the run
+
+Seed = Annotated[
+    int,
+    Range(0, 2**32 - 1),
+    "of networks, environments and sampling; the same seed gives the same run on the same machine",
+]
+StepsPerEpoch = Annotated[
+    int,
+    Range(1),
+    "environment steps in a row of progress.txt, over all environments and processes; on-policy algorithms update after "
+    "each, and round it up to a multiple of both",
+]
+Epochs = Annotated[int, Range(1), "rows of progress.txt to train for", CHANGEABLE]
+Device = Annotated[str, "'cpu', 'cuda', 'cuda:1', 'mps'"]
+Threads = Annotated[int, Range(1, 256), "CPU threads of torch; 1 is fastest for small networks", CHANGEABLE]
+MatmulPrecision = Annotated[
+    Literal["highest", "high", "medium"],
+    "of float32 matrix products: 'highest', 'high' (TF32) or 'medium' (bfloat16), where the hardware can; 'medium' makes "
+    "wide hidden layers faster on a CPU",
+    CHANGEABLE,
+]
+Capture = Annotated[
+    bool,
+    "replay the tensor operations of updates without their Python, on a CPU or as CUDA graphs (spinup.compute.capture): the same "
+    "numbers, sooner; PPO's policy only without a target_kl. False: always plain Python",
+    CHANGEABLE,
+]
+InitFrom = Annotated[
+    str | None, "folder of an earlier run, or a .pt file in it, whose networks and normalizers this one begins with"
+]
+StopAt = Annotated[
+    float | None,
+    Range(-COUNT),
+    "end after an epoch with at least this mean return (of test episodes if there are any); None: never",
+    CHANGEABLE,
+]
+Patience = Annotated[
+    int | None, Range(1), "end after this many epochs in a row without a new best mean return; None: never", CHANGEABLE
+]
+OnEpoch = Annotated[
+    Callable | None,
+    "function called after each epoch with its row of progress.txt as a dict; if it returns True the run ends",
+]
+EvalFreq = Annotated[
+    int, Range(0), "epochs between evaluations (columns TestEpRet, TestEpLen); 0: no evaluations", CHANGEABLE
+]
+NumTestEpisodes = Annotated[
+    int,
+    Range(1, 10_000),
+    "episodes of the policy's mode in one evaluation, in environments with other seeds",
+    CHANGEABLE,
+]
+NumTestEnvs = Annotated[
+    int | None,
+    Range(1, 10_000),
+    "environments that play them at the same time; 1: one after another in one environment; None: one for each episode, "
+    "or with vectorization 'async' num_envs",
+]
+SaveFreq = Annotated[int, Range(1), "epochs between saves of the policy; the last update is always saved", CHANGEABLE]
+CheckpointFreq = Annotated[
+    int,
+    Range(0),
+    "epochs between checkpoints, from which an interrupted run resumes exactly; 0: only when interrupted",
+    CHANGEABLE,
+]
+LoggerKwargs = Annotated[dict | None, "arguments of EpochLogger, as output_dir, exp_name, quiet, tensorboard"]
+
+# ---- learning
+
+Gamma = Annotated[float, Range(0, 1), "discount factor", CHANGEABLE]
+Lam = Annotated[float, Range(0, 1), "lambda of the generalized advantage estimates", CHANGEABLE]
+PiLr = Annotated[float, Range(0), "learning rate of the policy (Adam)", CHANGEABLE]
+VfLr = Annotated[float, Range(0), "learning rate of the value function (Adam)", CHANGEABLE]
+QLr = Annotated[float, Range(0), "learning rate of the action-value functions (Adam)", CHANGEABLE]
+TrainVIters = Annotated[int, Range(0, PASSES), "passes over the data of an epoch for the value function", CHANGEABLE]
+MaxGradNorm = Annotated[
+    float | None, Range(0), "longer gradients are scaled down to this 2-norm; None: never", CHANGEABLE
+]
+AnnealLr = Annotated[bool, "lower the learning rates linearly to 0 over the run", CHANGEABLE]
+NormalizeRew = Annotated[
+    bool, "scale rewards by the running standard deviation of the discounted return, saved with the policy"
+]
+NormalizeAdv = Annotated[
+    bool, "shift and scale the advantages of an epoch to mean 0 and standard deviation 1", CHANGEABLE
+]
+ValueTarget = Annotated[
+    Literal["gae", "rtg"],
+    "what the value function is fitted to: 'gae' (lambda-returns) or 'rtg' (discounted rewards-to-go)",
+    CHANGEABLE,
+]
+
+# ---- off-policy learning
+
+ReplaySize = Annotated[int, Range(1), "transitions kept, the last ones, over all processes"]
+BatchSize = Annotated[int, Range(1), "transitions in a gradient step, over all processes", CHANGEABLE]
+NStep = Annotated[
+    int,
+    Range(1),
+    "rewards that a target sums before the value of a next state; larger values learn faster if rewards are rare, and are "
+    "biased, since older policies earned the later rewards",
+]
+Polyak = Annotated[
+    float,
+    Range(0, 1),
+    "share of themselves that target networks keep in each step; the rest comes from the learned networks",
+    CHANGEABLE,
+]
+TargetPolicy = Annotated[
+    bool,
+    "test, save and return the target policy, a running average of the one that learns and acts: it is steadier",
+]
+ActNoise = Annotated[
+    float,
+    Range(0),
+    "standard deviation of the noise on the policy's actions, in half-ranges of the actions",
+    CHANGEABLE,
+]
+NoiseCorr = Annotated[
+    float,
+    Range(0, 0.999),  # with 1 the noise would stay what it is at first: 0
+    "correlation of that noise between one step and the next, 0 to 0.999; near 1 it pushes one way for long, which tasks "
+    "with inertia and rare rewards need",
+]
+StartSteps = Annotated[int, Range(0), "first environment steps, with uniformly random actions instead of the policy's"]
+UpdateAfter = Annotated[int, Range(0), "environment steps before the first gradient steps"]
+UpdateEvery = Annotated[int, Range(1), "environment steps between blocks of gradient steps"]
+ReplayRatio = Annotated[float, Range(0, PASSES), "gradient steps for each environment step"]
+
+
+# ---- reading them
+
+
+class Argument(NamedTuple):
+    """One argument of a function, as its signature describes it."""
+
+    name: str
+    annotation: Any  # without Annotated: float, int | None, Literal["a", "b"]
+    default: Any
+    help: str = ""
+    range: Range | None = None
+    changeable: bool = False
+
+    @property
+    def types(self) -> tuple:
+        """The types that the annotation unites."""
+        union = typing.get_origin(self.annotation) in (typing.Union, types.UnionType)
+        return typing.get_args(self.annotation) if union else (self.annotation,)
+
+    @property
+    def choices(self) -> tuple:
+        """The words that it may be, of a Literal."""
+        return tuple(
+            word for part in self.types if typing.get_origin(part) is Literal for word in typing.get_args(part)
+        )
+
+    def check(self, value: Any) -> None:
+        """Raise UserError if `value` is not one that the argument takes."""
+        if (value is None and types.NoneType in self.types) or (isinstance(value, str) and value in self.choices):
+            return
+        if self.range:
+            self.check_number(value)
+        elif self.choices:
+            raise UserError(f"{self.name} is {value!r:.80}; it must be one of {', '.join(self.choices)}")
+        elif self.annotation is bool and type(value).__name__ not in ("bool", "bool_"):
+            raise UserError(f"{self.name} is {value!r:.80}; it must be True or False")
+        elif dict in self.types and Callable not in self.types and not isinstance(value, Mapping):
+            raise UserError(f"{self.name} is {value!r:.80}; it must be a dict")
+
+    def check_number(self, value: Any) -> None:
+        low, high = self.range
+        kind, what = (Real, "a number") if float in self.types else (Integral, "a whole number")
+        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high or math.isinf(value):
+            right = "" if low < 0 else f" at least {low}"
+            if high not in (COUNT, PASSES) or (isinstance(value, Real) and not -COUNT <= value <= high):
+                right = f" in {low} to {high}"  # otherwise the bounds are too far away to help
+            other = f" or '{self.choices[0]}'" if self.choices else " or None" if types.NoneType in self.types else ""
+            raise UserError(f"{self.name} is {value!r:.80}; it must be {what}{right}{other}")
+
+
+def read(signature: inspect.Signature) -> dict[str, Argument]:
+    """The arguments that a signature describes, by name."""
+    return {
+        name: argument(name, parameter.annotation, parameter.default)
+        for name, parameter in signature.parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+
+
+def argument(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> Argument:
+    plain, *notes = typing.get_args(annotation) if typing.get_origin(annotation) is Annotated else (annotation,)
+    default = None if default is inspect.Parameter.empty else default
+    text = next((note for note in notes if isinstance(note, str) and note != CHANGEABLE), "")
+    numbers = next((note for note in notes if isinstance(note, Range)), None)
+    return Argument(name, plain, default, text, numbers, CHANGEABLE in notes)
+
+
+def check_arguments(arguments: Mapping[str, Argument], values: Mapping) -> None:
+    """Raise UserError for the first value that its argument does not take."""
+    logger = values.get("logger_kwargs")
+    resumed = isinstance(logger, Mapping) and logger.get("resume")  # then its first networks are in the checkpoint
+    for name, value in values.items():
+        if name in arguments:
+            arguments[name].check(value)
+        if name == "on_epoch" and not (value is None or callable(value)):
+            raise UserError(f"on_epoch is {value!r:.80}; it must be a function of an epoch's row, or None")
+        if name == "init_from" and value is not None and not resumed:
+            check_source(value)
+        if name == "device" and not isinstance(value, str) and type(value).__name__ != "device":  # torch's
+            raise UserError(f"device is {value!r:.80}; it must be a name, as cpu, cuda or cuda:1")
+
+
+def check_source(init_from: str | PathLike) -> None:
+    """Raise UserError if there is no saved policy to begin with."""
+    if not isinstance(init_from, str | PathLike):
+        raise UserError(f"init_from is {init_from!r:.80}; it must be the folder of a run, or None")
+    path = Path(init_from).expanduser()
+    if not (path if path.suffix == ".pt" else path / "model.pt").exists():
+        raise UserError(f"init_from is {str(init_from)!r:.200}; there is no such run with a saved policy, model.pt")
+
+
+def document(function: Callable) -> None:
+    """Give a function's docstring a line for each argument, and its signature plain types, for help()."""
+    signature = inspect.signature(function)
+    found = read(signature)
+    lines = [
+        textwrap.fill(f"{a.name}: {a.help}", 100, initial_indent="    ", subsequent_indent="        ")
+        for a in found.values()
+        if a.help
+    ]
+    function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Arguments:", *lines])
+    plain = [p.replace(annotation=found[name].annotation) for name, p in signature.parameters.items()]
+    function.__signature__ = signature.replace(parameters=plain)
+    function.arguments = found

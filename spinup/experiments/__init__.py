@@ -1,0 +1,1 @@
+"""Many runs: flags, grids, jobs in processes, resuming."""

@@ -1,0 +1,96 @@
+"""Networks: MLPs and a small CNN, policies, action-value functions, and the actor-critics made of them.
+
+Every linear layer is made by a `linear=` factory, called as linear(in_features, out_features): the hook for other
+kinds of layers. All modules take observations with any leading shape, (..., *obs_shape).
+
+An actor-critic of your own takes the place of ours through the argument `actor_critic`. For VPG, TRPO and PPO it is
+called as actor_critic(observation_space, action_space, normalize_obs=..., **ac_kwargs) and must be an nn.Module with
+
+    actor, critic   modules without common parameters; each has its own optimizer
+    pi(o)           the policy at o, (..., *obs_shape): an object with log_prob(a), sample(), mode(), entropy(),
+                    kl(other) and detach(), as Gaussian below
+    v(o)            the value of o, shape (...)
+    act(o, deterministic=False)     actions for numpy observations, as numpy, for the environment
+    obs_norm        a RunningNorm, or a NoNorm; pi and v pass their observations through it
+
+For DDPG, TD3 and SAC it is called as actor_critic(observation_space, action_space, **ac_kwargs) and must have
+
+    actor           a module without parameters of the critic's: actor(o) is the action, (..., *act_shape), for DDPG
+                    and TD3, and for SAC the policy, as SquashedGaussian or Categorical below
+    critic          a list of n action-value functions as one module, as QFunctions below: critic(o, a) is all their
+                    values, (n, ...), critic[0](o, a) those of the first, (...); with Discrete actions critic(o) is
+                    also the values of all K actions, (n, ..., K)
+    act(o, deterministic=False)     as above
+
+and, to be called with normalize_obs=True, obs_norm, a RunningNorm or a NoNorm: act passes observations through it, and
+actor and critic are given what has passed through it already.
+
+`check_actor_critic` and `check_q_actor_critic` try the protocol on a batch of observations and say what is missing.
+"""
+
+from spinup.nets.actor_critics import (
+    ActorCritic,
+    DeterministicActorCritic,
+    SoftActorCritic,
+    TwinActorCritic,
+    as_input,
+    describe,
+)
+from spinup.nets.actors import (
+    Bounds,
+    CategoricalActor,
+    DeterministicActor,
+    GaussianActor,
+    MultiCategoricalActor,
+    QFunction,
+    QFunctions,
+    SquashedGaussianActor,
+    keep_bounds,
+)
+from spinup.nets.distributions import Categorical, Gaussian, MultiCategorical, SquashedGaussian, log_tanh_slope
+from spinup.nets.encoders import CNN, PartsEncoder, make_encoder
+from spinup.nets.layers import HiddenLinear, activation_class, as_sizes, make_linears, mlp, network, orthogonal_
+from spinup.nets.norms import NoNorm, PartsNorm, RunningNorm, make_obs_norm
+from spinup.nets.protocol import check_actor_critic, check_parts, check_policy, check_q_actor_critic, check_shapes
+
+__all__ = [
+    "CNN",
+    "ActorCritic",
+    "Bounds",
+    "Categorical",
+    "CategoricalActor",
+    "DeterministicActor",
+    "DeterministicActorCritic",
+    "Gaussian",
+    "GaussianActor",
+    "HiddenLinear",
+    "MultiCategorical",
+    "MultiCategoricalActor",
+    "NoNorm",
+    "PartsEncoder",
+    "PartsNorm",
+    "QFunction",
+    "QFunctions",
+    "RunningNorm",
+    "SoftActorCritic",
+    "SquashedGaussian",
+    "SquashedGaussianActor",
+    "TwinActorCritic",
+    "activation_class",
+    "as_input",
+    "as_sizes",
+    "check_actor_critic",
+    "check_parts",
+    "check_policy",
+    "check_q_actor_critic",
+    "check_shapes",
+    "describe",
+    "keep_bounds",
+    "log_tanh_slope",
+    "make_encoder",
+    "make_linears",
+    "make_obs_norm",
+    "mlp",
+    "network",
+    "orthogonal_",
+]

@@ -1,0 +1,175 @@
+"""Policy and value functions together, one class for each kind of algorithm."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from spinup.compute import accel
+from spinup.nets.actors import (
+    CategoricalActor,
+    DeterministicActor,
+    GaussianActor,
+    MultiCategoricalActor,
+    QFunction,
+    QFunctions,
+    SquashedGaussianActor,
+)
+from spinup.nets.distributions import Categorical, Gaussian, MultiCategorical, SquashedGaussian
+from spinup.nets.layers import network
+from spinup.nets.norms import make_obs_norm
+
+
+class ActorCritic(nn.Module):
+    """Policy and value function in two separate networks.
+
+    observation_space: a Box of numbers with one dimension, or of images, as VecEnv.observation_space
+    action_space: a Box or MultiDiscrete with one dimension, or Discrete, as VecEnv.action_space
+    hidden_sizes: units of each hidden layer
+    activation: a name from torch.nn, or a class
+    linear: makes the linear layers, linear(in_features, out_features); or a dict, for block-sparse ones
+    log_std_init: log of the Gaussian's first standard deviation, in half-ranges of the actions
+    log_std_min: least logarithm of the standard deviation; None: it has none
+    log_std_max: greatest logarithm of the standard deviation; None: it has none
+    squash: the tanh of the Gaussian, which keeps actions within their bounds; needs a Box that has some
+    orthogonal: orthogonal first weights with a last policy layer near zero; False: PyTorch's own
+    normalize_obs: centre and scale observations by running statistics (not images)
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Space,
+        hidden_sizes: Sequence[int] = (64, 64),
+        activation: str | type = "Tanh",
+        linear: Callable | dict = nn.Linear,
+        log_std_init: float = -0.5,
+        orthogonal: bool = True,
+        normalize_obs: bool = False,
+        log_std_min: float | None = None,
+        log_std_max: float | None = None,
+        squash: bool = False,
+    ):
+        super().__init__()
+        self.register_buffer("_here", torch.empty(0), persistent=False)  # for as_input
+
+        def build(out: int, gain: float) -> nn.Sequential:
+            return network(observation_space, out, hidden_sizes, activation, linear, gain if orthogonal else None)
+
+        if isinstance(action_space, spaces.Box):
+            std = log_std_init, log_std_min, log_std_max
+            self.actor = GaussianActor(build(action_space.shape[0], 0.01), action_space, *std, squash)
+        elif isinstance(action_space, spaces.Discrete):
+            self.actor = CategoricalActor(build(int(action_space.n), 0.01))
+        else:
+            sizes = action_space.nvec
+            self.actor = MultiCategoricalActor(build(int(sizes.sum()), 0.01), sizes)
+        self.critic = build(1, 1.0)
+        self.obs_norm = make_obs_norm(observation_space, normalize_obs)
+
+    def pi(self, o: Tensor) -> Gaussian | SquashedGaussian | Categorical | MultiCategorical:
+        """The policy at observations (..., *obs_shape)."""
+        return self.actor(self.obs_norm(o))
+
+    def v(self, o: Tensor) -> Tensor:
+        """The value of observations (..., *obs_shape), shape (...)."""
+        return self.critic(self.obs_norm(o)).squeeze(-1)
+
+    @torch.inference_mode()
+    def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
+        """Actions for observations (..., *obs_shape): samples, or the policy's mode."""
+        pi = self.pi(as_input(o, self))
+        return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
+
+
+class DeterministicActorCritic(nn.Module):
+    """Policy and one action-value function, for DDPG.
+
+    observation_space: a Box of numbers with one dimension, or of images, as VecEnv.observation_space
+    action_space: a bounded Box with one dimension, as VecEnv.action_space
+    hidden_sizes: units of each hidden layer
+    activation: a name from torch.nn, or a class
+    linear: makes the linear layers, linear(in_features, out_features); or a dict, for block-sparse ones
+    layer_norm: layer normalization (arXiv:1607.06450) in the action-value functions; None: with DDPG and TD3, and not
+        with SAC
+    normalize_obs: centre and scale observations by running statistics (not images): `act` does, and actor and critic
+        are given observations that went through obs_norm
+    """
+
+    num_critics, layer_norm = 1, True
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Space,
+        hidden_sizes: Sequence[int] = (256, 256),
+        activation: str | type = "ReLU",
+        linear: Callable | dict = nn.Linear,
+        layer_norm: bool | None = None,
+        normalize_obs: bool = False,
+    ):
+        super().__init__()
+        self.register_buffer("_here", torch.empty(0), persistent=False)  # for as_input
+        self.obs_norm = make_obs_norm(observation_space, normalize_obs)
+        common = hidden_sizes, activation, linear
+        layer_norm = self.layer_norm if layer_norm is None else layer_norm
+        self.actor = self.make_actor(observation_space, action_space, *common)
+        self.critic = QFunctions(
+            QFunction(observation_space, action_space, *common, layer_norm) for _ in range(self.num_critics)
+        )
+
+    def make_actor(self, observation_space, action_space, *common) -> nn.Module:
+        return DeterministicActor(network(observation_space, action_space.shape[0], *common), action_space)
+
+    @torch.inference_mode()
+    def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
+        """Actions for observations (..., *obs_shape); exploration noise is the algorithm's."""
+        return self.actor(self.obs_norm(as_input(o, self))).cpu().numpy()
+
+
+class TwinActorCritic(DeterministicActorCritic):
+    """Policy and two action-value functions, for TD3; the arguments are those of DeterministicActorCritic."""
+
+    num_critics = 2
+
+
+class SoftActorCritic(DeterministicActorCritic):
+    """A stochastic policy, of bounded Box or Discrete actions, and two action-value functions, for SAC.
+
+    The arguments are those of DeterministicActorCritic.
+    """
+
+    num_critics, layer_norm = 2, False
+
+    def make_actor(self, observation_space, action_space, *common) -> nn.Module:
+        if isinstance(action_space, spaces.Discrete):
+            return CategoricalActor(network(observation_space, int(action_space.n), *common))
+        return SquashedGaussianActor(network(observation_space, 2 * action_space.shape[0], *common), action_space)
+
+    @torch.inference_mode()
+    def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
+        """Actions for observations (..., *obs_shape): samples, or the policy's mode."""
+        pi = self.actor(self.obs_norm(as_input(o, self)))
+        return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
+
+
+def as_input(o: np.ndarray, module: nn.Module) -> Tensor:
+    """Observations as a tensor on the module's device: float32, and uint8 for images."""
+    # The first of its parameters would tell too, but is a long search in each step.
+    device = module._here.device if hasattr(module, "_here") else next(module.parameters()).device
+    o = torch.as_tensor(o, device=device)
+    return accel.aligned(o if o.dtype in (torch.float32, torch.uint8) else o.float())
+
+
+def describe(ac: nn.Module) -> str:
+    """How many parameters actor and critic have, and what their block-sparse layers save."""
+    parts = {"actor": ac.actor, "critic": ac.critic}
+    if any(hasattr(layer, "layout") for layer in ac.modules()):
+        from spinup.sparse import summary
+
+        return "\n".join(f"{name}: {summary(part)}" for name, part in parts.items())
+    return ", ".join(
+        f"{name}: {sum(p.numel() for p in part.parameters()):,} parameters" for name, part in parts.items()
+    )

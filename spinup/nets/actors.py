@@ -1,0 +1,172 @@
+"""The parts of actor-critics: policies and action-value functions, from a batch of observations."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from spinup.errors import UserError
+from spinup.nets.distributions import Categorical, Gaussian, MultiCategorical, SquashedGaussian
+from spinup.nets.encoders import make_encoder
+from spinup.nets.layers import as_sizes, mlp
+
+
+class GaussianActor(nn.Module):
+    """pi(.|s) for a Box of actions: a mean from the network and a standard deviation that is a parameter.
+
+    In each dimension both are measured in half-ranges from the middle of [low, high], so that an untrained policy
+    covers any bounds alike; a dimension without bounds keeps its own unit.
+
+    log_std_min: least logarithm of the standard deviation; None: it has none
+    log_std_max: greatest logarithm of the standard deviation; None: it has none
+    squash: actions are the tanh of the Gaussian's, and so within their bounds
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        space: spaces.Box,
+        log_std_init: float,
+        log_std_min: float | None = None,
+        log_std_max: float | None = None,
+        squash: bool = False,
+    ):
+        super().__init__()
+        self.net, self.log_std_min, self.log_std_max, self.squash = net, log_std_min, log_std_max, squash
+        smallest, largest = (inf if x is None else x for x, inf in ((log_std_min, -math.inf), (log_std_max, math.inf)))
+        if not smallest <= log_std_init <= largest:
+            bounds = f"log_std_min {log_std_min} to log_std_max {log_std_max}"
+            raise UserError(f"log_std_init is {log_std_init}; it must lie in {bounds}")
+        self.log_std = nn.Parameter(torch.full(space.shape, float(log_std_init)))
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        finite = high - low < np.finfo(np.float32).max
+        if squash and not finite.all():
+            raise UserError(f"a squashed policy needs actions with bounds, and these have none: {space}")
+        bounded = (low < high) & finite
+        low, high = np.where(bounded, low, -1), np.where(bounded, high, 1)
+        self.register_buffer("middle", torch.as_tensor((high + low) / 2, dtype=torch.float32), persistent=False)
+        self.register_buffer("half_range", torch.as_tensor((high - low) / 2, dtype=torch.float32), persistent=False)
+        self.register_buffer("log_half_range", self.half_range.log(), persistent=False)
+
+    @torch.no_grad()
+    def keep_bounds(self) -> None:
+        """Bring a log_std that has left its bounds back to them: outside it has no gradient that would."""
+        if self.has_bounds:
+            self.log_std.clamp_(self.log_std_min, self.log_std_max)
+
+    @property
+    def has_bounds(self) -> bool:
+        return self.log_std_min is not None or self.log_std_max is not None
+
+    def forward(self, o: Tensor) -> Gaussian | SquashedGaussian:
+        log_std = self.log_std.clamp(self.log_std_min, self.log_std_max) if self.has_bounds else self.log_std
+        if self.squash:
+            return SquashedGaussian(self.net(o), log_std, self.middle, self.half_range)
+        mu = torch.addcmul(self.middle, self.half_range, self.net(o))
+        return Gaussian(mu, log_std + self.log_half_range)
+
+
+def keep_bounds(module: nn.Module) -> None:
+    """Bring parameters with bounds that gradient steps have left back to them, in each part of `module` that has any.
+
+    To be called between updates.
+    """
+    for part in module.modules():
+        if hasattr(part, "keep_bounds"):
+            part.keep_bounds()
+
+
+class CategoricalActor(nn.Module):
+    """pi(.|s) for a Discrete action."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, o: Tensor) -> Categorical:
+        return Categorical(self.net(o).log_softmax(-1))
+
+
+class MultiCategoricalActor(nn.Module):
+    """pi(.|s) for MultiDiscrete actions."""
+
+    def __init__(self, net: nn.Module, sizes: Sequence[int]):
+        super().__init__()
+        self.net = net
+        self.sizes = [int(n) for n in sizes]
+
+    def forward(self, o: Tensor) -> MultiCategorical:
+        return MultiCategorical(tuple(Categorical(x.log_softmax(-1)) for x in self.net(o).split(self.sizes, -1)))
+
+
+class Bounds(nn.Module):
+    """Carries actions between a bounded Box and half-ranges from its middle, [-1, 1] in each dimension."""
+
+    def __init__(self, space: spaces.Box):
+        super().__init__()
+        low, high = (torch.as_tensor(x, dtype=torch.float32) for x in (space.low, space.high))
+        self.register_buffer("middle", (high + low) / 2, persistent=False)
+        self.register_buffer("half_range", (high - low) / 2, persistent=False)
+        # A dimension of one point says nothing, and is divided by 1.
+        self.register_buffer("slope", 1 / torch.where(high > low, self.half_range, 1.0), persistent=False)
+        self.register_buffer("offset", -self.middle * self.slope, persistent=False)
+
+    def from_unit(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.middle, self.half_range, x)
+
+    def to_unit(self, a: Tensor) -> Tensor:
+        return torch.addcmul(self.offset, self.slope, a)
+
+
+class DeterministicActor(nn.Module):
+    """mu(s): the tanh of a network, stretched to the bounds of each action."""
+
+    def __init__(self, net: nn.Module, space: spaces.Box):
+        super().__init__()
+        self.net, self.bounds = net, Bounds(space)
+
+    def forward(self, o: Tensor) -> Tensor:
+        return self.bounds.from_unit(self.net(o).tanh())
+
+
+class SquashedGaussianActor(nn.Module):
+    """pi(.|s) within bounds, with a mean and a standard deviation from the network's two halves."""
+
+    def __init__(self, net: nn.Module, space: spaces.Box):
+        super().__init__()
+        self.net, self.bounds = net, Bounds(space)
+
+    def forward(self, o: Tensor) -> SquashedGaussian:
+        mu, log_std = self.net(o).chunk(2, -1)
+        return SquashedGaussian(mu, log_std.clamp(-20, 2), self.bounds.middle, self.bounds.half_range)
+
+
+class QFunction(nn.Module):
+    """Q(s, a), shape (...), for actions (..., A) of a Box or Discrete ones, (...).
+
+    Without an action it is Q(s, .) of all K Discrete actions, shape (..., K).
+    """
+
+    def __init__(self, observation_space, action_space, hidden_sizes, activation, linear, layer_norm: bool):
+        super().__init__()
+        self.encoder, features = make_encoder(observation_space)
+        self.bounds = Bounds(action_space) if isinstance(action_space, spaces.Box) else None
+        inputs, out = (features + action_space.shape[0], 1) if self.bounds else (features, int(action_space.n))
+        self.net = mlp([inputs, *as_sizes(hidden_sizes), out], activation, linear, layer_norm)
+
+    def forward(self, o: Tensor, a: Tensor | None = None) -> Tensor:
+        x = self.encoder(o)
+        if self.bounds is None:
+            q = self.net(x)
+            return q if a is None else q.gather(-1, a.unsqueeze(-1)).squeeze(-1)
+        return self.net(torch.cat([x, self.bounds.to_unit(a)], -1)).squeeze(-1)
+
+
+class QFunctions(nn.ModuleList):
+    """Several independent action-value functions, their values stacked: (n, ...)."""
+
+    def forward(self, o: Tensor, a: Tensor | None = None) -> Tensor:
+        return torch.stack([q(o, a) for q in self])

@@ -1,0 +1,127 @@
+"""Layers, and the MLPs and CNNs made of them."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from spinup.compute import accel
+from spinup.errors import UserError, closest
+from spinup.nets.encoders import make_encoder
+
+
+def activation_class(name: str | type) -> type[nn.Module]:
+    """The class for a name from torch.nn in any spelling: "torch.nn.Tanh", "nn.ReLU", "tanh"."""
+    if isinstance(name, type):
+        return name
+    others = ("MultiheadAttention", "Threshold", "GLU")  # of several inputs, with arguments, to another width
+    classes = {c.lower(): c for c in nn.modules.activation.__all__ if c not in others}
+    key = str(name).lower().removeprefix("torch.").removeprefix("nn.")
+    if key not in classes:
+        word = str(name).removeprefix("torch.").removeprefix("nn.")
+        raise UserError(f"there is no activation torch.nn.{word}{closest(key, classes)}")
+    return getattr(nn, classes[key])
+
+
+def mlp(
+    sizes: Sequence[int],
+    activation: str | type = "Tanh",
+    linear: Callable | dict = nn.Linear,
+    layer_norm: bool = False,
+) -> nn.Sequential:
+    """Linear layers of the given sizes, input and output included, with an activation between each two.
+
+    linear, layer_norm: of `make_linears`; layer normalization (arXiv:1607.06450) before each activation
+    """
+    activation = activation_class(activation)
+    first, *others = make_linears(linear, sizes)
+    layers = [first]
+    for n, layer in zip(sizes[1:-1], others, strict=True):
+        layers += [nn.LayerNorm(n)] if layer_norm else []
+        layers += [nn.ReLU(inplace=True) if activation is nn.ReLU else activation(), layer]
+    return nn.Sequential(*layers)
+
+
+class HiddenLinear(nn.Linear):
+    """nn.Linear between hidden layers, where the time goes; what a network reads and gives keeps its precision.
+
+    Where float32 products may be of bfloat16 (`torch.set_float32_matmul_precision("medium")`), those of large batches
+    are so on every CPU that has them. torch leaves that to its libraries: with AMX they take bfloat16 in all layers, on
+    other such CPUs they go on in float32. What the products give is rounded to bfloat16 too, gradients included;
+    parameters stay float32.
+    """
+
+    bfloat16 = accel.cpu_has_bfloat16()
+    large = 128  # smaller batches lose more time by rounding x and the weights than they gain
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features)
+        self.allowed = torch.get_float32_matmul_precision() == "medium"
+
+    def forward(self, x: Tensor) -> Tensor:
+        allowed = self.allowed and x.dtype == torch.float32
+        if allowed and self.bfloat16 and x.is_cpu and x.numel() >= self.large * self.in_features:
+            return nn.functional.linear(x.bfloat16(), self.weight.bfloat16()).float() + self.bias
+        return super().forward(x)
+
+
+def make_linears(linear: Callable | dict, sizes: Sequence[int]) -> list[nn.Module]:
+    """The linear layers of an MLP of these sizes.
+
+    linear: a function that makes each; or a dict of settings, as {"sparsity": 0.9, "block_size": 64}: the layers
+        between hidden ones are block-sparse (spinup.sparse.linear_factory), the first and the last are dense
+
+    Raises UserError for settings that cannot be.
+    """
+    pairs = list(itertools.pairwise(sizes))
+    if callable(linear):
+        hidden = HiddenLinear if linear is nn.Linear else linear
+        return [(hidden if 0 < i < len(pairs) - 1 else linear)(*pair) for i, pair in enumerate(pairs)]
+    from spinup.sparse import linear_factory
+
+    if not isinstance(linear, dict):
+        raise UserError(f"linear is {linear!r:.80}; it must be a function or a dict of settings of block-sparse layers")
+    try:
+        make = linear_factory(linear)
+        if len(pairs) < 3:
+            raise ValueError("they stand between hidden layers; give two of these or more, for example --hid 256,256")
+        return [nn.Linear(*pairs[0]), *(make(*pair) for pair in pairs[1:-1]), nn.Linear(*pairs[-1])]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"block-sparse layers: {error}") from None
+
+
+def orthogonal_(module: nn.Module, gain: float) -> nn.Module:
+    """Orthogonal weights of this gain and zero biases for a module's linear and convolutional layers, in place."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.orthogonal_(layer.weight, gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif hasattr(layer, "orthogonal_"):  # a block-sparse layer knows how
+            layer.orthogonal_(gain)
+    return module
+
+
+def as_sizes(hidden_sizes: int | Sequence[int]) -> list[int]:
+    """Units of each hidden layer; one number is one layer."""
+    sizes = list(hidden_sizes) if isinstance(hidden_sizes, Iterable) else [hidden_sizes]
+    if not all(isinstance(n, Integral) and not isinstance(n, bool) and 1 <= n <= 2**20 for n in sizes):
+        raise UserError(f"hidden_sizes is {hidden_sizes!r:.80}; it must be a list of sizes, each in 1 to {2**20}")
+    return sizes
+
+
+def network(space: spaces.Box, out: int, hidden_sizes, activation, linear, gain: float | None = None) -> nn.Sequential:
+    """From observations of `space` to `out` numbers: an MLP, with a CNN before it for images.
+
+    gain: of the last layer's orthogonal weights, sqrt(2) in the others; None: PyTorch's own initial weights
+    """
+    encoder, features = make_encoder(space)
+    net = nn.Sequential(encoder, mlp([features, *as_sizes(hidden_sizes), out], activation, linear))
+    if gain is not None:
+        orthogonal_(net, math.sqrt(2))
+        orthogonal_(net[-1][-1], gain)
+    return net

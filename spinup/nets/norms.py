@@ -1,0 +1,76 @@
+"""Running statistics that center and scale observations and rewards."""
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from spinup.compute import mpi
+from spinup.observations import is_image, parts_of
+
+
+class RunningNorm(nn.Module):
+    """Centres and scales by the mean and standard deviation of everything it was shown, over all MPI processes.
+
+    The statistics change only in `update`, and are saved with the module.
+    """
+
+    def __init__(self, shape: tuple[int, ...], clip: float = 10.0):
+        super().__init__()
+        self.clip = clip
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("var", torch.ones(shape))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def std(self) -> Tensor:
+        """The standard deviation; never 0, for a constant feature."""
+        return (self.var + 1e-8).sqrt()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.mean) / self.std).clamp(-self.clip, self.clip)
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Take the batch x, (..., *shape), into the statistics."""
+        x = x.detach().cpu().reshape(-1, *self.mean.shape).double().numpy()
+        n, old_n = int(mpi.mpi_sum(len(x))), int(self.count)
+        mean = mpi.mpi_sum(x.sum(0)) / n
+        m2 = mpi.mpi_sum(np.square(x - mean).sum(0))
+        old_mean, old_var = self.mean.cpu().double().numpy(), self.var.cpu().double().numpy()
+        shift = mean - old_mean
+        m2 = m2 + old_var * old_n + np.square(shift) * old_n * n / (old_n + n)
+        self.mean.copy_(torch.as_tensor(old_mean + shift * n / (old_n + n)))
+        self.var.copy_(torch.as_tensor(m2 / (old_n + n)))
+        self.count += n
+
+
+class PartsNorm(RunningNorm):
+    """A RunningNorm of what is no image in observations (..., size) of several parts."""
+
+    def __init__(self, space: spaces.Box):
+        sizes = [(torch.Size(part.space.shape).numel(), is_image(part.space)) for part in parts_of(space)]
+        numbers = torch.from_numpy(np.concatenate([np.full(size, not image) for size, image in sizes]).nonzero()[0])
+        super().__init__(numbers.shape)
+        self.register_buffer("numbers", numbers, persistent=False)  # where they are in an observation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_copy(-1, self.numbers, super().forward(x.index_select(-1, self.numbers)))
+
+    def update(self, x: Tensor) -> None:
+        super().update(x.index_select(-1, self.numbers.to(x.device)))
+
+
+class NoNorm(nn.Identity):
+    """Stands where a RunningNorm could, and changes nothing."""
+
+    def update(self, x: Tensor) -> None:
+        pass
+
+
+def make_obs_norm(space: spaces.Box, normalize_obs: bool) -> nn.Module:
+    """What centres and scales observations of `space`, but not images; nothing where that is not wanted."""
+    images = [is_image(part.space) for part in parts_of(space)]
+    if not normalize_obs or all(images):
+        return NoNorm()
+    return PartsNorm(space) if any(images) else RunningNorm(space.shape)

@@ -1,0 +1,98 @@
+"""Is an actor-critic what the algorithms need? Tries the protocol described in spinup/nets/__init__.py."""
+
+import inspect
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from spinup.errors import UserError
+from spinup.nets.actor_critics import as_input
+
+NEEDED = "; spinup.nets says at its top what is needed"
+
+
+@torch.no_grad()
+def check_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_space: spaces.Space) -> None:
+    """Try VPG's, TRPO's and PPO's protocol, at the top of this file, on three observations.
+
+    Raises UserError with the first thing amiss.
+    """
+    name, o, a = check_parts(ac, observation_space, ("pi", "v", "obs_norm"))
+    pi, v = ac.pi(o), ac.v(o)
+    check_policy(name, "pi(o)", pi, ("log_prob", "sample", "mode", "entropy", "kl", "detach"))
+    shapes = {  # in this order, as each builds on the one before
+        "act(o)": (lambda: a, (3, *action_space.shape)),
+        "v(o)": (lambda: v, (3,)),
+        "pi(o).log_prob(a)": (lambda: pi.log_prob(torch.as_tensor(a, device=v.device)), (3,)),
+        "pi(o).entropy()": (lambda: pi.entropy(), (3,)),
+        "pi(o).kl(pi(o))": (lambda: pi.kl(pi.detach()), (3,)),
+    }
+    check_shapes(name, shapes)
+
+
+@torch.no_grad()
+def check_q_actor_critic(
+    ac: nn.Module,
+    observation_space: spaces.Box,
+    action_space: spaces.Space,
+    num_critics: int,
+    soft: bool = False,
+    normalize_obs: bool = False,
+) -> None:
+    """Try DDPG's and TD3's protocol, or SAC's (soft), as `check_actor_critic` does; num_critics: how many it needs."""
+    name, o, a = check_parts(ac, observation_space, ("obs_norm",) if normalize_obs else ())
+    pi, discrete = ac.actor(o), isinstance(action_space, spaces.Discrete)
+    shapes = {"act(o)": (lambda: a, (3, *action_space.shape))}
+    if discrete:
+        check_policy(name, "actor(o)", pi, ("logp",))
+        shapes["actor(o).logp"] = (lambda: pi.logp, (3, int(action_space.n)))
+        shapes["critic(o)"] = (lambda: ac.critic(o), (num_critics, 3, int(action_space.n)))
+    elif soft:
+        check_policy(name, "actor(o)", pi, ("rsample",))
+        shapes["actor(o).rsample()[0]"] = (lambda: pi.rsample()[0], (3, *action_space.shape))
+        shapes["actor(o).rsample()[1]"] = (lambda: pi.rsample()[1], (3,))
+    else:
+        shapes["actor(o)"] = (lambda: pi, (3, *action_space.shape))
+        shapes["critic[0](o, a)"] = (lambda: ac.critic[0](o, torch.as_tensor(a, device=o.device)), (3,))
+    shapes["critic(o, a)"] = (lambda: ac.critic(o, torch.as_tensor(a, device=o.device)), (num_critics, 3))
+    check_shapes(name, shapes)
+
+
+def check_parts(ac: nn.Module, observation_space: spaces.Box, more: Sequence[str] = ()) -> tuple:
+    """What both kinds of actor-critic have; returns its name, three observations and what it does at them."""
+    name = f"actor_critic {type(ac).__name__}"
+    for attribute in ("parameters", "actor", "critic", *more, "act"):
+        if not hasattr(ac, attribute):
+            raise UserError(f"{name} has no '{attribute}'{NEEDED}")
+    if "obs_norm" in more and not hasattr(ac.obs_norm, "update"):
+        raise UserError(f"{name}: obs_norm has no 'update'; use a RunningNorm or a NoNorm")
+    for attribute in ("actor", "critic"):
+        if not isinstance(getattr(ac, attribute), nn.Module):
+            raise UserError(f"{name}: '{attribute}' is no torch.nn.Module{NEEDED}")
+    if {id(p) for p in ac.actor.parameters()} & {id(p) for p in ac.critic.parameters()}:
+        raise UserError(f"{name}: actor and critic have parameters in common; each is stepped by itself")
+    if "deterministic" not in inspect.signature(ac.act).parameters:
+        raise UserError(f"{name}: act takes no 'deterministic'{NEEDED}")
+    o = np.stack([observation_space.sample() for _ in range(3)])
+    o = np.clip(np.nan_to_num(o), -1, 1) if o.dtype != np.uint8 else o
+    a = ac.act(o)
+    if not isinstance(a, np.ndarray):
+        raise UserError(f"{name}: act(o) gives a {type(a).__name__}; it must be a numpy array")
+    return name, as_input(o, ac), a
+
+
+def check_policy(name: str, what: str, pi, methods: Sequence[str]) -> None:
+    for method in methods:
+        if not hasattr(pi, method):
+            raise UserError(f"{name}: {what} has no '{method}'{NEEDED}")
+
+
+def check_shapes(name: str, shapes: dict) -> None:
+    """shapes: {what: (function that computes it, the shape it must have)}."""
+    for what, (compute, wanted) in shapes.items():
+        shape = tuple(compute().shape)
+        if shape != wanted:
+            raise UserError(f"{name}: {what} has shape {shape} for 3 observations; it must be {wanted}")
