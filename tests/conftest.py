@@ -15,6 +15,8 @@ import torch
 torch.set_num_threads(1)
 # A shell has jobs in its background ignore Ctrl-C, and so would the tests of it and the processes that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):  # as nohup does with the hangup of a terminal
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items):

@@ -224,11 +224,14 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=map(str, range(len(VALUES))))  # a set's words have no order
+@pytest.mark.parametrize("value", VALUES, ids=map(str, range(len(VALUES))))
 def test_values_come_back_equal(value):
     back = from_exact(json.loads(json.dumps(to_exact(value), allow_nan=False)))
     assert type(back) is type(value)
-    assert repr(back) == repr(value).replace("np.True_", "True").replace("np.int32(3)", "3")
+    if isinstance(value, set | frozenset):  # the order of its words differs from process to process
+        assert back == value
+    else:
+        assert repr(back) == repr(value).replace("np.True_", "True").replace("np.int32(3)", "3")
 
 
 KWARGS = {
