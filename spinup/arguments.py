@@ -8,6 +8,7 @@ A signature names a type from here, or spells out one of its own in the same for
 From these come the checks, `--help`, help(spinup.ppo), the flags of `resume` and the tables in the docs.
 """
 
+import enum
 import inspect
 import math
 import textwrap
@@ -24,7 +25,15 @@ from spinup.errors import UserError
 # Counts are far above any use, and such that a row, an update or an evaluation ends, and that sums and products of
 # them are still 64-bit numbers.
 COUNT, PASSES = 10**12, 10**6
-CHANGEABLE = "resume may change it"  # no shape, no state and no count of steps in a checkpoint depends on it
+
+
+class Mark(enum.Enum):
+    """A note on an argument."""
+
+    CHANGEABLE = "resume may change it: no shape, no state and no count of steps in a checkpoint depends on it"
+
+
+CHANGEABLE = Mark.CHANGEABLE
 
 
 class Range(NamedTuple):
@@ -225,6 +234,7 @@ class Argument(NamedTuple):
     help: str = ""
     range: Range | None = None
     changeable: bool = False
+    shared: bool = False  # with other algorithms: its type is one of this module's
 
     @property
     def types(self) -> tuple:
@@ -275,9 +285,12 @@ def read(signature: inspect.Signature) -> dict[str, Argument]:
 def argument(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> Argument:
     plain, *notes = typing.get_args(annotation) if typing.get_origin(annotation) is Annotated else (annotation,)
     default = None if default is inspect.Parameter.empty else default
-    text = next((note for note in notes if isinstance(note, str) and note != CHANGEABLE), "")
+    text = next((note for note in notes if isinstance(note, str)), "")
     numbers = next((note for note in notes if isinstance(note, Range)), None)
-    return Argument(name, plain, default, text, numbers, CHANGEABLE in notes)
+    return Argument(name, plain, default, text, numbers, CHANGEABLE in notes, annotation in SHARED)
+
+
+SHARED = [value for value in vars().copy().values() if typing.get_origin(value) is Annotated]
 
 
 def check_arguments(arguments: Mapping[str, Argument], values: Mapping) -> None:
@@ -304,16 +317,13 @@ def check_source(init_from: str | PathLike) -> None:
         raise UserError(f"init_from is {str(init_from)!r:.200}; there is no such run with a saved policy, model.pt")
 
 
-def document(function: Callable) -> None:
-    """Give a function's docstring a line for each argument, and its signature plain types, for help()."""
+def document(function: Callable) -> Callable:
+    """Give a function's or class's docstring a line for each argument, and its signature plain types, for help()."""
     signature = inspect.signature(function)
-    found = read(signature)
-    lines = [
-        textwrap.fill(f"{a.name}: {a.help}", 100, initial_indent="    ", subsequent_indent="        ")
-        for a in found.values()
-        if a.help
-    ]
-    function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Arguments:", *lines])
+    function.arguments = found = read(signature)
+    lines = [f"{a.name}: {a.help}" for a in found.values() if a.help]
+    lines = [textwrap.fill(line, 100, subsequent_indent="    ") for line in lines]
+    function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", *lines])
     plain = [p.replace(annotation=found[name].annotation) for name, p in signature.parameters.items()]
     function.__signature__ = signature.replace(parameters=plain)
-    function.arguments = found
+    return function

@@ -115,7 +115,7 @@ class RolloutBuffer:
         self.running_return = returns[-1] * (1 - done[-1])
         return returns
 
-    def cut(self, mask: np.ndarray) -> None:
+    def mark_episode_end(self, mask: np.ndarray) -> None:
         """The newest transition of the environments in mask, (N,), was the last of its episode."""
         if self.t == 0:  # it is in the filling before
             self.running_return[torch.from_numpy(mask)] = 0.0
@@ -150,7 +150,8 @@ class Batch(NamedTuple):
 class ReplayBuffer:
     """The last `size` transitions of N environments, on the learner's device; the oldest are overwritten.
 
-    num_envs: N; observation_space, action_space: those of VecEnv; n_step: rewards that a transition may sum; gamma:
+    size, and the batch size of `sample`, are over all MPI processes, and each has its share; memory: a line that says
+    what the buffer takes. num_envs: N; observation_space, action_space: those of VecEnv; n_step: rewards that a transition may sum; gamma:
     discount factor. Observations are float32, and uint8 for images. Tensors have shape (rows, N, ...), row by row in
     time; images are in `images`, which keeps each frame once.
 
@@ -169,7 +170,9 @@ class ReplayBuffer:
         n_step: int = 1,
         gamma: float = 0.99,
     ):
-        check_replay_memory(size, observation_space, action_space, device)
+        self.procs = mpi.num_procs()
+        self.memory = check_replay_memory(size, observation_space, action_space, device, self.procs)
+        size //= self.procs
         self.rows, self.num_envs, self.n_step, self.gamma = max(1, size // num_envs), num_envs, n_step, gamma
 
         def column(shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
@@ -217,7 +220,7 @@ class ReplayBuffer:
         """Where the transitions of a row are among all, one for each environment."""
         return range(row * self.num_envs, (row + 1) * self.num_envs)
 
-    def cut(self, mask: np.ndarray) -> None:
+    def mark_episode_end(self, mask: np.ndarray) -> None:
         """The newest transition of the environments in mask, (N,), was the last of its episode."""
         self.done[(self.t - 1) % self.rows] |= torch.from_numpy(mask).to(self.done.device)
 
@@ -234,7 +237,7 @@ class ReplayBuffer:
 
     def sample(self, batch_size: int) -> Batch:
         """Transitions drawn uniformly, with replacement."""
-        i = torch.randint(len(self), (batch_size,)).to(self.r.device)
+        i = torch.randint(len(self), (-(-batch_size // self.procs),)).to(self.r.device)
         r, last, discount = self.sum_rewards(i)
         o, o2 = self.pick("o", i), self.pick("o2", last)
         if self.images:

@@ -23,6 +23,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
+from spinup.algorithm import Algorithm, files, find
 from spinup.errors import Fault, UserError, closest, first_line, install
 from spinup.observations import check_for_flat_images, is_image, known_space, network_space
 from spinup.runs.terminal import say
@@ -304,20 +305,27 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
         )
 
 
-def check_actions(algo: str, space: spaces.Space, discrete: bool = False) -> None:
-    """Raise UserError where `algo`, which takes bounded Box actions, and Discrete ones if `discrete`, cannot use these.
+def check_actions(algorithm: Algorithm, space: spaces.Space) -> None:
+    """Raise UserError if the algorithm does not take these actions, and say which algorithms do.
 
     space: VecEnv.action_space
     """
-    if isinstance(space, spaces.Box) and not np.all(space.high / 2 - space.low / 2 < np.finfo(np.float32).max / 2):
-        raise UserError(
-            f"{algo} needs bounded actions, and these have no bounds: {space}; ppo, trpo and vpg take them, or "
-            "give the environment's Box finite bounds"
-        )
-    if not isinstance(space, spaces.Box) and not (discrete and isinstance(space, spaces.Discrete)):
-        others = "ppo, trpo and vpg take these" if discrete else "sac (Discrete alone), ppo, trpo and vpg take these"
-        kinds = "a bounded Box of actions" + " or Discrete ones" * discrete
-        raise UserError(f"{algo} needs {kinds}, not {space}; {others}")
+    bounded = not isinstance(space, spaces.Box) or np.all(space.high / 2 - space.low / 2 < LARGEST / 2)
+    if takes_actions(algorithm, space, bounded):
+        return
+    others = [other for other in map(find, files()) if takes_actions(other, space, bounded)]
+    names = " and ".join(filter(None, [", ".join(o.name for o in others[:-1]), *(o.name for o in others[-1:])]))
+    kinds = " or ".join("a bounded Box of actions" if kind == "Box" else f"{kind} ones" for kind in algorithm.actions)
+    if bounded:
+        raise UserError(f"{algorithm.name} needs {kinds}, not {space}; {names} take these")
+    raise UserError(
+        f"{algorithm.name} needs bounded actions, and these have no bounds: {space}; {names} take them, or give the "
+        "environment's Box finite bounds"
+    )
+
+
+def takes_actions(algorithm: Algorithm, space: spaces.Space, bounded: bool) -> bool:
+    return type(space).__name__ in algorithm.actions and (algorithm.on_policy or bounded)
 
 
 def has_fixed_size(space: spaces.Space) -> bool:

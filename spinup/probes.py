@@ -10,7 +10,6 @@ and for one of your own, where train(env_fn, gamma) makes its environments by en
     print(spinup.probes.table(results))
 """
 
-import importlib
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from spinup.algorithm import Algorithm, files, find
 from spinup.errors import Fault, UserError, closest
 
 # ---- environments
@@ -316,31 +316,33 @@ def explain(case: Case, got: Mapping) -> str:
 
 # ---- ours
 
-SHARED = dict(num_envs=16, steps_per_epoch=64, vf_lr=1e-2, train_v_iters=10, ac_kwargs=dict(hidden_sizes=(16,)))
-# Values are then in units of rewards, and learning rates stay what they are.
-PLAIN = dict(normalize_obs=False, normalize_rew=False, anneal_lr=False)
-OFF_SHARED = dict(num_envs=4, epochs=1, start_steps=100, update_after=100, batch_size=64, replay_size=5000, polyak=0.8)
-OFF_SHARED |= dict(steps_per_epoch=700, eval_freq=0, ac_kwargs=dict(hidden_sizes=(32,)))
-SETTINGS = {
-    "vpg": dict(pi_lr=3e-2, epochs=80, **SHARED, **PLAIN),
-    "ppo": dict(pi_lr=1e-2, epochs=40, train_pi_iters=5, minibatch_size=None, normalize_adv=True, **SHARED, **PLAIN),
-    "trpo": dict(delta=0.03, epochs=40, **SHARED, **PLAIN),
-    "ddpg": dict(pi_lr=3e-3, q_lr=1e-2, act_noise=0.5, **OFF_SHARED),
-    "td3": dict(pi_lr=3e-3, q_lr=1e-2, act_noise=0.5, **OFF_SHARED),
-    "sac": dict(lr=1e-2, **OFF_SHARED),
+# Values are in units of rewards, and learning rates stay what they are.
+ON_POLICY = {
+    **{"num_envs": 16, "steps_per_epoch": 64, "vf_lr": 1e-2, "train_v_iters": 10},
+    **{"ac_kwargs": {"hidden_sizes": (16,)}, "normalize_obs": False, "normalize_rew": False, "anneal_lr": False},
 }
-BOX_ONLY = ("ddpg", "td3", "sac")  # sac takes discrete actions as well
+OFF_POLICY = {
+    **{"num_envs": 4, "epochs": 1, "steps_per_epoch": 700, "start_steps": 100, "update_after": 100, "batch_size": 64},
+    **{"replay_size": 5000, "polyak": 0.8, "eval_freq": 0, "ac_kwargs": {"hidden_sizes": (32,)}},
+}
+
+
+def settings_of(algorithm: Algorithm) -> dict:
+    """The arguments with which an algorithm learns the probes."""
+    return {**(ON_POLICY if algorithm.on_policy else OFF_POLICY), **algorithm.probe}
 
 
 def trainer(algo: str, settings: Mapping | None = None) -> Train:
-    """What `check` asks for, of one of our algorithms; settings: its arguments, in place of `SETTINGS`."""
+    """What `check` asks for, of one of our algorithms; settings: its arguments, in place of `settings_of` it."""
     import torch
 
+    algorithm = find(algo)
+
     def train(env_fn, gamma):
-        function = getattr(importlib.import_module(f"spinup.algos.{algo}"), algo)
         with tempfile.TemporaryDirectory() as folder:
             logger_kwargs = dict(output_dir=Path(folder) / "run", quiet=True)
-            ac = function(env_fn, gamma=gamma, logger_kwargs=logger_kwargs, **(settings or SETTINGS[algo]))
+            arguments = settings or settings_of(algorithm)
+            ac = algorithm.function(env_fn, gamma=gamma, logger_kwargs=logger_kwargs, **arguments)
 
         def act(o):
             discrete = isinstance(env_fn().action_space, spaces.Discrete)
@@ -401,16 +403,18 @@ def last_line(results: Sequence[Result]) -> str:
 
 def main(words: Sequence[str]) -> int:
     """The command `probe ALGORITHM`; returns 1 where a probe fails. Raises UserError for any other word."""
-    usage = f"python -m spinup.run probe ALGORITHM, one of {', '.join(SETTINGS)}"
+    usage = f"python -m spinup.run probe ALGORITHM, one of {', '.join(files())}"
     if {"-h", "--help"} & set(words):
         print(f"Usage: {usage}\nTrain on environments whose values and best actions are known, and compare.")
         return 0
     algo = words[0].removesuffix("_pytorch") if words else ""
-    if len(words) != 1 or algo not in SETTINGS:
-        wrong = f"there is no algorithm '{words[0]}'{closest(algo, SETTINGS)}" if len(words) == 1 else "give one name"
+    if len(words) != 1 or algo not in files():
+        wrong = f"there is no algorithm '{words[0]}'{closest(algo, files())}" if len(words) == 1 else "give one name"
         raise UserError(f"probe: {wrong}; usage: {usage}")
     print(HEAD)
-    discrete = algo not in BOX_ONLY
-    results = check(trainer(algo), discrete=discrete, box=True, tell=lambda result: print(line(result), flush=True))
+    algorithm = find(algo)
+    box = "Box" in algorithm.actions
+    discrete = algorithm.on_policy or not box
+    results = check(trainer(algo), discrete=discrete, box=box, tell=lambda result: print(line(result), flush=True))
     print(last_line(results))
     return int(any(result.passed is False for result in results))

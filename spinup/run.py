@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from spinup import __version__
+from spinup.algorithm import Algorithm, files, find
 from spinup.errors import Fault, UserError, closest, printable
 from spinup.experiments import cli, source
 from spinup.experiments.cli import Parameter
@@ -171,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def trains(words: list[str]) -> bool:
     """Whether a command is there for its run, and not for what it prints."""
-    runs = {*algorithms(), "grid", "resume"}
+    runs = {*files(), "grid", "resume"}
     return bool(words) and words[0].removesuffix("_pytorch") in runs and not {"-h", "--help"} & set(words)
 
 
@@ -212,7 +213,7 @@ def dispatch(words: list[str]) -> int:
         return importlib.import_module("spinup.probes").main(rest)
     elif command == "test_policy":
         importlib.import_module("spinup.analysis.play").main(rest)
-    elif algo in algorithms():
+    elif algo in files():
         if {"-h", "--help"} & set(rest):
             print(algorithm_help(algo))
         else:
@@ -233,9 +234,9 @@ def from_grid_file(words: list[str]) -> list[str]:
         raise UserError("grid needs a file, as in: python -m spinup.run grid FILE.toml; `grid --help` shows one")
     flags = cli.read_grid_file(words[0])
     algo = flags.pop("algo", [])
-    if len(algo) != 1 or algo[0] not in algorithms():
+    if len(algo) != 1 or algo[0] not in files():
         what = f"algo is {', '.join(algo)}" if algo else "there is no algo"
-        raise UserError(f"grid: {words[0]}: {what}; it must be one of {', '.join(algorithms())}")
+        raise UserError(f"grid: {words[0]}: {what}; it must be one of {', '.join(files())}")
     given, described = names(words[1:]), []
     for key, values in flags.items():
         if not names([f"--{key}"]) & given:
@@ -246,45 +247,31 @@ def from_grid_file(words: list[str]) -> list[str]:
 # ---- what there is
 
 
-def algorithms() -> dict[str, Path]:
-    """The algorithms' files by name, found without importing them."""
-    return {path.stem: path for path in sorted((Path(__file__).parent / "algos").glob("[!_]*.py"))}
-
-
 def commands() -> dict[str, str]:
     """Every command with one line about it; an algorithm's is the first of its file."""
-    docs = {name: source.docstring(path) for name, path in algorithms().items()}
+    docs = {name: source.docstring(path) for name, path in files().items()}
     return {name: re.split(r"[.] |[.,:]$", doc.partition("\n")[0])[0] for name, doc in docs.items()} | TOOLS
 
 
-def load_algorithm(algo: str) -> tuple[Callable, dict[str, dict]]:
-    """An algorithm's function and its presets."""
-    module = importlib.import_module(f"spinup.algos.{algo}")
-    return getattr(module, algo), getattr(module, "PRESETS", {})
-
-
 def describe(algo: str) -> tuple[Description, Description]:
-    """An algorithm's function and its networks, from their source files where these tell all, as ours do."""
+    """An algorithm's function and its networks, from their source files if these tell all, as ours do."""
     try:
-        function = source.describe(algorithms()[algo], algo)
-        networks = source.describe(*function.signature.parameters["actor_critic"].default)
+        function = source.describe(files()[algo], algo)
+        networks = source.describe(*function.arguments["actor_critic"].default)
     except source.Unreadable:
-        function = source.imported(load_algorithm(algo)[0])
-        networks = source.imported(function.signature.parameters["actor_critic"].default)
+        function = source.imported(find(algo).function)
+        networks = source.imported(function.arguments["actor_critic"].default)
     return function, networks
 
 
 def flags_of(function: Description, networks: Description) -> dict[str, Parameter]:
     """Every flag that sets an argument of an algorithm, by its full name; those of its networks are ac_kwargs:name."""
-    shared = source.docstring(Path(__file__).parent / "algos" / "__init__.py")
-    found = cli.parameters(function.signature, function.docs[0], shared)
-    for name, parameter in cli.parameters(networks.signature, *networks.docs).items():
+    found = cli.parameters(function.arguments.values())
+    for name, parameter in cli.parameters(networks.arguments.values()).items():
         if name not in found:
             found[f"ac_kwargs:{name}"] = parameter
     if found.pop("ac_kwargs:linear", None):
         found |= {f"ac_kwargs:linear:{name}": parameter for name, parameter in LINEAR.items()}
-    if HIDDEN_SIZES in found:
-        found[HIDDEN_SIZES] = found[HIDDEN_SIZES]._replace(types=frozenset({int, list}))
     for name, sample in (("wrappers", "gymnasium.wrappers:TimeLimit(50)"), ("log_info", "is_success")):
         if name in found:
             found[name] = found[name]._replace(sample=sample)
@@ -298,8 +285,8 @@ def flags_of(function: Description, networks: Description) -> dict[str, Paramete
 def algorithm_help(algo: str) -> str:
     """Every flag of an algorithm: its name, what it takes, its default and its line."""
     function, networks = describe(algo)
-    flags, doc = flags_of(function, networks), function.docs[0]
-    own = cli.help_lines(doc)
+    flags, doc = flags_of(function, networks), function.doc
+    own = [name for name, argument in function.arguments.items() if not argument.shared]
     sections = {
         "The run": {"env_name": flags.pop("env_name"), **SPECIAL},
         f"{algo}'s own arguments": {k: p for k, p in flags.items() if k in own},
@@ -311,7 +298,7 @@ def algorithm_help(algo: str) -> str:
         shown = [line for key, parameter in section.items() for line in flag_help(key, parameter)]
         lines += ["", title, *shown] if shown else []
     lines += ["", "  --env_kwargs:NAME VALUE  an argument of the environment's maker"]
-    if presets := source.keys(algorithms()[algo], "PRESETS"):
+    if presets := source.presets(files()[algo]):
         lines.append(f"  presets: {', '.join(presets)}")
     return "\n".join(lines)
 
@@ -336,10 +323,10 @@ def train(algo: str, words: list[str]) -> int:
     """Run an algorithm with what the flags say, once for each combination of their values."""
     flags = flags_of(*describe(algo))
     settings, shorthands = read_flags(words, flags | SPECIAL, algo)
-    function, presets = load_algorithm(algo)
+    algorithm = find(algo)
     given = {name: settings.pop(name)[0] for name in SPECIAL if name in settings}
     if "preset" in given:
-        settings = {**from_preset(given["preset"], presets, algo), **settings}
+        settings = {**from_preset(given["preset"], algorithm), **settings}
     if "l" in given or HIDDEN_SIZES in settings:
         widths = settings.get(HIDDEN_SIZES, [flags[HIDDEN_SIZES].default[0]])
         sizes = [hidden_sizes(value, given.get("l")) for value in widths]
@@ -355,7 +342,7 @@ def train(algo: str, words: list[str]) -> int:
     for key, values in settings.items():
         grid.add(key, values, shorthands.get(key))
     runs = grid.run(
-        functools.partial(train_one, function, flags, given.get("quiet", False)),
+        functools.partial(train_one, algorithm.function, flags, given.get("quiet", False)),
         num_cpu=given.get("num_cpu", 1),
         data_dir=given.get("data_dir"),
         datestamp=given.get("datestamp", False),
@@ -399,12 +386,12 @@ def read_flags(words: list[str], flags: dict[str, Parameter], algo: str) -> tupl
     return settings, shorthands
 
 
-def from_preset(name: str, presets: dict[str, dict], algo: str) -> dict[str, list]:
+def from_preset(name: str, algorithm: Algorithm) -> dict[str, list]:
     """A preset's values by the full names of the flags, one each."""
-    if name not in presets:
-        hint = closest(name, presets) or f"; it has {', '.join(presets) or 'none'}"
-        raise UserError(f"{algo} has no preset {cli.shorten(name)}{hint}")
-    return {key: [value] for key, value in flatten(presets[name]).items()}
+    if name not in algorithm.presets:
+        hint = closest(name, algorithm.presets) or f"; it has {', '.join(algorithm.presets) or 'none'}"
+        raise UserError(f"{algorithm.name} has no preset {cli.shorten(name)}{hint}")
+    return {key: [value] for key, value in flatten(algorithm.presets[name]).items()}
 
 
 def flatten(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -378,7 +378,7 @@ def test_an_episode_that_is_cut_leaves_nothing_to_the_next(stored):
     buffer.get()
     buffer.discounted_returns(0.5)  # up to 1.5 in both
     store(stored)
-    buffer.cut(np.array([False, True]))
+    buffer.mark_episode_end(np.array([False, True]))
     store(2 - stored)
     buffer.get()
     expected = [[1.75, 1.0], [1.875, 1.5]] if stored == 0 else [[1.75, 1.75], [1.875, 1.0]]

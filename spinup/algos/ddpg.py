@@ -8,22 +8,18 @@ learned one in the end.
 
 import copy
 import math
-import time
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spinup.buffers import Batch, ReplayBuffer, check_replay_memory
-from spinup.compute import accel, mpi
+from spinup import arguments as arg
+from spinup.algorithm import Algorithm
+from spinup.buffers import Batch, ReplayBuffer
 from spinup.compute.capture import captured
 from spinup.compute.optim import Adam, flatten, polyak_average
-from spinup.envs import check_actions, make_envs
-from spinup.errors import check_arguments
 from spinup.nets import DeterministicActorCritic, NoNorm, check_q_actor_critic
-from spinup.runs.checkpoint import RunState
-from spinup.runs.logger import EpochLogger
+from spinup.runs.run import Run
 
 
 def target(r: Tensor, terminated: Tensor, discount: Tensor, q2: Tensor) -> Tensor:
@@ -37,64 +33,60 @@ def q_loss(q: Tensor, y: Tensor) -> Tensor:
 
 
 def ddpg(
-    env_fn,
-    actor_critic=DeterministicActorCritic,
-    ac_kwargs: dict | None = None,
-    seed: int = 0,
+    env_fn: arg.EnvFn,
+    actor_critic: arg.ActorCriticClass = DeterministicActorCritic,
+    ac_kwargs: arg.AcKwargs = None,
+    seed: arg.Seed = 0,
     *,
-    num_envs: int = 1,
-    steps_per_epoch: int = 4000,
-    epochs: int = 250,
-    replay_size: int = 1_000_000,
-    gamma: float = 0.99,
-    n_step: int = 1,
-    polyak: float = 0.995,
-    target_policy: bool = False,
-    pi_lr: float = 1e-3,
-    q_lr: float = 1e-3,
-    act_noise: float = 0.1,
-    noise_corr: float = 0.0,
-    batch_size: int = 256,
-    start_steps: int = 10_000,
-    update_after: int = 1000,
-    update_every: int = 1,
-    replay_ratio: float = 1.0,
-    normalize_obs: bool = False,
-    max_ep_len: int = 1000,
-    env_kwargs: dict | None = None,
-    wrappers: str | Sequence | None = None,
-    vectorization: str = "sync",
-    reseed: bool = True,
-    log_info: str | Sequence[str] | None = None,
-    device: str = "cpu",
-    threads: int = 1,
-    matmul_precision: str = "highest",
-    capture: bool = True,
-    init_from: str | None = None,
-    stop_at: float | None = None,
-    patience: int | None = None,
-    on_epoch: Callable | None = None,
-    eval_freq: int = 1,
-    num_test_episodes: int = 10,
-    num_test_envs: int | None = None,
-    save_freq: int = 1,
-    checkpoint_freq: int = 10,
-    logger_kwargs: dict | None = None,
+    num_envs: arg.NumEnvs = 1,
+    steps_per_epoch: arg.StepsPerEpoch = 4000,
+    epochs: arg.Epochs = 250,
+    replay_size: arg.ReplaySize = 1_000_000,
+    gamma: arg.Gamma = 0.99,
+    n_step: arg.NStep = 1,
+    polyak: arg.Polyak = 0.995,
+    target_policy: arg.TargetPolicy = False,
+    pi_lr: arg.PiLr = 1e-3,
+    q_lr: arg.QLr = 1e-3,
+    act_noise: arg.ActNoise = 0.1,
+    noise_corr: arg.NoiseCorr = 0.0,
+    batch_size: arg.BatchSize = 256,
+    start_steps: arg.StartSteps = 10_000,
+    update_after: arg.UpdateAfter = 1000,
+    update_every: arg.UpdateEvery = 1,
+    replay_ratio: arg.ReplayRatio = 1.0,
+    normalize_obs: arg.NormalizeObs = False,
+    max_ep_len: arg.MaxEpLen = 1000,
+    env_kwargs: arg.EnvKwargs = None,
+    wrappers: arg.Wrappers = None,
+    vectorization: arg.Vectorization = "sync",
+    reseed: arg.Reseed = True,
+    log_info: arg.LogInfo = None,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = 1,
+    matmul_precision: arg.MatmulPrecision = "highest",
+    capture: arg.Capture = True,
+    init_from: arg.InitFrom = None,
+    stop_at: arg.StopAt = None,
+    patience: arg.Patience = None,
+    on_epoch: arg.OnEpoch = None,
+    eval_freq: arg.EvalFreq = 1,
+    num_test_episodes: arg.NumTestEpisodes = 10,
+    num_test_envs: arg.NumTestEnvs = None,
+    save_freq: arg.SaveFreq = 1,
+    checkpoint_freq: arg.CheckpointFreq = 10,
+    logger_kwargs: arg.LoggerKwargs = None,
 ) -> torch.nn.Module:
     """Train a policy by DDPG and return its actor-critic."""
-    config = {"algorithm": "ddpg", **locals()}
-    check_arguments(config)
+    run = Run(ALGORITHM, locals())
+    envs, device = run.envs, run.device
 
     # ---- setup
-    seed_here = seed + 10_000 * mpi.proc_id()
-    device = accel.setup(seed_here, device, threads, matmul_precision)
-    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization, wrappers, reseed, log_info)
-    check_actions("ddpg", envs.action_space)
     norm = {"normalize_obs": True} if normalize_obs else {}
-    ac = actor_critic(envs.observation_space, envs.action_space, **norm, **(ac_kwargs or {})).to(device)
+    ac = actor_critic(envs.observation_space, envs.action_space, **norm, **(ac_kwargs or {}))
     check_q_actor_critic(ac, envs.observation_space, envs.action_space, num_critics=1, normalize_obs=normalize_obs)
     obs_norm = getattr(ac, "obs_norm", NoNorm())
-    mpi.sync_params(ac)
+    run.prepare(ac)
     ac_targ = copy.deepcopy(ac)
     ac_targ.obs_norm = obs_norm  # the same statistics for both
     pi, q = ac.actor, ac.critic[0]
@@ -102,21 +94,10 @@ def ddpg(
     result = ac_targ if target_policy else ac  # what is tested, saved and returned
     pi_targ_params, q_targ_params = flatten(pi_targ), flatten(q_targ)
     pi_optimizer, q_optimizer = Adam(pi, pi_lr), Adam(q, q_lr)
+    buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
     low, high = envs.action_space.low, envs.action_space.high
-
-    procs = mpi.num_procs()
-    memory = check_replay_memory(replay_size, envs.observation_space, envs.action_space, device, procs)
-    logger = EpochLogger(**(logger_kwargs or {"exp_name": "ddpg"}))
-    logger.save_config(config)
-    logger.setup_pytorch_saver(result)
-    logger.log(memory)
-    buffer = ReplayBuffer(
-        replay_size // procs, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma
-    )
     noise = np.zeros((num_envs, *low.shape), np.float32)
     noise_scale = act_noise * (high - low) / 2
-    parts = dict(ac=ac, pi_targ=pi_targ, q_targ=q_targ, noise=noise, pi_optimizer=pi_optimizer, q_optimizer=q_optimizer)
-    run = RunState(config, logger, envs=envs, buffer=buffer, **parts)
 
     # ---- learn
     @captured(capture)
@@ -143,55 +124,32 @@ def ddpg(
         noise[:] = noise_corr * noise + math.sqrt(1 - noise_corr**2) * torch.randn(noise.shape).numpy()
         return (ac.act(o) + noise_scale * noise).clip(low, high)  # ddpg-5
 
-    o = run.begin()
-    first_block = max(1, -(-update_after // update_every)) * update_every  # step of the first block of updates
+    parts = dict(ac=ac, pi_targ=pi_targ, q_targ=q_targ, noise=noise, pi_optimizer=pi_optimizer, q_optimizer=q_optimizer)
+    o = run.begin(result, buffer, **parts)
     for epoch in run.epochs():
         while run.t < epoch * steps_per_epoch:
-            run.step(num_envs)
-            a = explore(o) if run.t - num_envs * procs >= start_steps else envs.random_actions()
+            a = explore(o) if run.step() >= start_steps else envs.random_actions()
             o2, r, terminated, truncated = envs.step(a)
             buffer.store(o, a, r, o2, terminated, truncated)
             obs_norm.update(torch.as_tensor(o))
             o = envs.reset_done()
-            if run.t >= first_block and run.t % update_every < num_envs * procs:  # a block is due
-                while run.updates < int(replay_ratio * (run.t - first_block + update_every)):
-                    run.updates += 1
-                    batch = buffer.sample(-(-batch_size // procs)).normalized(obs_norm)
-                    logger.store(**update(batch))
-        logger.store(**envs.pop_episodes())
-
-        # ---- evaluate, save, log
-        eval_time = time.time()
-        if eval_freq and epoch % eval_freq == 0:
-            logger.store(**envs.evaluate(result, num_test_episodes, num_test_envs))
-        eval_time = time.time() - eval_time
-        logger.log_tabular("Epoch", epoch)
-        logger.log_tabular("EpRet", with_min_and_max=True)
-        logger.log_tabular("EpLen", average_only=True)
-        if eval_freq:
-            logger.log_tabular("TestEpRet", with_min_and_max=True)
-            logger.log_tabular("TestEpLen", average_only=True)
-            logger.log_tabular("EvalTime", eval_time)
-        logger.log_tabular("TotalEnvInteracts", run.t)
-        logger.log_tabular("QVals", with_min_and_max=True)
-        for key in ("LossPi", "LossQ"):
-            logger.log_tabular(key, average_only=True)
-        logger.log_tabular("Time", run.time())
-        logger.dump_tabular()
+            for _ in run.due_updates():
+                run.log(**update(buffer.sample(batch_size).normalized(obs_norm)))
         run.end_epoch()
 
     run.close()
     return result
 
 
-PRESETS = {
-    "spinningup": dict(
-        epochs=100,
-        batch_size=100,
-        update_every=50,
-        ac_kwargs=dict(layer_norm=False),
-    )
-}
+ALGORITHM = Algorithm(
+    ddpg,
+    on_policy=False,
+    actions=("Box",),
+    spreads=("QVals",),
+    means=("LossPi", "LossQ"),
+    probe={"pi_lr": 3e-3, "q_lr": 1e-2, "act_noise": 0.5},
+    presets={"spinningup": {"epochs": 100, "batch_size": 100, "update_every": 50, "ac_kwargs": {"layer_norm": False}}},
+)
 
 if __name__ == "__main__":
     import sys

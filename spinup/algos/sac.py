@@ -7,22 +7,21 @@ one-step ones.
 
 import copy
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Annotated, Literal
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from spinup.buffers import Batch, ReplayBuffer, check_replay_memory
-from spinup.compute import accel, mpi
+from spinup import arguments as arg
+from spinup.algorithm import Algorithm
+from spinup.arguments import CHANGEABLE, COUNT, Range
+from spinup.buffers import Batch, ReplayBuffer
 from spinup.compute.capture import captured
 from spinup.compute.optim import Adam, flatten, polyak_average
-from spinup.envs import check_actions, make_envs
-from spinup.errors import check_arguments
 from spinup.nets import Categorical, NoNorm, SoftActorCritic, SquashedGaussian, check_q_actor_critic
-from spinup.runs.checkpoint import RunState
-from spinup.runs.logger import EpochLogger
+from spinup.runs.run import Run
 
 
 def soft_value(pi: SquashedGaussian | Categorical, q: Callable, o: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,71 +57,71 @@ class Temperature(nn.Module):
 
 
 def sac(
-    env_fn,
-    actor_critic=SoftActorCritic,
-    ac_kwargs: dict | None = None,
-    seed: int = 0,
+    env_fn: arg.EnvFn,
+    actor_critic: arg.ActorCriticClass = SoftActorCritic,
+    ac_kwargs: arg.AcKwargs = None,
+    seed: arg.Seed = 0,
     *,
-    num_envs: int = 1,
-    steps_per_epoch: int = 4000,
-    epochs: int = 250,
-    replay_size: int = 1_000_000,
-    gamma: float = 0.99,
-    n_step: int = 1,
-    polyak: float = 0.995,
-    lr: float = 1e-3,
-    alpha: float | str = "auto",
-    target_entropy: float | None = None,
-    batch_size: int = 256,
-    start_steps: int = 10_000,
-    update_after: int = 1000,
-    update_every: int = 1,
-    replay_ratio: float = 1.0,
-    normalize_obs: bool = False,
-    max_ep_len: int = 1000,
-    env_kwargs: dict | None = None,
-    wrappers: str | Sequence | None = None,
-    vectorization: str = "sync",
-    reseed: bool = True,
-    log_info: str | Sequence[str] | None = None,
-    device: str = "cpu",
-    threads: int = 1,
-    matmul_precision: str = "highest",
-    capture: bool = True,
-    init_from: str | None = None,
-    stop_at: float | None = None,
-    patience: int | None = None,
-    on_epoch: Callable | None = None,
-    eval_freq: int = 1,
-    num_test_episodes: int = 10,
-    num_test_envs: int | None = None,
-    save_freq: int = 1,
-    checkpoint_freq: int = 10,
-    logger_kwargs: dict | None = None,
+    num_envs: arg.NumEnvs = 1,
+    steps_per_epoch: arg.StepsPerEpoch = 4000,
+    epochs: arg.Epochs = 250,
+    replay_size: arg.ReplaySize = 1_000_000,
+    gamma: arg.Gamma = 0.99,
+    n_step: arg.NStep = 1,
+    polyak: arg.Polyak = 0.995,
+    lr: Annotated[float, Range(0), "learning rate of policy, critics and temperature (Adam)", CHANGEABLE] = 1e-3,
+    alpha: Annotated[
+        float | Literal["auto"],
+        Range(0),
+        "temperature, the weight of the entropy beside the reward; 'auto': adjusted to hold the target entropy",
+    ] = "auto",
+    target_entropy: Annotated[
+        float | None,
+        Range(-COUNT),
+        "entropy per state that alpha='auto' holds; None: minus the number of action "
+        "dimensions, or half of log K for K Discrete actions",
+        CHANGEABLE,
+    ] = None,
+    batch_size: arg.BatchSize = 256,
+    start_steps: arg.StartSteps = 10_000,
+    update_after: arg.UpdateAfter = 1000,
+    update_every: arg.UpdateEvery = 1,
+    replay_ratio: arg.ReplayRatio = 1.0,
+    normalize_obs: arg.NormalizeObs = False,
+    max_ep_len: arg.MaxEpLen = 1000,
+    env_kwargs: arg.EnvKwargs = None,
+    wrappers: arg.Wrappers = None,
+    vectorization: arg.Vectorization = "sync",
+    reseed: arg.Reseed = True,
+    log_info: arg.LogInfo = None,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = 1,
+    matmul_precision: arg.MatmulPrecision = "highest",
+    capture: arg.Capture = True,
+    init_from: arg.InitFrom = None,
+    stop_at: arg.StopAt = None,
+    patience: arg.Patience = None,
+    on_epoch: arg.OnEpoch = None,
+    eval_freq: arg.EvalFreq = 1,
+    num_test_episodes: arg.NumTestEpisodes = 10,
+    num_test_envs: arg.NumTestEnvs = None,
+    save_freq: arg.SaveFreq = 1,
+    checkpoint_freq: arg.CheckpointFreq = 10,
+    logger_kwargs: arg.LoggerKwargs = None,
 ) -> torch.nn.Module:
-    """Train a policy by SAC and return its actor-critic. SAC's own arguments:
-
-    lr: learning rate of policy, critics and temperature (Adam)
-    alpha: temperature, the weight of the entropy beside the reward; 'auto': adjusted to hold the target entropy
-    target_entropy: entropy per state that alpha='auto' holds; None: minus the number of actions' dimensions, or half of
-        log K for K Discrete actions
-    """
-    config = {"algorithm": "sac", **locals()}
-    check_arguments(config)
+    """Train a policy by SAC and return its actor-critic."""
+    run = Run(ALGORITHM, locals())
+    envs, device = run.envs, run.device
 
     # ---- setup
-    seed_here = seed + 10_000 * mpi.proc_id()
-    device = accel.setup(seed_here, device, threads, matmul_precision)
-    envs = make_envs(env_fn, num_envs, seed_here, max_ep_len, env_kwargs, vectorization, wrappers, reseed, log_info)
-    check_actions("sac", envs.action_space, discrete=True)
     norm = {"normalize_obs": True} if normalize_obs else {}
-    ac = actor_critic(envs.observation_space, envs.action_space, **norm, **(ac_kwargs or {})).to(device)
+    ac = actor_critic(envs.observation_space, envs.action_space, **norm, **(ac_kwargs or {}))
     check_q_actor_critic(
         ac, envs.observation_space, envs.action_space, num_critics=2, soft=True, normalize_obs=normalize_obs
     )
-    ac.temperature = Temperature(1.0 if alpha == "auto" else alpha).to(device)
+    ac.temperature = Temperature(1.0 if alpha == "auto" else alpha)
     obs_norm = getattr(ac, "obs_norm", NoNorm())
-    mpi.sync_params(ac)
+    run.prepare(ac, fixed=() if alpha == "auto" else ("temperature.",))
     pi, q, log_alpha = ac.actor, ac.critic, ac.temperature.log_alpha
     q_targ = copy.deepcopy(q)
     q_targ_params = flatten(q_targ)
@@ -130,20 +129,7 @@ def sac(
     if target_entropy is None:
         space = envs.action_space
         target_entropy = 0.5 * math.log(space.n) if isinstance(space, spaces.Discrete) else -float(space.shape[0])
-
-    procs = mpi.num_procs()
-    memory = check_replay_memory(replay_size, envs.observation_space, envs.action_space, device, procs)
-    logger = EpochLogger(**(logger_kwargs or {"exp_name": "sac"}))
-    logger.save_config(config)
-    logger.setup_pytorch_saver(ac)
-    logger.log(memory)
-    buffer = ReplayBuffer(
-        replay_size // procs, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma
-    )
-    parts = dict(
-        ac=ac, q_targ=q_targ, pi_optimizer=pi_optimizer, q_optimizer=q_optimizer, alpha_optimizer=alpha_optimizer
-    )
-    run = RunState(config, logger, envs=envs, buffer=buffer, **parts)
+    buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
 
     # ---- learn
     @captured(capture)
@@ -170,56 +156,32 @@ def sac(
         return dict(LossQ=loss_q, LossPi=loss_pi, Q1Vals=q1, Q2Vals=q2, LogPi=logp, Alpha=temperature)
 
     # ---- act
-    o = run.begin()
-    first_block = max(1, -(-update_after // update_every)) * update_every  # step of the first block of updates
+    optimizers = dict(pi_optimizer=pi_optimizer, q_optimizer=q_optimizer, alpha_optimizer=alpha_optimizer)
+    o = run.begin(ac, buffer, ac=ac, q_targ=q_targ, **optimizers)
     for epoch in run.epochs():
         while run.t < epoch * steps_per_epoch:
-            run.step(num_envs)
-            a = ac.act(o) if run.t - num_envs * procs >= start_steps else envs.random_actions()
+            a = ac.act(o) if run.step() >= start_steps else envs.random_actions()
             o2, r, terminated, truncated = envs.step(a)
             buffer.store(o, a, r, o2, terminated, truncated)
             obs_norm.update(torch.as_tensor(o))
             o = envs.reset_done()
-            if run.t >= first_block and run.t % update_every < num_envs * procs:  # a block is due
-                while run.updates < int(replay_ratio * (run.t - first_block + update_every)):
-                    run.updates += 1
-                    batch = buffer.sample(-(-batch_size // procs)).normalized(obs_norm)
-                    logger.store(**update(batch))
-        logger.store(**envs.pop_episodes())
-
-        # ---- evaluate, save, log
-        eval_time = time.time()
-        if eval_freq and epoch % eval_freq == 0:
-            logger.store(**envs.evaluate(ac, num_test_episodes, num_test_envs))
-        eval_time = time.time() - eval_time
-        logger.log_tabular("Epoch", epoch)
-        logger.log_tabular("EpRet", with_min_and_max=True)
-        logger.log_tabular("EpLen", average_only=True)
-        if eval_freq:
-            logger.log_tabular("TestEpRet", with_min_and_max=True)
-            logger.log_tabular("TestEpLen", average_only=True)
-            logger.log_tabular("EvalTime", eval_time)
-        logger.log_tabular("TotalEnvInteracts", run.t)
-        for key in ("Q1Vals", "Q2Vals", "LogPi"):
-            logger.log_tabular(key, with_min_and_max=True)
-        for key in ("LossPi", "LossQ", "Alpha"):
-            logger.log_tabular(key, average_only=True)
-        logger.log_tabular("Time", run.time())
-        logger.dump_tabular()
+            for _ in run.due_updates():
+                run.log(**update(buffer.sample(batch_size).normalized(obs_norm)))
         run.end_epoch()
 
     run.close()
     return ac
 
 
-PRESETS = {
-    "spinningup": dict(
-        epochs=100,
-        alpha=0.2,
-        batch_size=100,
-        update_every=50,
-    )
-}
+ALGORITHM = Algorithm(
+    sac,
+    on_policy=False,
+    actions=("Box", "Discrete"),
+    spreads=("Q1Vals", "Q2Vals", "LogPi"),
+    means=("LossPi", "LossQ", "Alpha"),
+    probe={"lr": 1e-2},
+    presets={"spinningup": {"epochs": 100, "alpha": 0.2, "batch_size": 100, "update_every": 50}},
+)
 
 if __name__ == "__main__":
     import sys

@@ -5,9 +5,10 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from spinup.arguments import Argument
 from spinup.errors import UserError, closest, install, user_path
 
 
@@ -133,51 +134,29 @@ def show(value: Any) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-def parameters(signature: inspect.Signature, *docs: str | None) -> dict[str, Parameter]:
-    """What the command line can give to a function: its parameters without those that only Python can set.
-
-    docs: texts with lines `name: help`, the first that has the name wins.
-    """
-    lines: dict[str, str] = {}
-    for doc in reversed(docs):
-        lines |= help_lines(doc)
+def parameters(arguments: Iterable[Argument]) -> dict[str, Parameter]:
+    """What the command line can give to a function: its arguments without those that only Python can set."""
     found = {}
-    for name, parameter in signature.parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        default = None if parameter.default is parameter.empty else parameter.default
-        known, item = _types(parameter.annotation, default)
+    for argument in arguments:
+        known, item = _types(argument)
         if known is not None:
-            found[name] = Parameter(name, known, default, lines.get(name, ""), item)
+            found[argument.name] = Parameter(argument.name, known, argument.default, argument.help, item)
     return found
 
 
-def help_lines(doc: str | None) -> dict[str, str]:
-    """The lines `name: text` of a docstring; deeper indented lines continue a text."""
-    found: dict[str, str] = {}
-    name = None
-    for line in inspect.cleandoc(doc or "").splitlines():
-        if match := re.match(r"(\w+): (.+)", line):
-            name = match[1]
-            found[name] = match[2].strip()
-        elif name and line.startswith(" ") and line.strip():
-            found[name] += " " + line.strip()
-        else:
-            name = None
-    return found
-
-
-def _types(annotation: Any, default: Any) -> tuple[frozenset | None, type | None]:
-    """The types that a parameter takes and that of a list's items; (None, None) where only Python can make them."""
+def _types(argument: Argument) -> tuple[frozenset | None, type | None]:
+    """The types that a parameter takes and that of a list's items; (None, None) if only Python can make them."""
+    annotation, default = argument.annotation, argument.default
     if annotation in (inspect.Parameter.empty, Any) or isinstance(annotation, str):
         parts = [] if default is None else [type(default)]
     else:
-        union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-        parts = typing.get_args(annotation) if union else [annotation]
+        parts = list(argument.types)
     known, item = set(), None
     for part in parts:
         origin = typing.get_origin(part) or part
-        if origin in (list, tuple, Sequence):
+        if origin is typing.Literal:
+            known.add(str)
+        elif origin in (list, tuple, Sequence):
             known.add(list)
             inside = [*typing.get_args(part), *(type(v) for v in default or ())]
             item = inside[0] if inside else None

@@ -28,15 +28,15 @@ from typing import Any, NamedTuple
 
 from spinup.compute import mpi
 from spinup.errors import UserError, first_line, install, printable, user_path
-from spinup.runs.checkpoint import ignore_at_exit, newest
+from spinup.runs.checkpoint import newest
 from spinup.runs.config import convert_json
 from spinup.runs.files import RunFolder, check_file, replace_file, writing
 from spinup.runs.locks import Lock, Taken, lock
+from spinup.runs.signals import ENDING, ignore_at_exit
 from spinup.runs.terminal import open_closed_streams, say, writing_to
 
 DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"
 ELSEWHERE = "at work elsewhere"
-STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 STATUS, OUTPUT, ERROR = "status.json", "output.txt", "error.txt"
 
@@ -120,7 +120,7 @@ def outcome_of(error: BaseException) -> str:
     if isinstance(error, UserError):
         return WRONG
     code = error.code if isinstance(error, SystemExit) else None
-    return STOPPED if isinstance(error, KeyboardInterrupt) or code in [128 + number for number in STOPS] else FAILED
+    return STOPPED if isinstance(error, KeyboardInterrupt) or code in [128 + number for number in ENDING] else FAILED
 
 
 @contextlib.contextmanager
@@ -139,7 +139,7 @@ def ended_by_sigterm() -> Iterator[list]:
 
     ours, end.told = {}, told
     if threading.current_thread() is threading.main_thread():
-        ours = {number: signal.signal(number, end) for number in STOPS if signal.getsignal(number) is signal.SIG_DFL}
+        ours = {number: signal.signal(number, end) for number in ENDING if signal.getsignal(number) is signal.SIG_DFL}
     try:
         yield told
     except SystemExit:

@@ -1,7 +1,5 @@
 """Go on with a run that was ended: python -m spinup.run resume RUN_FOLDER [--epochs M], or spinup.resume(folder)."""
 
-import argparse
-import importlib
 import inspect
 import os
 import platform
@@ -10,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spinup.algorithm import Algorithm, files, find
+from spinup.arguments import check_arguments
 from spinup.compute import mpi
 from spinup.envs import make_envs, saved_wrappers
-from spinup.errors import UserError, check_arguments, printable
-from spinup.experiments.cli import Parser, convert, parameters
+from spinup.errors import UserError, closest, printable
+from spinup.experiments.cli import Parser, convert, parameters, split_flags
 from spinup.runs.checkpoint import newest, read_manifest
-from spinup.runs.config import CHANGEABLE, fill_in, imported_by, lost, read_config
+from spinup.runs.config import fill_in, imported_by, lost, read_config
 from spinup.runs.logger import Logger
 from spinup.runs.saved import check_size
 from spinup.runs.terminal import say
@@ -40,13 +40,14 @@ def resume(
     wrappers: those of the environment, where the run's own are not all Gymnasium's
     ac_kwargs, env_kwargs: the entries that config.json can only name
     on_epoch: function that is called after each epoch
-    changes: new values of other arguments, as pi_lr=1e-4, of those in spinup.runs.config.CHANGEABLE
+    changes: new values of other arguments, as pi_lr=1e-4, of those that spinup.arguments marks as CHANGEABLE
 
     Returns the trained actor-critic. Raises UserError where there is no run, where it has ended, where an argument
     cannot be changed, and where the checkpoint is damaged or belongs to something else.
     """
     folder, config = read_config(path)
-    function = find_algorithm(folder, config)
+    algorithm = find_algorithm(folder, config)
+    function = algorithm.function
     env_name = str(config.get("env_fn"))
     module = imported_by(env_name)
     if env_fn is None and module and module not in sys.modules:
@@ -61,13 +62,13 @@ def resume(
     makers = {"ac_kwargs": actor_critic, "env_kwargs": env_fn}
     config = fill_in(folder, config, {"ac_kwargs": ac_kwargs, "env_kwargs": env_kwargs}, makers)
     arguments = {name: config[name] for name in inspect.signature(function).parameters if name in config}
-    check_changes(function, arguments, changes)
+    check_changes(algorithm, changes)
     if on_epoch is None and config.get("on_epoch") is not None and mpi.proc_id() == 0:
         say(printable(f"warning: {folder} had on_epoch={config['on_epoch']!r:.80}; it is not called now"), error=True)
     arguments["wrappers"] = saved_wrappers(folder, config, wrappers) or None
     arguments |= {**changes, "on_epoch": on_epoch, "env_fn": env_name if env_fn is None else env_fn}
     arguments["epochs"] = config.get("epochs") if epochs is None else epochs
-    check_arguments({**arguments, "logger_kwargs": {"resume": True}})
+    check_arguments(algorithm.arguments, {**arguments, "logger_kwargs": {"resume": True}})
     check_progress(folder, arguments)
     del arguments["actor_critic"]
     if actor_critic is not None:
@@ -83,12 +84,12 @@ def resume(
     return function(**{**arguments, "logger_kwargs": logger_kwargs})
 
 
-def check_changes(function: Callable, arguments: dict, changes: dict) -> None:
+def check_changes(algorithm: Algorithm, changes: dict) -> None:
     """Raise UserError for an argument that the run does not have, or that must stay as it is."""
     for name in changes:
-        if name not in arguments or name not in CHANGEABLE:
-            may = ", ".join(name for name in CHANGEABLE if name in arguments)
-            raise UserError(f"{name} cannot be changed in a run of {function.__name__} that goes on; these can: {may}")
+        if name not in algorithm.changeable:
+            may = ", ".join(algorithm.changeable)
+            raise UserError(f"{name} cannot be changed in a run of {algorithm.name} that is resumed; these can: {may}")
 
 
 def only_known(folder: Path, name: str, entries: Any, known: Mapping[str, type | None]) -> dict:
@@ -155,14 +156,13 @@ def check_networks(folder: Path, config: dict, env_fn: str | Callable, wrappers:
     check_size(folder / "config.json", config, file, envs.observation_space, envs.action_space)
 
 
-def find_algorithm(folder: Path, config: dict) -> Callable:
-    """The function of the algorithm that config.json names; nothing but ours is imported for it."""
-    names = sorted(path.stem for path in (Path(__file__).parent / "algos").glob("[!_]*.py"))
+def find_algorithm(folder: Path, config: dict) -> Algorithm:
+    """The algorithm that config.json names; nothing but ours is imported for it."""
     name = config.get("algorithm")
-    if name not in names:
-        names = ", ".join(names)
+    if name not in files():
+        names = ", ".join(files())
         raise UserError(f"{folder / 'config.json'} names the algorithm {name!r:.80}; it must be one of {names}")
-    return getattr(importlib.import_module(f"spinup.algos.{name}"), name)
+    return find(name)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -172,15 +172,19 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--epochs", type=int, help="train for so many in all; default: as the run was to")
     parser.add_argument("--env", help="train in this environment; module:Env-v0 imports module")
     parser.add_argument("--wrapper", action="append", help="module:Name, a wrapper of the environment; all of them")
-    for name in CHANGEABLE[1:]:
-        parser.add_argument(f"--{name}", nargs="?", const="True", metavar="NEW", help=argparse.SUPPRESS)
-    parser.epilog = "Flags with a new value for an argument: " + ", ".join(f"--{name}" for name in CHANGEABLE[1:])
-    args = parser.parse_args(argv)
+    parser.epilog = "A flag with a new value for any argument that can change, as --pi_lr 1e-4."
+    args, changed = parser.parse_known_args(argv)
     folder, config = read_config(args.path)
-    function = find_algorithm(folder, config)
-    known = parameters(inspect.signature(function))
-    given = {name: text for name in CHANGEABLE[1:] if (text := getattr(args, name)) is not None}
-    changes = {name: convert(text, known[name], name) if name in known else text for name, text in given.items()}
+    algorithm = find_algorithm(folder, config)
+    known = parameters(algorithm.arguments.values())
+    changes = {}
+    for flag in split_flags(changed):
+        if flag.name not in known:
+            hint = closest(flag.name, algorithm.changeable, "--")
+            raise UserError(f"resume: unknown argument '--{flag.name}'{hint}")
+        if len(flag.values) > 1:
+            raise UserError(f"resume: --{flag.name} takes one value; got {len(flag.values)}")
+        changes[flag.name] = convert(flag.values[0] if flag.values else None, known[flag.name], flag.name)
     record = config.get("run")
     processes = record.get("processes", 1) if isinstance(record, dict) else 1
     if not isinstance(processes, int) or processes < 1:

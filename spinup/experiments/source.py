@@ -5,15 +5,28 @@ Importing an algorithm imports torch, which takes a second or more; help and the
 
 import ast
 import builtins
-import importlib.util
 import inspect
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from spinup import arguments
+from spinup.arguments import Argument, Range
 
 PLAIN = {t.__name__: t for t in (bool, int, float, str, list, tuple, Sequence)}  # types whose defaults help shows
-NAMES = {**PLAIN, "dict": dict, "Any": Any, "Callable": Callable}
+NAMES = {
+    **PLAIN,
+    "dict": dict,
+    "type": type,
+    "Any": Any,
+    "Callable": Callable,
+    "Annotated": Annotated,
+    "Literal": Literal,
+}
+
+
+ROOT = Path(__file__).parents[1]
 
 
 class Unreadable(Exception):
@@ -28,11 +41,11 @@ class Reference(NamedTuple):
 
 
 class Description(NamedTuple):
-    """A function's or class's signature and docstrings, its own first, then those of the classes it is derived from."""
+    """A function's or class's arguments and the first line of its docstring."""
 
     name: str
-    signature: inspect.Signature
-    docs: list[str]
+    arguments: dict[str, Argument]
+    doc: str
 
 
 def describe(path: Path | None, name: str) -> Description:
@@ -43,25 +56,23 @@ def describe(path: Path | None, name: str) -> Description:
     node = definition(tree, name)
     if isinstance(node, ast.ImportFrom):
         return describe(*reference(path, tree, name))
+    doc = (ast.get_docstring(node) or "").partition("\n")[0]
     if isinstance(node, ast.FunctionDef) and not node.decorator_list:
-        return Description(name, signature(path, tree, node.args), [ast.get_docstring(node) or ""])
+        return Description(name, arguments.read(signature(path, tree, node.args)), doc)
     if not isinstance(node, ast.ClassDef):
         raise Unreadable(name)
-    bases = [describe(path, base.id) for base in node.bases if isinstance(base, ast.Name)]
-    docs = [ast.get_docstring(node) or "", *(doc for base in bases for doc in base.docs)]
     own = definition(node, "__init__")
     if isinstance(own, ast.FunctionDef):
-        return Description(name, signature(path, tree, own.args, method=True), docs)
-    if len(bases) != 1:
+        return Description(name, arguments.read(signature(path, tree, own.args, method=True)), doc)
+    if len(node.bases) != 1 or not isinstance(node.bases[0], ast.Name):
         raise Unreadable(name)
-    return Description(name, bases[0].signature, docs)
+    return Description(name, describe(path, node.bases[0].id).arguments, doc)
 
 
 def imported(function: Callable) -> Description:
     """The same of a function or class that was imported."""
-    documented = function.__mro__[:-1] if isinstance(function, type) else [function]  # the last class is object
-    docs = [inspect.cleandoc(x.__doc__ or "") for x in documented]
-    return Description(function.__name__, inspect.signature(function), docs)
+    found = getattr(function, "arguments", None) or arguments.read(inspect.signature(function))
+    return Description(function.__name__, found, inspect.cleandoc(function.__doc__ or "").partition("\n")[0])
 
 
 def docstring(path: Path) -> str:
@@ -69,10 +80,11 @@ def docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
 
 
-def keys(path: Path, name: str) -> list[str]:
-    """Those of a dict that a module gives a name, as far as they are literal."""
-    node = getattr(definition(ast.parse(path.read_text("utf-8")), name), "value", None)
-    return [key.value for key in getattr(node, "keys", []) if isinstance(key, ast.Constant)]
+def presets(path: Path) -> list[str]:
+    """The names of the presets in the description of an algorithm's file, as far as they are literal."""
+    call = getattr(definition(ast.parse(path.read_text("utf-8")), "ALGORITHM"), "value", None)
+    found = next((k.value for k in getattr(call, "keywords", []) if k.arg == "presets"), None)
+    return [key.value for key in getattr(found, "keys", []) if isinstance(key, ast.Constant)]
 
 
 def definition(tree: ast.Module | ast.ClassDef, name: str) -> ast.AST | None:
@@ -96,9 +108,15 @@ def reference(path: Path, tree: ast.Module, name: str) -> Reference:
     if not isinstance(node, ast.ImportFrom) or node.level or not node.module:
         raise Unreadable(name)
     original = next(alias.name for alias in node.names if name in (alias.asname, alias.name))
-    ours = node.module.split(".")[0] == __package__
-    spec = importlib.util.find_spec(node.module) if ours else None  # imports the packages above it, which are light
-    return Reference(Path(spec.origin) if spec and spec.origin else None, original)
+    return Reference(our_file(node.module), original)
+
+
+def our_file(module: str) -> Path | None:
+    """The source file of a module of ours, found without importing the packages above it; None for others' modules."""
+    package, *parts = module.split(".")
+    here = ROOT.joinpath(*parts)
+    found = [path for path in (here.with_suffix(".py"), here / "__init__.py") if path.is_file()]
+    return found[0] if package == "spinup" and found else None
 
 
 def signature(path: Path, tree: ast.Module, arguments: ast.arguments, method: bool = False) -> inspect.Signature:
@@ -117,20 +135,34 @@ def signature(path: Path, tree: ast.Module, arguments: ast.arguments, method: bo
 
 
 def annotation(node: ast.expr | None) -> Any:
-    """The types that an annotation names; `object` for any that is not one of NAMES."""
+    """What an annotation says, in the names of NAMES and of spinup.arguments; `object` for any other name."""
     if node is None:
         return inspect.Parameter.empty
     if isinstance(node, ast.Constant) and node.value in (None, ...):
         return node.value
     if isinstance(node, ast.Name):
-        return NAMES.get(node.id, object)
+        return NAMES.get(node.id) or getattr(arguments, node.id, object)
+    if isinstance(node, ast.Attribute):
+        return getattr(arguments, node.attr, object) if ast.unparse(node.value) == "arg" else object
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         return typing.Union[annotation(node.left), annotation(node.right)]  # noqa: UP007
-    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in NAMES:
+    if isinstance(node, ast.Subscript) and (generic := annotation(node.value)) is not object:
         inside = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-        generic = NAMES[node.value.id]
-        return generic if generic is Callable else generic[tuple(map(annotation, inside))]
+        if generic is Callable:
+            return generic
+        if generic is Literal:
+            return Literal[tuple(map(ast.literal_eval, inside))]
+        if generic is Annotated:
+            return Annotated[(annotation(inside[0]), *map(note, inside[1:]))]
+        return generic[tuple(map(annotation, inside))]
     return object
+
+
+def note(node: ast.expr) -> Any:
+    """A note of Annotated: a line of help, a Range or a Mark."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "Range":
+        return Range(*(annotation(x) if isinstance(x, ast.Name) else ast.literal_eval(x) for x in node.args))
+    return annotation(node) if isinstance(node, ast.Name) else ast.literal_eval(node)
 
 
 def default_of(path: Path, tree: ast.Module, node: ast.expr, allowed: Any) -> Any:
@@ -142,7 +174,7 @@ def default_of(path: Path, tree: ast.Module, node: ast.expr, allowed: Any) -> An
     assigned = definition(tree, node.id) if isinstance(node, ast.Name) else None
     if isinstance(assigned, ast.Assign):
         return default_of(path, tree, assigned.value, allowed)
-    parts = typing.get_args(allowed) or (allowed,)
+    parts = arguments.argument("", allowed).types
     if any((typing.get_origin(part) or part) in PLAIN.values() for part in parts):
         raise Unreadable(ast.unparse(node))
     if isinstance(node, ast.Name):

@@ -1,12 +1,14 @@
 """Policy and value functions together, one class for each kind of algorithm."""
 
-from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from spinup import arguments as arg
+from spinup.arguments import document
 from spinup.compute import accel
 from spinup.nets.actors import (
     CategoricalActor,
@@ -22,35 +24,33 @@ from spinup.nets.layers import network
 from spinup.nets.norms import make_obs_norm
 
 
+@document
 class ActorCritic(nn.Module):
-    """Policy and value function in two separate networks.
-
-    observation_space: a Box of numbers with one dimension, or of images, as VecEnv.observation_space
-    action_space: a Box or MultiDiscrete with one dimension, or Discrete, as VecEnv.action_space
-    hidden_sizes: units of each hidden layer
-    activation: a name from torch.nn, or a class
-    linear: makes the linear layers, linear(in_features, out_features); or a dict, for block-sparse ones
-    log_std_init: log of the Gaussian's first standard deviation, in half-ranges of the actions
-    log_std_min: least logarithm of the standard deviation; None: it has none
-    log_std_max: greatest logarithm of the standard deviation; None: it has none
-    squash: the tanh of the Gaussian, which keeps actions within their bounds; needs a Box that has some
-    orthogonal: orthogonal first weights with a last policy layer near zero; False: PyTorch's own
-    normalize_obs: centre and scale observations by running statistics (not images)
-    """
+    """Policy and value function in two separate networks."""
 
     def __init__(
         self,
         observation_space: spaces.Box,
         action_space: spaces.Space,
-        hidden_sizes: Sequence[int] = (64, 64),
-        activation: str | type = "Tanh",
-        linear: Callable | dict = nn.Linear,
-        log_std_init: float = -0.5,
-        orthogonal: bool = True,
-        normalize_obs: bool = False,
-        log_std_min: float | None = None,
-        log_std_max: float | None = None,
-        squash: bool = False,
+        hidden_sizes: arg.HiddenSizes = (64, 64),
+        activation: arg.Activation = "Tanh",
+        linear: arg.Linear = nn.Linear,
+        log_std_init: Annotated[
+            float, "log of the Gaussian's first standard deviation, in half-ranges of the actions"
+        ] = -0.5,
+        orthogonal: Annotated[
+            bool, "orthogonal first weights with a last policy layer near zero; False: PyTorch's own"
+        ] = True,
+        normalize_obs: arg.NormalizeObs = False,
+        log_std_min: Annotated[
+            float | None, "lower bound of the log of the standard deviation; None: unbounded"
+        ] = None,
+        log_std_max: Annotated[
+            float | None, "upper bound of the log of the standard deviation; None: unbounded"
+        ] = None,
+        squash: Annotated[
+            bool, "the tanh of the Gaussian, which keeps actions within their bounds; needs a Box that has some"
+        ] = False,
     ):
         super().__init__()
         self.register_buffer("_here", torch.empty(0), persistent=False)  # for as_input
@@ -84,18 +84,11 @@ class ActorCritic(nn.Module):
         return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
 
 
+@document
 class DeterministicActorCritic(nn.Module):
     """Policy and one action-value function, for DDPG.
 
-    observation_space: a Box of numbers with one dimension, or of images, as VecEnv.observation_space
-    action_space: a bounded Box with one dimension, as VecEnv.action_space
-    hidden_sizes: units of each hidden layer
-    activation: a name from torch.nn, or a class
-    linear: makes the linear layers, linear(in_features, out_features); or a dict, for block-sparse ones
-    layer_norm: layer normalization (arXiv:1607.06450) in the action-value functions; None: with DDPG and TD3, and not
-        with SAC
-    normalize_obs: centre and scale observations by running statistics (not images): `act` does, and actor and critic
-        are given observations that went through obs_norm
+    With normalize_obs, `act` normalizes, and actor and critic are given observations that went through obs_norm.
     """
 
     num_critics, layer_norm = 1, True
@@ -104,11 +97,14 @@ class DeterministicActorCritic(nn.Module):
         self,
         observation_space: spaces.Box,
         action_space: spaces.Space,
-        hidden_sizes: Sequence[int] = (256, 256),
-        activation: str | type = "ReLU",
-        linear: Callable | dict = nn.Linear,
-        layer_norm: bool | None = None,
-        normalize_obs: bool = False,
+        hidden_sizes: arg.HiddenSizes = (256, 256),
+        activation: arg.Activation = "ReLU",
+        linear: arg.Linear = nn.Linear,
+        layer_norm: Annotated[
+            bool | None,
+            "layer normalization (arXiv:1607.06450) in the action-value functions; None: with DDPG and TD3, not with SAC",
+        ] = None,
+        normalize_obs: arg.NormalizeObs = False,
     ):
         super().__init__()
         self.register_buffer("_here", torch.empty(0), persistent=False)  # for as_input

@@ -25,15 +25,6 @@ from spinup.runs.files import read_text
 
 LONGEST_CONFIG = 2**22  # bytes; more than any run writes
 EXACT = ("env_kwargs", "ac_kwargs")  # arguments that may hold what JSON has no form for
-# Arguments that `resume` may change: no shape, no state and no count of steps in a checkpoint depends on them.
-CHANGEABLE = (
-    *("epochs", "lr", "pi_lr", "vf_lr", "q_lr", "anneal_lr", "max_grad_norm", "gamma", "lam", "clip_ratio", "vf_clip"),
-    *("ent_coef", "target_kl", "train_pi_iters", "train_v_iters", "minibatch_size", "batch_size", "normalize_adv"),
-    *("recompute_adv", "value_target", "delta", "damping_coeff", "cg_iters", "backtrack_iters", "backtrack_coeff"),
-    *("polyak", "act_noise", "target_noise", "noise_clip", "policy_delay", "target_entropy", "max_ep_len"),
-    *("stop_at", "patience", "eval_freq", "num_test_episodes", "save_freq", "checkpoint_freq"),
-    *("vectorization", "threads", "matmul_precision", "capture"),
-)
 RECORDED = ("torch", "numpy", "gymnasium", "mujoco", "mpi4py")  # packages whose version can change a result
 
 

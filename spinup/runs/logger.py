@@ -24,7 +24,6 @@ import numpy as np
 from spinup.compute import mpi
 from spinup.errors import UserError, install, printable, user_path
 from spinup.runs.config import (
-    CHANGEABLE,
     convert_json,
     exact_arguments,
     is_tensor,
@@ -161,7 +160,11 @@ class Logger:
         history = {"started": run.get("started"), "command": run.get("command")}
         resumed, changes = (x if isinstance(x, list) else [] for x in (run.get("resumed"), run.get("changed")))
         history["resumed"] = [*resumed, now()]
-        changed = {k: [before[k], content.get(k)] for k in CHANGEABLE if k in before and before[k] != content.get(k)}
+        changed = {
+            k: [before[k], content[k]]
+            for k in content
+            if k in before and k not in ("run", "logger_kwargs") and before[k] != content[k]
+        }
         entries = [*changes, *([{"time": now(), **changed}] if changed else [])]
         return {**history, "changed": entries} if entries else history
 

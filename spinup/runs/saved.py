@@ -8,7 +8,7 @@ import pickle
 import pickletools
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def network_class(config: dict) -> type[nn.Module]:
     """The class in spinup.nets that config.json names."""
     name = str(config.get("actor_critic"))
     module, _, attribute = name.rpartition(".")
-    found = getattr(nets, attribute, None) if module == "spinup.nets" else None
+    found = getattr(nets, attribute, None) if module.startswith("spinup.nets") else None
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise UserError(f"the networks are {name}; in Python: spinup.load(..., actor_critic=that class)")
     return found
@@ -186,3 +186,40 @@ def least_bytes(
         state = make(observation_space, action_space, **arguments).state_dict()
     sizes = (x.numel() * (4 if x.is_floating_point() else x.element_size()) for x in state.values())
     return max(least, sum(sizes))  # float32, whatever torch's default is here
+
+
+# ---- a warm start
+
+
+def load_policy_into(ac: nn.Module, source: str, fixed: tuple[str, ...] = ()) -> Path:
+    """Give networks the parameters and statistics of the run, or the .pt file, that init_from names; returns the file.
+
+    fixed: how the names of entries begin that stay as they are
+
+    Raises UserError for the first entry that is not in both, or has two shapes.
+    """
+    path = Path(source).expanduser()
+    file = path if path.suffix == ".pt" else model_file(path)
+    copy_parameters(ac, read_policy(file), f"init_from {source}", fixed)
+    return file
+
+
+def copy_parameters(module: torch.nn.Module, state: Mapping, source: str, skipped: tuple[str, ...] = ()) -> None:
+    """Load a state_dict into a module. Raises UserError for the first entry that is not in both, or has two shapes.
+
+    skipped: how the names of entries begin that the module keeps
+    """
+    ours = {name: x for name, x in module.state_dict().items() if not name.startswith(skipped)}
+    theirs = {name: x for name, x in state.items() if not name.startswith(skipped)}
+    alike = "; networks and normalizers must be built alike (ac_kwargs, normalize_obs, the environment's spaces)"
+    for name in [*ours, *theirs]:
+        if name not in theirs or name not in ours:
+            who = "has not, as this run" if name not in theirs else "has, and this run has not,"
+            raise UserError(f"{source} {who} {name}{alike}")
+        if ours[name].shape != theirs[name].shape:
+            shapes = f"{tuple(theirs[name].shape)}, and in this run {tuple(ours[name].shape)}"
+            raise UserError(f"{source}: {name} has the shape {shapes}{alike}")
+    try:
+        module.load_state_dict({**module.state_dict(), **theirs})
+    except RuntimeError as error:
+        raise UserError(f"{source} does not fit this run's networks ({first_line(error)})") from error

@@ -1,0 +1,307 @@
+"""A training run: everything around an algorithm that is not the algorithm."""
+
+import itertools
+import math
+import signal
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from spinup.algorithm import Algorithm
+from spinup.arguments import check_arguments
+from spinup.compute import accel, mpi
+from spinup.compute.optim import set_progress
+from spinup.envs import as_names, bind, check_actions, evaluation_columns, make_envs, wrapper_flags
+from spinup.errors import Fault
+from spinup.nets import describe
+from spinup.runs import checkpoint
+from spinup.runs.config import allow_import, convert_json
+from spinup.runs.logger import EpochLogger
+from spinup.runs.saved import load_policy_into
+from spinup.runs.signals import StopSignal
+
+CALLS_BETWEEN_AGREEMENTS = 20  # steps between two rounds in which MPI processes ask each other whether to stop
+REASONS = ("stop_at", "patience", "on_epoch")  # arguments that can end a run before its last epoch
+
+
+class Run:
+    """Seeds, environments, folder, table, evaluation, checkpoints and signals of one run.
+
+        run = Run(ALGORITHM, locals())                # checks the arguments, and makes run.envs
+        ac = run.prepare(actor_critic(...))           # on run.device, alike on all processes
+        o = run.begin(ac, buffer, pi_optimizer=...)   # the first observations, or those where a checkpoint left off
+        for epoch in run.epochs():
+            for _ in range(run.steps_per_env):
+                run.step()
+                ...
+            run.log(LossPi=loss_pi)                   # as often as you like
+            run.end_epoch()                           # a row of progress.txt, and what is due
+        run.close()
+
+    epoch: the current epoch, from 1; t: environment steps so far, of all processes; updates: gradient steps so far.
+    Ctrl-C, SIGTERM or SIGHUP ends the run after the step in progress, with a checkpoint; a second Ctrl-C at once.
+    """
+
+    def __init__(self, algorithm: Algorithm, arguments: Mapping):
+        config = {"algorithm": algorithm.name, **arguments}
+        check_arguments(algorithm.arguments, config)
+        self.algorithm, self.config = algorithm, config
+        self.num_envs, self.procs = config["num_envs"], mpi.num_procs()
+        seed = config["seed"] + 10_000 * mpi.proc_id()
+        self.device = accel.setup(seed, config["device"], config["threads"], config.get("matmul_precision", "highest"))
+        names = ("num_envs", "max_ep_len", "env_kwargs", "vectorization", "wrappers", "reseed", "log_info")
+        self.envs = make_envs(config["env_fn"], seed=seed, **{name: config[name] for name in names})
+        check_actions(algorithm, self.envs.action_space)
+        self.steps_per_env = -(-config["steps_per_epoch"] // (self.num_envs * self.procs))  # in an epoch; rounded up
+        self.epoch, self.t, self.updates, self.seconds = 1, 0, 0, 0.0
+        self.best_return, self.best, self.without_best = -math.inf, None, 0
+        self.stopped: tuple[str, Any] | None = None  # which of REASONS has ended the run, and its value
+        self.saved_at: int | None = None  # steps at the newest checkpoint
+        self.calls, self.notes = 0, []
+
+    # ---- setup
+
+    def prepare(self, ac: nn.Module, fixed: tuple[str, ...] = ()) -> nn.Module:
+        """The networks on this run's device, with what init_from names, and alike on all processes.
+
+        fixed: how the names of entries begin that init_from leaves as they are
+        """
+        ac.to(self.device)
+        source, logger = self.config.get("init_from"), self.config["logger_kwargs"] or {}
+        if source is not None and not (logger.get("resume") and checkpoint.newest(logger["output_dir"])):
+            file = load_policy_into(ac, source, fixed)
+            self.notes.append(f"Networks and normalizers are those of {file}")
+        mpi.sync_params(ac)
+        return ac
+
+    def begin(self, policy: nn.Module, buffer: Any, **parts: Any) -> np.ndarray:
+        """Make the run's folder, or continue from its checkpoint; the observations to act on.
+
+        policy: what is evaluated and saved
+        buffer, parts: what changes as the run goes, by name: anything with state_dict and load_state_dict, and arrays
+            and tensors, which are changed in place
+        """
+        self.policy, self.buffer = policy, buffer
+        self.logger = logger = EpochLogger(**(self.config["logger_kwargs"] or {"exp_name": self.algorithm.name}))
+        logger.save_config(self.config)
+        logger.setup_pytorch_saver(policy)
+        self.parts = {"envs": self.envs, "buffer": buffer, **parts, "logger": logger}
+        self.folder = mpi.share(logger.output_dir)
+        log_info = as_names(self.config["log_info"])
+        logger.means = [*log_info, *(evaluation_columns(log_info) if self.config["eval_freq"] else ())]
+        self.started = time.monotonic()
+        self.stop_signal = StopSignal(self.algorithm.function.__code__, logger.quiet)
+        self.stop_signal.listen()
+        for note in (getattr(buffer, "memory", None), *self.notes, describe(policy)):
+            if note:
+                logger.log(note)
+        bind(policy, self.envs, self.envs.max_ep_len)
+        self.warn_of_length()
+        found = mpi.share(checkpoint.newest(self.folder) if logger.resume else None)
+        if found:
+            self.restore(found)
+            o = self.envs.o
+        else:
+            if logger.resume:
+                logger.begin_table()
+            o = self.envs.reset()
+        if logger.resume:
+            logger.write_config()
+        set_progress(policy, (self.epoch - 1) / self.config["epochs"])
+        if found:
+            logger.log(f"Resuming at epoch {self.epoch}, step {self.t}")
+        return o
+
+    def warn_of_length(self) -> None:
+        ours, own = self.envs.max_ep_len, self.envs.own_limit
+        if ours < own < math.inf:
+            self.logger.warn(
+                f"max_ep_len {ours} cuts episodes that the environment itself lets last {own} steps; "
+                f"--max_ep_len {own} lets them"
+            )
+
+    # ---- the loop
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs to come: from 1 unless the run was resumed, to `epochs` unless it ends early."""
+        while self.epoch <= self.config["epochs"] and not self.stopped:
+            yield self.epoch
+
+    def step(self) -> int:
+        """Call it before each step of the environments: counts the step, or ends the run if a signal asks for it.
+
+        Returns the steps before this one.
+        """
+        self.calls += 1
+        if self.procs == 1:
+            number = self.stop_signal.number
+        else:  # all have to stop at the same step
+            agree = self.calls % CALLS_BETWEEN_AGREEMENTS == 0
+            number = int(mpi.mpi_max(self.stop_signal.number or 0)) if agree else None
+        if number:
+            self.stop(number)
+        before = self.t
+        self.t += self.num_envs * self.procs
+        self.logger.progress(self.t)
+        return before
+
+    def due_updates(self) -> Iterator[int]:
+        """One item for each gradient step that is due after a step of the environments, off-policy.
+
+        After update_after steps, in blocks update_every steps apart, replay_ratio for each environment step.
+        """
+        every, after = self.config["update_every"], self.config["update_after"]
+        first_block = max(1, -(-after // every)) * every
+        if self.t >= first_block and self.t % every < self.num_envs * self.procs:
+            while self.updates < int(self.config["replay_ratio"] * (self.t - first_block + every)):
+                self.updates += 1
+                yield self.updates
+
+    def log(self, **values: Any) -> None:
+        """Add numbers, arrays or tensors to the statistics of the epoch's row, by column."""
+        self.logger.store(**values)
+
+    def end_epoch(self) -> None:
+        """Evaluate, write the epoch's row, check the parameters, save what is due, see whether the run is to end."""
+        self.log(**self.envs.pop_episodes())
+        self.write_row(self.evaluate())
+        self.check_parameters()
+        if self.logger.epoch_return > self.best_return:
+            self.best_return, self.best = self.logger.epoch_return, checkpoint.copy_of(self.policy.state_dict())
+            self.without_best = 0
+        elif not math.isnan(self.logger.epoch_return):
+            self.without_best += 1
+        self.stopped = self.reason_to_stop()
+        last = self.epoch == self.config["epochs"] or bool(self.stopped)
+        if last or self.epoch % self.config["save_freq"] == 0:
+            self.logger.save_state()
+            if self.best is not None:
+                self.logger.save_tensors("model_best.pt", self.best)
+        self.epoch += 1
+        due = self.config["checkpoint_freq"] and (last or (self.epoch - 1) % self.config["checkpoint_freq"] == 0)
+        if due:
+            self.save()
+        set_progress(self.policy, (self.epoch - 1) / self.config["epochs"])
+
+    def evaluate(self) -> float:
+        """Play the test episodes, if the epoch has any; how long that took, in seconds."""
+        start = time.time()
+        if self.config["eval_freq"] and self.epoch % self.config["eval_freq"] == 0:
+            self.log(**self.envs.evaluate(self.policy, self.config["num_test_episodes"], self.config["num_test_envs"]))
+        return time.time() - start
+
+    def write_row(self, eval_time: float) -> None:
+        """The columns that all algorithms of a kind share, and the algorithm's own."""
+        logger, on_policy = self.logger, self.algorithm.on_policy
+        logger.log_tabular("Epoch", self.epoch)
+        logger.log_tabular("EpRet", with_min_and_max=True)
+        logger.log_tabular("EpLen", average_only=True)
+        if self.config["eval_freq"]:
+            logger.log_tabular("TestEpRet", with_min_and_max=True)
+            logger.log_tabular("TestEpLen", average_only=True)
+            if not on_policy:
+                logger.log_tabular("EvalTime", eval_time)
+        if not on_policy:
+            logger.log_tabular("TotalEnvInteracts", self.t)
+        for column in self.algorithm.spreads:
+            logger.log_tabular(column, with_min_and_max=True)
+        if on_policy:
+            logger.log_tabular("TotalEnvInteracts", self.t)
+        for column in self.algorithm.means:
+            logger.log_tabular(column, average_only=True)
+        logger.log_tabular("Time", self.time())
+        logger.dump_tabular()
+
+    def reason_to_stop(self) -> tuple[str, Any] | None:
+        """Which of stop_at, patience and on_epoch ends the run after this epoch, with its value; None: none."""
+        stop_at, patience, on_epoch = (self.config[name] for name in REASONS)
+        answer = None
+        if on_epoch:  # on one process, for all
+            answer = mpi.share(on_epoch(dict(self.logger.last_row)) if mpi.proc_id() == 0 else None)
+        ret, epoch = self.logger.epoch_return, f"Ending after epoch {self.epoch}"
+        if stop_at is not None and ret >= stop_at:
+            self.logger.log(f"{epoch}: its mean return, {ret:g}, has reached stop_at, {stop_at:g}")
+            return "stop_at", stop_at
+        if patience is not None and self.without_best >= patience:
+            self.logger.log(f"{epoch}: {patience} epochs without a better mean return than {self.best_return:g}")
+            return "patience", patience
+        if isinstance(answer, bool | np.bool_) and answer:
+            self.logger.log(f"{epoch}: on_epoch said so")
+            return "on_epoch", convert_json(on_epoch)
+        return None
+
+    def time(self) -> float:
+        """Training time in seconds, including before a resume."""
+        return self.seconds + time.monotonic() - self.started
+
+    # ---- the end
+
+    def close(self) -> None:
+        self.stop_signal.release()
+        self.finish()
+
+    def finish(self) -> None:
+        if not self.algorithm.on_policy and self.updates == 0:  # too short, or told not to learn
+            settings = ", ".join(f"{name} is {self.config[name]}" for name in ("update_after", "replay_ratio"))
+            self.logger.warn(f"the run took no gradient step in its {self.t} environment steps: {settings}")
+        self.envs.close()
+        self.logger.close()
+
+    def stop(self, number: int) -> None:
+        """End the run with a checkpoint, as KeyboardInterrupt or SystemExit."""
+        self.save()
+        self.logger.save_state()
+        command = f"python -m spinup.run resume {self.folder}{allow_import(self.config['env_fn'])}"
+        command += wrapper_flags(self.config.get("wrappers"))
+        self.logger.log(f"To resume: {command}", color="yellow")
+        self.stop_signal.release_at_end()
+        self.finish()
+        mpi.barrier()  # the launcher ends the others as soon as one has ended
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    # ---- checkpoints
+
+    def save(self) -> None:
+        """Write a checkpoint, unless there is one of this step."""
+        if self.saved_at != self.t:
+            self.logger.check_lock()
+            checkpoint.write(self)
+            self.saved_at = self.t
+
+    def restore(self, folder: Path) -> None:
+        """Bring counters, parts and random numbers to what a checkpoint holds.
+
+        Raises UserError if it is damaged or belongs to another run.
+        """
+        failed = checkpoint.read(self, folder)
+        if self.stopped and convert_json(self.config.get(self.stopped[0])) != self.stopped[1]:
+            self.stopped = None  # by a condition that has been changed
+        self.saved_at = self.t
+        if failed.any():
+            self.buffer.mark_episode_end(failed)
+            self.logger.warn(
+                f"{self.envs.name} {np.flatnonzero(failed).tolist()} did not repeat the episode from its seed and "
+                "actions: a new one has begun there, and the run will not be bit for bit the uninterrupted one"
+            )
+
+    # ---- are the parameters sound?
+
+    def check_parameters(self) -> None:
+        """Raise Fault if a tensor of the policy has NaN or infinity, or differs between MPI processes."""
+        tensors = {name: x.detach() for name, x in self.policy.state_dict().items()}
+        for name, x in tensors.items():
+            if x.is_floating_point() and not (x < math.inf).all():  # log_alpha may be minus infinity
+                stays = (
+                    f"the checkpoint of step {self.saved_at} stays" if self.saved_at else "there is no checkpoint yet"
+                )
+                raise Fault(f"{name} has NaN or infinity after epoch {self.epoch}, step {self.t}; {stays}")
+        if self.procs > 1:
+            sums = mpi.allgather({name: zlib.crc32(x.cpu().contiguous().numpy().data) for name, x in tensors.items()})
+            for rank, name in itertools.product(range(1, len(sums)), tensors):
+                if sums[rank][name] != sums[0][name]:
+                    raise Fault(f"{name} on process {rank} is not that on process 0, after epoch {self.epoch}")
