@@ -14,8 +14,6 @@ Ctrl-C does. The protocol: benchmarks/README.md.
 
 import argparse
 import csv
-import importlib
-import inspect
 import json
 import math
 import os
@@ -32,6 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # this checkout, not an installed copy
 
+from spinup.algorithm import find  # noqa: E402
 from spinup.errors import UserError  # noqa: E402
 from spinup.experiments.cli import split_flags  # noqa: E402
 from spinup.run import ALIASES  # noqa: E402
@@ -167,9 +166,8 @@ def setting(algo, flags, name):
     """The value of an integer argument in the run: the flag's, else the preset's, else the algorithm's default."""
     if name in flags:
         return int(float(flags[name]))
-    module = importlib.import_module(f"spinup.algos.{algo}")
-    preset = module.PRESETS.get(flags.get("preset"), {})
-    return preset.get(name, inspect.signature(getattr(module, algo)).parameters[name].default)
+    algorithm = find(algo)
+    return {**algorithm.defaults, **algorithm.presets.get(flags.get("preset"), {})}[name]
 
 
 def epochs_within(steps, steps_per_epoch, num_envs):

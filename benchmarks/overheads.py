@@ -5,7 +5,7 @@
 mpi: steps per second of PPO with 1 and with 2 processes at the same steps_per_epoch, taking turns, at its defaults
 (minibatches of 64) and with the gradient steps on whole epochs of the preset "spinningup"; the share of the time in
 which the processes add up gradients and statistics, waiting for the slower one included.
-checkpoint and guards: PPO at its defaults, and SAC; seconds in RunState.save, and in the checks for NaN, infinity and
+checkpoint and guards: PPO at its defaults, and SAC; seconds in Run.save, and in the checks for NaN, infinity and
 bounds of observations, rewards and parameters, as shares of the run; the check of each loss is part of its update.
 Every call is timed, which costs about a microsecond a call and is counted in.
 """
@@ -24,12 +24,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from spinup.algos.ppo import PRESETS  # noqa: E402
+from spinup.algos.ppo import ALGORITHM  # noqa: E402
 
 # name: algorithm, arguments
 RUNS = {
     "ppo": ("ppo", dict(epochs=21, steps_per_epoch=2048)),
-    "ppo on whole epochs": ("ppo", {**PRESETS["spinningup"], "epochs": 11, "target_kl": None}),
+    "ppo on whole epochs": ("ppo", {**ALGORITHM.presets["spinningup"], "epochs": 11, "target_kl": None}),
     "sac": ("sac", dict(epochs=11, steps_per_epoch=400, start_steps=400, update_after=100, eval_freq=0)),
 }
 
@@ -61,14 +61,14 @@ def child(name: str, env: str, folder: str) -> None:
     """Train, and print what was measured from the end of the first epoch on."""
     from spinup.compute import mpi
     from spinup.envs import VecEnv
-    from spinup.runs import checkpoint
     from spinup.runs.logger import EpochLogger
+    from spinup.runs.run import Run
 
     watches = {"mpi": Stopwatch(), "checkpoint": Stopwatch(), "guards": Stopwatch()}
     watches["mpi"].watch(mpi, "average_tensor", "mpi_sum", "mpi_min", "mpi_max", "allgather")
-    watches["checkpoint"].watch(checkpoint.RunState, "save")
+    watches["checkpoint"].watch(Run, "save")
     watches["guards"].watch(VecEnv, "_check_numbers")
-    watches["guards"].watch(checkpoint.RunState, "check_parameters")
+    watches["guards"].watch(Run, "check_parameters")
     clock, write = {}, EpochLogger.dump_tabular
 
     def row(self):

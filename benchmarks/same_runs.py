@@ -66,7 +66,9 @@ def main() -> None:
                       for j, (x, y) in enumerate(zip(r, s, strict=False)) if x != y), "")  # fmt: skip
         same = a == b
         different += not same
-        print(f"{name:<24} {'the same' if same else 'DIFFERENT: ' + (where or 'not as many rows or columns')}", flush=True)
+        print(
+            f"{name:<24} {'the same' if same else 'DIFFERENT: ' + (where or 'not as many rows or columns')}", flush=True
+        )
     sys.exit(different > 0)
 
 

@@ -1,4 +1,4 @@
-"""What the rest of the package knows of an algorithm: commands, probes, benchmarks, docs and tests read it from here."""
+"""What commands, probes, benchmarks, docs and tests know of an algorithm."""
 
 import importlib
 import inspect

@@ -64,13 +64,13 @@ Vectorization = Annotated[
 ]
 Reseed = Annotated[
     bool,
-    "give every episode its own seed; False: only the first reset of each environment, for those that build their world "
-    "from the seed; resume then begins new episodes and is not exact",
+    "give every episode its own seed; False: only the first reset of each environment, for those that build their "
+    "world from the seed; resume then begins new episodes and is not exact",
 ]
 LogInfo = Annotated[
     str | Sequence[str] | None,
-    "names of numbers in the environments' infos, as is_success; each becomes a column: the mean over episodes of their "
-    "last values",
+    "names of numbers in the environments' infos, as is_success; each becomes a column: the mean over episodes of "
+    "their last values",
 ]
 
 # ---- the networks
@@ -102,22 +102,23 @@ Seed = Annotated[
 StepsPerEpoch = Annotated[
     int,
     Range(1),
-    "environment steps in a row of progress.txt, over all environments and processes; on-policy algorithms update after "
-    "each, and round it up to a multiple of both",
+    "environment steps in a row of progress.txt, over all environments and processes; on-policy algorithms update "
+    "after each, and round it up to a multiple of both",
 ]
 Epochs = Annotated[int, Range(1), "rows of progress.txt to train for", CHANGEABLE]
 Device = Annotated[str, "'cpu', 'cuda', 'cuda:1', 'mps'"]
 Threads = Annotated[int, Range(1, 256), "CPU threads of torch; 1 is fastest for small networks", CHANGEABLE]
 MatmulPrecision = Annotated[
     Literal["highest", "high", "medium"],
-    "of float32 matrix products: 'highest', 'high' (TF32) or 'medium' (bfloat16), where the hardware can; 'medium' makes "
-    "wide hidden layers faster on a CPU",
+    "of float32 matrix products: 'highest', 'high' (TF32) or 'medium' (bfloat16), where the hardware can; 'medium' "
+    "makes wide hidden layers faster on a CPU",
     CHANGEABLE,
 ]
 Capture = Annotated[
     bool,
-    "replay the tensor operations of updates without their Python, on a CPU or as CUDA graphs (spinup.compute.capture): the same "
-    "numbers, sooner; PPO's policy only without a target_kl. False: always plain Python",
+    "replay the tensor operations of updates without their Python, on a CPU or as CUDA graphs "
+    "(spinup.compute.capture): the same numbers, sooner; PPO's policy only without a target_kl. False: always plain "
+    "Python",
     CHANGEABLE,
 ]
 InitFrom = Annotated[
@@ -148,8 +149,8 @@ NumTestEpisodes = Annotated[
 NumTestEnvs = Annotated[
     int | None,
     Range(1, 10_000),
-    "environments that play them at the same time; 1: one after another in one environment; None: one for each episode, "
-    "or with vectorization 'async' num_envs",
+    "environments that play them at the same time; 1: one after another in one environment; None: one for each "
+    "episode, or with vectorization 'async' num_envs",
 ]
 SaveFreq = Annotated[int, Range(1), "epochs between saves of the policy; the last update is always saved", CHANGEABLE]
 CheckpointFreq = Annotated[
@@ -191,8 +192,8 @@ BatchSize = Annotated[int, Range(1), "transitions in a gradient step, over all p
 NStep = Annotated[
     int,
     Range(1),
-    "rewards that a target sums before the value of a next state; larger values learn faster if rewards are rare, and are "
-    "biased, since older policies earned the later rewards",
+    "rewards that a target sums before the value of a next state; larger values learn faster if rewards are rare, "
+    "and are biased, since older policies earned the later rewards",
 ]
 Polyak = Annotated[
     float,
@@ -213,8 +214,8 @@ ActNoise = Annotated[
 NoiseCorr = Annotated[
     float,
     Range(0, 0.999),  # with 1 the noise would stay what it is at first: 0
-    "correlation of that noise between one step and the next, 0 to 0.999; near 1 it pushes one way for long, which tasks "
-    "with inertia and rare rewards need",
+    "correlation of that noise between one step and the next, 0 to 0.999; near 1 it pushes one way for long, which "
+    "tasks with inertia and rare rewards need",
 ]
 StartSteps = Annotated[int, Range(0), "first environment steps, with uniformly random actions instead of the policy's"]
 UpdateAfter = Annotated[int, Range(0), "environment steps before the first gradient steps"]
@@ -319,6 +320,8 @@ def check_source(init_from: str | PathLike) -> None:
 
 def document(function: Callable) -> Callable:
     """Give a function's or class's docstring a line for each argument, and its signature plain types, for help()."""
+    if "arguments" in vars(function):
+        return function
     signature = inspect.signature(function)
     function.arguments = found = read(signature)
     lines = [f"{a.name}: {a.help}" for a in found.values() if a.help]

@@ -150,10 +150,10 @@ class Batch(NamedTuple):
 class ReplayBuffer:
     """The last `size` transitions of N environments, on the learner's device; the oldest are overwritten.
 
-    size, and the batch size of `sample`, are over all MPI processes, and each has its share; memory: a line that says
-    what the buffer takes. num_envs: N; observation_space, action_space: those of VecEnv; n_step: rewards that a transition may sum; gamma:
-    discount factor. Observations are float32, and uint8 for images. Tensors have shape (rows, N, ...), row by row in
-    time; images are in `images`, which keeps each frame once.
+    size, and the batch size of `sample`, are over all MPI processes, and each has its share. num_envs: N;
+    observation_space, action_space: those of VecEnv; n_step: rewards that a transition may sum; gamma: discount factor.
+    Observations are float32, and uint8 for images. Tensors have shape (rows, N, ...), row by row in time; images are in
+    `images`, which keeps each frame once. memory: what the buffer takes, in words.
 
     Raises UserError where it would not fit into memory.
     """

@@ -26,7 +26,7 @@ from gymnasium.vector import AutoresetMode
 from spinup.algorithm import Algorithm, files, find
 from spinup.errors import Fault, UserError, closest, first_line, install
 from spinup.observations import check_for_flat_images, is_image, known_space, network_space
-from spinup.runs.terminal import say
+from spinup.system.terminal import say
 
 # Packages that register environments when imported, by the first part of the id, and the extra that brings them.
 NAMESPACES = {"ALE": ("ale_py", "atari")}

@@ -24,7 +24,7 @@ from spinup.errors import Fault, UserError, closest, printable
 from spinup.experiments import cli, source
 from spinup.experiments.cli import Parameter
 from spinup.experiments.source import Description
-from spinup.runs.terminal import protect_streams, undelivered
+from spinup.system.terminal import protect_streams, undelivered
 
 TOOLS = {
     "grid": "the runs that a TOML or YAML file describes",

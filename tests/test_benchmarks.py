@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from spinup.algorithm import Algorithm
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts, and no package
 names = ("learning", "speed", "speed_offpolicy", "third_party")
@@ -46,7 +48,8 @@ def test_a_flag_beats_the_preset_and_the_preset_the_default(monkeypatch):
         pass
 
     fake = type(sys)("spinup.algos.ppo")
-    fake.ppo, fake.PRESETS = ppo, {"spinningup": {"steps_per_epoch": 4000}}
+    preset = {"steps_per_epoch": 4000}
+    fake.ALGORITHM = Algorithm(ppo, on_policy=True, actions=(), presets={"spinningup": preset})
     monkeypatch.setitem(sys.modules, "spinup.algos.ppo", fake)
     preset = {"preset": "spinningup"}
     assert learning.setting("ppo", {}, "steps_per_epoch") == 2048

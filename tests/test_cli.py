@@ -4,11 +4,13 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spinup.arguments import CHANGEABLE, Range, read
 from spinup.errors import UserError
 from spinup.experiments import cli
 from spinup.experiments.cli import Flag, Parameter
@@ -263,41 +265,34 @@ def sample(
     env_fn,
     actor_critic=dict,
     ac_kwargs: dict | None = None,
-    seed: int = 0,
+    seed: Annotated[int, Range(0), "of everything"] = 0,
     *args,
-    lr: float = 1e-3,
-    target_kl: float | None = None,
+    lr: Annotated[float, "own line"] = 1e-3,
+    target_kl: Annotated[float | None, CHANGEABLE] = None,
     hidden_sizes: Sequence[int] = (64, 64),
     pair: tuple[float, ...] = (),
     linear: Callable = print,
     activation: str | type = "Tanh",
+    word: Literal["a", "b"] = "a",
     plain=True,
     later: "int" = 3,
     **kwargs,
-):
-    """Sample. Arguments:
-
-    seed: of everything,
-        also of this
-    lr: own line
-    Not an argument: this
-
-    target_kl: after a blank line
-    """
+): ...
 
 
-def test_parameters_come_from_the_signature_and_the_docstrings():
-    found = cli.parameters(inspect.signature(sample), sample.__doc__, "lr: shared line\nplain: shared\n    continued")
+def test_parameters_come_from_the_signature():
+    found = cli.parameters(read(inspect.signature(sample)).values())
     assert found == {
         "env_fn": Parameter("env_fn"),
         "ac_kwargs": Parameter("ac_kwargs", frozenset({dict, type(None)})),
-        "seed": Parameter("seed", INT, 0, "of everything, also of this"),
+        "seed": Parameter("seed", INT, 0, "of everything"),
         "lr": Parameter("lr", FLOAT, 1e-3, "own line"),
-        "target_kl": Parameter("target_kl", FLOAT | NONE, None, "after a blank line"),
+        "target_kl": Parameter("target_kl", FLOAT | NONE, None),
         "hidden_sizes": Parameter("hidden_sizes", LIST, (64, 64), item=int),
         "pair": Parameter("pair", LIST, (), item=float),
         "activation": Parameter("activation", STR, "Tanh"),
-        "plain": Parameter("plain", BOOL, True, "shared continued"),
+        "word": Parameter("word", STR, "a"),
+        "plain": Parameter("plain", BOOL, True),
         "later": Parameter("later", INT, 3),
     }
 

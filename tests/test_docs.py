@@ -26,7 +26,7 @@ from typing import NamedTuple
 import docs_child
 import pytest
 
-from spinup import run
+from spinup import algorithm, run
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "benchmarks").glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -103,7 +103,7 @@ def shortened(words: list[str]) -> list[str]:
         algo, flags = words[1].rpartition(".")[2], words[2:]
     else:
         return words
-    if algo not in run.algorithms() or "--help" in flags:
+    if algo not in algorithm.files() or "--help" in flags:
         return words
     short = SHORT | SHORT_OFF_POLICY if algo in ("ddpg", "td3", "sac") else SHORT
     keep = list(words)

@@ -21,14 +21,16 @@ from hypothesis import strategies as st
 from test_resume import Ended, table, train
 
 import spinup
+from spinup.algos.ppo import ALGORITHM
 from spinup.compute.optim import Adam
 from spinup.envs import make_envs
 from spinup.errors import Fault, UserError
 from spinup.nets import ActorCritic
 from spinup.run import main
 from spinup.runs import checkpoint
-from spinup.runs.config import CHANGEABLE, allow_import
-from spinup.runs.files import checksum
+from spinup.runs.config import allow_import
+from spinup.runs.run import Run
+from spinup.system.files import checksum
 
 
 class Faulty(gym.Env):
@@ -323,14 +325,14 @@ def room():
 
 
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path, room, monkeypatch):
-    save = checkpoint.RunState.save
+    save = Run.save
 
     def save_with_less_room(self):
         if self.t > 120:
             room(5000)
         save(self)
 
-    monkeypatch.setattr(checkpoint.RunState, "save", save_with_less_room)
+    monkeypatch.setattr(Run, "save", save_with_less_room)
     with pytest.raises(UserError, match=r"cannot write .*checkpoint/240: "):
         train("ppo", tmp_path)
     assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["120"]
@@ -405,13 +407,13 @@ def test_a_manifest_with_flipped_bits_is_refused_or_says_the_same(ended, data):
     try:
         file.write_bytes(bad)
         manifest = checkpoint.read_manifest(file.parent)
-        checkpoint.check_facts(file.parent, manifest, json.loads(good))
+        checkpoint.check_facts(file.parent, manifest, json.loads(good), ALGORITHM.changeable)
     except UserError:
         return
     finally:
         file.write_bytes(good)
     known = json.loads(good)
-    told = {"torch", *CHANGEABLE}  # a warning says what these are now
+    told = {"torch", *ALGORITHM.changeable}  # a warning says what these are now
     found, meant = (facts.pop("arguments") | facts for facts in (manifest, known))
     assert {key: found.get(key) for key in meant.keys() - told} == {key: meant[key] for key in meant.keys() - told}
 

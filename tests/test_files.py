@@ -24,10 +24,10 @@ from spinup.errors import Fault, UserError, first_line, printable
 from spinup.experiments import jobs
 from spinup.experiments.jobs import Job
 from spinup.run import main
-from spinup.runs import files
 from spinup.runs.config import read_config
-from spinup.runs.files import RunFolder
 from spinup.runs.logger import Logger
+from spinup.system import files
+from spinup.system.files import RunFolder
 
 ESCAPES = ["\x1b]0;owned\x07\x1b[2J\x9b31m", "a\rspinup: done\x08\x08", "a\u202eb\u2028x", "\ud800"]
 
@@ -393,7 +393,9 @@ def test_a_second_resume_after_the_lock_was_removed_ends_the_first(tmp_path):
 
     def take():
         (run / ".lock").unlink()
-        code = "import sys; from spinup.runs.logger import Logger; l = Logger(sys.argv[1], resume=True); print(); input()"
+        code = (
+            "import sys; from spinup.runs.logger import Logger; l = Logger(sys.argv[1], resume=True); print(); input()"
+        )
         command = [sys.executable, "-c", code, str(run)]
         child.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         child[0].stdout.readline()

@@ -20,7 +20,7 @@ import thunks
 from spinup.errors import UserError
 from spinup.experiments.grid import ExperimentGrid
 from spinup.experiments.jobs import Job, Overview, Run, first_and_last_line, progress, write_status
-from spinup.runs.locks import lock
+from spinup.system.locks import lock
 
 TESTS = Path(__file__).parent
 
@@ -220,7 +220,7 @@ def test_a_run_at_work_elsewhere_is_not_touched(tmp_path, log, jobs, capfd, monk
     file = folder / "status.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "outcome": "running"}))
     before = {path: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}  # that one is the holder's
-    code = "import sys\nfrom pathlib import Path\nfrom spinup.runs.locks import lock\nlock(Path(sys.argv[1]))\n"
+    code = "import sys\nfrom pathlib import Path\nfrom spinup.system.locks import lock\nlock(Path(sys.argv[1]))\n"
     command = [sys.executable, "-c", code + "print(flush=True)\ninput()", str(folder)]
     env = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:

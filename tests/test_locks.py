@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from spinup.errors import UserError
-from spinup.runs import locks
-from spinup.runs.locks import Taken, at_work, lock
+from spinup.system import locks
+from spinup.system.locks import Taken, at_work, lock
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
 ROOT = Path(__file__).parents[1]
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 OTHER = """
 import os, sys, time
 from pathlib import Path
-from spinup.runs import locks
+from spinup.system import locks
 locks.BEAT, locks.PATIENCE, locks.SETTLE = 0.2, 3.0, 0.2
 {before}
 for command in sys.stdin:

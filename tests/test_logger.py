@@ -28,7 +28,7 @@ from spinup.errors import UserError, install
 from spinup.runs import logger as logger_module
 from spinup.runs.config import _git, convert_json, record, setup_logger_kwargs
 from spinup.runs.logger import EpochLogger, Logger
-from spinup.runs.terminal import colorize, short, show, table
+from spinup.system.terminal import colorize, short, show, table
 
 ROOT = Path(__file__).parent.parent
 nan, inf = math.nan, math.inf
@@ -332,7 +332,12 @@ def test_convert_json_by_hand():
         "set": [1, 2, 3],
         "keys": {"1": "a", "[1, 2]": "b", "None": "c", "torch.nn.modules.activation.Tanh": "d"},
         "classes": ["torch.nn.modules.activation.Tanh", "collections.OrderedDict", f"{here}.Plain", "builtins.int"],
-        "functions": ["builtins.len", f"{os.path.__name__}.join", "spinup.runs.logger.Logger.log", "builtins.str.upper"],
+        "functions": [
+            "builtins.len",
+            f"{os.path.__name__}.join",
+            "spinup.runs.logger.Logger.log",
+            "builtins.str.upper",
+        ],
         "lambda": f"{here}.test_convert_json_by_hand.<locals>.<lambda> (test_logger.py:{line})",
         "partial": "partial(torch.nn.modules.linear.Linear, 3, bias=False)",
         "torch": ["torch.float32", "cpu"],

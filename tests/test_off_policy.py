@@ -10,7 +10,6 @@ import pytest
 import torch
 from gymnasium import spaces
 from probes import (
-    ALGOS,
     OFF_POLICY,
     Diary,
     Discounting,
@@ -105,7 +104,7 @@ def test_the_policy_acts_after_start_steps(tmp_path, algo, num_envs, start_steps
     """And its actions, with the noise, are what the environment gets."""
     pages, acted = [], []
 
-    class Watched(OFF_POLICY[algo].__defaults__[0]):
+    class Watched(MODULES[algo].ALGORITHM.defaults["actor_critic"]):
         def act(self, o, deterministic=False):
             a = super().act(o, deterministic)
             acted.append(a)
@@ -341,8 +340,8 @@ OFF = dict(num_envs=1, n_step=1, replay_ratio=1.0, normalize_obs=False, eval_fre
 @algos
 def test_spinningup_preset(algo):
     """The original's settings, and every departure of ours switched off."""
-    preset = MODULES[algo].PRESETS["spinningup"]
-    settings = {**ALGOS[algo].__kwdefaults__, "seed": 0, **preset}
+    preset = MODULES[algo].ALGORITHM.presets["spinningup"]
+    settings = {**MODULES[algo].ALGORITHM.defaults, **preset}
     wanted = TABLE | OWN[algo] | OFF
     assert {key: settings[key] for key in wanted} == wanted
     rest = set(settings) - set(wanted)
@@ -350,7 +349,7 @@ def test_spinningup_preset(algo):
         *("capture", "target_entropy", "ac_kwargs", "wrappers", "reseed", "log_info", "num_test_envs"),
         *("init_from", "stop_at", "patience", "on_epoch"),
     }
-    critic = OFF_POLICY[algo].__defaults__[0]  # (256, 256), ReLU: see test_nets.py
+    critic = MODULES[algo].ALGORITHM.defaults["actor_critic"]  # (256, 256), ReLU: see test_nets.py
     assert critic.layer_norm == (preset.get("ac_kwargs") == {"layer_norm": False}), "turned off where it is the default"
 
 
@@ -367,7 +366,7 @@ def test_a_run_too_short_to_learn_says_so(tmp_path, capfd, algo, num_envs, updat
 @algos
 def test_spinningup_preset_trains(tmp_path, algo):
     options = {
-        **MODULES[algo].PRESETS["spinningup"],
+        **MODULES[algo].ALGORITHM.presets["spinningup"],
         "epochs": 1,
         "steps_per_epoch": 60,
         "start_steps": 30,

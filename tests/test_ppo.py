@@ -24,7 +24,7 @@ from probes import (
 from torch import nn
 
 from spinup.algos import ppo as module
-from spinup.algos.ppo import PRESETS, approx_kl, policy_loss, ppo, value_loss
+from spinup.algos.ppo import ALGORITHM, approx_kl, policy_loss, value_loss
 from spinup.nets import ActorCritic, Categorical, Gaussian, NoNorm
 
 SMALL = dict(num_envs=2, steps_per_epoch=64, epochs=3, train_pi_iters=3, train_v_iters=3, minibatch_size=16)
@@ -437,7 +437,7 @@ def test_spinningup_preset():
     )
     off = dict(num_envs=1, minibatch_size=None, ent_coef=0.0, vf_clip=None, max_grad_norm=None, anneal_lr=False)
     off |= dict(normalize_obs=False, normalize_rew=False, recompute_adv=False, value_target="rtg", normalize_adv=True)
-    settings = {**ppo.__kwdefaults__, "seed": 0, **PRESETS["spinningup"]}
+    settings = {**ALGORITHM.defaults, **ALGORITHM.presets["spinningup"]}
     assert {key: settings[key] for key in table | off} == table | off
     ac = ActorCritic(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)), **settings["ac_kwargs"])
     assert [tuple(x.weight.shape) for x in ac.actor.net[-1] if isinstance(x, nn.Linear)] == [(64, 3), (64, 64), (2, 64)]
@@ -447,6 +447,6 @@ def test_spinningup_preset():
 
 
 def test_spinningup_preset_trains(tmp_path):
-    options = {**PRESETS["spinningup"], "epochs": 2, "steps_per_epoch": 100}
+    options = {**ALGORITHM.presets["spinningup"], "epochs": 2, "steps_per_epoch": 100}
     train("ppo", Target, tmp_path, **options)
     assert all(math.isfinite(x) for row in rows(tmp_path) for x in row.values())

@@ -12,9 +12,9 @@ import pytest
 import torch
 from probes import ALGOS, OFF_POLICY, fit, train
 
-from spinup import buffers, probes, run
+from spinup import algorithm, buffers, probes, run
 from spinup.errors import UserError
-from spinup.probes import PLAIN, ByAction, ByBoth, ByObservation, Discounting, Probe, Target
+from spinup.probes import ByAction, ByBoth, ByObservation, Discounting, Probe, Target
 
 SHARED = dict(num_envs=16, steps_per_epoch=64, vf_lr=1e-2, train_v_iters=5, ac_kwargs=dict(hidden_sizes=(16,)))
 SETTINGS = {
@@ -26,6 +26,7 @@ SETTINGS = {
 
 algos = pytest.mark.parametrize("algo", SETTINGS)
 # Values are in units of rewards only without scaling; what to do must be found with it as well.
+PLAIN = dict(normalize_obs=False, normalize_rew=False, anneal_lr=False)
 scaling = pytest.mark.parametrize("options", [PLAIN, {}], ids=["plain", "scaled"])
 
 
@@ -259,7 +260,7 @@ def test_broken_algorithms_fail_the_right_probe(monkeypatch, algo, name, functio
     monkeypatch.setattr(f"spinup.algos.{algo}.{name}", function)
     names = [case.name for case in probes.CASES]
     order = names[max(0, names.index(probe) - 1) : names.index(probe) + 1]
-    results = probes.check(probes.trainer(algo), discrete=algo not in probes.BOX_ONLY, box=True, only=order)
+    results = probes.check(probes.trainer(algo), discrete=algorithm.find(algo).on_policy, box=True, only=order)
     assert [result.passed for result in results] == [True] * (len(order) - 1) + [False]
     assert message in results[-1].message
     assert message in probes.line(results[-1])

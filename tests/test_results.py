@@ -24,7 +24,7 @@ from spinup.analysis.results import (
 )
 from spinup.errors import UserError
 from spinup.runs.logger import Logger
-from spinup.runs.terminal import short
+from spinup.system.terminal import short
 
 nan = math.nan
 

@@ -11,12 +11,14 @@ import time
 import types
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spinup import errors, nets, run
+from spinup import algorithm, nets, run
+from spinup.algorithm import Algorithm
 from spinup.compute import mpi
 from spinup.errors import UserError
 from spinup.experiments import cli, source
@@ -34,31 +36,29 @@ def fake(
     steps_per_epoch: int = 4000,
     epochs: int = 500,
     gamma: float = 0.99,
-    clip_ratio: float = 0.2,
-    minibatch_size: int | None = 64,
-    anneal_lr: bool = True,
-    algo: str = "a",
+    clip_ratio: Annotated[float, "how far it may move"] = 0.2,
+    minibatch_size: Annotated[int | None, "samples in a step; None: the whole epoch"] = 64,
+    anneal_lr: Annotated[bool, "whether to lower it"] = True,
+    algo: Annotated[str, "which kind"] = "a",
     optimizer=print,
     env_kwargs: dict | None = None,
     wrappers: str | Sequence | None = None,
     device: str = "cpu",
     logger_kwargs: dict | None = None,
 ):
-    """Pretend to train. Its own arguments:
-
-    clip_ratio: how far it may move
-    minibatch_size: samples in a step; None: the whole epoch
-    anneal_lr: whether to lower it
-    algo: which kind
-    optimizer: no flag, only Python can set it
-    """
+    """Pretend to train."""
     arguments = locals()
     fake.calls.append(arguments)
     if fake.effect:
         fake.effect(**arguments)
 
 
-PRESETS = {"old": {"epochs": 50, "gamma": 0.9, "ac_kwargs": {"orthogonal": False, "hidden_sizes": (32,)}}}
+ALGORITHM = Algorithm(
+    fake,
+    on_policy=True,
+    actions=("Box", "Discrete"),
+    presets={"old": {"epochs": 50, "gamma": 0.9, "ac_kwargs": {"orthogonal": False, "hidden_sizes": (32,)}}},
+)
 
 
 @pytest.fixture
@@ -66,10 +66,11 @@ def calls(monkeypatch):
     """Adds a command `fake`, which records what it is called with and then calls fake.effect with the same."""
     fake.calls, fake.effect = [], None
     module = types.ModuleType("spinup.algos.fake")
-    module.fake, module.PRESETS = fake, PRESETS
+    module.ALGORITHM = ALGORITHM
     monkeypatch.setitem(sys.modules, "spinup.algos.fake", module)
-    real = run.algorithms()
-    monkeypatch.setattr(run, "algorithms", lambda: {**real, "fake": Path(__file__)})
+    real = algorithm.files()
+    for place in (run, algorithm):
+        monkeypatch.setattr(place, "files", lambda: {**real, "fake": Path(__file__)})
     monkeypatch.setattr(mpi, "mpi_fork", lambda n: None)
     return fake.calls
 
@@ -291,31 +292,6 @@ def test_no_words_give_a_traceback(calls, capsys, words):
     assert (status, err[:15], err.count("\n")) in ((0, "", 0), (2, "spinup: error: ", 1))
 
 
-COUNTS = [name for name in errors.WHOLE - {"seed"} if errors.RANGES[name][1] >= 10**6]
-
-
-@pytest.mark.parametrize("name", sorted(COUNTS))
-@pytest.mark.parametrize("value", [2**63, 10**30])
-def test_counts_that_no_run_comes_to_the_end_of(name, value):
-    with pytest.raises(UserError, match=f"^{name} is {value}; it must be a.* in [01] to 10*( or None)?$"):
-        errors.check_arguments({name: value})
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("anneal_lr", "x"), ("capture", 1), ("normalize_obs", None), ("ac_kwargs", 3), ("logger_kwargs", [1]),
-        ("env_kwargs", "x"), ("device", None), ("device", [0]), ("vectorization", "asinc"), ("vectorization", {}),
-        ("seed", "1" * 5000), ("gamma", [[[]]]), ("num_envs", True),
-        ("target_entropy", 10**40), ("target_entropy", -(10**40)), ("lr", 10**20),
-    ],
-)  # fmt: skip
-def test_arguments_of_another_type(name, value):
-    with pytest.raises(UserError, match=f"^{name} is ") as error:
-        errors.check_arguments({name: value})
-    assert len(str(error.value)) < 200
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -500,7 +476,7 @@ def test_help_and_version(capsys):
     first = capsys.readouterr().out
     run.main(["--help"])
     assert capsys.readouterr().out == first
-    for name in (*run.algorithms(), "plot", "test_policy"):
+    for name in (*algorithm.files(), "plot", "test_policy"):
         assert any(line.startswith(f"  {name} ") and len(line.split()) > 2 for line in first.splitlines())
     run.main(["--version"])
     assert capsys.readouterr().out == "1.0.0.dev0\n"
@@ -508,10 +484,10 @@ def test_help_and_version(capsys):
 
 def test_other_commands_get_their_words(monkeypatch):
     got = []
-    for name, module in (("plot", "plot"), ("test_policy", "watch")):
+    for name, module in (("plot", "plot"), ("test_policy", "play")):
         fake = types.ModuleType(module)
         fake.main = lambda words, name=name: got.append((name, words))
-        monkeypatch.setitem(sys.modules, f"spinup.{module}", fake)
+        monkeypatch.setitem(sys.modules, f"spinup.analysis.{module}", fake)
     run.main(["plot", "a", "-s", "3"])
     run.main(["test_policy", "b", "-nr"])
     assert got == [("plot", ["a", "-s", "3"]), ("test_policy", ["b", "-nr"])]
@@ -520,9 +496,9 @@ def test_other_commands_get_their_words(monkeypatch):
 # ---- the real algorithms
 
 
-@pytest.mark.parametrize("algo", run.algorithms())
+@pytest.mark.parametrize("algo", algorithm.files())
 def test_every_flag_has_help_and_takes_its_own_default(algo):
-    _, presets = run.load_algorithm(algo)
+    presets = algorithm.find(algo).presets
     flags = run.flags_of(*run.describe(algo)) | run.SPECIAL
     assert "gamma" in flags
     assert "ac_kwargs:hidden_sizes" in flags
@@ -535,7 +511,7 @@ def test_every_flag_has_help_and_takes_its_own_default(algo):
     assert all(alias == "s" or name in flags for alias, name in run.ALIASES.items())
 
 
-@pytest.mark.parametrize("algo", run.algorithms())
+@pytest.mark.parametrize("algo", algorithm.files())
 def test_help_has_one_sentence_and_no_empty_section(algo):
     lines = run.algorithm_help(algo).splitlines()
     assert re.fullmatch(r"Train a policy by [^.]+\.", lines[1])
@@ -544,7 +520,7 @@ def test_help_has_one_sentence_and_no_empty_section(algo):
     assert all(lines[i - 1] == "" and lines[i + 1].startswith("  -") for i in sections)
 
 
-@pytest.mark.parametrize("algo", run.algorithms())
+@pytest.mark.parametrize("algo", algorithm.files())
 def test_a_short_run(algo, data_dir, capsys):
     words = "--env Pendulum-v1 --epochs 1 --steps 32 --num_envs 2 --hid 8 --act relu --max_ep_len 10 -s 3"
     run.main([algo, *words.split(), "--preset", "spinningup"])
@@ -574,7 +550,7 @@ def test_nothing_is_said_where_nobody_reads(command):
     assert process.returncode == 141
 
 
-@pytest.mark.parametrize("command", ["", *run.algorithms(), "plot", "grid"])
+@pytest.mark.parametrize("command", ["", *algorithm.files(), "plot", "grid"])
 def test_help_imports_nothing_slow(command):
     code = (
         "import sys; from spinup.run import main\n"
@@ -589,13 +565,13 @@ def test_help_imports_nothing_slow(command):
     assert err == "[]\n"
 
 
-@pytest.mark.parametrize("algo", run.algorithms())
+@pytest.mark.parametrize("algo", algorithm.files())
 def test_the_source_says_what_the_imported_function_says(algo):
-    function, presets = run.load_algorithm(algo)
+    function, presets = algorithm.find(algo).function, algorithm.find(algo).presets
     networks = inspect.signature(function).parameters["actor_critic"].default
     imported = run.flags_of(source.imported(function), source.imported(networks))
     assert run.flags_of(*run.describe(algo)) == imported
-    assert source.keys(run.algorithms()[algo], "PRESETS") == list(presets)
+    assert source.presets(algorithm.files()[algo]) == list(presets)
 
 
 def test_exit_status_of_a_process():

@@ -10,33 +10,32 @@ SAMPLE = '''
 """A module."""
 import functools, math
 from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+from spinup import arguments as arg
+from spinup.arguments import CHANGEABLE, Range
 from spinup.nets import ActorCritic as Networks
 
 GAMMA = 0.99
 SIZES = (64, -64)
 
 class Base:
-    """Of others.
-
-    width: of all
-    """
-    def __init__(self, width: int = 3, act: str | type = "Tanh", linear: Callable | dict = math.sqrt): ...
+    """Of others."""
+    def __init__(self, width: Annotated[int, "of all"] = 3, act: str | type = "Tanh",
+        linear: Callable | dict = math.sqrt): ...
 
 class Own(Base):
-    """Its own.
-
-    act: which
-    """
+    """Its own."""
 
 class Wider(Base):
     def __init__(self, width: int = 9): ...
 
-def train(env_fn, actor_critic=Own, ac_kwargs: dict | None = None, seed: int = 0, /, *more, gamma: float = GAMMA,
+def train(env_fn, actor_critic=Own, ac_kwargs: dict | None = None, seed: int = 0, /, *more, gamma: arg.Gamma = GAMMA,
     sizes: Sequence[int] = SIZES, low: float = -1e-3, names: list[str] | None = None, pair: tuple[int, ...] = (1, 2),
-    other=print, nets=Networks, kind: Base | None = None, any_=None, flag=True, **rest):
+    other=print, nets=Networks, kind: Base | None = None, any_=None, flag=True,
+    word: Annotated[Literal["a", "b"] | None, Range(0, 3), "which " "one", CHANGEABLE] = "a", **rest):
     """Train.
 
-    gamma: how far
+    At length.
     """
 
 @functools.cache
@@ -64,8 +63,11 @@ def sample(tmp_path):
 def test_the_flags_are_those_of_the_imported_function(sample, name):
     path, module = sample
     read, imported = source.describe(path, name), source.imported(getattr(module, name))
-    assert read.docs == imported.docs
-    flags, expected = (cli.parameters(x.signature, *x.docs) for x in (read, imported))
+    assert read.doc == imported.doc
+    flags, expected = (cli.parameters(x.arguments.values()) for x in (read, imported))
+    assert [(a.help, a.range, a.changeable, a.shared) for a in read.arguments.values()] == [
+        (a.help, a.range, a.changeable, a.shared) for a in imported.arguments.values()
+    ]
     assert [flags.pop("linear", None) and "a function"] == [expected.pop("linear", None) and "a function"]
     assert flags == expected
     assert flags
@@ -73,11 +75,11 @@ def test_the_flags_are_those_of_the_imported_function(sample, name):
 
 def test_networks_are_found_where_they_are_defined(sample):
     path, _ = sample
-    parameters = source.describe(path, "train").signature.parameters
+    parameters = source.describe(path, "train").arguments
     assert parameters["actor_critic"].default == source.Reference(path, "Own")
     where, name = parameters["nets"].default
-    assert (where.name, name) == ("nets.py", "ActorCritic")
-    assert "hidden_sizes" in source.describe(path, "Networks").signature.parameters
+    assert (where.parent.name, where.name, name) == ("nets", "__init__.py", "ActorCritic")
+    assert "hidden_sizes" in source.describe(path, "Networks").arguments
 
 
 @pytest.mark.parametrize("name", ["decorated", "computed", "twice", "nowhere", "GAMMA"])

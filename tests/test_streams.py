@@ -87,7 +87,7 @@ def test_a_command_that_prints_says_when_it_could_not(tmp_path, words):
 
 
 def test_no_file_gets_the_number_of_a_stream_that_was_closed(tmp_path):
-    code = "import os, spinup.runs.terminal as t; t.open_closed_streams(); f = open('f', 'w'); os.write(1, b'x')"
+    code = "import os, spinup.system.terminal as t; t.open_closed_streams(); f = open('f', 'w'); os.write(1, b'x')"
     shell(f"-c {shlex.quote(code)}", "<&- >&- 2>&-", tmp_path)
     assert (tmp_path / "f").read_text() == ""
 
@@ -117,7 +117,7 @@ def test_a_script_with_names_that_stdout_cannot_encode(tmp_path, script):
 
 def test_a_pipe_that_does_not_block_gets_everything(tmp_path):
     code = (
-        "import os, sys, spinup.runs.terminal as t; os.set_blocking(1, False); t.protect_streams();"
+        "import os, sys, spinup.system.terminal as t; os.set_blocking(1, False); t.protect_streams();"
         "print('x' * 1_000_000); sys.exit(t.undelivered(t.protect_streams()))"
     )
     status, out, err = shell(f"-c {shlex.quote(code)}", "| (sleep 1; cat)", tmp_path)

@@ -20,12 +20,11 @@ from torch.func import functional_call
 
 from spinup.algos import trpo as module
 from spinup.algos.trpo import (
-    PRESETS,
+    ALGORITHM,
     conjugate_gradient,
     fisher_vector_product,
     flat_grad,
     surrogate,
-    trpo,
     value_loss,
 )
 from spinup.errors import UserError
@@ -332,5 +331,5 @@ def test_spinningup_preset():
     table |= dict(max_ep_len=1000, save_freq=10, seed=0)
     off = dict(num_envs=1, anneal_lr=False, normalize_obs=False, normalize_rew=False, normalize_adv=True)
     off |= dict(value_target="rtg", ac_kwargs=dict(orthogonal=False))
-    settings = {**trpo.__kwdefaults__, "seed": 0, **PRESETS["spinningup"]}
+    settings = {**ALGORITHM.defaults, **ALGORITHM.presets["spinningup"]}
     assert {key: settings[key] for key in table | off} == table | off

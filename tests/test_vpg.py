@@ -12,7 +12,7 @@ from probes import (
 )
 
 from spinup.algos import vpg as module
-from spinup.algos.vpg import PRESETS, policy_loss, value_loss, vpg
+from spinup.algos.vpg import ALGORITHM, policy_loss, value_loss
 
 SMALL = dict(num_envs=2, steps_per_epoch=40, epochs=2, train_v_iters=3)
 
@@ -139,5 +139,5 @@ def test_spinningup_preset():
     table |= dict(max_ep_len=1000, save_freq=10, seed=0)
     off = dict(num_envs=1, max_grad_norm=None, anneal_lr=False, normalize_obs=False, normalize_rew=False)
     off |= dict(value_target="rtg", normalize_adv=True, ac_kwargs=dict(orthogonal=False))
-    settings = {**vpg.__kwdefaults__, "seed": 0, **PRESETS["spinningup"]}
+    settings = {**ALGORITHM.defaults, **ALGORITHM.presets["spinningup"]}
     assert {key: settings[key] for key in table | off} == table | off

@@ -76,27 +76,11 @@ def parameters(obj) -> set[str]:
 def process(app, what, name, obj, options, lines) -> None:
     module, _, last = name.rpartition(".")
     if module == f"spinup.algos.{last}":  # its page has a table of the arguments
-        lines[:] = [lines[0].partition(f" {last.upper()}'s own arguments")[0]]
+        lines[:] = lines[:1]
     elif what == "module":
         lines[:] = [] if module == "spinup.algos" else convert(lines, set())
     else:
         lines[:] = convert(lines, parameters(obj))
-
-
-def knobs(docstring: str | None) -> dict[str, str]:
-    """{name: text} of a docstring's `name: text` lines, with what continues them."""
-    found: dict[str, str] = {}
-    last = None
-    for line in inspect.cleandoc(docstring or "").splitlines():
-        knob = KNOB.fullmatch(line)
-        if knob:
-            last = knob[1]
-            found[last] = knob[2]
-        elif last and line.startswith(" "):
-            found[last] += f" {line.strip()}"
-        else:
-            last = None
-    return found
 
 
 class Arguments(SphinxDirective):
@@ -105,18 +89,16 @@ class Arguments(SphinxDirective):
     required_arguments = 1
 
     def run(self):
-        import importlib
+        from spinup.algorithm import find
 
         algo = self.arguments[0]
-        function = getattr(importlib.import_module(f"spinup.algos.{algo}"), algo)
-        own, shared = knobs(function.__doc__), knobs(importlib.import_module("spinup.algos").__doc__)
-        taken = inspect.signature(function).parameters
         rows = ["| argument | default | |", "| --- | --- | --- |"]
-        for name in sorted(taken, key=lambda name: name not in own):
-            default = taken[name].default
-            shown = "required" if default is inspect.Parameter.empty else f"`{getattr(default, '__name__', default)!s}`"
-            text = (own | shared)[name].replace("|", "\\|").replace("*", "\\*")
-            rows.append(f"| {'**' if name in own else ''}`{name}`{'**' if name in own else ''} | {shown} | {text} |")
+        algorithm = find(algo)
+        for argument in sorted(algorithm.arguments.values(), key=lambda argument: argument.shared):
+            default, name = argument.default, argument.name
+            shown = f"`{getattr(default, '__name__', default)!s}`" if name in algorithm.defaults else "required"
+            text, bold = argument.help.replace("|", "\\|").replace("*", "\\*"), "" if argument.shared else "**"
+            rows.append(f"| {bold}`{name}`{bold} | {shown} | {text} |")
         container = self.parse_text_to_nodes(StringList(rows, source=f"arguments of {algo}"))
         return container
 

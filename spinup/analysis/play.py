@@ -33,8 +33,8 @@ from spinup.envs import (
 from spinup.errors import UserError, first_line, install, printable, user_path
 from spinup.experiments.cli import Parser
 from spinup.runs.config import fill_in, imported_by, read_config
-from spinup.runs.files import replacing
 from spinup.runs.saved import ONLY_TRAINING, build, check_size, model_file, network_arguments, read_policy
+from spinup.system.files import replacing
 
 EnvFn = str | Callable
 GIF_FPS, GIF_SIDE = 30, 400  # pictures a second and pixels a side, at most: a GIF compresses little

@@ -25,8 +25,8 @@ from spinup.analysis import stats
 from spinup.analysis.results import UNKNOWN, Line, column, load, meanings, runs_of, scores, series, table, table_text
 from spinup.errors import UserError, closest, printable, user_path
 from spinup.experiments.cli import Parser
-from spinup.runs.files import replacing
-from spinup.runs.terminal import progress, short
+from spinup.system.files import replacing
+from spinup.system.terminal import progress, short
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,8 +17,8 @@ import numpy as np
 
 from spinup.analysis.stats import iqm, iqm_interval
 from spinup.errors import UserError, closest, printable
-from spinup.runs.files import check_file
-from spinup.runs.terminal import progress, short
+from spinup.system.files import check_file
+from spinup.system.terminal import progress, short
 
 if TYPE_CHECKING:
     import pandas as pd

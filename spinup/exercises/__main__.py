@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spinup.errors import UserError, closest, user_path
-from spinup.runs.terminal import protect_streams, undelivered
+from spinup.system.terminal import protect_streams, undelivered
 
 HERE = Path(__file__).parent
 LIMIT = 120  # seconds for a check; they take a few

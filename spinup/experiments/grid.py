@@ -35,8 +35,8 @@ from spinup.experiments.jobs import (
     settle,
 )
 from spinup.runs.config import setup_logger_kwargs
-from spinup.runs.locks import at_work
-from spinup.runs.terminal import say
+from spinup.system.locks import at_work
+from spinup.system.terminal import say
 
 LONGEST_NAME = 200  # bytes; file systems take 255, of which dates, seeds and numbers need some
 

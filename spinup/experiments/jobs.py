@@ -30,10 +30,10 @@ from spinup.compute import mpi
 from spinup.errors import UserError, first_line, install, printable, user_path
 from spinup.runs.checkpoint import newest
 from spinup.runs.config import convert_json
-from spinup.runs.files import RunFolder, check_file, replace_file, writing
-from spinup.runs.locks import Lock, Taken, lock
 from spinup.runs.signals import ENDING, ignore_at_exit
-from spinup.runs.terminal import open_closed_streams, say, writing_to
+from spinup.system.files import RunFolder, check_file, replace_file, writing
+from spinup.system.locks import Lock, Taken, lock
+from spinup.system.terminal import open_closed_streams, say, writing_to
 
 DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"
 ELSEWHERE = "at work elsewhere"

@@ -1,5 +1,6 @@
 """Go on with a run that was ended: python -m spinup.run resume RUN_FOLDER [--epochs M], or spinup.resume(folder)."""
 
+import argparse
 import inspect
 import os
 import platform
@@ -12,13 +13,14 @@ from spinup.algorithm import Algorithm, files, find
 from spinup.arguments import check_arguments
 from spinup.compute import mpi
 from spinup.envs import make_envs, saved_wrappers
-from spinup.errors import UserError, closest, printable
-from spinup.experiments.cli import Parser, convert, parameters, split_flags
+from spinup.errors import UserError, printable
+from spinup.experiments import source
+from spinup.experiments.cli import Parser, convert, parameters
 from spinup.runs.checkpoint import newest, read_manifest
 from spinup.runs.config import fill_in, imported_by, lost, read_config
 from spinup.runs.logger import Logger
 from spinup.runs.saved import check_size
-from spinup.runs.terminal import say
+from spinup.system.terminal import say
 
 
 def resume(
@@ -48,13 +50,7 @@ def resume(
     folder, config = read_config(path)
     algorithm = find_algorithm(folder, config)
     function = algorithm.function
-    env_name = str(config.get("env_fn"))
-    module = imported_by(env_name)
-    if env_fn is None and module and module not in sys.modules:
-        raise UserError(f"{folder}: its environment '{env_name}' imports {module}; allow it with --env {env_name}")
-    networks = str(config.get("actor_critic"))
-    if actor_critic is None and not networks.startswith("spinup.nets."):
-        raise UserError(f"{folder}: its networks are {networks}; in Python: spinup.resume(folder, actor_critic=...)")
+    check_imports(folder, config, env_fn, actor_critic)
     for name, entries in (("ac_kwargs", ac_kwargs), ("env_kwargs", env_kwargs)):
         for key in entries or ():
             if not lost(config[name].get(key)):
@@ -66,7 +62,7 @@ def resume(
     if on_epoch is None and config.get("on_epoch") is not None and mpi.proc_id() == 0:
         say(printable(f"warning: {folder} had on_epoch={config['on_epoch']!r:.80}; it is not called now"), error=True)
     arguments["wrappers"] = saved_wrappers(folder, config, wrappers) or None
-    arguments |= {**changes, "on_epoch": on_epoch, "env_fn": env_name if env_fn is None else env_fn}
+    arguments |= {**changes, "on_epoch": on_epoch, "env_fn": str(config.get("env_fn")) if env_fn is None else env_fn}
     arguments["epochs"] = config.get("epochs") if epochs is None else epochs
     check_arguments(algorithm.arguments, {**arguments, "logger_kwargs": {"resume": True}})
     check_progress(folder, arguments)
@@ -82,6 +78,17 @@ def resume(
     tell_origin(folder, config, arguments)
     logger_kwargs |= {"output_dir": str(folder), "exp_name": str(config.get("exp_name", folder.name)), "resume": True}
     return function(**{**arguments, "logger_kwargs": logger_kwargs})
+
+
+def check_imports(folder: Path, config: dict, env_fn: str | Callable | None, actor_critic: Callable | None) -> None:
+    """Raise UserError if what config.json names would have to be imported, and is not given."""
+    env_name = str(config.get("env_fn"))
+    module = imported_by(env_name)
+    if env_fn is None and module and module not in sys.modules:
+        raise UserError(f"{folder}: its environment '{env_name}' imports {module}; allow it with --env {env_name}")
+    networks = str(config.get("actor_critic"))
+    if actor_critic is None and not networks.startswith("spinup.nets."):
+        raise UserError(f"{folder}: its networks are {networks}; in Python: spinup.resume(folder, actor_critic=...)")
 
 
 def check_changes(algorithm: Algorithm, changes: dict) -> None:
@@ -171,20 +178,17 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("path", help="folder of a run, as data/cmd_ppo/cmd_ppo_s0")
     parser.add_argument("--epochs", type=int, help="train for so many in all; default: as the run was to")
     parser.add_argument("--env", help="train in this environment; module:Env-v0 imports module")
+    parser.epilog = "Most other arguments can change too, as in --pi_lr 1e-4."
     parser.add_argument("--wrapper", action="append", help="module:Name, a wrapper of the environment; all of them")
-    parser.epilog = "A flag with a new value for any argument that can change, as --pi_lr 1e-4."
-    args, changed = parser.parse_known_args(argv)
+    changeable = sorted({name for algo, path in files().items() for name in source.changeable(path, algo)} - {"epochs"})
+    for name in changeable:
+        parser.add_argument(f"--{name}", nargs="?", const="True", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
     folder, config = read_config(args.path)
     algorithm = find_algorithm(folder, config)
     known = parameters(algorithm.arguments.values())
-    changes = {}
-    for flag in split_flags(changed):
-        if flag.name not in known:
-            hint = closest(flag.name, algorithm.changeable, "--")
-            raise UserError(f"resume: unknown argument '--{flag.name}'{hint}")
-        if len(flag.values) > 1:
-            raise UserError(f"resume: --{flag.name} takes one value; got {len(flag.values)}")
-        changes[flag.name] = convert(flag.values[0] if flag.values else None, known[flag.name], flag.name)
+    given = {name: text for name in changeable if (text := getattr(args, name)) is not None}
+    changes = {name: convert(text, known[name], name) if name in known else text for name, text in given.items()}
     record = config.get("run")
     processes = record.get("processes", 1) if isinstance(record, dict) else 1
     if not isinstance(processes, int) or processes < 1:

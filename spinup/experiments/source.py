@@ -5,6 +5,7 @@ Importing an algorithm imports torch, which takes a second or more; help and the
 
 import ast
 import builtins
+import contextlib
 import inspect
 import typing
 from collections.abc import Callable, Sequence
@@ -56,6 +57,8 @@ def describe(path: Path | None, name: str) -> Description:
     node = definition(tree, name)
     if isinstance(node, ast.ImportFrom):
         return describe(*reference(path, tree, name))
+    if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+        raise Unreadable(name)
     doc = (ast.get_docstring(node) or "").partition("\n")[0]
     if isinstance(node, ast.FunctionDef) and not node.decorator_list:
         return Description(name, arguments.read(signature(path, tree, node.args)), doc)
@@ -73,6 +76,13 @@ def imported(function: Callable) -> Description:
     """The same of a function or class that was imported."""
     found = getattr(function, "arguments", None) or arguments.read(inspect.signature(function))
     return Description(function.__name__, found, inspect.cleandoc(function.__doc__ or "").partition("\n")[0])
+
+
+def changeable(path: Path, name: str) -> list[str]:
+    """The arguments of a file's algorithm that `resume` may change; none if only importing it tells."""
+    with contextlib.suppress(Unreadable):
+        return [argument.name for argument in describe(path, name).arguments.values() if argument.changeable]
+    return []
 
 
 def docstring(path: Path) -> str:
@@ -161,8 +171,15 @@ def annotation(node: ast.expr | None) -> Any:
 def note(node: ast.expr) -> Any:
     """A note of Annotated: a line of help, a Range or a Mark."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "Range":
-        return Range(*(annotation(x) if isinstance(x, ast.Name) else ast.literal_eval(x) for x in node.args))
+        return Range(*map(number, node.args))
     return annotation(node) if isinstance(node, ast.Name) else ast.literal_eval(node)
+
+
+def number(node: ast.expr) -> float:
+    """A number, or one that spinup.arguments has a name for, with a minus or without."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -number(node.operand)
+    return getattr(arguments, node.id) if isinstance(node, ast.Name) else ast.literal_eval(node)
 
 
 def default_of(path: Path, tree: ast.Module, node: ast.expr, allowed: Any) -> Any:

@@ -102,7 +102,7 @@ class DeterministicActorCritic(nn.Module):
         linear: arg.Linear = nn.Linear,
         layer_norm: Annotated[
             bool | None,
-            "layer normalization (arXiv:1607.06450) in the action-value functions; None: with DDPG and TD3, not with SAC",
+            "layer normalization (arXiv:1607.06450) in the action-value functions; None: with DDPG and TD3, not SAC",
         ] = None,
         normalize_obs: arg.NormalizeObs = False,
     ):

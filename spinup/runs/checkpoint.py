@@ -19,9 +19,18 @@ from spinup import __version__
 from spinup.compute import mpi
 from spinup.errors import UserError, first_line, printable
 from spinup.runs.config import convert_json
-from spinup.runs.files import CHECKPOINT, RunFolder, check_file, checksum, is_checkpoint, read_text, temporary, writing
 from spinup.runs.saved import load_tensors
-from spinup.runs.terminal import say
+from spinup.system.files import (
+    CHECKPOINT,
+    RunFolder,
+    check_file,
+    checksum,
+    is_checkpoint,
+    read_text,
+    temporary,
+    writing,
+)
+from spinup.system.terminal import say
 
 if TYPE_CHECKING:
     from spinup.runs.run import Run

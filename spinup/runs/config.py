@@ -21,7 +21,7 @@ import numpy as np
 
 from spinup.compute import mpi
 from spinup.errors import UserError, closest, first_line, user_path
-from spinup.runs.files import read_text
+from spinup.system.files import read_text
 
 LONGEST_CONFIG = 2**22  # bytes; more than any run writes
 EXACT = ("env_kwargs", "ac_kwargs")  # arguments that may hold what JSON has no form for

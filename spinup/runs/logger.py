@@ -32,9 +32,9 @@ from spinup.runs.config import (
     record,
     setup_logger_kwargs,
 )
-from spinup.runs.files import RESERVED, RunFolder, bare, writing
-from spinup.runs.locks import Lock, Taken, lock
-from spinup.runs.terminal import Bar, cell, colorize, say, table
+from spinup.system.files import RESERVED, RunFolder, bare, writing
+from spinup.system.locks import Lock, Taken, lock
+from spinup.system.terminal import Bar, cell, colorize, say, table
 
 
 def _claim(folder: Path, fname: str) -> tuple[Path, Lock]:
@@ -69,8 +69,8 @@ class Logger:
     exp_name: by what runs are grouped in plots; by default the folder's name
     quiet: show warnings only
     tensorboard: also write the table's numbers as TensorBoard events
-    resume: go on with the run that output_dir holds, from its checkpoint (spinup.runs.checkpoint), or from the beginning
-        where there is none yet
+    resume: go on with the run that output_dir holds, from its checkpoint (spinup.runs.checkpoint), or from the
+        beginning where there is none yet
 
     Raises UserError where the folder cannot be written, where another process is at work on it, and where tensorboard
     is not installed.

@@ -19,7 +19,7 @@ from torch import nn
 from spinup import nets
 from spinup.compute import accel
 from spinup.errors import UserError, first_line
-from spinup.runs.files import check_file
+from spinup.system.files import check_file
 
 ONLY_TRAINING = ("rew_norm.", "temperature.")  # saved with a policy that can do without
 # What a pickle of tensors names. torch allows more, as bytearray, which takes any memory that a number asks for.

@@ -7,7 +7,7 @@ import threading
 import time
 from types import CodeType
 
-from spinup.runs.terminal import say_at_once
+from spinup.system.terminal import say_at_once
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 SIGNALS = (signal.SIGINT, *ENDING)

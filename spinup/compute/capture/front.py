@@ -21,7 +21,7 @@ from spinup.compute import mpi
 from spinup.compute.capture.program import Program, why_not
 from spinup.compute.capture.reasons import explain
 from spinup.errors import first_line
-from spinup.runs.terminal import say
+from spinup.system.terminal import say
 
 PATIENCE = 5.0  # seconds of updates as Python before the first trace, which takes a second or two itself
 MAX_GRAPHS = 3  # of an update for batches of one shape; one that needs more reads something new in each call

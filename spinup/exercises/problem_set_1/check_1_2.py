@@ -3,9 +3,10 @@
 import torch
 from torch import nn
 
+from spinup.algorithm import find
 from spinup.exercises.judge import Wrong, as_tensor, compare, gradients, pair, seed
 from spinup.nets import Gaussian, NoNorm, as_input
-from spinup.probes import CASES, SETTINGS, Target, ask, trainer
+from spinup.probes import CASES, Target, ask, settings_of, trainer
 
 
 def check(module) -> str:
@@ -139,7 +140,7 @@ def check_learning(make) -> None:
             pi = self.pi(as_input(o, self))
             return (pi.mode() if deterministic else pi.sample()).numpy()
 
-    settings = {k: v for k, v in SETTINGS["ppo"].items() if k != "ac_kwargs"}
+    settings = {k: v for k, v in settings_of(find("ppo")).items() if k != "ac_kwargs"}
     case = next(case for case in CASES if case.env is Target)
     result = ask(case, trainer("ppo", settings | dict(actor_critic=ActorCritic, pi_lr=2e-2)))
     if not result.passed:

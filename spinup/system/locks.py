@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from spinup.errors import UserError
-from spinup.runs.files import writing
-from spinup.runs.terminal import say
+from spinup.system.files import writing
+from spinup.system.terminal import say
 
 try:
     import fcntl
