@@ -332,7 +332,7 @@ for algo in ("ddpg", "td3", "sac"):
     )
     assert [t for t, _ in batches] == [10, *(t for t in range(11, 31) for _ in range(2))], batches
     assert all(len(batch.r) == 5 for _, batch in batches)  # a half of 9, rounded up
-    assert buffers[0][1] == 50 and buffers[0][0].t == 30
+    assert buffers[0][0].rows == 50 and buffers[0][0].t == 30
     values = torch.cat([x.detach().double().flatten() for x in ac.state_dict().values()]).numpy()
     assert (mpi.mpi_min(values) == mpi.mpi_max(values)).all(), "the processes' networks differ"
     seen = buffers[0][0].o[:30].double().flatten().numpy()

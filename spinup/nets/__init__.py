@@ -47,7 +47,14 @@ from spinup.nets.actors import (
     SquashedGaussianActor,
     keep_bounds,
 )
-from spinup.nets.distributions import Categorical, Gaussian, MultiCategorical, SquashedGaussian, log_tanh_slope
+from spinup.nets.distributions import (
+    LOG_SQRT_2PI,
+    Categorical,
+    Gaussian,
+    MultiCategorical,
+    SquashedGaussian,
+    log_tanh_slope,
+)
 from spinup.nets.encoders import CNN, PartsEncoder, make_encoder
 from spinup.nets.layers import HiddenLinear, activation_class, as_sizes, make_linears, mlp, network, orthogonal_
 from spinup.nets.norms import NoNorm, PartsNorm, RunningNorm, make_obs_norm
@@ -55,6 +62,7 @@ from spinup.nets.protocol import check_actor_critic, check_parts, check_policy, 
 
 __all__ = [
     "CNN",
+    "LOG_SQRT_2PI",
     "ActorCritic",
     "Bounds",
     "Categorical",

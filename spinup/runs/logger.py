@@ -160,11 +160,9 @@ class Logger:
         history = {"started": run.get("started"), "command": run.get("command")}
         resumed, changes = (x if isinstance(x, list) else [] for x in (run.get("resumed"), run.get("changed")))
         history["resumed"] = [*resumed, now()]
-        changed = {
-            k: [before[k], content[k]]
-            for k in content
-            if k in before and k not in ("run", "logger_kwargs") and before[k] != content[k]
-        }
+        plain = (bool, int, float, str, type(None))
+        names = [k for k, value in before.items() if k in content and isinstance(value, plain)]
+        changed = {k: [before[k], content[k]] for k in names if before[k] != content[k]}
         entries = [*changes, *([{"time": now(), **changed}] if changed else [])]
         return {**history, "changed": entries} if entries else history
 
