@@ -317,9 +317,10 @@ def explain(case: Case, got: Mapping) -> str:
 # ---- ours
 
 # Values are in units of rewards, and learning rates stay what they are.
+PLAIN = {"normalize_obs": False, "normalize_rew": False, "anneal_lr": False}
 ON_POLICY = {
-    **{"num_envs": 16, "steps_per_epoch": 64, "vf_lr": 1e-2, "train_v_iters": 10},
-    **{"ac_kwargs": {"hidden_sizes": (16,)}, "normalize_obs": False, "normalize_rew": False, "anneal_lr": False},
+    **{"num_envs": 16, "steps_per_epoch": 64, "vf_lr": 1e-2, "train_v_iters": 10, "ac_kwargs": {"hidden_sizes": (16,)}},
+    **PLAIN,
 }
 OFF_POLICY = {
     **{"num_envs": 4, "epochs": 1, "steps_per_epoch": 700, "start_steps": 100, "update_after": 100, "batch_size": 64},

@@ -14,7 +14,7 @@ from probes import ALGOS, OFF_POLICY, fit, train
 
 from spinup import algorithm, buffers, probes, run
 from spinup.errors import UserError
-from spinup.probes import ByAction, ByBoth, ByObservation, Discounting, Probe, Target
+from spinup.probes import PLAIN, ByAction, ByBoth, ByObservation, Discounting, Probe, Target
 
 SHARED = dict(num_envs=16, steps_per_epoch=64, vf_lr=1e-2, train_v_iters=5, ac_kwargs=dict(hidden_sizes=(16,)))
 SETTINGS = {
@@ -26,7 +26,6 @@ SETTINGS = {
 
 algos = pytest.mark.parametrize("algo", SETTINGS)
 # Values are in units of rewards only without scaling; what to do must be found with it as well.
-PLAIN = dict(normalize_obs=False, normalize_rew=False, anneal_lr=False)
 scaling = pytest.mark.parametrize("options", [PLAIN, {}], ids=["plain", "scaled"])
 
 
