@@ -10,16 +10,12 @@ import sys
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 __version__ = "1.0.0.dev0"
 
 _HOMES = {
-    "vpg": "spinup.algos.vpg",
-    "trpo": "spinup.algos.trpo",
-    "ppo": "spinup.algos.ppo",
-    "ddpg": "spinup.algos.ddpg",
-    "td3": "spinup.algos.td3",
-    "sac": "spinup.algos.sac",
+    **{file.stem: f"spinup.algos.{file.stem}" for file in sorted(Path(__file__).with_name("algos").glob("[!_]*.py"))},
     "ActorCritic": "spinup.nets",
     "evaluate": "spinup.envs",
     "make_env": "spinup.envs",

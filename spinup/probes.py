@@ -330,7 +330,8 @@ OFF_POLICY = {
 
 def settings_of(algorithm: Algorithm) -> dict:
     """The arguments with which an algorithm learns the probes."""
-    return {**(ON_POLICY if algorithm.on_policy else OFF_POLICY), **algorithm.probe}
+    common = ON_POLICY if algorithm.on_policy else OFF_POLICY
+    return {**{name: value for name, value in common.items() if name in algorithm.arguments}, **algorithm.probe}
 
 
 def trainer(algo: str, settings: Mapping | None = None) -> Train:
@@ -353,8 +354,8 @@ def trainer(algo: str, settings: Mapping | None = None) -> Train:
         def value(o):
             if hasattr(ac, "v"):
                 return ac.v(torch.as_tensor(o)).numpy()
-            o = torch.as_tensor(o[None])
-            return ac.critic(o, torch.as_tensor(ac.act(o.numpy(), deterministic=True))).numpy()
+            o, q = torch.as_tensor(o[None]), ac.q if hasattr(ac, "q") else ac.critic
+            return q(o, torch.as_tensor(ac.act(o.numpy(), deterministic=True))).numpy()
 
         return value, act
 

@@ -22,15 +22,22 @@ For DDPG, TD3 and SAC it is called as actor_critic(observation_space, action_spa
                     also the values of all K actions, (n, ..., K)
     act(o, deterministic=False)     as above
 
+For DQN it is called as actor_critic(observation_space, action_space, **ac_kwargs) and must have
+
+    q               a module: q(o) is the value of all K actions, (..., K), and q(o, a) that of the actions a, (...)
+    act(o, deterministic=False)     as above
+
 and, to be called with normalize_obs=True, obs_norm, a RunningNorm or a NoNorm: act passes observations through it, and
 actor and critic are given what has passed through it already.
 
-`check_actor_critic` and `check_q_actor_critic` try the protocol on a batch of observations and say what is missing.
+`check_actor_critic`, `check_q_actor_critic` and `check_q_network` try the protocol on a batch of
+observations and say what is missing.
 """
 
 from spinup.nets.actor_critics import (
     ActorCritic,
     DeterministicActorCritic,
+    QNetwork,
     SoftActorCritic,
     TwinActorCritic,
     as_input,
@@ -58,7 +65,14 @@ from spinup.nets.distributions import (
 from spinup.nets.encoders import CNN, PartsEncoder, make_encoder
 from spinup.nets.layers import HiddenLinear, activation_class, as_sizes, make_linears, mlp, network, orthogonal_
 from spinup.nets.norms import NoNorm, PartsNorm, RunningNorm, make_obs_norm
-from spinup.nets.protocol import check_actor_critic, check_parts, check_policy, check_q_actor_critic, check_shapes
+from spinup.nets.protocol import (
+    check_actor_critic,
+    check_parts,
+    check_policy,
+    check_q_actor_critic,
+    check_q_network,
+    check_shapes,
+)
 
 __all__ = [
     "CNN",
@@ -79,6 +93,7 @@ __all__ = [
     "PartsNorm",
     "QFunction",
     "QFunctions",
+    "QNetwork",
     "RunningNorm",
     "SoftActorCritic",
     "SquashedGaussian",
@@ -91,6 +106,7 @@ __all__ = [
     "check_parts",
     "check_policy",
     "check_q_actor_critic",
+    "check_q_network",
     "check_shapes",
     "describe",
     "keep_bounds",

@@ -151,6 +151,37 @@ class SoftActorCritic(DeterministicActorCritic):
         return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
 
 
+@document
+class QNetwork(nn.Module):
+    """An action-value function of Discrete actions, for DQN; `act` takes the best action.
+
+    With normalize_obs, `act` normalizes, and q is given observations that went through obs_norm.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Discrete,
+        hidden_sizes: arg.HiddenSizes = (256, 256),
+        activation: arg.Activation = "ReLU",
+        linear: arg.Linear = nn.Linear,
+        layer_norm: Annotated[bool, "layer normalization (arXiv:1607.06450) before each activation"] = False,
+        dueling: Annotated[
+            bool, "a value and an advantage of each action in place of the action values (arXiv:1511.06581)"
+        ] = False,
+        normalize_obs: arg.NormalizeObs = False,
+    ):
+        super().__init__()
+        self.register_buffer("_here", torch.empty(0), persistent=False)  # for as_input
+        self.obs_norm = make_obs_norm(observation_space, normalize_obs)
+        self.q = QFunction(observation_space, action_space, hidden_sizes, activation, linear, layer_norm, dueling)
+
+    @torch.inference_mode()
+    def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
+        """The actions of the highest value for observations (..., *obs_shape); exploration is the algorithm's."""
+        return self.q(self.obs_norm(as_input(o, self))).argmax(-1).cpu().numpy()
+
+
 def as_input(o: np.ndarray, module: nn.Module) -> Tensor:
     """Observations as a tensor on the module's device: float32, and uint8 for images."""
     # The first of its parameters would tell too, but is a long search in each step.
@@ -160,8 +191,8 @@ def as_input(o: np.ndarray, module: nn.Module) -> Tensor:
 
 
 def describe(ac: nn.Module) -> str:
-    """How many parameters actor and critic have, and what their block-sparse layers save."""
-    parts = {"actor": ac.actor, "critic": ac.critic}
+    """How many parameters the networks have, and what their block-sparse layers save."""
+    parts = {name: getattr(ac, name) for name in ("actor", "critic", "q") if hasattr(ac, name)}
     if any(hasattr(layer, "layout") for layer in ac.modules()):
         from spinup.sparse import summary
 

@@ -110,7 +110,7 @@ class Bounds(nn.Module):
         low, high = (torch.as_tensor(x, dtype=torch.float32) for x in (space.low, space.high))
         self.register_buffer("middle", (high + low) / 2, persistent=False)
         self.register_buffer("half_range", (high - low) / 2, persistent=False)
-        # A dimension of one point says nothing, and is divided by 1.
+        # low == high: avoid dividing by 0.
         self.register_buffer("slope", 1 / torch.where(high > low, self.half_range, 1.0), persistent=False)
         self.register_buffer("offset", -self.middle * self.slope, persistent=False)
 
@@ -148,19 +148,27 @@ class QFunction(nn.Module):
     """Q(s, a), shape (...), for actions (..., A) of a Box or Discrete ones, (...).
 
     Without an action it is Q(s, .) of all K Discrete actions, shape (..., K).
+
+    dueling: Q = V + A - mean A, with V and the K advantages A from the last layer (arXiv:1511.06581)
     """
 
-    def __init__(self, observation_space, action_space, hidden_sizes, activation, linear, layer_norm: bool):
+    def __init__(
+        self, observation_space, action_space, hidden_sizes, activation, linear, layer_norm: bool, dueling: bool = False
+    ):
         super().__init__()
+        self.dueling = dueling
         self.encoder, features = make_encoder(observation_space)
         self.bounds = Bounds(action_space) if isinstance(action_space, spaces.Box) else None
         inputs, out = (features + action_space.shape[0], 1) if self.bounds else (features, int(action_space.n))
-        self.net = mlp([inputs, *as_sizes(hidden_sizes), out], activation, linear, layer_norm)
+        self.net = mlp([inputs, *as_sizes(hidden_sizes), out + dueling], activation, linear, layer_norm)
 
     def forward(self, o: Tensor, a: Tensor | None = None) -> Tensor:
         x = self.encoder(o)
         if self.bounds is None:
             q = self.net(x)
+            if self.dueling:
+                v, adv = q[..., :1], q[..., 1:]
+                q = v + adv - adv.mean(-1, keepdim=True)
             return q if a is None else q.gather(-1, a.unsqueeze(-1)).squeeze(-1)
         return self.net(torch.cat([x, self.bounds.to_unit(a)], -1)).squeeze(-1)
 

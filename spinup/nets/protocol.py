@@ -61,18 +61,34 @@ def check_q_actor_critic(
     check_shapes(name, shapes)
 
 
-def check_parts(ac: nn.Module, observation_space: spaces.Box, more: Sequence[str] = ()) -> tuple:
-    """What both kinds of actor-critic have; returns its name, three observations and what it does at them."""
+@torch.no_grad()
+def check_q_network(
+    net: nn.Module, observation_space: spaces.Box, action_space: spaces.Discrete, normalize_obs: bool = False
+) -> None:
+    """Try DQN's protocol, as `check_actor_critic` does."""
+    name, o, a = check_parts(net, observation_space, ("obs_norm",) if normalize_obs else (), modules=("q",))
+    shapes = {
+        "act(o)": (lambda: a, (3,)),
+        "q(o)": (lambda: net.q(o), (3, int(action_space.n))),
+        "q(o, a)": (lambda: net.q(o, torch.as_tensor(a, device=o.device)), (3,)),
+    }
+    check_shapes(name, shapes)
+
+
+def check_parts(
+    ac: nn.Module, observation_space: spaces.Box, more: Sequence[str] = (), modules: Sequence[str] = ("actor", "critic")
+) -> tuple:
+    """What all kinds of networks have; returns their name, three observations and the actions at them."""
     name = f"actor_critic {type(ac).__name__}"
-    for attribute in ("parameters", "actor", "critic", *more, "act"):
+    for attribute in ("parameters", *modules, *more, "act"):
         if not hasattr(ac, attribute):
             raise UserError(f"{name} has no '{attribute}'{NEEDED}")
     if "obs_norm" in more and not hasattr(ac.obs_norm, "update"):
         raise UserError(f"{name}: obs_norm has no 'update'; use a RunningNorm or a NoNorm")
-    for attribute in ("actor", "critic"):
+    for attribute in modules:
         if not isinstance(getattr(ac, attribute), nn.Module):
-            raise UserError(f"{name}: '{attribute}' is no torch.nn.Module{NEEDED}")
-    if {id(p) for p in ac.actor.parameters()} & {id(p) for p in ac.critic.parameters()}:
+            raise UserError(f"{name}: '{attribute}' is not a torch.nn.Module{NEEDED}")
+    if "actor" in modules and {id(p) for p in ac.actor.parameters()} & {id(p) for p in ac.critic.parameters()}:
         raise UserError(f"{name}: actor and critic have parameters in common; each is stepped by itself")
     if "deterministic" not in inspect.signature(ac.act).parameters:
         raise UserError(f"{name}: act takes no 'deterministic'{NEEDED}")
