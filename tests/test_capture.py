@@ -434,6 +434,21 @@ def test_operations_whose_variants_for_given_memory_do_something_else():
     assert_repeats(update, SOURCES)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_losses_do_not_enlarge_the_memory_of_their_results(capfd, reduction):
+    """torch's own variants of some put what they reduce there, and warn in each call."""
+    names = ("mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "soft_margin_loss", "l1_loss")
+
+    def update(batch):
+        x = batch[0].sigmoid().requires_grad_()
+        losses = {name: getattr(nn.functional, name)(x, x.flip(0).detach(), reduction=reduction) for name in names}
+        grads = torch.autograd.grad(sum(loss.sum() for loss in losses.values()), x)
+        return losses | {"Gradient": grads[0]}
+
+    assert_repeats(update, SOURCES)
+    assert "resize" not in capfd.readouterr().err
+
+
 def test_rows_are_picked_by_number_and_not_by_mask(capsys):
     x = torch.arange(10.0)
     by_number = captured()(lambda batch: {"X": x[batch[0]]})

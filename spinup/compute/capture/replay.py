@@ -70,12 +70,13 @@ def certified_step(operation: Operation) -> Callable | None:
     after = memory.save()
     for variant in variants(op, results):
         memory.restore()
-        out = out_arguments(variant, kwargs, results)
+        out, sizes = out_arguments(variant, kwargs, results), [x.untyped_storage().nbytes() for x in results]
         with contextlib.suppress(RuntimeError, TypeError, Warning), warnings.catch_warnings():
             warnings.simplefilter("error")  # a variant that has another shape in mind warns
             memory.poison(results)
             variant._op(*args, **out)
-            if all(map(same_bits, results, expected)) and memory.equals(after):
+            fits = sizes == [x.untyped_storage().nbytes() for x in results]
+            if fits and all(map(same_bits, results, expected)) and memory.equals(after):
                 return functools.partial(fastest(variant, args, out), *args, **out)
 
     def compute_and_copy() -> None:
@@ -137,6 +138,8 @@ def variants(op, results: tuple) -> Iterator:
     """Those that take what op does, and write as many results into given memory."""
     if None in results or any(x._is_zerotensor() for x in results):
         return
+    if not any(x.dim() for x in results) and any(a.name == "reduction" for a in op._schema.arguments):
+        return  # of losses: they put what they reduce into the memory for the result, and enlarge it for that
     ops = [op]
     if op._overloadname == "Scalar" and hasattr(op.overloadpacket, "Tensor"):  # takes numbers too, and writes faster
         ops.insert(0, op.overloadpacket.Tensor)
