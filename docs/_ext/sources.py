@@ -20,8 +20,9 @@ from pygments.lexers import PythonLexer
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).parents[2]
-LABEL = re.compile(r"\b(?:vpg|trpo|ppo|ddpg|td3|sac)-\d+\b")
-SHARED = ("buffers", "nets")  # files in which equations of several algorithms are computed
+ALGORITHMS = "|".join(file.stem for file in (ROOT / "spinup" / "algos").glob("[!_]*.py"))
+LABEL = re.compile(rf"\b(?:{ALGORITHMS})-\d+\b")
+SHARED = ("buffers", "nets/distributions")  # files in which equations of several algorithms are computed
 CONTEXT = 3  # equal lines shown around a difference; the others fold
 
 

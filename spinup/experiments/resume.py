@@ -178,11 +178,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("path", help="folder of a run, as data/cmd_ppo/cmd_ppo_s0")
     parser.add_argument("--epochs", type=int, help="train for so many in all; default: as the run was to")
     parser.add_argument("--env", help="train in this environment; module:Env-v0 imports module")
-    parser.epilog = "Most other arguments can change too, as in --pi_lr 1e-4."
     parser.add_argument("--wrapper", action="append", help="module:Name, a wrapper of the environment; all of them")
     changeable = sorted({name for algo, path in files().items() for name in source.changeable(path, algo)} - {"epochs"})
     for name in changeable:
         parser.add_argument(f"--{name}", nargs="?", const="True", help=argparse.SUPPRESS)
+    parser.epilog = "Flags with a new value for an argument: " + ", ".join(f"--{name}" for name in changeable)
     args = parser.parse_args(argv)
     folder, config = read_config(args.path)
     algorithm = find_algorithm(folder, config)
