@@ -44,7 +44,7 @@ def dqn(
     epochs: arg.Epochs = 60,
     replay_size: arg.ReplaySize = 1_000_000,
     gamma: arg.Gamma = 0.99,
-    n_step: arg.NStep = 1,
+    n_step: arg.NStep = 3,
     polyak: arg.Polyak = 0.995,
     double: Annotated[
         bool, "double Q-learning: the learned network chooses the next action, the target network values it", CHANGEABLE

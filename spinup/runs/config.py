@@ -34,7 +34,9 @@ def is_tensor(x) -> bool:
 
 
 def _name(obj) -> str:
-    name = f"{getattr(obj, '__module__', None) or 'builtins'}.{obj.__qualname__}"
+    module = getattr(obj, "__module__", None) or "builtins"
+    module = "spinup.nets" if module.startswith("spinup.nets.") else module  # where users import from
+    name = f"{module}.{obj.__qualname__}"
     code = getattr(obj, "__code__", None)
     if code is not None and "<" in name:  # a lambda or an inner function: the name alone would not say which
         name += f" ({PurePath(code.co_filename).name}:{code.co_firstlineno})"
