@@ -42,8 +42,8 @@ PI = "        loss = policy_loss(logp, logp_old, adv, clip_ratio)\n"  # in PPO's
 V = "        vf_optimizer.minimize(value_loss(ac.v(o), ret, v_old, vf_clip))\n"  # PPO's update_v
 EPOCH = "        o, a, r, o2, terminated, done = buffer.get(device)  # (T, N, ...)\n"  # once an epoch, outside
 SETUP = "    # ---- learn\n"
-STEP = "                    moving = update_pi((b_o, b_a, b_adv, b_logp_old))\n"  # each call of update_pi
-ROW = '        logger.log_tabular("Time", run.time())\n'
+STEP = "                    keep_updating = update_pi((b_o, b_a, b_adv, b_logp_old))\n"  # each call of update_pi
+ROW = "        run.log(KL=approx_kl(logp, logp_old), ClipFrac=clipped.float(), StopIter=pi_iters)\n"  # once an epoch
 
 
 class Edit(NamedTuple):
@@ -63,22 +63,18 @@ MOVE = PYTHON + r"edited_\w+\.py:\d+ `.*` can't be replayed \(.*\); move it outs
 
 EDITS = {
     # ---- what an update does beside its tensors
-    "storing a metric": Edit(
-        {PI: "logger.store(Mine=loss)", ROW: "logger.log_tabular('Mine', with_min_and_max=True)"}, CHANGES
-    ),
+    "storing a metric": Edit({PI: "run.log(Mine=loss)"}, CHANGES),
     "print": Edit({PI: "print('a step')"}, MOVE),
-    "counter": Edit({SETUP: "count = [0]", PI: "count[0] += 1", ROW: "logger.log_tabular('N', count[0])"}, CHANGES),
+    "counter": Edit({SETUP: "count = [0]", PI: "count[0] += 1", ROW: "run.log(N=count[0])"}, CHANGES),
     "appending to a list": Edit(
-        {SETUP: "seen = []", PI: "seen.append(loss.detach())", ROW: "logger.log_tabular('N', sum(seen).item())"},
+        {SETUP: "seen = []", PI: "seen.append(loss.detach())", ROW: "run.log(N=sum(seen).item())"},
         CHANGES,
     ),
-    "item": Edit(
-        {SETUP: "seen = []", PI: "seen.append(loss.item())", ROW: "logger.log_tabular('N', sum(seen))"}, PYTHON
-    ),
+    "item": Edit({SETUP: "seen = []", PI: "seen.append(loss.item())", ROW: "run.log(N=sum(seen))"}, PYTHON),
     "an attribute of the network": Edit(
-        {SETUP: "ac.last = 0.0", PI: "ac.last = loss.detach()", ROW: "logger.log_tabular('N', float(ac.last))"}, PYTHON
+        {SETUP: "ac.last = 0.0", PI: "ac.last = loss.detach()", ROW: "run.log(N=float(ac.last))"}, PYTHON
     ),
-    "a file": Edit({PI: "with open(logger.output_dir / 'log', 'a') as file:\n    file.write('step')"}, PYTHON),
+    "a file": Edit({PI: "with open(run.folder / 'log', 'a') as file:\n    file.write('step')"}, PYTHON),
     "a warning": Edit({PI: "import warnings\nwarnings.warn('step') if o.shape[0] == 0 else None"}),
     "try and except": Edit({PI: "try:\n    loss = loss + missing\nexcept NameError:\n    loss = loss * 2"}, PYTHON),
     # ---- chance
@@ -188,10 +184,8 @@ EDITS = {
         {EPOCH: "if epoch == 3:\n    globals()['value_loss'] = lambda v, ret, *_: (v - ret).abs().mean()"}
     ),
     # ---- the off-policy algorithms
-    "SAC, target entropy annealed": Edit(
-        {"        logger.store(**envs.pop_episodes())\n": "target_entropy -= 0.1"}, None, "sac"
-    ),
-    "SAC, a metric": Edit({"        loss_pi = -v.mean()  # sac-5\n": "logger.store(Mine=v)"}, CHANGES, "sac"),
+    "SAC, target entropy annealed": Edit({"        run.end_epoch()\n": "target_entropy -= 0.1"}, None, "sac"),
+    "SAC, a metric": Edit({"        loss_pi = -v.mean()  # sac-5\n": "run.log(Mine=v)"}, CHANGES, "sac"),
 }
 
 

@@ -379,6 +379,11 @@ class EpochLogger(Logger):
             except (TypeError, ValueError) as error:
                 raise UserError(f"store({key}=...) takes numbers or arrays of numbers, not {x!r:.80}") from error
 
+    def unlogged(self) -> list[str]:
+        """The names of what was stored since the last row and is not in this row yet."""
+        stored = dict.fromkeys([*self._running, *self._waiting])
+        return [key for key in stored if key not in self.means]
+
     def _take_in(self, key: str) -> None:
         """Put the tensors that wait under `key` into its statistics."""
         if tensors := self._waiting.pop(key, None):

@@ -214,6 +214,8 @@ class Run:
             logger.log_tabular("TotalEnvInteracts", self.t)
         for column in self.algorithm.means:
             logger.log_tabular(column, average_only=True)
+        for column in logger.unlogged():  # what `log` was given and the description does not name
+            logger.log_tabular(column, average_only=True)
         logger.log_tabular("Time", self.time())
         logger.dump_tabular()
 
