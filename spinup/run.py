@@ -95,7 +95,15 @@ SPECIAL = {  # of the command, not of the algorithm; one value each
     "jobs": Parameter("jobs", INT | STR, 1, "runs of a grid at a time, a process each; auto: one per physical core"),
     "executor": Parameter("executor", STR, "process", "where a grid's runs go: process, or ray for a cluster"),
     "preset": Parameter("preset", STR, None, "a set of other defaults", sample="spinningup"),
-    "tensorboard": Parameter("tensorboard", BOOL, False, "write TensorBoard files too"),
+    "sinks": Parameter(
+        "sinks",
+        frozenset({list, str}),
+        None,
+        "where the table's rows go as well: tensorboard, wandb, trackio, or several as wandb,trackio",
+        item=str,
+        sample="tensorboard",
+    ),
+    "tensorboard": Parameter("tensorboard", BOOL, False, "short for --sinks tensorboard"),
     "quiet": Parameter("quiet", BOOL, False, "print only warnings and errors"),
     "l": Parameter("l", INT, 2, "number of hidden layers, where --hid is a width"),
 }
@@ -346,7 +354,7 @@ def train(algo: str, words: list[str]) -> int:
         num_cpu=given.get("num_cpu", 1),
         data_dir=given.get("data_dir"),
         datestamp=given.get("datestamp", False),
-        logger_kwargs={name: given[name] for name in ("quiet", "tensorboard") if name in given},
+        logger_kwargs={name: given[name] for name in ("quiet", "tensorboard", "sinks") if name in given},
         jobs=given.get("jobs", 1),
         executor=given.get("executor", "process"),
     )

@@ -20,6 +20,7 @@ from spinup.runs.checkpoint import newest, read_manifest
 from spinup.runs.config import fill_in, imported_by, lost, read_config
 from spinup.runs.logger import Logger
 from spinup.runs.saved import check_size
+from spinup.runs.sinks import NAMED
 from spinup.system.terminal import say
 
 
@@ -32,6 +33,7 @@ def resume(
     ac_kwargs: dict | None = None,
     env_kwargs: dict | None = None,
     on_epoch: Callable | None = None,
+    sinks: Sequence = (),
     **changes: Any,
 ):
     """Go on with the run in the folder `path` from its checkpoint, or from its beginning where it has none yet.
@@ -42,6 +44,7 @@ def resume(
     wrappers: those of the environment, where the run's own are not all Gymnasium's
     ac_kwargs, env_kwargs: the entries that config.json can only name
     on_epoch: function that is called after each epoch
+    sinks: objects to which rows go, besides the run's own sinks that have a name
     changes: new values of other arguments, as pi_lr=1e-4, of those that spinup.arguments marks as CHANGEABLE
 
     Returns the trained actor-critic. Raises UserError where there is no run, where it has ended, where an argument
@@ -75,6 +78,9 @@ def resume(
         only_known(folder, "ac_kwargs", config["ac_kwargs"], network_kwargs)
     if actor_critic is None:
         check_networks(folder, config, arguments["env_fn"], arguments["wrappers"])
+    before = logger_kwargs.get("sinks") or ()
+    before = before.split(",") if isinstance(before, str) else before
+    logger_kwargs["sinks"] = [sink for sink in before if sink in NAMED] + list(sinks)
     tell_origin(folder, config, arguments)
     logger_kwargs |= {"output_dir": str(folder), "exp_name": str(config.get("exp_name", folder.name)), "resume": True}
     return function(**{**arguments, "logger_kwargs": logger_kwargs})
