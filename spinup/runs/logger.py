@@ -171,7 +171,7 @@ class Logger:
         resumed, changes = (x if isinstance(x, list) else [] for x in (run.get("resumed"), run.get("changed")))
         history["resumed"] = [*resumed, now()]
         plain = (bool, int, float, str, type(None))
-        names = [k for k, value in before.items() if k in content and isinstance(value, plain)]
+        names = [k for k, value in before.items() if k in content and k != "run" and isinstance(value, plain)]
         changed = {k: [before[k], content[k]] for k in names if before[k] != content[k]}
         entries = [*changes, *([{"time": now(), **changed}] if changed else [])]
         return {**history, "changed": entries} if entries else history
