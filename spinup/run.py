@@ -21,7 +21,7 @@ from typing import Any
 from spinup import __version__
 from spinup.algorithm import Algorithm, files, find
 from spinup.errors import Fault, UserError, closest, printable
-from spinup.experiments import cli, source
+from spinup.experiments import cli, parsers, source
 from spinup.experiments.cli import Parameter
 from spinup.experiments.source import Description
 from spinup.system.terminal import protect_streams, undelivered
@@ -209,6 +209,8 @@ def dispatch(words: list[str]) -> int:
         print(USAGE.format(commands="\n".join(f"  {name:<12} {line}" for name, line in commands().items())))
     elif command == "--version":
         print(__version__)
+    elif command in ("resume", "test_policy") and {"-h", "--help"} & set(rest):
+        getattr(parsers, command)(["--help"])
     elif command == "resume":
         importlib.import_module("spinup.experiments.resume").main(rest)
     elif command == "plot":

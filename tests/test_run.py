@@ -554,7 +554,7 @@ def test_nothing_is_said_where_nobody_reads(command):
     assert process.returncode == 141
 
 
-@pytest.mark.parametrize("command", ["", *algorithm.files(), "plot", "grid"])
+@pytest.mark.parametrize("command", ["", *algorithm.files(), "plot", "grid", "resume", "test_policy"])
 def test_help_imports_nothing_slow(command):
     code = (
         "import sys; from spinup.run import main\n"
