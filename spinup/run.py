@@ -481,9 +481,11 @@ def print_next_steps(runs: list, settings: dict[str, list]) -> None:
 
 def newest(folder: Path) -> Path:
     """The folder that a run asked for, or the one it got instead (folder-2, ...) because that held a run already."""
+    from spinup.runs.config import began
+
     pattern = re.compile(re.escape(folder.name) + r"(-\d+)?")
     runs = [path for path in folder.parent.glob("*/config.json") if pattern.fullmatch(path.parent.name)]
-    return max(runs, key=lambda path: path.stat().st_mtime_ns, default=folder / "config.json").parent
+    return max(runs, key=began, default=folder / "config.json").parent
 
 
 if __name__ == "__main__":
