@@ -21,7 +21,7 @@ from typing import Any
 from spinup import __version__
 from spinup.algorithm import Algorithm, files, find
 from spinup.errors import Fault, UserError, closest, printable
-from spinup.experiments import cli, source
+from spinup.experiments import cli, parsers, source
 from spinup.experiments.cli import Parameter
 from spinup.experiments.source import Description
 from spinup.system.terminal import protect_streams, undelivered
@@ -33,6 +33,7 @@ TOOLS = {
     "probe": "try an algorithm on environments whose right answers are known",
     "test_policy": "play episodes with a trained policy",
 }
+PARSERS = {"resume": parsers.resume_parser, "test_policy": parsers.play_parser}
 USAGE = """\
 spinup: deep RL you can read. Usage: python -m spinup.run COMMAND [flags]
 
@@ -209,6 +210,8 @@ def dispatch(words: list[str]) -> int:
         print(USAGE.format(commands="\n".join(f"  {name:<12} {line}" for name, line in commands().items())))
     elif command == "--version":
         print(__version__)
+    elif command in PARSERS and {"-h", "--help"} & set(rest):
+        print(PARSERS[command]().format_help(), end="")
     elif command == "resume":
         importlib.import_module("spinup.experiments.resume").main(rest)
     elif command == "plot":
@@ -477,11 +480,19 @@ def print_next_steps(runs: list, settings: dict[str, list]) -> None:
             print("watch it:  python -m spinup.run test_policy", shlex.join(folders) + allow)
 
 
+def started(config: Path) -> tuple[str, int]:
+    """When the run of a config.json began, as it says, and when the file was written."""
+    from spinup.runs.config import read_config
+
+    record = read_config(config.parent)[1].get("run")
+    return str(record.get("started") if isinstance(record, dict) else ""), config.stat().st_mtime_ns
+
+
 def newest(folder: Path) -> Path:
     """The folder that a run asked for, or the one it got instead (folder-2, ...) because that held a run already."""
     pattern = re.compile(re.escape(folder.name) + r"(-\d+)?")
     runs = [path for path in folder.parent.glob("*/config.json") if pattern.fullmatch(path.parent.name)]
-    return max(runs, key=lambda path: path.stat().st_mtime_ns, default=folder / "config.json").parent
+    return max(runs, key=started, default=folder / "config.json").parent
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from spinup.envs import (
     saved_wrappers,
 )
 from spinup.errors import UserError, first_line, install, printable, user_path
-from spinup.experiments.cli import Parser
+from spinup.experiments.parsers import play_parser
 from spinup.runs.config import fill_in, imported_by, read_config
 from spinup.runs.saved import ONLY_TRAINING, build, check_size, model_file, network_arguments, read_policy
 from spinup.system.files import replacing
@@ -149,18 +149,7 @@ def as_in_training(config: dict, args: argparse.Namespace) -> dict:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser("test_policy", description="Play episodes and print their returns.", allow_abbrev=False)
-    parser.add_argument("path", help="folder of a run, as data/cmd_ppo/cmd_ppo_s0")
-    parser.add_argument("-l", "--len", type=int, default=0, help="longest episode; 0: the run's max_ep_len")
-    parser.add_argument("-n", "--episodes", type=int, help="how many (100; with --video 1)")
-    parser.add_argument("-nr", "--norender", action="store_true", help="open no window; all episodes at once")
-    parser.add_argument("-i", "--itr", default="-1", help="play model{ITR}.pt; best: model_best.pt; -1: the last saved")
-    parser.add_argument("-d", "--deterministic", action="store_true", help="take the mode of the policy")
-    parser.add_argument("-s", "--seed", type=int, default=0, help="of environments and sampled actions (%(default)s)")
-    parser.add_argument("--video", metavar="FILE", help="record a .gif or .mp4 instead of opening a window")
-    parser.add_argument("--env", help="play in this environment; module:Env-v0 imports module")
-    parser.add_argument("--wrapper", action="append", help="module:Name, a wrapper of the environment; all of them")
-    parser.add_argument("--num_envs", type=int, help="environments at a time, without a window (as the run's tests)")
+    parser = play_parser()
     args = parser.parse_args(argv)
     if args.episodes is None:
         args.episodes = 1 if args.video else 100

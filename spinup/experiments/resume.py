@@ -1,6 +1,5 @@
 """Go on with a run that was ended: python -m spinup.run resume RUN_FOLDER [--epochs M], or spinup.resume(folder)."""
 
-import argparse
 import inspect
 import os
 import platform
@@ -14,8 +13,8 @@ from spinup.arguments import check_arguments
 from spinup.compute import mpi
 from spinup.envs import make_envs, saved_wrappers
 from spinup.errors import UserError, printable
-from spinup.experiments import source
-from spinup.experiments.cli import Parser, convert, parameters
+from spinup.experiments.cli import convert, parameters
+from spinup.experiments.parsers import changeable_arguments, resume_parser
 from spinup.runs.checkpoint import newest, read_manifest
 from spinup.runs.config import fill_in, imported_by, lost, read_config
 from spinup.runs.logger import Logger
@@ -180,16 +179,8 @@ def find_algorithm(folder: Path, config: dict) -> Algorithm:
 
 def main(argv: Sequence[str]) -> None:
     """The command: on as many MPI processes as the run had."""
-    parser = Parser("resume", description="Go on with a run that was ended.", allow_abbrev=False)
-    parser.add_argument("path", help="folder of a run, as data/cmd_ppo/cmd_ppo_s0")
-    parser.add_argument("--epochs", type=int, help="train for so many in all; default: as the run was to")
-    parser.add_argument("--env", help="train in this environment; module:Env-v0 imports module")
-    parser.add_argument("--wrapper", action="append", help="module:Name, a wrapper of the environment; all of them")
-    changeable = sorted({name for algo, path in files().items() for name in source.changeable(path, algo)} - {"epochs"})
-    for name in changeable:
-        parser.add_argument(f"--{name}", nargs="?", const="True", help=argparse.SUPPRESS)
-    parser.epilog = "Flags with a new value for an argument: " + ", ".join(f"--{name}" for name in changeable)
-    args = parser.parse_args(argv)
+    changeable = changeable_arguments()
+    args = resume_parser().parse_args(argv)
     folder, config = read_config(args.path)
     algorithm = find_algorithm(folder, config)
     known = parameters(algorithm.arguments.values())
@@ -202,5 +193,18 @@ def main(argv: Sequence[str]) -> None:
     if not mpi.launched() and processes > 4 * (os.cpu_count() or 1):  # a stranger's folder could ask for any number
         how = f"mpiexec -n {processes} python -m spinup.run resume ..."
         raise UserError(f"{folder} asks for {processes} processes, many more than there are cores; start it by {how}")
+    check_copies(folder, {**config, **changes})
     mpi.mpi_fork(processes)
     resume(folder, args.epochs, env_fn=args.env, wrappers=args.wrapper, **changes)
+
+
+def check_copies(folder: Path, config: dict) -> None:
+    """Raise UserError if the folder, perhaps a stranger's, asks for many more environments' processes than cores."""
+    most = 4 * (os.cpu_count() or 1)
+    for name in ("num_envs", "num_test_envs"):
+        number = config.get(name)
+        if config.get("vectorization") == "async" and isinstance(number, int) and number > most:
+            raise UserError(
+                f"{folder} asks for {number} processes ({name}, with vectorization 'async'), many more than there are "
+                "cores; --vectorization sync has its environments in one process, and spinup.resume(folder) starts them"
+            )

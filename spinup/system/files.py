@@ -197,7 +197,12 @@ class RunFolder:
             os.rmdir(at(name), dir_fd=here)
 
     def remove_run(self, table: str = "progress.txt") -> None:
-        """Remove what a run wrote here, so that another can begin; .lock and what is not ours stay."""
+        """Remove what a run wrote here, so that another can begin; .lock and what is not ours stay.
+
+        Raises UserError if the folder is a link: what it leads to may belong to another run.
+        """
+        if self.path.is_symlink():
+            raise UserError(f"{self.path} is a link; what it leads to is not removed: remove it, or name another run")
         ours = rf"{re.escape(table)}|{OURS}"
         checkpoints = self.below("checkpoint")
         with contextlib.suppress(OSError):
