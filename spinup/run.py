@@ -210,8 +210,8 @@ def dispatch(words: list[str]) -> int:
         print(USAGE.format(commands="\n".join(f"  {name:<12} {line}" for name, line in commands().items())))
     elif command == "--version":
         print(__version__)
-    elif command in PARSERS and {"-h", "--help"} & set(rest):
-        print(PARSERS[command]().format_help(), end="")
+    elif command in ("resume", "test_policy") and {"-h", "--help"} & set(rest):
+        getattr(parsers, command)(["--help"])
     elif command == "resume":
         importlib.import_module("spinup.experiments.resume").main(rest)
     elif command == "plot":

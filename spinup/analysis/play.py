@@ -8,7 +8,6 @@ import contextlib
 import ctypes
 import math
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -31,9 +30,17 @@ from spinup.envs import (
     saved_wrappers,
 )
 from spinup.errors import UserError, first_line, install, printable, user_path
-from spinup.experiments.parsers import play_parser
+from spinup.experiments import parsers
 from spinup.runs.config import fill_in, imported_by, read_config
-from spinup.runs.saved import ONLY_TRAINING, build, check_size, model_file, network_arguments, read_policy
+from spinup.runs.saved import (
+    ONLY_TRAINING,
+    build,
+    check_size,
+    check_workers,
+    model_file,
+    network_arguments,
+    read_policy,
+)
 from spinup.system.files import replacing
 
 EnvFn = str | Callable
@@ -117,7 +124,7 @@ def spaces_of(folder: Path, config: dict, made: dict) -> VecEnv:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Play episodes and print their returns. Raises UserError for what the user got wrong."""
-    args = parse(argv)
+    args = parsers.test_policy(argv)
     if args.video:
         prepare_video(args.video)
     folder, config = read_config(args.path)
@@ -145,25 +152,11 @@ def as_in_training(config: dict, args: argparse.Namespace) -> dict:
     """How `evaluate` makes environments: as the run's own evaluations did, but for what the command says."""
     how = {name: config[name] for name in ("vectorization", "reseed", "log_info") if name in config}
     together = config.get("num_envs") if config.get("vectorization") == "async" else None
-    return {**how, "num_envs": args.num_envs or config.get("num_test_envs") or together}
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = play_parser()
-    args = parser.parse_args(argv)
-    if args.episodes is None:
-        args.episodes = 1 if args.video else 100
-    if args.itr != "best":
-        args.itr = (
-            int(args.itr)
-            if re.fullmatch(r"-1|\d{1,9}", args.itr)
-            else parser.error(f"itr is '{args.itr}'; it must be a number from 0, best, or -1 for the last one saved")
-        )
-    counts = (args.episodes, 1 if args.num_envs is None else args.num_envs)
-    if min(counts) < 1 or args.len < 0 or not 0 <= args.seed < 2**31:
-        parser.error("episodes and num_envs must be at least 1, len at least 0, and seed in 0 to 2147483647")
-    args.itr = None if args.itr == -1 else args.itr
-    return args
+    number = args.num_envs or config.get("num_test_envs") or together
+    if args.num_envs is None and together:
+        number = min(args.episodes, number)
+        check_workers(Path(args.path), number, f"--num_envs {number}, or give fewer")
+    return {**how, "num_envs": number}
 
 
 def open_window(env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequence | None = None) -> VecEnv | None:

@@ -13,12 +13,12 @@ from spinup.arguments import check_arguments
 from spinup.compute import mpi
 from spinup.envs import make_envs, saved_wrappers
 from spinup.errors import UserError, printable
+from spinup.experiments import parsers
 from spinup.experiments.cli import convert, parameters
-from spinup.experiments.parsers import changeable_arguments, resume_parser
 from spinup.runs.checkpoint import newest, read_manifest
 from spinup.runs.config import fill_in, imported_by, lost, read_config
 from spinup.runs.logger import Logger
-from spinup.runs.saved import check_size
+from spinup.runs.saved import MANY, check_size, check_workers
 from spinup.runs.sinks import NAMED
 from spinup.system.terminal import say
 
@@ -68,6 +68,10 @@ def resume(
     arguments["epochs"] = config.get("epochs") if epochs is None else epochs
     check_arguments(algorithm.arguments, {**arguments, "logger_kwargs": {"resume": True}})
     check_progress(folder, arguments)
+    if arguments["vectorization"] == "async" and "vectorization" not in changes:
+        how = "--vectorization async, or step them in one process with --vectorization sync"
+        largest = max(arguments["num_envs"], arguments.get("num_test_envs") or 0)
+        check_workers(folder, largest * mpi.num_procs(), how)
     del arguments["actor_critic"]
     if actor_critic is not None:
         arguments["actor_critic"] = actor_critic
@@ -179,8 +183,7 @@ def find_algorithm(folder: Path, config: dict) -> Algorithm:
 
 def main(argv: Sequence[str]) -> None:
     """The command: on as many MPI processes as the run had."""
-    changeable = changeable_arguments()
-    args = resume_parser().parse_args(argv)
+    args, changeable = parsers.resume(argv)
     folder, config = read_config(args.path)
     algorithm = find_algorithm(folder, config)
     known = parameters(algorithm.arguments.values())
@@ -190,7 +193,7 @@ def main(argv: Sequence[str]) -> None:
     processes = record.get("processes", 1) if isinstance(record, dict) else 1
     if not isinstance(processes, int) or processes < 1:
         raise UserError(f"{folder / 'config.json'}: processes is {processes!r:.80}; it must be an int from 1")
-    if not mpi.launched() and processes > 4 * (os.cpu_count() or 1):  # a stranger's folder could ask for any number
+    if not mpi.launched() and processes > MANY:  # a stranger's folder could ask for any number
         how = f"mpiexec -n {processes} python -m spinup.run resume ..."
         raise UserError(f"{folder} asks for {processes} processes, many more than there are cores; start it by {how}")
     check_copies(folder, {**config, **changes})
