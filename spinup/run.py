@@ -33,7 +33,6 @@ TOOLS = {
     "probe": "try an algorithm on environments whose right answers are known",
     "test_policy": "play episodes with a trained policy",
 }
-PARSERS = {"resume": parsers.resume_parser, "test_policy": parsers.play_parser}
 USAGE = """\
 spinup: deep RL you can read. Usage: python -m spinup.run COMMAND [flags]
 

@@ -243,16 +243,6 @@ def test_a_folder_in_the_place_of_a_file_stays(run, home, name):
     assert [p for p in run.iterdir() if p.suffix == ".tmp"] == []
 
 
-def test_a_run_folder_that_is_a_link_keeps_what_it_leads_to(run, tmp_path):
-    """A grid begins a run anew if its arguments have changed; another run may be where the link leads."""
-    link = tmp_path / "link"
-    link.symlink_to(run, target_is_directory=True)
-    before = sorted(path.name for path in run.iterdir())
-    with pytest.raises(UserError, match="is a link; what it leads to is not removed"):
-        RunFolder(link).remove_run()
-    assert sorted(path.name for path in run.iterdir()) == before
-
-
 def test_a_config_that_is_a_link_is_replaced(run, home):
     (run / "config.json").rename(home.parent / "config.json")
     before = (home.parent / "config.json").read_bytes()

@@ -170,15 +170,6 @@ def test_arguments_that_stay(tmp_path):
     assert rows(tmp_path / "a") == 4
 
 
-@pytest.mark.parametrize("name", ["num_envs", "num_test_envs"])
-def test_a_folder_that_asks_for_thousands_of_processes_is_refused(tmp_path, name):
-    train("vpg", tmp_path / "a", epochs=1)
-    file = tmp_path / "a" / "config.json"
-    config = json.loads(file.read_text())
-    file.write_text(json.dumps({**config, name: 10_000, "vectorization": "async"}))
-    assert f"asks for 10000 processes ({name}, with" in error_of(main, [str(tmp_path / "a"), "--epochs", "2"])
-
-
 # ---- the end before the last epoch
 
 

@@ -68,10 +68,8 @@ def resume(
     arguments["epochs"] = config.get("epochs") if epochs is None else epochs
     check_arguments(algorithm.arguments, {**arguments, "logger_kwargs": {"resume": True}})
     check_progress(folder, arguments)
-    if arguments["vectorization"] == "async" and "vectorization" not in changes:
-        how = "--vectorization async, or step them in one process with --vectorization sync"
-        largest = max(arguments["num_envs"], arguments.get("num_test_envs") or 0)
-        check_workers(folder, largest * mpi.num_procs(), how)
+    if "vectorization" not in changes:
+        check_copies(folder, arguments)
     del arguments["actor_critic"]
     if actor_critic is not None:
         arguments["actor_critic"] = actor_critic
@@ -106,6 +104,14 @@ def check_changes(algorithm: Algorithm, changes: dict) -> None:
         if name not in algorithm.changeable:
             may = ", ".join(algorithm.changeable)
             raise UserError(f"{name} cannot be changed in a run of {algorithm.name} that is resumed; these can: {may}")
+
+
+def check_copies(folder: Path, arguments: Mapping) -> None:
+    """Raise UserError if the folder, perhaps a stranger's, asks for many more environments' processes than cores."""
+    if arguments["vectorization"] == "async":
+        how = "--vectorization async, or step them in one process with --vectorization sync"
+        largest = max(arguments["num_envs"], arguments.get("num_test_envs") or 0)
+        check_workers(folder, largest * mpi.num_procs(), how)
 
 
 def only_known(folder: Path, name: str, entries: Any, known: Mapping[str, type | None]) -> dict:
@@ -196,18 +202,5 @@ def main(argv: Sequence[str]) -> None:
     if not mpi.launched() and processes > MANY:  # a stranger's folder could ask for any number
         how = f"mpiexec -n {processes} python -m spinup.run resume ..."
         raise UserError(f"{folder} asks for {processes} processes, many more than there are cores; start it by {how}")
-    check_copies(folder, {**config, **changes})
     mpi.mpi_fork(processes)
     resume(folder, args.epochs, env_fn=args.env, wrappers=args.wrapper, **changes)
-
-
-def check_copies(folder: Path, config: dict) -> None:
-    """Raise UserError if the folder, perhaps a stranger's, asks for many more environments' processes than cores."""
-    most = 4 * (os.cpu_count() or 1)
-    for name in ("num_envs", "num_test_envs"):
-        number = config.get(name)
-        if config.get("vectorization") == "async" and isinstance(number, int) and number > most:
-            raise UserError(
-                f"{folder} asks for {number} processes ({name}, with vectorization 'async'), many more than there are "
-                "cores; --vectorization sync has its environments in one process, and spinup.resume(folder) starts them"
-            )
