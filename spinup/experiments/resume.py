@@ -79,9 +79,7 @@ def resume(
         only_known(folder, "ac_kwargs", config["ac_kwargs"], network_kwargs)
     if actor_critic is None:
         check_networks(folder, config, arguments["env_fn"], arguments["wrappers"])
-    before = logger_kwargs.get("sinks") or ()
-    before = before.split(",") if isinstance(before, str) else before
-    logger_kwargs["sinks"] = [sink for sink in before if sink in NAMED] + list(sinks)
+    logger_kwargs["sinks"] = [*named_sinks(logger_kwargs.get("sinks") or ()), *sinks]
     tell_origin(folder, config, arguments)
     logger_kwargs |= {"output_dir": str(folder), "exp_name": str(config.get("exp_name", folder.name)), "resume": True}
     return function(**{**arguments, "logger_kwargs": logger_kwargs})
@@ -104,6 +102,11 @@ def check_changes(algorithm: Algorithm, changes: dict) -> None:
         if name not in algorithm.changeable:
             may = ", ".join(algorithm.changeable)
             raise UserError(f"{name} cannot be changed in a run of {algorithm.name} that is resumed; these can: {may}")
+
+
+def named_sinks(sinks: str | Sequence) -> list[str]:
+    """Those of a run's sinks that have a name; config.json can only mention objects."""
+    return [sink for sink in (sinks.split(",") if isinstance(sinks, str) else sinks) if sink in NAMED]
 
 
 def check_copies(folder: Path, arguments: Mapping) -> None:
