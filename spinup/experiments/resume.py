@@ -68,10 +68,8 @@ def resume(
     arguments["epochs"] = config.get("epochs") if epochs is None else epochs
     check_arguments(algorithm.arguments, {**arguments, "logger_kwargs": {"resume": True}})
     check_progress(folder, arguments)
-    if arguments["vectorization"] == "async" and "vectorization" not in changes:
-        how = "--vectorization async, or step them in one process with --vectorization sync"
-        largest = max(arguments["num_envs"], arguments.get("num_test_envs") or 0)
-        check_workers(folder, largest * mpi.num_procs(), how)
+    if "vectorization" not in changes:
+        check_copies(folder, arguments)
     del arguments["actor_critic"]
     if actor_critic is not None:
         arguments["actor_critic"] = actor_critic
@@ -81,9 +79,7 @@ def resume(
         only_known(folder, "ac_kwargs", config["ac_kwargs"], network_kwargs)
     if actor_critic is None:
         check_networks(folder, config, arguments["env_fn"], arguments["wrappers"])
-    before = logger_kwargs.get("sinks") or ()
-    before = before.split(",") if isinstance(before, str) else before
-    logger_kwargs["sinks"] = [sink for sink in before if sink in NAMED] + list(sinks)
+    logger_kwargs["sinks"] = [*named_sinks(logger_kwargs.get("sinks") or ()), *sinks]
     tell_origin(folder, config, arguments)
     logger_kwargs |= {"output_dir": str(folder), "exp_name": str(config.get("exp_name", folder.name)), "resume": True}
     return function(**{**arguments, "logger_kwargs": logger_kwargs})
@@ -106,6 +102,19 @@ def check_changes(algorithm: Algorithm, changes: dict) -> None:
         if name not in algorithm.changeable:
             may = ", ".join(algorithm.changeable)
             raise UserError(f"{name} cannot be changed in a run of {algorithm.name} that is resumed; these can: {may}")
+
+
+def named_sinks(sinks: str | Sequence) -> list[str]:
+    """Those of a run's sinks that have a name; config.json can only mention objects."""
+    return [sink for sink in (sinks.split(",") if isinstance(sinks, str) else sinks) if sink in NAMED]
+
+
+def check_copies(folder: Path, arguments: Mapping) -> None:
+    """Raise UserError if the folder, perhaps a stranger's, asks for many more environments' processes than cores."""
+    if arguments["vectorization"] == "async":
+        how = "--vectorization async, or step them in one process with --vectorization sync"
+        largest = max(arguments["num_envs"], arguments.get("num_test_envs") or 0)
+        check_workers(folder, largest * mpi.num_procs(), how)
 
 
 def only_known(folder: Path, name: str, entries: Any, known: Mapping[str, type | None]) -> dict:

@@ -264,8 +264,8 @@ def began(config: Path) -> tuple[float, int]:
     """When a config.json says that its run began, in seconds since 1970; of the same second the one written last."""
     try:
         started = json.loads(read_text(config, LONGEST_CONFIG))["run"]["started"]
-        seconds = datetime.datetime.strptime(started, "%Y-%m-%dT%H:%M:%S%z").timestamp()
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        seconds = datetime.datetime.fromisoformat(started).timestamp()
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         seconds = 0.0
     return seconds, config.stat().st_mtime_ns
 

@@ -172,7 +172,7 @@ class Logger:
         history["resumed"] = [*resumed, now()]
         plain = (bool, int, float, str, type(None))
         names = [k for k, value in before.items() if k in content and k != "run" and isinstance(value, plain)]
-        changed = {k: [before[k], content[k]] for k in names if before[k] != content[k]}
+        changed = convert_json({k: [before[k], content[k]] for k in names if before[k] != content[k]})
         entries = [*changes, *([{"time": now(), **changed}] if changed else [])]
         return {**history, "changed": entries} if entries else history
 

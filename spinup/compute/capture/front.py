@@ -213,6 +213,7 @@ def import_dynamo():
         sys.modules["triton"] = None
     try:
         dynamo = importlib.import_module("torch._dynamo")
+        importlib.import_module("torch._dynamo.repro.after_dynamo")  # which torch.compile imports when it is called
     finally:
         if hide:
             del sys.modules["triton"]
