@@ -3,8 +3,8 @@
     python benchmarks/same_runs.py OLD NEW [--only ppo]
 
 OLD and NEW are checkouts of this repository, and this Python has what both need. Each short run below is done with
-both: every algorithm and preset, block-sparse layers, several MPI processes, images, a resume. Prints a line per run
-and exits with 1 for the first column that differs.
+both: the six algorithms that earlier trees have too, by their defaults and presets, with block-sparse layers and in two
+MPI processes. Prints a line per run, with the first cell that differs, and exits with 1 if there is any.
 """
 
 import argparse

@@ -764,7 +764,7 @@ def make_envs(
     """N copies of an environment, seeded seed, seed + 1, ...
 
     vectorization: "sync" steps them in turn; "async" each in a process of its own, which pays for slow simulators.
-    wrappers: as in `make_env`; reseed, log_info: see spinup.algos
+    wrappers: as in `make_env`; reseed, log_info: see spinup.arguments
 
     Raises UserError as `make_env` does, and where two copies are the same object.
     """

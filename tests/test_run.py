@@ -538,16 +538,6 @@ def test_a_short_run(algo, data_dir, capsys):
     assert f"test_policy {folder}" in capsys.readouterr().out
 
 
-def test_the_newest_run_is_the_one_that_began_last(tmp_path):
-    """Whatever touched the files since."""
-    for i, (name, began) in enumerate({"x_s0": "2026-01-02", "x_s0-2": "2026-01-03", "x_s0-3": "2026-01-01"}.items()):
-        (tmp_path / name).mkdir()
-        file = tmp_path / name / "config.json"
-        file.write_text(json.dumps({"run": {"started": began}}))
-        os.utime(file, (i, i))
-    assert run.newest(tmp_path / "x_s0").name == "x_s0-2"
-
-
 # ---- processes
 
 

@@ -8,7 +8,7 @@ called as actor_critic(observation_space, action_space, normalize_obs=..., **ac_
 
     actor, critic   modules without common parameters; each has its own optimizer
     pi(o)           the policy at o, (..., *obs_shape): an object with log_prob(a), sample(), mode(), entropy(),
-                    kl(other) and detach(), as Gaussian below
+                    kl(other) and detach(), such as Gaussian
     v(o)            the value of o, shape (...)
     act(o, deterministic=False)     actions for numpy observations, as numpy, for the environment
     obs_norm        a RunningNorm, or a NoNorm; pi and v pass their observations through it
@@ -16,8 +16,8 @@ called as actor_critic(observation_space, action_space, normalize_obs=..., **ac_
 For DDPG, TD3 and SAC it is called as actor_critic(observation_space, action_space, **ac_kwargs) and must have
 
     actor           a module without parameters of the critic's: actor(o) is the action, (..., *act_shape), for DDPG
-                    and TD3, and for SAC the policy, as SquashedGaussian or Categorical below
-    critic          a list of n action-value functions as one module, as QFunctions below: critic(o, a) is all their
+                    and TD3, and for SAC the policy, such as SquashedGaussian or Categorical
+    critic          a list of n action-value functions as one module, such as QFunctions: critic(o, a) is all their
                     values, (n, ...), critic[0](o, a) those of the first, (...); with Discrete actions critic(o) is
                     also the values of all K actions, (n, ..., K)
     act(o, deterministic=False)     as above

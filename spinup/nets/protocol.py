@@ -16,7 +16,7 @@ NEEDED = "; spinup.nets says at its top what is needed"
 
 @torch.no_grad()
 def check_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_space: spaces.Space) -> None:
-    """Try VPG's, TRPO's and PPO's protocol, at the top of this file, on three observations.
+    """Try VPG's, TRPO's and PPO's protocol, described in spinup.nets, on three observations.
 
     Raises UserError with the first thing amiss.
     """
