@@ -159,7 +159,7 @@ CheckpointFreq = Annotated[
     "epochs between checkpoints, from which an interrupted run resumes exactly; 0: only when interrupted",
     CHANGEABLE,
 ]
-LoggerKwargs = Annotated[dict | None, "arguments of EpochLogger, as output_dir, exp_name, quiet, tensorboard"]
+LoggerKwargs = Annotated[dict | None, "arguments of EpochLogger, as output_dir, exp_name, quiet, sinks"]
 
 # ---- learning
 

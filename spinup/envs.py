@@ -315,9 +315,9 @@ def check_actions(algorithm: Algorithm, space: spaces.Space) -> None:
         return
     others = [other for other in map(find, files()) if takes_actions(other, space, bounded)]
     names = " and ".join(filter(None, [", ".join(o.name for o in others[:-1]), *(o.name for o in others[-1:])]))
-    kinds = " or ".join("a bounded Box of actions" if kind == "Box" else f"{kind} ones" for kind in algorithm.actions)
+    kinds = (f"a bounded {kind} of actions" if kind == "Box" else f"{kind} actions" for kind in algorithm.actions)
     if bounded:
-        raise UserError(f"{algorithm.name} needs {kinds}, not {space}; {names} take these")
+        raise UserError(f"{algorithm.name} needs {' or '.join(kinds)}, not {space}; {names} take these")
     raise UserError(
         f"{algorithm.name} needs bounded actions, and these have no bounds: {space}; {names} take them, or give the "
         "environment's Box finite bounds"

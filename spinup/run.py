@@ -21,7 +21,7 @@ from typing import Any
 from spinup import __version__
 from spinup.algorithm import Algorithm, files, find
 from spinup.errors import Fault, UserError, closest, printable
-from spinup.experiments import cli, source
+from spinup.experiments import cli, parsers, source
 from spinup.experiments.cli import Parameter
 from spinup.experiments.source import Description
 from spinup.system.terminal import protect_streams, undelivered
@@ -95,7 +95,15 @@ SPECIAL = {  # of the command, not of the algorithm; one value each
     "jobs": Parameter("jobs", INT | STR, 1, "runs of a grid at a time, a process each; auto: one per physical core"),
     "executor": Parameter("executor", STR, "process", "where a grid's runs go: process, or ray for a cluster"),
     "preset": Parameter("preset", STR, None, "a set of other defaults", sample="spinningup"),
-    "tensorboard": Parameter("tensorboard", BOOL, False, "write TensorBoard files too"),
+    "sinks": Parameter(
+        "sinks",
+        frozenset({list, str}),
+        None,
+        "where the table's rows go as well: tensorboard, wandb, trackio, or several as wandb,trackio",
+        item=str,
+        sample="tensorboard",
+    ),
+    "tensorboard": Parameter("tensorboard", BOOL, False, "short for --sinks tensorboard"),
     "quiet": Parameter("quiet", BOOL, False, "print only warnings and errors"),
     "l": Parameter("l", INT, 2, "number of hidden layers, where --hid is a width"),
 }
@@ -201,6 +209,8 @@ def dispatch(words: list[str]) -> int:
         print(USAGE.format(commands="\n".join(f"  {name:<12} {line}" for name, line in commands().items())))
     elif command == "--version":
         print(__version__)
+    elif command in ("resume", "test_policy") and {"-h", "--help"} & set(rest):
+        getattr(parsers, command)(["--help"])
     elif command == "resume":
         importlib.import_module("spinup.experiments.resume").main(rest)
     elif command == "plot":
@@ -346,7 +356,7 @@ def train(algo: str, words: list[str]) -> int:
         num_cpu=given.get("num_cpu", 1),
         data_dir=given.get("data_dir"),
         datestamp=given.get("datestamp", False),
-        logger_kwargs={name: given[name] for name in ("quiet", "tensorboard") if name in given},
+        logger_kwargs={name: given[name] for name in ("quiet", "tensorboard", "sinks") if name in given},
         jobs=given.get("jobs", 1),
         executor=given.get("executor", "process"),
     )
@@ -469,11 +479,19 @@ def print_next_steps(runs: list, settings: dict[str, list]) -> None:
             print("watch it:  python -m spinup.run test_policy", shlex.join(folders) + allow)
 
 
+def started(config: Path) -> tuple[str, int]:
+    """When the run of a config.json began, as it says, and when the file was written."""
+    from spinup.runs.config import read_config
+
+    record = read_config(config.parent)[1].get("run")
+    return str(record.get("started") if isinstance(record, dict) else ""), config.stat().st_mtime_ns
+
+
 def newest(folder: Path) -> Path:
     """The folder that a run asked for, or the one it got instead (folder-2, ...) because that held a run already."""
     pattern = re.compile(re.escape(folder.name) + r"(-\d+)?")
     runs = [path for path in folder.parent.glob("*/config.json") if pattern.fullmatch(path.parent.name)]
-    return max(runs, key=lambda path: path.stat().st_mtime_ns, default=folder / "config.json").parent
+    return max(runs, key=started, default=folder / "config.json").parent
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from spinup.compute.accel import ALIGNMENT
 from spinup.compute.capture import captured, cuda, front, program, replay
 from spinup.compute.capture.operators import operator
 from spinup.compute.capture.record import tensors_in
-from spinup.compute.optim import Adam
+from spinup.compute.optim import FlatAdam
 from spinup.errors import Fault
 
 SMALL = dict(epochs=2, steps_per_epoch=60, start_steps=10, update_after=10, batch_size=5, replay_size=1000, eval_freq=0)
@@ -209,7 +209,7 @@ def descend(net, optimizer, python=lambda loss: None):
 def make(wrap, python=lambda loss: None, lr=0.1):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 2))
-    optimizer = Adam(net, lr)
+    optimizer = FlatAdam(net, lr)
     update = wrap(descend(net, optimizer, python))
     batches = [(torch.randn(5, 3), torch.randn(5, 2)) for _ in range(40)]
     return net, optimizer, update, batches
@@ -881,7 +881,7 @@ def test_updates_on_a_gpu_are_one_graph(monkeypatch):
     monkeypatch.setattr(cuda.CudaGraph, "replay", lambda self: (replays.append(1), replay_graph(self)))
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).cuda()
-    update = captured()(descend(net, Adam(net, 0.01)))
+    update = captured()(descend(net, FlatAdam(net, 0.01)))
     batches = [(torch.randn(5, 3).cuda(), torch.randn(5, 2).cuda()) for _ in range(40)]
     losses = [update(batch)["Loss"].item() for batch in batches]
     assert len(replays) == 40 - 1 - cuda.WARM_UP

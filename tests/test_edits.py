@@ -172,7 +172,7 @@ EDITS = {
         }
     ),
     "a hook on the loss": Edit({PI: "loss.register_hook(lambda grad: grad * 2)"}, PYTHON, lines=2),  # update_v's too
-    "a new optimizer": Edit({EPOCH: "if epoch == 3:\n    vf_optimizer = Adam(ac.critic, vf_lr, 0.01)"}),
+    "a new optimizer": Edit({EPOCH: "if epoch == 3:\n    vf_optimizer = FlatAdam(ac.critic, vf_lr, 0.01)"}),
     "another activation": Edit({EPOCH: "if epoch == 3:\n    ac.critic[1][1] = nn.ReLU()"}),
     "weights in other memory": Edit(
         {EPOCH: "if epoch == 3:\n    for p in ac.critic.parameters():\n        p.data = p.data.clone()"}

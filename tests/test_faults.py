@@ -22,7 +22,7 @@ from test_resume import Ended, table, train
 
 import spinup
 from spinup.algos.ppo import ALGORITHM
-from spinup.compute.optim import Adam
+from spinup.compute.optim import FlatAdam
 from spinup.envs import make_envs
 from spinup.errors import Fault, UserError
 from spinup.nets import ActorCritic
@@ -272,7 +272,7 @@ def test_the_command_line_tells_the_cause_and_then_one_line(tmp_path, monkeypatc
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_before_the_step(bad):
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
-    optimizer = Adam(module, 1e-2)
+    optimizer = FlatAdam(module, 1e-2)
     optimizer.minimize(module(torch.ones(3, 2)).square().mean())
     before = optimizer.flat.clone()
     with pytest.raises(
@@ -284,7 +284,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(bad):
 
 def test_a_gradient_that_is_not_finite_is_named_in_the_next_step():
     module = torch.nn.Linear(2, 1)
-    optimizer = Adam(module, 1e-2)
+    optimizer = FlatAdam(module, 1e-2)
     optimizer.minimize(
         module(torch.zeros(3, 2)).square().sum() + module.weight.mul(0).pow(0.5).sum()
     )  # slope of a root

@@ -202,6 +202,37 @@ def test_without_descriptors_of_folders_links_are_not_followed_either(run, home,
     assert untouched(home)
 
 
+@pytest.mark.parametrize("descriptors", [files.DESCRIPTORS, False])
+def test_a_linked_run_is_not_removed(run, tmp_path, descriptors, monkeypatch):
+    monkeypatch.setattr(files, "DESCRIPTORS", descriptors)
+    link = tmp_path / "link"
+    link.symlink_to(run)
+    before = sorted(path.relative_to(run) for path in run.rglob("*"))
+    with pytest.raises(UserError, match=f"{link} is a link.*remove that folder's files yourself, or the link"):
+        RunFolder(link).remove_run()
+    assert sorted(path.relative_to(run) for path in run.rglob("*")) == before
+    spinup.resume(link, epochs=3)
+    assert rows(run) == ["1", "2", "3"]
+
+
+def test_a_run_that_becomes_a_link_is_not_removed(run, tmp_path, monkeypatch):
+    """The folder may be exchanged for a link after it was looked at."""
+    kept = sorted(path.name for path in run.iterdir())
+    folder, is_link = RunFolder(tmp_path / "link"), RunFolder.is_link
+    folder.path.mkdir()
+
+    def exchange(self):
+        found = is_link(self)
+        if self is folder and not found:
+            folder.path.rmdir()
+            folder.path.symlink_to(run)
+        return found
+
+    monkeypatch.setattr(RunFolder, "is_link", exchange)
+    folder.remove_run()
+    assert sorted(path.name for path in run.iterdir()) == kept
+
+
 @pytest.mark.parametrize("name", ["progress.txt", "model.pt"])
 def test_a_folder_in_the_place_of_a_file_stays(run, home, name):
     (run / name).unlink()
@@ -556,6 +587,47 @@ def test_resume_starts_no_crowd_of_processes(run, capsys):
     with pytest.raises(SystemExit):
         main(["resume", str(run), "--epochs", "3"])
     assert "asks for 100000 processes, many more than there are cores" in capsys.readouterr().err
+
+
+@pytest.fixture
+def no_workers(monkeypatch):
+    """Making a process for an environment fails the test."""
+    monkeypatch.setattr("spinup.envs.Workers.__init__", lambda *args, **kwargs: pytest.fail("processes were started"))
+
+
+@pytest.mark.parametrize("name", ["num_envs", "num_test_envs"])
+def test_resume_starts_no_crowd_of_environments(run, name, no_workers, capsys):
+    configure(run, vectorization="async", num_test_episodes=10_000, **{name: 10_000})
+    with pytest.raises(SystemExit):
+        main(["resume", str(run), "--epochs", "3"])
+    assert capsys.readouterr().err.endswith(
+        f"{run} asks for 10000 environments with a process each, many more than there are cores; "
+        "allow it with --vectorization async, or step them in one process with --vectorization sync\n"
+    )
+    if name == "num_test_envs":
+        main(["resume", str(run), "--epochs", "3", "--vectorization", "sync"])
+        assert rows(run) == ["1", "2", "3"]
+
+
+def test_environments_of_each_mpi_process_count(run, no_workers, monkeypatch):
+    configure(run, vectorization="async", num_envs=(os.cpu_count() or 1) * 2)
+    monkeypatch.setattr("spinup.compute.mpi.num_procs", lambda: 3)
+    with pytest.raises(UserError, match=f"asks for {(os.cpu_count() or 1) * 6} environments"):
+        spinup.resume(run, epochs=3)
+
+
+@pytest.mark.parametrize("name", ["num_envs", "num_test_envs"])
+def test_test_policy_starts_no_crowd_of_environments(run, name, no_workers, capsys):
+    configure(run, vectorization="async", **{name: 10_000})
+    words = ["test_policy", str(run), "-nr", "--len", "5", "-n"]
+    with pytest.raises(SystemExit):
+        main([*words, "10000"])
+    err = capsys.readouterr().err
+    assert err.endswith("many more than there are cores; allow it with --num_envs 10000, or give fewer\n")
+    with pytest.raises(pytest.fail.Exception, match="processes were started"):  # as allowed
+        main([*words, "10000", "--num_envs", "10000"])
+    with pytest.raises(pytest.fail.Exception, match="processes were started"):  # no more than episodes
+        main([*words, "2"])
 
 
 def test_resume_ignores_where_the_folder_says_it_lies(run, tmp_path):

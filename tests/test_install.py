@@ -22,6 +22,8 @@ EXTRAS = {
     "box2d",
     "atari",
     "tensorboard",
+    "wandb",
+    "trackio",
     "triton",
     "ray",
     "video",

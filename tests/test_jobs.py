@@ -307,6 +307,28 @@ def test_what_a_try_left_is_removed_and_nothing_else(tmp_path, log):
     assert [path.name for path in (folder / "checkpoint").iterdir()] == ["mine"]
 
 
+def test_a_fresh_start_removes_nothing_behind_a_link(tmp_path, log, capfd):
+    """A run's folder that is a link itself: it is trained in, but what it leads to is not cleared for another try."""
+    run_grid(tmp_path, log, seeds=(0, 1), does="raise", jobs=1)
+    folder, scratch = tmp_path / "data" / "g" / "g_s1", tmp_path / "scratch"
+    folder.rename(scratch)
+    folder.symlink_to(scratch)
+    for name in ("progress.txt", "model.pt", "config.json"):
+        (scratch / name).write_text("x")
+    before = {path.name: path.read_bytes() for path in scratch.iterdir() if path.name != ".lock"}
+    for jobs in (1, 2):
+        assert (
+            outcomes(run_grid(tmp_path, log, seeds=(0, 1), jobs=jobs, thunk=leaves, does="raise"))[1] == "wrong input"
+        )
+        assert {name: (scratch / name).read_bytes() for name in before} == before
+        assert "Traceback" not in capfd.readouterr().err.partition("is a link")[2]
+    shutil.rmtree(scratch)
+    scratch.mkdir()
+    assert outcomes(run_grid(tmp_path, log, seeds=(0, 1), jobs=1, thunk=leaves, does="raise"))[1] == "done"
+    assert folder.is_symlink()
+    assert json.loads((scratch / "status.json").read_text())["outcome"] == "done"
+
+
 def leaves(seed, logger_kwargs, **arguments):
     """A run that writes nothing."""
 

@@ -192,7 +192,7 @@ import torch
 
 from spinup.buffers import normalize
 from spinup.nets import RunningNorm
-from spinup.compute.optim import Adam
+from spinup.compute.optim import FlatAdam
 
 
 
@@ -245,7 +245,7 @@ twin = torch.nn.Linear(2, 1).double()
 mpi.sync_params(twin)
 before = torch.nn.utils.parameters_to_vector(twin.parameters()).detach().clone()
 data = torch.randn(8, 2, generator=torch.Generator().manual_seed(0)).double()
-Adam(twin, 0.1, max_grad_norm=0.01).minimize(twin(data[4 * rank :][:4]).square().mean())
+FlatAdam(twin, 0.1, max_grad_norm=0.01).minimize(twin(data[4 * rank :][:4]).square().mean())
 after = torch.nn.utils.parameters_to_vector(twin.parameters()).detach()
 torch.nn.utils.vector_to_parameters(before, twin.parameters())
 whole = torch.optim.Adam(twin.parameters(), 0.1)

@@ -1288,7 +1288,7 @@ def test_q_check_names_a_missing_module(protocol, attribute):
     delattr(ac, attribute)
     assert f"OwnQ has no '{attribute}'; spinup.nets says" in q_error_of(ac, protocol)
     setattr(ac, attribute, None)
-    assert f"'{attribute}' is no torch.nn.Module" in q_error_of(ac, protocol)
+    assert f"'{attribute}' is not a torch.nn.Module" in q_error_of(ac, protocol)
 
 
 def test_q_check_names_a_missing_act_and_one_without_deterministic():

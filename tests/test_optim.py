@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from spinup.compute.optim import Adam, flatten, polyak_average
+from spinup.compute.optim import FlatAdam, flatten, polyak_average
 
 
 def net(seed=0):
@@ -38,7 +38,7 @@ def test_first_step_by_hand():
     """Adam's first step has length lr in each coordinate, against the gradient's sign."""
     module = nn.Linear(2, 1, bias=False).double()
     nn.init.zeros_(module.weight)
-    optimizer = Adam(module, lr=0.1, eps=0.0)
+    optimizer = FlatAdam(module, lr=0.1, eps=0.0)
     optimizer.minimize(module(torch.tensor([[3.0, -0.5]], dtype=torch.float64)).sum())
     assert module.weight.tolist() == [pytest.approx([-0.1, 0.1], rel=1e-12)]
     # a second gradient of (-3, -0.5): m = (0.9 * 0.3 - 0.3, -0.095) / 0.19, v = 9 and 0.25 after correction
@@ -52,7 +52,7 @@ def test_first_step_by_hand():
 def test_every_step_is_torchs(max_grad_norm, betas, eps):
     module = net()
     twin = copy.deepcopy(module)
-    ours = Adam(module, 1e-2, max_grad_norm, betas, eps)
+    ours = FlatAdam(module, 1e-2, max_grad_norm, betas, eps)
     theirs = torch.optim.Adam(twin.parameters(), 1e-2, betas, eps)
     for step, loss in enumerate(losses(12)):
         if step == 6:
@@ -71,7 +71,7 @@ def test_every_step_is_torchs(max_grad_norm, betas, eps):
 def test_clipping_by_hand(max_grad_norm, expected):
     """A gradient of (3, 4) over two parameters has length 5."""
     module = nn.Linear(1, 1).double()
-    optimizer = Adam(module, 0.1, max_grad_norm)
+    optimizer = FlatAdam(module, 0.1, max_grad_norm)
     optimizer.minimize(3 * module.weight.sum() + 4 * module.bias.sum())
     length = expected / (5 + 1e-6) if expected == 1 else expected / 5
     assert joined(module, gradients=True).tolist() == pytest.approx([3 * length, 4 * length], rel=1e-12)
@@ -79,7 +79,7 @@ def test_clipping_by_hand(max_grad_norm, expected):
 
 def test_clipping_of_a_zero_gradient_is_zero():
     module = nn.Linear(1, 1).double()
-    optimizer = Adam(module, 0.1, 0.5)
+    optimizer = FlatAdam(module, 0.1, 0.5)
     before = optimizer.flat.detach().clone()
     optimizer.minimize(0 * module.weight.sum())
     assert torch.equal(optimizer.flat.detach(), before)
@@ -87,7 +87,7 @@ def test_clipping_of_a_zero_gradient_is_zero():
 
 def test_gradients_do_not_add_up_over_steps():
     module = nn.Linear(1, 1)
-    optimizer = Adam(module, 0.1)
+    optimizer = FlatAdam(module, 0.1)
     for _ in range(3):
         optimizer.minimize(2 * module.weight.sum())
         assert joined(module, gradients=True).tolist() == [2, 0]  # the bias has no part in the loss
@@ -95,7 +95,7 @@ def test_gradients_do_not_add_up_over_steps():
 
 def test_only_the_modules_own_parameters_get_gradients():
     module, other = nn.Linear(2, 2), nn.Linear(2, 2)
-    optimizer = Adam(module, 0.1)
+    optimizer = FlatAdam(module, 0.1)
     optimizer.minimize(module(other(torch.ones(1, 2))).sum())
     assert other.weight.grad is None
     assert (optimizer.flat.grad != 0).any()
@@ -104,7 +104,7 @@ def test_only_the_modules_own_parameters_get_gradients():
 def test_parameters_stay_views_of_the_flat_tensor():
     module = net()
     twin = copy.deepcopy(module)
-    optimizer = Adam(module, 1e-2)
+    optimizer = FlatAdam(module, 1e-2)
 
     def lies_in(flat, x):
         return x.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr()
@@ -136,13 +136,13 @@ def test_flatten_lays_parameters_in_order_with_gaps_of_zeros():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_parameters_and_gradients_begin_at_multiples_of_64_bytes(dtype):
     module = net().to(dtype)
-    Adam(module, 0.1)
+    FlatAdam(module, 0.1)
     assert all(x.data_ptr() % 64 == 0 for p in module.parameters() for x in (p, p.grad))
 
 
 def test_gaps_stay_zero():
     module = net()
-    optimizer = Adam(module, 1e-2, max_grad_norm=0.5)
+    optimizer = FlatAdam(module, 1e-2, max_grad_norm=0.5)
     for loss in losses(5):
         optimizer.minimize(loss(module))
     total = sum(p.numel() for p in module.parameters())
@@ -153,7 +153,7 @@ def test_gaps_stay_zero():
 def test_states_have_no_gaps():
     """Checkpoints hold one number for each parameter, as those did that were written before there were gaps."""
     module, other = net(), net()
-    optimizer, twin = Adam(module, 1e-2), Adam(other, 1e-2)
+    optimizer, twin = FlatAdam(module, 1e-2), FlatAdam(other, 1e-2)
     *before, last = losses(4)
     for loss in before:
         optimizer.minimize(loss(module))
@@ -169,7 +169,7 @@ def test_states_have_no_gaps():
 def test_training_after_a_state_is_loaded():
     """The steps after load_state_dict start from what was loaded."""
     module, twin = net(), net(seed=7)
-    optimizer = Adam(module, 1e-2)
+    optimizer = FlatAdam(module, 1e-2)
     module.load_state_dict(twin.state_dict())
     theirs = torch.optim.Adam(twin.parameters(), 1e-2)
     for loss in losses(3):
@@ -183,8 +183,8 @@ def test_training_after_a_state_is_loaded():
 def test_step_moves_by_the_gradient_that_is_there():
     module, twin = net(), net()
     (loss,) = losses(1)
-    Adam(twin, 1e-2).minimize(loss(twin))
-    optimizer = Adam(module, 1e-2)
+    FlatAdam(twin, 1e-2).minimize(loss(twin))
+    optimizer = FlatAdam(module, 1e-2)
     loss(module).backward()
     optimizer.step()
     assert_same(module, twin)
@@ -193,7 +193,7 @@ def test_step_moves_by_the_gradient_that_is_there():
 def test_many_steps_in_float32_stay_near_torchs():
     module = net().float()
     twin = copy.deepcopy(module)
-    ours, theirs = Adam(module, 1e-3, 0.5), torch.optim.Adam(twin.parameters(), 1e-3)
+    ours, theirs = FlatAdam(module, 1e-3, 0.5), torch.optim.Adam(twin.parameters(), 1e-3)
     x, y = torch.randn(16, 1, 5, 5), torch.randn(16, 1)
     for _ in range(50):
         ours.minimize((module(x) - y).square().mean())
@@ -206,7 +206,7 @@ def test_many_steps_in_float32_stay_near_torchs():
 
 def test_it_minimizes():
     module = nn.Linear(2, 1, bias=False).double()
-    optimizer = Adam(module, 0.05, max_grad_norm=1.0)
+    optimizer = FlatAdam(module, 0.05, max_grad_norm=1.0)
     target = torch.tensor([[2.0, -1.0]], dtype=torch.float64)
     for step in range(600):
         optimizer.lr = 0.05 * (1 - step / 600)
@@ -228,7 +228,7 @@ def test_polyak_average_by_hand():
 def test_polyak_average_moves_every_parameter_of_a_module():
     module, other = net(0), net(1)
     expected = [0.9 * p + 0.1 * q for p, q in zip(module.parameters(), other.parameters(), strict=True)]
-    target, source = flatten(module), Adam(other, 0.1).flat
+    target, source = flatten(module), FlatAdam(other, 0.1).flat
     polyak_average(target, source, 0.9)
     for p, q in zip(module.parameters(), expected, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
@@ -240,7 +240,7 @@ def test_polyak_average_moves_every_parameter_of_a_module():
 def test_minimize_steps_its_own_parameters_alone():
     """In a chain of two modules; neither the other's gradients nor the loss's graph are touched more than once."""
     first, second = net(0), nn.Linear(1, 1).double()
-    one, two = Adam(first, 0.1), Adam(second, 0.1)
+    one, two = FlatAdam(first, 0.1), FlatAdam(second, 0.1)
     before = [p.detach().clone() for p in first.parameters()]
     x = torch.randn(3, 1, 5, 5, dtype=torch.float64)
     two.minimize(second(first(x)).sum())
@@ -255,7 +255,7 @@ def test_minimize_steps_its_own_parameters_alone():
 def test_subnormal_moments_are_zero_and_only_within_adam():
     """What a gradient that stays 0 leaves of its mean: 0.9^900 is below the smallest normal number."""
     module = nn.Linear(4, 3)
-    optimizer = Adam(module, 1e-2)
+    optimizer = FlatAdam(module, 1e-2)
     optimizer.grad.fill_(1.0)
     optimizer.step()
     optimizer.grad.zero_()
@@ -268,3 +268,44 @@ def test_subnormal_moments_are_zero_and_only_within_adam():
     assert lengths[0] == pytest.approx(0.09)
     assert lengths[-1] == 0
     assert (torch.tensor([1e-40]) * 1).item() > 0  # elsewhere they count
+
+
+# ---- as a torch optimizer
+
+
+@pytest.mark.parametrize("none", [False, True])
+@pytest.mark.parametrize("max_grad_norm", [None, 0.1])
+def test_zero_grad_backward_and_step_do_what_minimize_does(none, max_grad_norm):
+    """none: other code sets p.grad to None, as torch's own zero_grad does."""
+    torch.manual_seed(0)
+    first = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
+    second = copy.deepcopy(first)
+    one, two = FlatAdam(first, 1e-2, max_grad_norm), FlatAdam(second, 1e-2, max_grad_norm)
+    for _ in range(3):
+        x = torch.randn(4, 3)
+        one.minimize(first(x).square().mean())
+        second.zero_grad(set_to_none=True) if none else two.zero_grad()
+        second(x).square().mean().backward()
+        two.step()
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_gradients_accumulate_until_zero_grad():
+    module = torch.nn.Linear(2, 1, bias=False)
+    optimizer, x = FlatAdam(module, 0.1), torch.ones(1, 2)
+    for times in (1, 2):
+        module(x).sum().backward()
+        assert module.weight.grad.tolist() == [[times, times]]
+    optimizer.zero_grad()
+    assert module.weight.grad.tolist() == [[0, 0]]
+
+
+def test_hooks_are_called_around_each_step():
+    module = torch.nn.Linear(2, 1, bias=False)
+    optimizer, called = FlatAdam(module, 0.1), []
+    before = module.weight.detach().clone()
+    optimizer.before_step.append(lambda o: (called.append(torch.equal(module.weight, before)), o.grad.neg_()))
+    optimizer.after_step.append(lambda o: called.append(torch.equal(module.weight, before)))
+    optimizer.minimize(module(torch.ones(1, 2)).sum())
+    assert called == [True, False]
+    torch.testing.assert_close(module.weight.detach(), before + 0.1, rtol=0, atol=1e-6)  # uphill: the hook's sign

@@ -215,13 +215,13 @@ def test_first_epoch(monkeypatch, tmp_path, action_space, normalize_adv):
 
 def steps_of(monkeypatch) -> list[tuple[int, float]]:
     """The optimizer (its id) and the learning rate of each step that is taken from now on."""
-    steps, minimize = [], module.Adam.minimize
+    steps, minimize = [], module.FlatAdam.minimize
 
     def recorded(self, loss):
         steps.append((id(self), self.lr))
         minimize(self, loss)
 
-    monkeypatch.setattr(module.Adam, "minimize", recorded)
+    monkeypatch.setattr(module.FlatAdam, "minimize", recorded)
     return steps
 
 
@@ -313,14 +313,14 @@ def test_vf_clip_holds_values_back(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("max_grad_norm", [0.5, None, 1e-3])
 def test_max_grad_norm_reaches_both_optimizers(monkeypatch, tmp_path, max_grad_norm):
-    norms, adam = [], module.Adam
+    norms, adam = [], module.FlatAdam
 
     class Recorder(adam):
         def __init__(self, net, lr, max_grad_norm=None):
             norms.append(max_grad_norm)
             super().__init__(net, lr, max_grad_norm)
 
-    monkeypatch.setattr(module, "Adam", Recorder)
+    monkeypatch.setattr(module, "FlatAdam", Recorder)
     train("ppo", ByBoth, tmp_path, **SMALL, max_grad_norm=max_grad_norm)
     assert norms == [max_grad_norm] * 2
 

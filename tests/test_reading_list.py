@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from spinup.run import algorithms
+from spinup.algorithm import files
 
 DOCS = Path(__file__).parents[1] / "docs"
 SPEC = importlib.util.spec_from_file_location("reading_list", DOCS / "reading_list.py")
@@ -125,7 +125,7 @@ def test_pictures_are_whole():
         assert root.get("viewBox")
     kinds = (DOCS / "introduction" / "img" / "kinds.svg").read_text(encoding="utf-8")
     ours = ", ".join(re.findall(r'class="ours">([^<]*)<', kinds))
-    assert {algo.upper() for algo in algorithms()} <= set(ours.split(", "))
+    assert {algo.upper() for algo in files()} <= set(ours.split(", "))
 
 
 def test_proofs_name_tests_that_exist():
@@ -150,7 +150,7 @@ def test_equation_labels_are_unique_and_known():
 TEACHING = [
     *sorted((DOCS / "introduction").glob("*-*.md")),
     DOCS / "introduction" / "proofs.md",
-    *(DOCS / "algorithms" / f"{algo}.md" for algo in sorted(algorithms())),
+    *(DOCS / "algorithms" / f"{algo}.md" for algo in sorted(files())),
 ]
 PLAIN = [
     *DOCS.glob("*/*.md"),

@@ -507,7 +507,7 @@ def test_every_flag_has_help_and_takes_its_own_default(algo):
         if parameter.default is not None:
             assert cli.show(cli.convert(cli.show(parameter.default), parameter, name)) == cli.show(parameter.default)
     for preset in presets.values():
-        assert set(run.flatten(preset)) <= set(flags)
+        assert {name for name in run.flatten(preset) if not name.startswith("env_kwargs:")} <= set(flags)
     assert all(alias == "s" or name in flags for alias, name in run.ALIASES.items())
 
 
@@ -520,18 +520,32 @@ def test_help_has_one_sentence_and_no_empty_section(algo):
     assert all(lines[i - 1] == "" and lines[i + 1].startswith("  -") for i in sections)
 
 
+ENVS = {"dqn": "CartPole-v1"}  # of algorithms that take no Box of actions
+
+
 @pytest.mark.parametrize("algo", algorithm.files())
 def test_a_short_run(algo, data_dir, capsys):
-    words = "--env Pendulum-v1 --epochs 1 --steps 32 --num_envs 2 --hid 8 --act relu --max_ep_len 10 -s 3"
-    run.main([algo, *words.split(), "--preset", "spinningup"])
+    env, presets = ENVS.get(algo, "Pendulum-v1"), algorithm.find(algo).presets
+    words = f"--env {env} --epochs 1 --steps 32 --num_envs 2 --hid 8 --act relu --max_ep_len 10 -s 3"
+    run.main([algo, *words.split(), *(["--preset", "spinningup"] if "spinningup" in presets else [])])
     folder = data_dir / f"cmd_{algo}" / f"cmd_{algo}_s3"
     config = json.loads((folder / "config.json").read_text())
-    expected = {"env_fn": "Pendulum-v1", "seed": 3, "epochs": 1, "steps_per_epoch": 32, "num_envs": 2}
+    expected = {"env_fn": env, "seed": 3, "epochs": 1, "steps_per_epoch": 32, "num_envs": 2}
     assert {key: config[key] for key in expected} == expected
     assert {"hidden_sizes": [8, 8], "activation": "ReLU"}.items() <= config["ac_kwargs"].items()
     assert len((folder / "progress.txt").read_text().splitlines()) == 2
     assert (folder / "model.pt").exists()
     assert f"test_policy {folder}" in capsys.readouterr().out
+
+
+def test_the_newest_run_is_the_one_that_began_last(tmp_path):
+    """Whatever touched the files since."""
+    for i, (name, began) in enumerate({"x_s0": "2026-01-02", "x_s0-2": "2026-01-03", "x_s0-3": "2026-01-01"}.items()):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "config.json"
+        file.write_text(json.dumps({"run": {"started": began}}))
+        os.utime(file, (i, i))
+    assert run.newest(tmp_path / "x_s0").name == "x_s0-2"
 
 
 # ---- processes
@@ -550,7 +564,7 @@ def test_nothing_is_said_where_nobody_reads(command):
     assert process.returncode == 141
 
 
-@pytest.mark.parametrize("command", ["", *algorithm.files(), "plot", "grid"])
+@pytest.mark.parametrize("command", ["", *algorithm.files(), "plot", "grid", "resume", "test_policy"])
 def test_help_imports_nothing_slow(command):
     code = (
         "import sys; from spinup.run import main\n"

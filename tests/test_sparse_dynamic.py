@@ -180,7 +180,7 @@ def test_adam_and_a_target_network_follow_the_layout(kind):
     """What a dense twin does: Adam on full matrices, whose moments and weights outside the mask are put to 0."""
     net = network(kind)
     target, layer = copy.deepcopy(net), net[2]
-    adam = optim.Adam(net, lr=0.01)
+    adam = optim.FlatAdam(net, lr=0.01)
     target_flat = optim.flatten(target)
     (_, m, v), layouts_seen = adam.evolving[0], []
     for step in range(1, 10):
@@ -211,7 +211,7 @@ def test_gradients_of_other_losses_do_not_count(monkeypatch):
     monkeypatch.setattr(optim.mpi, "average_tensor", lambda t: signals.append(t.clone()) if t.dim() == 2 else None)
     for other in (False, True):
         net, x = network(every=1), torch.linspace(-1, 1, 40).view(8, 5)
-        adam = optim.Adam(net, 0.01)
+        adam = optim.FlatAdam(net, 0.01)
         if other:
             inputs = (100 * x).requires_grad_()
             torch.autograd.grad(net(inputs).sum(), inputs)
@@ -312,7 +312,7 @@ net = nets.mlp([5, 64, 64, 2], "ReLU", {"sparsity": 0.6, "block_size": 16, "sche
 masks = [net[2].layout.mask]
 mpi.sync_params(net)
 masks += [net[2].layout.mask]
-adam = optim.Adam(net, 0.01)
+adam = optim.FlatAdam(net, 0.01)
 for _ in range(4):
     adam.minimize(net(torch.randn(16, 5)).square().sum())
     masks += [net[2].layout.mask]

@@ -162,7 +162,8 @@ def test_arguments_that_stay(tmp_path):
         )
     assert "pi_lr takes a number" in error_of(main, [str(tmp_path / "a"), "--epochs", "5", "--pi_lr", "much"])
     assert "pi_lr is -1" in error_of(spinup.resume, tmp_path / "a", 5, pi_lr=-1)
-    assert "unknown argument '--seed'" in error_of(main, [str(tmp_path / "a"), "--seed", "5"])
+    for flag in ("--seed", "--num_envs"):
+        assert f"{flag[2:]} cannot be changed in a run of vpg" in error_of(main, [str(tmp_path / "a"), flag, "5"])
     assert "q_lr cannot be changed in a run of vpg" in error_of(main, [str(tmp_path / "a"), "--q_lr", "5"])
     assert "ac_kwargs['hidden_sizes'] cannot be changed" in error_of(
         spinup.resume, tmp_path / "a", 5, ac_kwargs=dict(hidden_sizes=[9])

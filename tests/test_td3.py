@@ -102,9 +102,9 @@ def test_first_losses_by_hand(tmp_path):
 def test_policy_steps_are_updates_over_policy_delay(
     monkeypatch, tmp_path, policy_delay, update_every, steps_per_epoch, updates
 ):
-    steps, adams, minimize = [], [], module.Adam.minimize
+    steps, adams, minimize = [], [], module.FlatAdam.minimize
 
-    class Watched(module.Adam):
+    class Watched(module.FlatAdam):
         def __init__(self, net, lr):
             adams.append(self)
             super().__init__(net, lr)
@@ -113,7 +113,7 @@ def test_policy_steps_are_updates_over_policy_delay(
             steps.append(adams.index(self))
             minimize(self, loss)
 
-    monkeypatch.setattr(module, "Adam", Watched)
+    monkeypatch.setattr(module, "FlatAdam", Watched)
     options = {**SMALL, "update_after": 49 + (update_every != 7), "batch_size": 2, "policy_delay": policy_delay}
     options |= dict(update_every=update_every, steps_per_epoch=steps_per_epoch, capture=False)  # to see each call
     replay = Replay(monkeypatch, "td3", Target, tmp_path, **options)

@@ -17,7 +17,7 @@ from spinup import arguments as arg
 from spinup.algorithm import Algorithm
 from spinup.buffers import Batch, ReplayBuffer
 from spinup.compute.capture import captured
-from spinup.compute.optim import Adam, flatten, polyak_average
+from spinup.compute.optim import FlatAdam, flatten, polyak_average
 from spinup.nets import DeterministicActorCritic, NoNorm, check_q_actor_critic
 from spinup.runs.run import Run
 
@@ -93,7 +93,7 @@ def ddpg(
     pi_targ, q_targ = ac_targ.actor, ac_targ.critic[0]
     result = ac_targ if target_policy else ac  # what is tested, saved and returned
     pi_targ_params, q_targ_params = flatten(pi_targ), flatten(q_targ)
-    pi_optimizer, q_optimizer = Adam(pi, pi_lr), Adam(q, q_lr)
+    pi_optimizer, q_optimizer = FlatAdam(pi, pi_lr), FlatAdam(q, q_lr)
     buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
     low, high = envs.action_space.low, envs.action_space.high
     noise = np.zeros((num_envs, *low.shape), np.float32)

@@ -18,7 +18,7 @@ from spinup.algorithm import Algorithm
 from spinup.arguments import CHANGEABLE, Range
 from spinup.buffers import Batch, ReplayBuffer
 from spinup.compute.capture import captured
-from spinup.compute.optim import Adam, flatten, polyak_average
+from spinup.compute.optim import FlatAdam, flatten, polyak_average
 from spinup.nets import NoNorm, QNetwork, check_q_network
 from spinup.runs.run import Run
 
@@ -93,7 +93,7 @@ def dqn(
     run.prepare(net)
     q, q_targ = net.q, copy.deepcopy(net.q)
     q_targ_params = flatten(q_targ)
-    q_optimizer = Adam(q, q_lr, max_grad_norm)
+    q_optimizer = FlatAdam(q, q_lr, max_grad_norm)
     buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
 
     # ---- learn
@@ -108,13 +108,13 @@ def dqn(
         q_values = q(o, a)  # (B,)
         loss_q = q_loss(q_values, y)
         q_optimizer.minimize(loss_q)
-        polyak_average(q_targ_params, q_optimizer.flat, polyak)  # dqn-5
+        polyak_average(q_targ_params, q_optimizer.flat, polyak)  # dqn-4
         return dict(LossQ=loss_q, QVals=q_values)
 
     # ---- act
     def explore(o: np.ndarray, t: int) -> np.ndarray:
         """Random actions with probability epsilon, else the best, (N,)."""
-        share = max(epsilon, 1 - (1 - epsilon) * t / max(epsilon_steps, 1))  # dqn-4
+        share = max(epsilon, 1 - (1 - epsilon) * t / max(epsilon_steps, 1))  # dqn-5
         random = torch.rand(num_envs).numpy() < share
         return np.where(random, envs.random_actions(), net.act(o))
 

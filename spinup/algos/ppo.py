@@ -17,7 +17,7 @@ from spinup.arguments import CHANGEABLE, PASSES, Range
 from spinup.buffers import RolloutBuffer, gae, minibatches, normalize
 from spinup.compute import mpi
 from spinup.compute.capture import captured
-from spinup.compute.optim import Adam
+from spinup.compute.optim import FlatAdam
 from spinup.nets import ActorCritic, RunningNorm, check_actor_critic, keep_bounds
 from spinup.runs.run import Run
 
@@ -118,8 +118,8 @@ def ppo(
     check_actor_critic(ac, envs.observation_space, envs.action_space)
     ac.rew_norm = RunningNorm(())
     run.prepare(ac)
-    pi_optimizer = Adam(ac.actor, pi_lr, max_grad_norm)
-    vf_optimizer = Adam(ac.critic, vf_lr, max_grad_norm)
+    pi_optimizer = FlatAdam(ac.actor, pi_lr, max_grad_norm)
+    vf_optimizer = FlatAdam(ac.critic, vf_lr, max_grad_norm)
     buffer = RolloutBuffer(run.steps_per_env, num_envs, envs.observation_space, envs.action_space)
 
     # ---- learn

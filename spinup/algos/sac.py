@@ -19,7 +19,7 @@ from spinup.algorithm import Algorithm
 from spinup.arguments import CHANGEABLE, COUNT, Range
 from spinup.buffers import Batch, ReplayBuffer
 from spinup.compute.capture import captured
-from spinup.compute.optim import Adam, flatten, polyak_average
+from spinup.compute.optim import FlatAdam, flatten, polyak_average
 from spinup.nets import Categorical, NoNorm, SoftActorCritic, SquashedGaussian, check_q_actor_critic
 from spinup.runs.run import Run
 
@@ -125,7 +125,7 @@ def sac(
     pi, q, log_alpha = ac.actor, ac.critic, ac.temperature.log_alpha
     q_targ = copy.deepcopy(q)
     q_targ_params = flatten(q_targ)
-    pi_optimizer, q_optimizer, alpha_optimizer = (Adam(module, lr) for module in (pi, q, ac.temperature))
+    pi_optimizer, q_optimizer, alpha_optimizer = (FlatAdam(module, lr) for module in (pi, q, ac.temperature))
     if target_entropy is None:
         space = envs.action_space
         target_entropy = 0.5 * math.log(space.n) if isinstance(space, spaces.Discrete) else -float(space.shape[0])

@@ -17,7 +17,7 @@ from spinup.algorithm import Algorithm
 from spinup.arguments import CHANGEABLE, PASSES, Range
 from spinup.buffers import RolloutBuffer, gae, normalize
 from spinup.compute import mpi
-from spinup.compute.optim import Adam, evolve, flatten
+from spinup.compute.optim import FlatAdam, evolve, flatten
 from spinup.nets import ActorCritic, RunningNorm, check_actor_critic, keep_bounds
 from spinup.runs.run import Run
 
@@ -126,7 +126,7 @@ def trpo(
     run.prepare(ac)
     theta = flatten(ac.actor, alignment=1).detach()  # all parameters in one vector, without gaps
     params = list(ac.actor.parameters())
-    vf_optimizer = Adam(ac.critic, vf_lr)
+    vf_optimizer = FlatAdam(ac.critic, vf_lr)
     buffer = RolloutBuffer(run.steps_per_env, num_envs, envs.observation_space, envs.action_space)
 
     # ---- learn

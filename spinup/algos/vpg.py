@@ -11,7 +11,7 @@ from torch import Tensor
 from spinup import arguments as arg
 from spinup.algorithm import Algorithm
 from spinup.buffers import RolloutBuffer, gae, normalize
-from spinup.compute.optim import Adam
+from spinup.compute.optim import FlatAdam
 from spinup.nets import ActorCritic, RunningNorm, check_actor_critic, keep_bounds
 from spinup.runs.run import Run
 
@@ -74,8 +74,8 @@ def vpg(
     check_actor_critic(ac, envs.observation_space, envs.action_space)
     ac.rew_norm = RunningNorm(())
     run.prepare(ac)
-    pi_optimizer = Adam(ac.actor, pi_lr, max_grad_norm)
-    vf_optimizer = Adam(ac.critic, vf_lr, max_grad_norm)
+    pi_optimizer = FlatAdam(ac.actor, pi_lr, max_grad_norm)
+    vf_optimizer = FlatAdam(ac.critic, vf_lr, max_grad_norm)
     buffer = RolloutBuffer(run.steps_per_env, num_envs, envs.observation_space, envs.action_space)
 
     # ---- act

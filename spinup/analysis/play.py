@@ -8,7 +8,6 @@ import contextlib
 import ctypes
 import math
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,15 +24,24 @@ from spinup.envs import (
     bind,
     close,
     evaluate,
+    label,
     longest_episode,
     make_env,
     make_envs,
     saved_wrappers,
 )
 from spinup.errors import UserError, first_line, install, printable, user_path
-from spinup.experiments.cli import Parser
+from spinup.experiments import parsers
 from spinup.runs.config import fill_in, imported_by, read_config
-from spinup.runs.saved import ONLY_TRAINING, build, check_size, model_file, network_arguments, read_policy
+from spinup.runs.saved import (
+    ONLY_TRAINING,
+    build,
+    check_size,
+    check_workers,
+    model_file,
+    network_arguments,
+    read_policy,
+)
 from spinup.system.files import replacing
 
 EnvFn = str | Callable
@@ -117,7 +125,7 @@ def spaces_of(folder: Path, config: dict, made: dict) -> VecEnv:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Play episodes and print their returns. Raises UserError for what the user got wrong."""
-    args = parse(argv)
+    args = parsers.test_policy(argv)
     if args.video:
         prepare_video(args.video)
     folder, config = read_config(args.path)
@@ -145,36 +153,11 @@ def as_in_training(config: dict, args: argparse.Namespace) -> dict:
     """How `evaluate` makes environments: as the run's own evaluations did, but for what the command says."""
     how = {name: config[name] for name in ("vectorization", "reseed", "log_info") if name in config}
     together = config.get("num_envs") if config.get("vectorization") == "async" else None
-    return {**how, "num_envs": args.num_envs or config.get("num_test_envs") or together}
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser("test_policy", description="Play episodes and print their returns.", allow_abbrev=False)
-    parser.add_argument("path", help="folder of a run, as data/cmd_ppo/cmd_ppo_s0")
-    parser.add_argument("-l", "--len", type=int, default=0, help="longest episode; 0: the run's max_ep_len")
-    parser.add_argument("-n", "--episodes", type=int, help="how many (100; with --video 1)")
-    parser.add_argument("-nr", "--norender", action="store_true", help="open no window; all episodes at once")
-    parser.add_argument("-i", "--itr", default="-1", help="play model{ITR}.pt; best: model_best.pt; -1: the last saved")
-    parser.add_argument("-d", "--deterministic", action="store_true", help="take the mode of the policy")
-    parser.add_argument("-s", "--seed", type=int, default=0, help="of environments and sampled actions (%(default)s)")
-    parser.add_argument("--video", metavar="FILE", help="record a .gif or .mp4 instead of opening a window")
-    parser.add_argument("--env", help="play in this environment; module:Env-v0 imports module")
-    parser.add_argument("--wrapper", action="append", help="module:Name, a wrapper of the environment; all of them")
-    parser.add_argument("--num_envs", type=int, help="environments at a time, without a window (as the run's tests)")
-    args = parser.parse_args(argv)
-    if args.episodes is None:
-        args.episodes = 1 if args.video else 100
-    if args.itr != "best":
-        args.itr = (
-            int(args.itr)
-            if re.fullmatch(r"-1|\d{1,9}", args.itr)
-            else parser.error(f"itr is '{args.itr}'; it must be a number from 0, best, or -1 for the last one saved")
-        )
-    counts = (args.episodes, 1 if args.num_envs is None else args.num_envs)
-    if min(counts) < 1 or args.len < 0 or not 0 <= args.seed < 2**31:
-        parser.error("episodes and num_envs must be at least 1, len at least 0, and seed in 0 to 2147483647")
-    args.itr = None if args.itr == -1 else args.itr
-    return args
+    number = args.num_envs or config.get("num_test_envs") or together
+    if args.num_envs is None and together:
+        number = min(args.episodes, number)
+        check_workers(Path(args.path), number, f"--num_envs {number}, or give fewer")
+    return {**how, "num_envs": number}
 
 
 def open_window(env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequence | None = None) -> VecEnv | None:
@@ -283,10 +266,11 @@ def prepare_video(file: str | Path) -> Path:
 def open_canvas(env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequence | None = None) -> VecEnv:
     """One environment that draws itself into arrays; it was drawn once already."""
     plain = make_env(env, env_kwargs, wrappers)
-    close(plain, str(env))
+    close(plain, label(env))
     modes = [str(mode) for mode in plain.metadata.get("render_modes") or ()]
     if "rgb_array" not in modes:
-        raise UserError(f"{env} cannot be recorded: of render modes it has {', '.join(modes) or 'none'}, not rgb_array")
+        others = f", only {', '.join(modes)}" if modes else ""
+        raise UserError(f"{label(env)} cannot be recorded: it has no render mode rgb_array{others}")
     with no_complaints():
         try:
             drawn = {**env_kwargs, "render_mode": "rgb_array"}

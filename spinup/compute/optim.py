@@ -64,15 +64,19 @@ def polyak_average(target: torch.Tensor, source: torch.Tensor, polyak: float) ->
     target.lerp_(source, 1 - polyak)
 
 
-class Adam:
+class FlatAdam:
     """Adam (arXiv:1412.6980) for a whole module, with optional clipping of the gradient's norm.
 
     The kernel is the one of torch.optim.Adam(fused=True), called directly: on one flat tensor that class's bookkeeping
-    costs more than the step.
+    costs more than the step. `minimize(loss)` does at once what zero_grad(), loss.backward() and step() do, which work
+    as in torch.
 
     lr: learning rate; may be changed between steps
     max_grad_norm: gradients longer than this (2-norm over all parameters) are scaled down to it; None: never
     betas: decay of the running mean and mean square of the gradient; eps: keeps the division finite
+
+    before_step, after_step: functions of the optimizer that are called around each step. Averaging over MPI processes
+    is one of the first kind, changing the layout of block-sparse layers one of the second.
     """
 
     def __init__(
@@ -93,9 +97,11 @@ class Adam:
         self._lr = torch.tensor(lr, dtype=torch.float64 if self.flat.is_cpu else torch.float32, device=self.flat.device)
         self.m, self.v = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.t = torch.zeros((), device=self.flat.device)
-        self.averaged = mpi.num_procs() > 1
+        self.before_step = [average_gradient] if mpi.num_procs() > 1 else []
         moments = {id(p): (m, v) for p, m, v in zip(self.params, self._parts(self.m), self._parts(self.v), strict=True)}
         self.evolving = [(layer, *moments[id(layer.weight)]) for layer in self.flat.evolving]
+        self.after_step = [evolve_layers] if self.evolving else []
+        self.grads = [p.grad for p in self.params]
 
     def _parts(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """A view of flat, (P,), for each parameter."""
@@ -122,25 +128,39 @@ class Adam:
         """The gradient of all parameters, shape (P,)."""
         return self.flat.grad
 
+    def zero_grad(self) -> None:
+        self.grad.zero_()
+        self._forget_signals()
+
+    def step(self) -> None:
+        """One step by the gradients in p.grad, which stay there."""
+        for p, grad in zip(self.params, self.grads, strict=True):
+            if p.grad is not grad:  # replaced, or set to None, by other code
+                grad.copy_(torch.zeros_like(grad) if p.grad is None else p.grad)
+                p.grad = grad
+        self._step()
+
     def minimize(self, loss: torch.Tensor) -> None:
         """One step down the gradient of `loss` (a scalar), averaged over all MPI processes."""
         torch.ops.spinup.check_finite(loss.detach(), self.grad, self.t, self.names, self.spans, self.network)
-        for layer, *_ in self.evolving:
-            layer.schedule.signal = None  # the gradients of other losses, as the policy's through the critic
+        self._forget_signals()  # of the gradients of other losses, as the policy's through the critic
         grads = torch.autograd.grad(loss, self.params, materialize_grads=True)
         torch.cat(list(self._with_gaps(grads)), out=self.grad)
-        if self.averaged:
-            torch.ops.spinup.average_(self.grad)
+        self._step()
+
+    def _step(self) -> None:
+        for hook in self.before_step:
+            hook(self)
         if self.max_grad_norm is not None:
             self.grad.mul_((self.max_grad_norm / (self.grad.norm() + 1e-6)).clamp(max=1.0))
-        self.step()
-
-    def step(self) -> None:
-        """Move the parameters by the gradient that is there."""
         moments = self.m, self.v, self.t
         torch.ops.spinup.adam_(self.flat.detach(), self.grad, *moments, self._lr, *self.betas, self.eps)
-        for layer, m, v in self.evolving:
-            layer.evolve(mpi.average_tensor, m, v)
+        for hook in self.after_step:
+            hook(self)
+
+    def _forget_signals(self) -> None:
+        for layer, *_ in self.evolving:
+            layer.schedule.signal = None
 
     def state_dict(self) -> dict:
         """Moments without the zeros between parameters, (number of parameters,), and the count of steps."""
@@ -153,6 +173,20 @@ class Adam:
             for part, x in zip(self._parts(getattr(self, name)), parts, strict=True):
                 part.copy_(x.view_as(part))
         self.t.copy_(state["t"])
+
+
+# ---- hooks
+
+
+def average_gradient(optimizer: FlatAdam) -> None:
+    """Replace the gradient by its mean over all MPI processes."""
+    torch.ops.spinup.average_(optimizer.grad)
+
+
+def evolve_layers(optimizer: FlatAdam) -> None:
+    """One step of the schedules of block-sparse layers, whose moments move with their blocks."""
+    for layer, m, v in optimizer.evolving:
+        layer.evolve(mpi.average_tensor, m, v)
 
 
 # ---- operators, so that captured updates can do this too

@@ -255,8 +255,8 @@ def take(job: Job) -> tuple[Job, Lock | None]:
 def make_ready(job: Job) -> Job:
     """Have the job go on from the checkpoint of an unfinished try; one without is removed, and will be repeated."""
     if read_status(job.folder):
-        RunFolder(job.folder).remove(re.compile(re.escape(ERROR)))
         if newest(job.folder):
+            RunFolder(job.folder).remove(re.compile(re.escape(ERROR)))
             kwargs = {**job.arguments["logger_kwargs"], "resume": True}
             return job._replace(arguments={**job.arguments, "logger_kwargs": kwargs})
         RunFolder(job.folder).remove_run(job.arguments["logger_kwargs"].get("output_fname", "progress.txt"))
@@ -312,7 +312,10 @@ class ProcessExecutor(ThreadPoolExecutor):
             self.processes.add(process)
         sender.close()
         try:
-            return receiver.recv()
+            result = receiver.recv()
+            if isinstance(result, UserError):
+                raise result
+            return result
         except EOFError:
             process.join()
             raise ProcessDied(process.exitcode) from None
@@ -368,7 +371,11 @@ def child(sender, function: Callable, args: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its children
     threading.Thread(target=end_with_parent, daemon=True).start()
     with ended_by_sigterm():
-        sender.send(function(*args))
+        try:
+            result = function(*args)
+        except UserError as error:  # one line for the parent to tell, not a traceback
+            result = error
+        sender.send(result)
         sender.close()
 
 
@@ -432,7 +439,8 @@ def result(future: Future, job: Job) -> tuple[Run, str]:
         return future.result(), ""
     except Exception as error:  # also what an executor of the user's raises
         if isinstance(error, UserError):
-            return settle(job, WRONG, str(error)), str(error)
+            run = settle(job, WRONG, str(error))  # its folder may tell of an earlier try
+            return run if run.outcome == DONE else run._replace(outcome=WRONG), str(error)
         outcome = KILLED if isinstance(error, ProcessDied) and error.killed else FAILED
         return settle(job, outcome, first_line(error)), first_line(error)
 

@@ -1,6 +1,5 @@
 """Go on with a run that was ended: python -m spinup.run resume RUN_FOLDER [--epochs M], or spinup.resume(folder)."""
 
-import argparse
 import inspect
 import os
 import platform
@@ -14,12 +13,13 @@ from spinup.arguments import check_arguments
 from spinup.compute import mpi
 from spinup.envs import make_envs, saved_wrappers
 from spinup.errors import UserError, printable
-from spinup.experiments import source
-from spinup.experiments.cli import Parser, convert, parameters
+from spinup.experiments import parsers
+from spinup.experiments.cli import convert, parameters
 from spinup.runs.checkpoint import newest, read_manifest
 from spinup.runs.config import fill_in, imported_by, lost, read_config
 from spinup.runs.logger import Logger
-from spinup.runs.saved import check_size
+from spinup.runs.saved import MANY, check_size, check_workers
+from spinup.runs.sinks import NAMED
 from spinup.system.terminal import say
 
 
@@ -32,6 +32,7 @@ def resume(
     ac_kwargs: dict | None = None,
     env_kwargs: dict | None = None,
     on_epoch: Callable | None = None,
+    sinks: Sequence = (),
     **changes: Any,
 ):
     """Go on with the run in the folder `path` from its checkpoint, or from its beginning where it has none yet.
@@ -42,6 +43,7 @@ def resume(
     wrappers: those of the environment, where the run's own are not all Gymnasium's
     ac_kwargs, env_kwargs: the entries that config.json can only name
     on_epoch: function that is called after each epoch
+    sinks: objects to which rows go, besides the run's own sinks that have a name
     changes: new values of other arguments, as pi_lr=1e-4, of those that spinup.arguments marks as CHANGEABLE
 
     Returns the trained actor-critic. Raises UserError where there is no run, where it has ended, where an argument
@@ -66,6 +68,8 @@ def resume(
     arguments["epochs"] = config.get("epochs") if epochs is None else epochs
     check_arguments(algorithm.arguments, {**arguments, "logger_kwargs": {"resume": True}})
     check_progress(folder, arguments)
+    if "vectorization" not in changes:
+        check_copies(folder, arguments)
     del arguments["actor_critic"]
     if actor_critic is not None:
         arguments["actor_critic"] = actor_critic
@@ -75,6 +79,7 @@ def resume(
         only_known(folder, "ac_kwargs", config["ac_kwargs"], network_kwargs)
     if actor_critic is None:
         check_networks(folder, config, arguments["env_fn"], arguments["wrappers"])
+    logger_kwargs["sinks"] = [*named_sinks(logger_kwargs.get("sinks") or ()), *sinks]
     tell_origin(folder, config, arguments)
     logger_kwargs |= {"output_dir": str(folder), "exp_name": str(config.get("exp_name", folder.name)), "resume": True}
     return function(**{**arguments, "logger_kwargs": logger_kwargs})
@@ -97,6 +102,19 @@ def check_changes(algorithm: Algorithm, changes: dict) -> None:
         if name not in algorithm.changeable:
             may = ", ".join(algorithm.changeable)
             raise UserError(f"{name} cannot be changed in a run of {algorithm.name} that is resumed; these can: {may}")
+
+
+def named_sinks(sinks: str | Sequence) -> list[str]:
+    """Those of a run's sinks that have a name; config.json can only mention objects."""
+    return [sink for sink in (sinks.split(",") if isinstance(sinks, str) else sinks) if sink in NAMED]
+
+
+def check_copies(folder: Path, arguments: Mapping) -> None:
+    """Raise UserError if the folder, perhaps a stranger's, asks for many more environments' processes than cores."""
+    if arguments["vectorization"] == "async":
+        how = "--vectorization async, or step them in one process with --vectorization sync"
+        largest = max(arguments["num_envs"], arguments.get("num_test_envs") or 0)
+        check_workers(folder, largest * mpi.num_procs(), how)
 
 
 def only_known(folder: Path, name: str, entries: Any, known: Mapping[str, type | None]) -> dict:
@@ -174,26 +192,18 @@ def find_algorithm(folder: Path, config: dict) -> Algorithm:
 
 def main(argv: Sequence[str]) -> None:
     """The command: on as many MPI processes as the run had."""
-    parser = Parser("resume", description="Go on with a run that was ended.", allow_abbrev=False)
-    parser.add_argument("path", help="folder of a run, as data/cmd_ppo/cmd_ppo_s0")
-    parser.add_argument("--epochs", type=int, help="train for so many in all; default: as the run was to")
-    parser.add_argument("--env", help="train in this environment; module:Env-v0 imports module")
-    parser.add_argument("--wrapper", action="append", help="module:Name, a wrapper of the environment; all of them")
-    changeable = sorted({name for algo, path in files().items() for name in source.changeable(path, algo)} - {"epochs"})
-    for name in changeable:
-        parser.add_argument(f"--{name}", nargs="?", const="True", help=argparse.SUPPRESS)
-    parser.epilog = "Flags with a new value for an argument: " + ", ".join(f"--{name}" for name in changeable)
-    args = parser.parse_args(argv)
+    args, names = parsers.resume(argv)
     folder, config = read_config(args.path)
     algorithm = find_algorithm(folder, config)
     known = parameters(algorithm.arguments.values())
-    given = {name: text for name in changeable if (text := getattr(args, name)) is not None}
-    changes = {name: convert(text, known[name], name) if name in known else text for name, text in given.items()}
+    given = {name: text for name in names if (text := getattr(args, name)) is not None}
+    check_changes(algorithm, given)
+    changes = {name: convert(text, known[name], name) for name, text in given.items()}
     record = config.get("run")
     processes = record.get("processes", 1) if isinstance(record, dict) else 1
     if not isinstance(processes, int) or processes < 1:
         raise UserError(f"{folder / 'config.json'}: processes is {processes!r:.80}; it must be an int from 1")
-    if not mpi.launched() and processes > 4 * (os.cpu_count() or 1):  # a stranger's folder could ask for any number
+    if not mpi.launched() and processes > MANY:  # a stranger's folder could ask for any number
         how = f"mpiexec -n {processes} python -m spinup.run resume ..."
         raise UserError(f"{folder} asks for {processes} processes, many more than there are cores; start it by {how}")
     mpi.mpi_fork(processes)

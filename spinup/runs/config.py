@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import re
+import secrets
 import shlex
 import subprocess
 import sys
@@ -244,6 +245,7 @@ def record(config: Mapping) -> dict:
     return {
         "command": shlex.join(sys.orig_argv),
         "started": now(),
+        "id": secrets.token_hex(8),  # stays the run's own when it is resumed or moved
         **versions,
         **git,
         "platform": platform.platform(),

@@ -13,16 +13,15 @@ import itertools
 import json
 import math
 import os
-import secrets
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from spinup.compute import mpi
-from spinup.errors import UserError, install, printable, user_path
+from spinup.errors import UserError, printable, user_path
 from spinup.runs.config import (
     convert_json,
     exact_arguments,
@@ -32,6 +31,7 @@ from spinup.runs.config import (
     record,
     setup_logger_kwargs,
 )
+from spinup.runs.sinks import Sink, make_sink
 from spinup.system.files import RESERVED, RunFolder, bare, writing
 from spinup.system.locks import Lock, Taken, lock
 from spinup.system.terminal import Bar, cell, colorize, say, table
@@ -60,6 +60,16 @@ def _claim(folder: Path, fname: str) -> tuple[Path, Lock]:
                         raise
 
 
+def last_step(table: Path) -> float:
+    """Environment steps, or epochs, at the last row of a progress.txt; -1 without any."""
+    try:
+        lines = [line.split("\t") for line in table.read_text("utf-8").splitlines()]
+        column = next(lines[0].index(name) for name in ("TotalEnvInteracts", "Epoch") if name in lines[0])
+        return float(lines[-1][column])
+    except (OSError, ValueError, IndexError, StopIteration):
+        return -1
+
+
 class Logger:
     """Writes a run's folder and shows its progress; with several MPI processes the first one alone does so.
 
@@ -68,12 +78,12 @@ class Logger:
     output_fname: the table's file name
     exp_name: by what runs are grouped in plots; by default the folder's name
     quiet: show warnings only
-    tensorboard: also write the table's numbers as TensorBoard events
+    tensorboard: short for sinks=["tensorboard"]
+    sinks: where the table's rows go as well: "tensorboard", "wandb", "trackio", and objects (spinup.runs.sinks)
     resume: go on with the run that output_dir holds, from its checkpoint (spinup.runs.checkpoint), or from the
         beginning where there is none yet
 
-    Raises UserError where the folder cannot be written, where another process is at work on it, and where tensorboard
-    is not installed.
+    Raises UserError if the folder cannot be written, another process is writing to it, or a sink's package is missing.
     Usable in a `with` statement; close() ends the progress bar.
     """
 
@@ -85,14 +95,15 @@ class Logger:
         quiet: bool = False,
         tensorboard: bool = False,
         resume: bool = False,
+        sinks: Sequence[str | Sink] = (),
     ):
         self.is_root = mpi.proc_id() == 0
         self.quiet = quiet or not self.is_root
         self.log_headers, self.log_current_row = [], {}
-        self.total_steps = self.module = self.output_dir = self._tensorboard = self._bar = None
+        self.total_steps = self.module = self.output_dir = self._bar = None
         self.epoch_return, self._last_return, self._closed = math.nan, math.nan, False
-        self.last_row, self._steps = {}, -1  # of the newest row: its values, and at which step TensorBoard has it
-        self._writer_class = None
+        self.last_row, self._steps = {}, -1  # of the newest row: its values and its step
+        self._sinks, self._sinks_started, self._written = [], False, -1
         self.resume = resume
         isatty = getattr(sys.stdout, "isatty", lambda: False)
         self._live = not self.quiet and isatty() and os.environ.get("TERM") != "dumb"
@@ -101,18 +112,17 @@ class Logger:
             raise UserError(f"output_fname is {output_fname!r}, which is another file's name; progress.txt would do")
         if not self.is_root:
             return
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise UserError(f"TensorBoard is missing: {install('tensorboard')}") from error
-            self._writer_class = SummaryWriter  # made with the first row, when it is known where a run goes on
+        sinks = sinks.replace(" ", "").split(",") if isinstance(sinks, str) else sinks
+        names = [*(["tensorboard"] if tensorboard and "tensorboard" not in sinks else []), *sinks]
+        self._sinks = [make_sink(sink) for sink in names]
         wanted = user_path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"])
         self.exp_name = exp_name or wanted.resolve().name
         self.output_dir, self._lock = (wanted, lock(wanted)) if resume else _claim(wanted, output_fname)
         self.output_file = self.output_dir / output_fname
         self.folder, self._table = RunFolder(self.output_dir), None if resume else bytearray()
         self.folder.check()
+        if resume and self._sinks:
+            self._written = last_step(self.folder.path / output_fname)
         if self.output_dir.name not in (wanted.name, wanted.resolve().name):
             self.warn(f"{wanted} holds a run already; this one goes to {self.output_dir}")
         else:
@@ -157,12 +167,12 @@ class Logger:
         """What config.json says of a run that goes on: its beginning, when it went on, and what was changed then."""
         before = read_config(self.output_dir)[1]
         run = before.get("run") if isinstance(before.get("run"), dict) else {}
-        history = {"started": run.get("started"), "command": run.get("command")}
+        history = {name: run[name] for name in ("started", "command", "id") if name in run}
         resumed, changes = (x if isinstance(x, list) else [] for x in (run.get("resumed"), run.get("changed")))
         history["resumed"] = [*resumed, now()]
         plain = (bool, int, float, str, type(None))
-        names = [k for k, value in before.items() if k in content and isinstance(value, plain)]
-        changed = {k: [before[k], content[k]] for k in names if before[k] != content[k]}
+        names = [k for k, value in before.items() if k in content and k != "run" and isinstance(value, plain)]
+        changed = convert_json({k: [before[k], content[k]] for k in names if before[k] != content[k]})
         entries = [*changes, *([{"time": now(), **changed}] if changed else [])]
         return {**history, "changed": entries} if entries else history
 
@@ -210,8 +220,7 @@ class Logger:
             return
         self._write(row)
         steps = row.get("TotalEnvInteracts", 0)
-        if self._writer_class is not None:
-            self._write_events(row, steps or row.get("Epoch"))
+        self._write_to_sinks(row, steps or row.get("Epoch") or 0)
         self._steps = steps or row.get("Epoch") or 0
         if not self.quiet:
             width = shutil.get_terminal_size().columns if self._live else 80
@@ -248,15 +257,15 @@ class Logger:
         self.folder.replace(self.output_file.name, content)
         self._table = bytearray(content)
 
-    def _write_events(self, row: Mapping, step: int | None) -> None:
-        """The row's numbers for TensorBoard, which hides what a run that was ended wrote beyond its checkpoint."""
-        if self._tensorboard is None:
-            hidden_from = self._steps + 1 if self.resume else None
-            suffix = f".{secrets.token_hex(8)}"  # a name that could be guessed might be a link by now
-            self._tensorboard = self._writer_class(str(self.output_dir), purge_step=hidden_from, filename_suffix=suffix)
-        for key, value in row.items():
-            if isinstance(value, (int, float)):
-                self._tensorboard.add_scalar(key, value, step)
+    def _write_to_sinks(self, row: Mapping, step: int) -> None:
+        """They start with the first row, when it is known where a run resumes."""
+        for sink in self._sinks:
+            if not self._sinks_started:
+                config = json.loads(getattr(self, "config", b"{}"))
+                sink.start(self.output_dir, config, self._steps if self.resume else None)
+            if not (getattr(sink, "append_only", False) and step <= self._written):
+                sink.write(row, step)
+        self._sinks_started = True
 
     def state_dict(self) -> dict:
         """The table so far, for a checkpoint."""
@@ -288,8 +297,8 @@ class Logger:
         """End the progress bar and say where the run is. A second call does nothing."""
         if self._bar:
             self._bar.stop()
-        if self._tensorboard:
-            self._tensorboard.close()
+        for sink in self._sinks if self._sinks_started else []:
+            sink.close()
         if self.output_dir and not self._closed:
             self.log(f"The run is in {self.output_dir}")
             self._lock.release()

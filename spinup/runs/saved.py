@@ -4,6 +4,7 @@ no more memory than the file's size, however large they say they are.
 
 import contextlib
 import itertools
+import os
 import pickle
 import pickletools
 import re
@@ -21,6 +22,7 @@ from spinup.compute import accel
 from spinup.errors import UserError, first_line
 from spinup.system.files import check_file
 
+MANY = 4 * (os.cpu_count() or 1)  # processes; a stranger's folder could ask for any number
 ONLY_TRAINING = ("rew_norm.", "temperature.")  # saved with a policy that can do without
 # What a pickle of tensors names. torch allows more, as bytearray, which takes any memory that a number asks for.
 NAMES = re.compile(
@@ -189,6 +191,16 @@ def least_bytes(
 
 
 # ---- a warm start
+
+
+def check_workers(folder: Path, number: int, how: str) -> None:
+    """Raise UserError where a folder asks for many more processes of environments than there are cores.
+
+    how: what allows it
+    """
+    if number > MANY:
+        what = f"{folder} asks for {number} environments with a process each, many more than there are cores"
+        raise UserError(f"{what}; allow it with {how}")
 
 
 def load_policy_into(ac: nn.Module, source: str, fixed: tuple[str, ...] = ()) -> Path:

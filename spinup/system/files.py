@@ -197,7 +197,15 @@ class RunFolder:
             os.rmdir(at(name), dir_fd=here)
 
     def remove_run(self, table: str = "progress.txt") -> None:
-        """Remove what a run wrote here, so that another can begin; .lock and what is not ours stay."""
+        """Remove what a run wrote here, so that another can begin; .lock and what is not ours stay.
+
+        Raises UserError if the folder is a link itself.
+        """
+        if self.is_link():
+            what = f"{self.path} is a link, and an unfinished run without a checkpoint is where it leads"
+            raise UserError(f"{what}; remove that folder's files yourself, or the link")
+        status = os.lstat(self.path)
+        self.identity = status.st_dev, status.st_ino  # a link that takes its place from now on is another folder
         ours = rf"{re.escape(table)}|{OURS}"
         checkpoints = self.below("checkpoint")
         with contextlib.suppress(OSError):

@@ -41,6 +41,7 @@ from spinup.algos.ppo import approx_kl
 from spinup.buffers import normalize
 from spinup.envs import make_envs
 from spinup.nets import ActorCritic
+from spinup.runs.logger import EpochLogger
 
 algos = pytest.mark.parametrize("algo", ALGOS)
 on_policy = pytest.mark.parametrize("algo", ON_POLICY)
@@ -187,13 +188,13 @@ def test_2_a_step_of_one_network_changes_no_other(monkeypatch, tmp_path, algo):
         parts = {"actor": acs[0].actor, "critic": acs[0].critic, "temperature": getattr(acs[0], "temperature", None)}
         return {name: parameters(part) for name, part in parts.items() if part is not None}
 
-    class Watched(module.Adam):
+    class Watched(module.FlatAdam):
         def minimize(self, loss):
             before = state()
             super().minimize(loss)
             changes.append([name for name, x in state().items() if not torch.equal(x, before[name])])
 
-    monkeypatch.setattr(module, "Adam", Watched)
+    monkeypatch.setattr(module, "FlatAdam", Watched)
     train(algo, fit(algo, Mixed), tmp_path, actor_critic=actor_critic, **SMALL[algo], capture=False)
     turn = {"ddpg": "critic actor", "td3": "critic critic actor", "sac": "critic actor temperature"}[algo].split()
     updates = 40 - 4 + 1  # one for each step from update_after on
@@ -219,7 +220,7 @@ def test_2_sac_has_no_target_policy(monkeypatch, tmp_path):
 def test_3_policy_delay_counts_on_from_block_to_block(monkeypatch, tmp_path, update_every):
     from spinup.algos import td3 as module
 
-    steps, acs, minimize = [], [], module.Adam.minimize
+    steps, acs, minimize = [], [], module.FlatAdam.minimize
 
     def actor_critic(*args, **kwargs):
         acs.append(module_default("td3")(*args, **kwargs))
@@ -230,7 +231,7 @@ def test_3_policy_delay_counts_on_from_block_to_block(monkeypatch, tmp_path, upd
         steps.append("actor" if mine else "critic")
         minimize(self, loss)
 
-    monkeypatch.setattr(module.Adam, "minimize", recorded)
+    monkeypatch.setattr(module.FlatAdam, "minimize", recorded)
     options = {**SMALL["td3"], "num_envs": 1, "update_after": 30, "steps_per_epoch": 60, "epochs": 1, "capture": False}
     train("td3", Target, tmp_path, **options, update_every=update_every, policy_delay=4, actor_critic=actor_critic)
     updates = 30 + update_every  # one for each step after update_after, and the block there
@@ -440,10 +441,9 @@ def test_10_an_epoch_without_an_update_has_its_row(tmp_path, algo):
 
 @algos
 def test_10_nothing_is_stored_that_is_never_logged(monkeypatch, tmp_path, algo):
-    module = importlib.import_module(f"spinup.algos.{algo}")
     stored, logged = set(), set()
 
-    class Watched(module.EpochLogger):
+    class Watched(EpochLogger):
         def store(self, **values):
             stored.update(values)
             super().store(**values)
@@ -452,7 +452,7 @@ def test_10_nothing_is_stored_that_is_never_logged(monkeypatch, tmp_path, algo):
             logged.add(key)
             super().log_tabular(key, *args, **kwargs)
 
-    monkeypatch.setattr(module, "EpochLogger", Watched)
+    monkeypatch.setattr("spinup.runs.run.EpochLogger", Watched)
     train(algo, fit(algo, Mixed), tmp_path, **{**SMALL[algo], "eval_freq": 1, "num_test_episodes": 2})
     assert stored
     assert stored <= logged

@@ -1,0 +1,146 @@
+"""Where a table's rows go besides progress.txt: objects, and stand-ins for packages. TensorBoard: test_logger.py."""
+
+import re
+import sys
+import types
+
+import pytest
+
+import spinup
+from spinup.errors import UserError, install
+from spinup.run import main
+from spinup.runs.logger import Logger
+from spinup.runs.sinks import NAMED, make_sink
+
+SMALL = dict(num_envs=1, steps_per_epoch=10, train_v_iters=1, checkpoint_freq=2)
+
+
+class Kept:
+    """What a sink is told, in order."""
+
+    def __init__(self):
+        self.calls = []
+
+    def start(self, folder, config, step):
+        self.calls.append(("start", folder.name, config.get("algorithm"), step))
+
+    def write(self, row, step):
+        self.calls.append((row["Epoch"], step))
+
+    def close(self):
+        self.calls.append("close")
+
+
+class Appended(Kept):
+    append_only = True
+
+
+def train(folder, sinks, epochs=5, killed_in=None, resume=False):
+    def on_epoch(row):
+        if row["Epoch"] == killed_in:
+            raise ZeroDivisionError
+
+    kwargs = dict(output_dir=str(folder / "x"), exp_name="x", quiet=True, resume=resume, sinks=sinks)
+    spinup.vpg("CartPole-v1", **SMALL, epochs=epochs, on_epoch=on_epoch, logger_kwargs=kwargs)
+
+
+def test_an_object_gets_every_row(tmp_path):
+    kept = Kept()
+    train(tmp_path, [kept], epochs=2)
+    assert kept.calls == [("start", "x", "vpg", None), (1, 10), (2, 20), "close"]
+
+
+def test_a_resumed_run_tells_where_it_continues_and_repeats_no_row(tmp_path):
+    """Killed after the row of epoch 3, with a checkpoint of epoch 2."""
+    first, second, appended = Kept(), Kept(), Appended()
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path, [first], killed_in=3)
+    assert first.calls == [("start", "x", "vpg", None), (1, 10), (2, 20), (3, 30)]
+    train(tmp_path, [second, appended], resume=True)
+    assert second.calls == [("start", "x", "vpg", 20), (3, 30), (4, 40), (5, 50), "close"]
+    assert appended.calls == [("start", "x", "vpg", 20), (4, 40), (5, 50), "close"]
+
+
+def test_resume_keeps_sinks_with_a_name_and_takes_objects(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setitem(NAMED, "trackio", lambda: made.append(Kept()) or made[-1])
+    train(tmp_path, ["trackio", Kept()], epochs=1)
+    kept = Kept()
+    spinup.resume(tmp_path / "x", epochs=2, sinks=[kept])
+    assert made[1].calls == kept.calls == [("start", "x", "vpg", 10), (2, 20), "close"]
+
+
+def test_a_closed_logger_without_rows_starts_no_sink(tmp_path):
+    kept = Kept()
+    Logger(tmp_path / "x", quiet=True, sinks=[kept]).close()
+    assert kept.calls == []
+
+
+# ---- packages
+
+
+@pytest.fixture
+def packages(monkeypatch):
+    """Stand-ins for wandb and trackio, and what is asked of them."""
+    calls = []
+    run = types.SimpleNamespace(
+        log=lambda row, step: calls.append(("wandb", row, step)), finish=lambda: calls.append("wandb ends")
+    )
+    wandb = types.SimpleNamespace(init=lambda **kwargs: calls.append(kwargs) or run)
+    trackio = types.SimpleNamespace(
+        init=lambda **kwargs: calls.append(kwargs),
+        log=lambda row, step: calls.append(("trackio", row, step)),
+        finish=lambda: calls.append("trackio ends"),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "trackio", trackio)
+    return calls
+
+
+def test_numbers_go_to_packages(tmp_path, packages):
+    with Logger(tmp_path / "run", exp_name="e", quiet=True, sinks="wandb,trackio") as logger:
+        logger.save_config({"seed": 3})
+        for key, value in {"Epoch": 1, "Word": "x", "TotalEnvInteracts": 400}.items():
+            logger.log_tabular(key, value)
+        logger.dump_tabular()
+    begun, logged = [x for x in packages if isinstance(x, dict)], [x for x in packages if not isinstance(x, dict)]
+    row = {"Epoch": 1, "TotalEnvInteracts": 400}
+    assert logged == [("wandb", row, 400), ("trackio", row, 400), "wandb ends", "trackio ends"]
+    begun = [(x["project"], x["name"], x["config"]["seed"], x["resume"]) for x in begun]
+    assert begun == [("e", "run", 3, "allow")] * 2
+
+
+def test_a_resumed_run_is_the_same_run_there(tmp_path, packages):
+    train(tmp_path, ["wandb"], epochs=1)
+    spinup.resume(tmp_path / "x", epochs=2)
+    train(tmp_path / "other", ["wandb"], epochs=1)
+    first, again, other = (x["id"] for x in packages if isinstance(x, dict))
+    assert first == again != other
+    assert [x[2] for x in packages if isinstance(x, tuple)] == [10, 20, 10]
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_missing_package_is_told_before_a_folder_is_made(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=re.escape(install(name))):
+        Logger(tmp_path / "run", sinks=[name])
+    assert not (tmp_path / "run").exists()
+
+
+# ---- mistakes
+
+
+def test_an_unknown_name(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["ppo", "--env", "CartPole-v1", "--data_dir", str(tmp_path), "--sinks", "wandbb", "--quiet"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "spinup: error: there is no sink 'wandbb'; the names are tensorboard, wandb, trackio; did you mean 'wandb'?\n"
+    )
+
+
+@pytest.mark.parametrize("missing", ["start", "write", "close"])
+def test_an_object_without_a_method(missing):
+    methods = {name: lambda *args: None for name in ("start", "write", "close") if name != missing}
+    with pytest.raises(UserError, match=f"has no method '{missing}'"):
+        make_sink(types.SimpleNamespace(**methods))
