@@ -198,6 +198,13 @@ def returns(monkeypatch, values):
     monkeypatch.setattr(spinup.EpochLogger, "dump_tabular", dump_and_say)
 
 
+@pytest.mark.parametrize(("values", "last"), [([1, 4.9, 5, 9], 3), ([math.nan, 9, 1, 1], 2), ([1, 2, 3, 4], 4)])
+def test_a_run_ends_at_exactly_that_return(tmp_path, monkeypatch, values, last):
+    returns(monkeypatch, values)
+    train("vpg", tmp_path / "a", stop_at=5)
+    assert rows(tmp_path / "a") == last
+
+
 @pytest.mark.parametrize(
     ("values", "patience", "last"),
     [
