@@ -479,19 +479,13 @@ def print_next_steps(runs: list, settings: dict[str, list]) -> None:
             print("watch it:  python -m spinup.run test_policy", shlex.join(folders) + allow)
 
 
-def started(config: Path) -> tuple[str, int]:
-    """When the run of a config.json began, as it says, and when the file was written."""
-    from spinup.runs.config import read_config
-
-    record = read_config(config.parent)[1].get("run")
-    return str(record.get("started") if isinstance(record, dict) else ""), config.stat().st_mtime_ns
-
-
 def newest(folder: Path) -> Path:
     """The folder that a run asked for, or the one it got instead (folder-2, ...) because that held a run already."""
+    from spinup.runs.config import began
+
     pattern = re.compile(re.escape(folder.name) + r"(-\d+)?")
     runs = [path for path in folder.parent.glob("*/config.json") if pattern.fullmatch(path.parent.name)]
-    return max(runs, key=started, default=folder / "config.json").parent
+    return max(runs, key=began, default=folder / "config.json").parent
 
 
 if __name__ == "__main__":

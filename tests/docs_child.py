@@ -1,5 +1,6 @@
 """A process that runs one block of a page. Its imports are made once, in the server that forks it."""
 
+import multiprocessing.process
 import os
 import runpy
 import sys
@@ -19,6 +20,7 @@ def run(words: list[str], folder: str, output: str, environment: dict[str, str])
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    multiprocessing.process.ORIGINAL_DIR = folder  # there a process that the block starts looks for its script
     sys.path.insert(0, folder)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):

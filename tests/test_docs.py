@@ -144,6 +144,9 @@ def python(words: list[str], folder: Path) -> None:
     if process.exitcode is None:
         process.kill()
     assert process.exitcode == 0, f"{shlex.join(words)}: status {process.exitcode}\n{output.read_text()[-4000:]}"
+    # A script that runs a grid exits with 0 whatever became of its runs.
+    errors = re.findall("^spinup: error: .*", output.read_text("utf-8", "replace"), re.MULTILINE)
+    assert not errors, f"{shlex.join(words)}: status 0, but {errors[0]}"
 
 
 def run_line(line: str, folder: Path) -> None:
@@ -303,6 +306,25 @@ def test_shortened():
     assert shortened(["-m", "spinup.algos.sac"])[2:4] == ["--epochs", "2"]
 
 
+GRID = """\
+import spinup
+
+if __name__ == "__main__":
+    grid = spinup.ExperimentGrid("two")
+    grid.add("env_name", "CartPole-v1")
+    grid.add("seed", [0, 1])
+    grid.add("epochs", {epochs})
+    grid.add("steps_per_epoch", 50)
+    grid.run(spinup.vpg, jobs=2)
+"""
+
+
+@pytest.mark.skipif(not POSIX, reason="the consoles' commands are those of a POSIX shell")
+def test_a_block_may_run_a_grid_in_processes(tmp_path):
+    run_block(Block("python", GRID.format(epochs=1), 1, {}), 0, tmp_path)
+    assert len(list(tmp_path.rglob("progress.txt"))) == 2
+
+
 @pytest.mark.skipif(not POSIX, reason="the consoles' commands are those of a POSIX shell")
 @pytest.mark.parametrize(
     ("kind", "text"),
@@ -312,6 +334,7 @@ def test_shortened():
         ("console", "$ python -m spinup.run ppo --env CartPol-v1"),
         ("console", "$ ls nowhere"),
         ("console", "$ python -m spinup.run plot nowhere --out x.png"),
+        ("python", GRID.format(epochs=0)),
     ],
 )
 def test_a_wrong_block_fails(kind, text, tmp_path):

@@ -411,6 +411,24 @@ def test_a_copy_by_hard_links_keeps_its_rows(run):
     assert rows(run) == ["1", "2", "3", "4"]
 
 
+@pytest.mark.skipif(not files.DESCRIPTORS, reason="links cannot be refused as a file is opened")
+def test_a_link_that_appears_as_a_row_is_written_is_not_followed(tmp_path, home, monkeypatch):
+    """Between the look at the table and its opening."""
+    folder, size = RunFolder(tmp_path), RunFolder.size
+    folder.replace("progress.txt", b"Epoch\n")
+
+    def exchange(self, name):
+        found = size(self, name)
+        (self.path / name).unlink()
+        (self.path / name).symlink_to(home / ".bashrc")
+        return found
+
+    monkeypatch.setattr(RunFolder, "size", exchange)
+    with pytest.raises(UserError, match=r"cannot write .*progress\.txt"):
+        folder.append("progress.txt", b"1\n")
+    assert untouched(home)
+
+
 def test_a_lock_that_is_removed_is_taken_again(tmp_path, capfd):
     run = tmp_path / "run"
     in_mid_run(run, remove(run / ".lock"))

@@ -579,6 +579,24 @@ def test_help_imports_nothing_slow(command):
     assert err == "[]\n"
 
 
+def test_the_newest_run_among_broken_ones_and_time_zones(tmp_path):
+    """Whatever was written later: a resumed run's config.json is, and so is that of a folder that was copied."""
+
+    def add(name, started):
+        (tmp_path / name).mkdir()
+        text = started if started in ("", "[]", "{") else json.dumps({"run": {"started": started}})
+        (tmp_path / name / "config.json").write_text(text)
+
+    assert run.newest(tmp_path / "x_s0") == tmp_path / "x_s0"
+    add("x_s0-3", "2026-03-01T12:00:00+02:00")  # two hours before the next
+    add("x_s0-2", "2026-03-01T12:00:00+00:00")
+    add("x_s0", "2026-03-01T11:00:00+00:00")
+    add("x_s01", "2027-03-01T11:00:00+00:00")  # another seed
+    for i, broken in enumerate(("", "[]", "{", "soon", 5, None)):
+        add(f"x_s0-{i + 4}", broken)
+    assert run.newest(tmp_path / "x_s0") == tmp_path / "x_s0-2"
+
+
 @pytest.mark.parametrize("algo", algorithm.files())
 def test_the_source_says_what_the_imported_function_says(algo):
     function, presets = algorithm.find(algo).function, algorithm.find(algo).presets

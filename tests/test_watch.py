@@ -23,6 +23,7 @@ from spinup import nets
 from spinup.analysis import play as watch
 from spinup.envs import evaluate
 from spinup.errors import UserError, install
+from spinup.experiments import parsers
 
 with contextlib.suppress(ImportError):
     import triton  # noqa: F401  # later tests need it, and it cannot load once drawing has loaded Mesa's LLVM
@@ -355,7 +356,7 @@ def test_main_samples_from_a_seed(trained, capsys):
 
 
 def test_main_plays_a_hundred_episodes_of_limited_length(trained, capsys):
-    assert watch.parse(["x"]).len == 0
+    assert parsers.test_policy(["x"]).len == 0
     lines = play(capsys, trained[0], "--norender", "--len", 5)
     assert lines[0].startswith("100 episodes")
     assert lines[2] == "EpLen  mean 5.00  std 0.00  min 5  max 5"

@@ -260,6 +260,16 @@ def now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
+def began(config: Path) -> tuple[float, int]:
+    """When a config.json says that its run began, in seconds since 1970; of the same second the one written last."""
+    try:
+        started = json.loads(read_text(config, LONGEST_CONFIG))["run"]["started"]
+        seconds = datetime.datetime.fromisoformat(started).timestamp()
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
+        seconds = 0.0
+    return seconds, config.stat().st_mtime_ns
+
+
 def allow_import(env_fn) -> str:
     """What a command with a run's folder needs too where the environment is "module:Env-v0": what a folder names is
     imported only if the command names it as well.
