@@ -162,7 +162,8 @@ def test_arguments_that_stay(tmp_path):
         )
     assert "pi_lr takes a number" in error_of(main, [str(tmp_path / "a"), "--epochs", "5", "--pi_lr", "much"])
     assert "pi_lr is -1" in error_of(spinup.resume, tmp_path / "a", 5, pi_lr=-1)
-    assert "unknown argument '--seed'" in error_of(main, [str(tmp_path / "a"), "--seed", "5"])
+    for flag in ("--seed", "--num_envs"):
+        assert f"{flag[2:]} cannot be changed in a run of vpg" in error_of(main, [str(tmp_path / "a"), flag, "5"])
     assert "q_lr cannot be changed in a run of vpg" in error_of(main, [str(tmp_path / "a"), "--q_lr", "5"])
     assert "ac_kwargs['hidden_sizes'] cannot be changed" in error_of(
         spinup.resume, tmp_path / "a", 5, ac_kwargs=dict(hidden_sizes=[9])
@@ -195,6 +196,13 @@ def returns(monkeypatch, values):
         self.epoch_return = left.pop(0)
 
     monkeypatch.setattr(spinup.EpochLogger, "dump_tabular", dump_and_say)
+
+
+@pytest.mark.parametrize(("values", "last"), [([1, 4.9, 5, 9], 3), ([math.nan, 9, 1, 1], 2), ([1, 2, 3, 4], 4)])
+def test_a_run_ends_at_exactly_that_return(tmp_path, monkeypatch, values, last):
+    returns(monkeypatch, values)
+    train("vpg", tmp_path / "a", stop_at=5)
+    assert rows(tmp_path / "a") == last
 
 
 @pytest.mark.parametrize(

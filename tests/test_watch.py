@@ -600,7 +600,7 @@ def test_gif_keeps_time(tmp_path, fps, every):
 
 def test_video_of_what_cannot_be_drawn(walk, tmp_path):
     error = error_of(watch.main, [str(walk), "--video", str(tmp_path / "x.gif")])
-    assert error == "Corridor-v0 cannot be recorded: of render modes it has human, not rgb_array"
+    assert error == "Corridor-v0 cannot be recorded: it has no render mode rgb_array, only human"
     assert not (tmp_path / "x.gif").exists()
 
 
@@ -723,6 +723,15 @@ def test_what_takes_no_render_mode_cannot_be_recorded(tmp_path):
     assert "'Blind' cannot be drawn" in error_of(watch.record, policy, Blind, tmp_path / "v.gif")
 
 
+def test_a_class_that_cannot_be_recorded_is_named_as_it_is(tmp_path):
+    class Bare(Corridor):
+        metadata = {}  # noqa: RUF012
+
+    policy = train(tmp_path / "run", Bare)
+    error = error_of(watch.record, policy, Bare, tmp_path / "v.gif")
+    assert error == "Bare cannot be recorded: it has no render mode rgb_array"
+
+
 @pytest.mark.parametrize("number", ["0", "-1"])
 def test_a_wrong_number_of_environments_is_named(trained, number):
     assert "num_envs" in error_of(watch.main, [str(trained[0]), "-nr", "--num_envs", number])
@@ -769,3 +778,23 @@ def test_captured_updates_after_opengl_has_drawn(tmp_path):
     result = drawn(TRAIN, tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.endswith("done False\n"), result.stdout
+
+
+ON_A_GPU = f"""
+import torch
+from spinup.compute.capture import front
+
+{DRAW}
+torch.cuda.is_available = lambda: True
+with front.without_triton():
+    front.import_dynamo()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="EGL")
+def test_mesas_opengl_beside_a_gpu(tmp_path):
+    """As in a container that was given the GPU for computing alone."""
+    if drawn(DRAW, tmp_path).stdout != "done False\n":
+        pytest.skip("EGL draws nothing here")
+    result = drawn(ON_A_GPU, tmp_path)
+    assert (result.returncode, result.stdout) == (0, "done False\n"), result.stderr[-2000:]

@@ -24,6 +24,7 @@ from spinup.envs import (
     bind,
     close,
     evaluate,
+    label,
     longest_episode,
     make_env,
     make_envs,
@@ -265,10 +266,11 @@ def prepare_video(file: str | Path) -> Path:
 def open_canvas(env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequence | None = None) -> VecEnv:
     """One environment that draws itself into arrays; it was drawn once already."""
     plain = make_env(env, env_kwargs, wrappers)
-    close(plain, str(env))
+    close(plain, label(env))
     modes = [str(mode) for mode in plain.metadata.get("render_modes") or ()]
     if "rgb_array" not in modes:
-        raise UserError(f"{env} cannot be recorded: of render modes it has {', '.join(modes) or 'none'}, not rgb_array")
+        others = f", only {', '.join(modes)}" if modes else ""
+        raise UserError(f"{label(env)} cannot be recorded: it has no render mode rgb_array{others}")
     with no_complaints():
         try:
             drawn = {**env_kwargs, "render_mode": "rgb_array"}

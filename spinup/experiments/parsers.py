@@ -10,17 +10,20 @@ from spinup.experiments.cli import Parser
 
 
 def resume(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Its flags, and the names of those that change an argument of some algorithm."""
+    """Its flags, and the names of those for arguments of some algorithm."""
     parser = Parser("resume", description="Go on with a run that was ended.", allow_abbrev=False)
     parser.add_argument("path", help="folder of a run, as data/cmd_ppo/cmd_ppo_s0")
     parser.add_argument("--epochs", type=int, help="train for so many in all; default: as the run was to")
     parser.add_argument("--env", help="train in this environment; module:Env-v0 imports module")
     parser.add_argument("--wrapper", action="append", help="module:Name, a wrapper of the environment; all of them")
-    changeable = sorted({name for algo, path in files().items() for name in source.changeable(path, algo)} - {"epochs"})
-    for name in changeable:
+    arguments = [argument for algo, path in files().items() for argument in source.arguments_of(path, algo)]
+    names = sorted({argument.name for argument in arguments} - {"epochs", "env_fn", "wrappers"})
+    for name in names:  # also those that stay, which `resume` then says
         parser.add_argument(f"--{name}", nargs="?", const="True", help=argparse.SUPPRESS)
-    parser.epilog = "Flags with a new value for an argument: " + ", ".join(f"--{name}" for name in changeable)
-    return parser.parse_args(argv), changeable
+    changeable = {argument.name for argument in arguments if argument.changeable}
+    flags = [f"--{name}" for name in names if name in changeable]
+    parser.epilog = "Flags with a new value for an argument: " + ", ".join(flags)
+    return parser.parse_args(argv), names
 
 
 def test_policy(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -192,12 +192,13 @@ def find_algorithm(folder: Path, config: dict) -> Algorithm:
 
 def main(argv: Sequence[str]) -> None:
     """The command: on as many MPI processes as the run had."""
-    args, changeable = parsers.resume(argv)
+    args, names = parsers.resume(argv)
     folder, config = read_config(args.path)
     algorithm = find_algorithm(folder, config)
     known = parameters(algorithm.arguments.values())
-    given = {name: text for name in changeable if (text := getattr(args, name)) is not None}
-    changes = {name: convert(text, known[name], name) if name in known else text for name, text in given.items()}
+    given = {name: text for name in names if (text := getattr(args, name)) is not None}
+    check_changes(algorithm, given)
+    changes = {name: convert(text, known[name], name) for name, text in given.items()}
     record = config.get("run")
     processes = record.get("processes", 1) if isinstance(record, dict) else 1
     if not isinstance(processes, int) or processes < 1:

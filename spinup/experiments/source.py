@@ -78,10 +78,10 @@ def imported(function: Callable) -> Description:
     return Description(function.__name__, found, inspect.cleandoc(function.__doc__ or "").partition("\n")[0])
 
 
-def changeable(path: Path, name: str) -> list[str]:
-    """The arguments of a file's algorithm that `resume` may change; none if only importing it tells."""
+def arguments_of(path: Path, name: str) -> list[Argument]:
+    """The arguments of a file's algorithm; none if only importing it tells."""
     with contextlib.suppress(Unreadable):
-        return [argument.name for argument in describe(path, name).arguments.values() if argument.changeable]
+        return [*describe(path, name).arguments.values()]
     return []
 
 

@@ -10,6 +10,7 @@ import time
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -168,8 +169,9 @@ class Trace:
         # Dynamo counts graphs for a code object: without one of its own, those of earlier runs would count too.
         self.call = types.FunctionType(call.__code__.replace(), call.__globals__, closure=call.__closure__)
         try:
-            import_dynamo()
-            self.compiled = torch.compile(self.call, backend=self.make_program, fullgraph=True, dynamic=False)
+            with without_triton():
+                import_dynamo()
+                self.compiled = torch.compile(self.call, backend=self.make_program, fullgraph=True, dynamic=False)
         except Exception as error:  # an old torch, a new Python, an odd platform
             raise Untraceable(f"torch's Dynamo does not load here ({first_line(error)})") from error
 
@@ -205,28 +207,40 @@ class Untraceable(Exception):
 
 @functools.cache
 def import_dynamo():
-    """torch._dynamo, without triton on a machine without GPU, where it is of no use: loaded after Mesa's OpenGL has
-    drawn, it ends the process (both bring an LLVM).
-    """
-    hide = "triton" not in sys.modules and not torch.cuda.is_available()
-    if hide:
-        sys.modules["triton"] = None
-    try:
-        dynamo = importlib.import_module("torch._dynamo")
-        importlib.import_module("torch._dynamo.repro.after_dynamo")  # which torch.compile imports when it is called
-    finally:
-        if hide:
-            del sys.modules["triton"]
+    """torch._dynamo, if it has what is used of it."""
+    dynamo = importlib.import_module("torch._dynamo")
     if missing := [name for name in SETTINGS if not hasattr(dynamo.config, name)]:
         raise ImportError(f"torch {torch.__version__} does not know {missing[0]}")
     return dynamo
+
+
+@contextlib.contextmanager
+def without_triton() -> Iterator[None]:
+    """Let torch, which imports parts of Dynamo when it first uses them, find no triton. Captured updates need none,
+    and loaded after Mesa's OpenGL has drawn it ends the process, as both bring an LLVM.
+
+    On a machine with a GPU, where torch.compile may want it later, only once Mesa's LLVM is there.
+    """
+    if hide := "triton" not in sys.modules and (not torch.cuda.is_available() or mesa_has_drawn()):
+        sys.modules["triton"] = None
+    try:
+        yield
+    finally:
+        if hide:
+            del sys.modules["triton"]
+
+
+def mesa_has_drawn() -> bool:
+    """Whether Mesa's LLVM is loaded; triton is there for Linux alone."""
+    maps = Path("/proc/self/maps")
+    return maps.exists() and "/libLLVM" in maps.read_text()
 
 
 def with_settings(compiled: Callable, batch: tuple[Tensor, ...]):
     """Call what torch.compile made, and say in plain words what Dynamo refuses."""
     dynamo = import_dynamo()
     refusals = dynamo.exc.TorchDynamoException, dynamo.exc.FailOnRecompileLimitHit
-    with dynamo.config.patch(**SETTINGS), warnings.catch_warnings(), logs() as logged:
+    with without_triton(), dynamo.config.patch(**SETTINGS), warnings.catch_warnings(), logs() as logged:
         warnings.simplefilter("ignore")
         try:
             return compiled(batch)
