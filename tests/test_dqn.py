@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from probes import ByBoth, rows
+from probes import ByBoth, Probe, Spaces, rows
 from torch import nn
 
 import spinup
-from spinup import probes as our_probes
 from spinup.algorithm import find
 from spinup.algos import dqn as module
 from spinup.algos.dqn import q_loss, target
@@ -57,13 +56,74 @@ def test_dueling_values_have_mean_v():
     torch.testing.assert_close(net.q(o).mean(-1, keepdim=True), v)
 
 
+def test_dueling_by_hand():
+    """V = 2, A = (1, 3, -1) with mean 1: Q = 2 + (0, 2, -2)."""
+    net = QNetwork(spaces.Box(-1, 1, (3,)), spaces.Discrete(3), hidden_sizes=(8,), dueling=True)
+    last = [layer for layer in net.q.modules() if isinstance(layer, nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([2.0, 1, 3, -1]))
+    assert net.q(torch.zeros(1, 3)).tolist() == [[2, 4, 0]]
+    assert net.q(torch.zeros(2, 3), torch.tensor([1, 2])).tolist() == [4, 0]
+
+
 # ---- updates
+
+
+class Table(nn.Module):
+    """The same values everywhere; its copy, the target network, has others."""
+
+    def __init__(self, values: list[float]):
+        super().__init__()
+        self.values = nn.Parameter(torch.tensor(values))
+
+    def __deepcopy__(self, memo):
+        return Table([5.0, 2.0])
+
+    def forward(self, o, a=None):
+        return self.values.expand(len(o), 2) if a is None else self.values[a]
+
+
+class Tables(QNetwork):
+    """Q = (1, 3) and Q_targ = (5, 2)."""
+
+    def __init__(self, observation_space, action_space):
+        super().__init__(observation_space, action_space)
+        self.q = Table([1.0, 3.0])
+
+
+@pytest.mark.parametrize(("double", "y"), [(True, 1 + 0.5 * 2), (False, 1 + 0.5 * 5)])
+def test_next_action_by_hand(monkeypatch, tmp_path, double, y):
+    """Rewards of 1, gamma 0.5, no terminal state. Q chooses action 1, worth 2 to Q_targ, which chooses 0, worth 5."""
+    monkeypatch.setattr("spinup.envs.VecEnv.random_actions", lambda self: np.ones(self.num_envs, int))
+    options = SMALL | dict(epochs=1, epsilon=0.0, epsilon_steps=1, n_step=1, gamma=0.5, q_lr=0.0, polyak=1.0)
+    options |= dict(ac_kwargs=None, actor_critic=Tables, double=double)
+    train(tmp_path, lambda: Probe(truncates=True), **options)
+    (row,) = rows(tmp_path)
+    assert row["AverageQVals"] == 3
+    assert row["LossQ"] == pytest.approx({2.0: 0.5, 3.5: 0.125}[y])  # (3 - y)^2 / 2
+
+
+def sampled(monkeypatch) -> list:
+    """The batches of the updates to come."""
+    batches, sample = [], module.ReplayBuffer.sample
+    monkeypatch.setattr(module.ReplayBuffer, "sample", lambda self, n: batches.append(sample(self, n)) or batches[-1])
+    return batches
+
+
+def test_n_step_and_gamma_reach_the_buffer(monkeypatch, tmp_path):
+    """With rewards of 1 the sum of k of them is (1 - gamma^k) / (1 - gamma)."""
+    batches = sampled(monkeypatch)
+    train(tmp_path, lambda: Probe(length=5), **SMALL | dict(epochs=1, n_step=3, gamma=0.5))
+    _, _, r, _, terminated, discount = (torch.cat(x) for x in zip(*batches, strict=True))
+    assert set(discount.tolist()) == {0.5, 0.25, 0.125}
+    assert torch.equal(r, 2 * (1 - discount))
+    assert abs(terminated.mean().item() - 0.6) < 0.15  # three of five starts see the end
 
 
 @pytest.mark.parametrize("double", [True, False])
 def test_updates_are_those_of_a_twin(monkeypatch, tmp_path, double):
-    batches, sample = [], module.ReplayBuffer.sample
-    monkeypatch.setattr(module.ReplayBuffer, "sample", lambda self, n: batches.append(sample(self, n)) or batches[-1])
+    batches = sampled(monkeypatch)
     start, prepare = [], module.Run.prepare
     monkeypatch.setattr(
         module.Run, "prepare", lambda self, ac, **kwargs: start.append(copy.deepcopy(prepare(self, ac))) or ac
@@ -110,20 +170,33 @@ def test_captured_updates_are_the_same(monkeypatch, tmp_path, settings):
 
 
 def test_the_share_of_random_actions_falls_linearly(monkeypatch, tmp_path):
-    """Greedy actions are all 1, random ones all 0, so what is stored counts them."""
+    """Greedy actions are all 1, random ones all 0, and 100 environments draw evenly spaced numbers."""
     monkeypatch.setattr(QNetwork, "act", lambda self, o, deterministic=False: np.ones(len(o), int))
     monkeypatch.setattr("spinup.envs.VecEnv.random_actions", lambda self: np.zeros(self.num_envs, int))
+    drawn, rand = torch.arange(100) / 100 + 0.003, torch.rand
+    monkeypatch.setattr(torch, "rand", lambda *size, **kwargs: drawn if size == (100,) else rand(*size, **kwargs))
     actions, store = [], module.ReplayBuffer.store
     monkeypatch.setattr(
         module.ReplayBuffer, "store", lambda self, o, a, *rest: actions.append(a.copy()) or store(self, o, a, *rest)
     )
-    options = {**SMALL, "num_envs": 100, "steps_per_epoch": 40_000, "epochs": 1, "update_after": 10**9}
-    train(tmp_path, **{**options, "epsilon": 0.1, "epsilon_steps": 20_000, "replay_size": 50_000})
-    random = 1 - np.array(actions).mean(1)  # of each step
-    expected = np.maximum(0.1, 1 - 0.9 * np.arange(400) * 100 / 20_000)
-    for part in np.split(np.arange(400), 8):  # 5000 draws each: standard error at most 0.0071
-        assert random[part].mean() == pytest.approx(expected[part].mean(), abs=5 * 0.0071)
-    assert random[0] == 1
+    options = {**SMALL, "num_envs": 100, "steps_per_epoch": 4000, "epochs": 1, "update_after": 10**9}
+    train(tmp_path, **{**options, "epsilon": 0.1, "epsilon_steps": 2000, "replay_size": 5000})
+    share = np.maximum(0.1, 1 - 0.9 * np.arange(40) * 100 / 2000)
+    assert (1 - np.array(actions)).sum(1).tolist() == [(drawn < x).sum().item() for x in share]
+    assert share[0] == 1
+    assert share[20:].tolist() == pytest.approx([0.1] * 20)
+
+
+def test_random_actions_are_drawn_from_all(monkeypatch, tmp_path):
+    actions, store = [], module.ReplayBuffer.store
+    monkeypatch.setattr(
+        module.ReplayBuffer, "store", lambda self, o, a, *rest: actions.append(a.copy()) or store(self, o, a, *rest)
+    )
+    options = {**SMALL, "num_envs": 10, "steps_per_epoch": 2000, "epochs": 1, "update_after": 10**9, "epsilon": 1.0}
+    train(tmp_path, lambda: Spaces(action_space=spaces.Discrete(4)), **options)
+    counts = np.bincount(np.concatenate(actions), minlength=4)
+    assert counts.sum() == 2000
+    assert ((counts - 500) ** 2 / 500).sum() < 16.3  # the 99.9 % point with 3 degrees of freedom
 
 
 def test_test_episodes_are_greedy(tmp_path):
@@ -136,10 +209,26 @@ def test_test_episodes_are_greedy(tmp_path):
 # ---- as the other algorithms
 
 
-def test_probes():
-    results = our_probes.check(our_probes.trainer("dqn"), discrete=True)
-    assert [result.case.name for result in results if not result.passed] == []
-    assert len(results) == 6
+class Bright(Probe):
+    """An image, dark or bright; action 1 earns 1 on a bright one, and action 0 on a dark one."""
+
+    observation_space = spaces.Box(0, 255, (8, 8), np.uint8)
+
+    def observe(self):
+        self.bright = int(self.np_random.integers(2))
+        return np.full((8, 8), 255 * self.bright, np.uint8)
+
+    def reward(self, a) -> float:
+        return float(a == self.bright)
+
+
+def test_images(monkeypatch, tmp_path):
+    batches = sampled(monkeypatch)
+    options = SMALL | dict(epochs=1, steps_per_epoch=300, epsilon_steps=200, batch_size=32, q_lr=3e-3)
+    ac = train(tmp_path, Bright, **options)
+    assert {batch.o.dtype for batch in batches} == {torch.uint8}
+    assert any(isinstance(layer, nn.Conv2d) for layer in ac.q.modules())
+    assert ac.act(np.stack([np.zeros((8, 8), np.uint8), np.full((8, 8), 255, np.uint8)])).tolist() == [0, 1]
 
 
 def test_exact_resume(tmp_path):
