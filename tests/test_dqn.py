@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from probes import ByBoth, Probe, Spaces, rows
+from probes import Probe, Spaces, Walk, rows
 from torch import nn
 
 import spinup
@@ -129,7 +129,7 @@ def test_updates_are_those_of_a_twin(monkeypatch, tmp_path, double):
         module.Run, "prepare", lambda self, ac, **kwargs: start.append(copy.deepcopy(prepare(self, ac))) or ac
     )
     options = SMALL | dict(double=double, n_step=1, polyak=0.9, q_lr=1e-2, max_grad_norm=0.5, capture=False)
-    ac = train(tmp_path, ByBoth, **options)
+    ac = train(tmp_path, lambda: Walk(spaces.Discrete(2)), **options)
     twin = start[0].q
     slow, optimizer = copy.deepcopy(twin), torch.optim.Adam(twin.parameters(), 1e-2)
     assert len(batches) == 101
