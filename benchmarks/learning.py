@@ -30,12 +30,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # this checkout, not an installed copy
 
-from spinup.algorithm import find  # noqa: E402
+from spinup.algorithm import files, find  # noqa: E402
 from spinup.errors import UserError  # noqa: E402
 from spinup.experiments.cli import split_flags  # noqa: E402
 from spinup.run import ALIASES  # noqa: E402
 
-ALGOS = ("vpg", "trpo", "ppo", "ddpg", "td3", "sac")
 MARKS = (100_000, 300_000, 1_000_000)  # steps at which the learning curve is read,
 SHORT_MARKS = (20_000, 40_000, 60_000, 80_000, 100_000)  # and those of runs of at most 100k steps
 EVAL_EPISODES = 20
@@ -193,7 +192,7 @@ def make_jobs(args):
     """The suite's jobs, narrowed or changed by --algos, --envs, --seeds, --steps; without a suite, their product."""
     if args.suite:
         tasks, seeds = SUITES[args.suite]
-        tasks = [t for t in tasks if t[0] in (args.algos or ALGOS) and (not args.envs or t[1] in args.envs)]
+        tasks = [t for t in tasks if t[0] in (args.algos or files()) and (not args.envs or t[1] in args.envs)]
     else:
         tasks, seeds = [(algo, env, args.steps) for algo in args.algos for env in args.envs], range(3)
     return [
@@ -382,7 +381,7 @@ def parse(argv):
         description=__doc__.split("\n")[0], epilog="Everything after -- goes to python -m spinup.run."
     )
     parser.add_argument("--suite", choices=SUITES, help="a named set of jobs; the next four narrow or change it")
-    parser.add_argument("--algos", nargs="+", choices=ALGOS)
+    parser.add_argument("--algos", nargs="+", choices=list(files()))
     parser.add_argument("--envs", nargs="+", metavar="ENV")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="S")
     parser.add_argument("--steps", type=lambda text: int(float(text)), help="environment steps per run, at most")

@@ -13,22 +13,28 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from spinup.algos.ddpg import ddpg
-from spinup.algos.ppo import ppo
-from spinup.algos.sac import sac
-from spinup.algos.td3 import td3
-from spinup.algos.trpo import trpo
-from spinup.algos.vpg import vpg
+from spinup.algorithm import files, find
 from spinup.nets import ActorCritic, Gaussian, QFunctions
 from spinup.probes import PLAIN, Boxed, ByBoth, Probe, Target
 from spinup.probes import ByAction as ByAction  # for tests that import it from here
 from spinup.probes import ByObservation as ByObservation
 from spinup.probes import Discounting as Discounting
 
-ON_POLICY = {"vpg": vpg, "ppo": ppo, "trpo": trpo}
-OFF_POLICY = {"ddpg": ddpg, "td3": td3, "sac": sac}
+ALGORITHMS = {name: find(name) for name in files()}
+ON_POLICY = {name: algorithm.function for name, algorithm in ALGORITHMS.items() if algorithm.on_policy}
+# Those with an actor and critics; DQN has tests of its own for what these are tested for.
+OFF_POLICY = {
+    name: algorithm.function
+    for name, algorithm in ALGORITHMS.items()
+    if not algorithm.on_policy and "Box" in algorithm.actions
+}
 ALGOS = ON_POLICY | OFF_POLICY
-NO_DISCRETE = ("ddpg", "td3")
+NO_DISCRETE = [name for name, algorithm in ALGORITHMS.items() if "Discrete" not in algorithm.actions]
+
+
+def taken(algo: str, options: dict) -> dict:
+    """Those of the options that are arguments of the algorithm."""
+    return {name: value for name, value in options.items() if name in ALGORITHMS[algo].arguments}
 
 
 # ---- environments
@@ -175,7 +181,7 @@ class RawActorCritic(ActorCritic):
 
 def train(algo: str, env_fn, folder: Path, /, **kwargs):
     """Train and return the actor-critic; the run is in `folder`."""
-    return ALGOS[algo](env_fn, logger_kwargs=dict(output_dir=folder, quiet=True), **kwargs)
+    return ALGORITHMS[algo].function(env_fn, logger_kwargs=dict(output_dir=folder, quiet=True), **kwargs)
 
 
 def rows(folder: Path) -> list[dict[str, float]]:

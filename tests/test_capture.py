@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.utils.checkpoint
 from gymnasium import spaces
-from probes import OFF_POLICY, Mixed, Target, Walk, fit, parameters, train, without_time
+from probes import OFF_POLICY, Mixed, Target, Walk, fit, parameters, taken, train, without_time
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -57,12 +57,12 @@ def assert_same_run(algo, env, folder, options, capfd):
     return said
 
 
-@pytest.mark.parametrize("algo", OFF_POLICY)
+@pytest.mark.parametrize("algo", [*OFF_POLICY, "dqn"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_same_run_to_the_bit(tmp_path, algo, variant, capfd):
     precision = torch.get_float32_matmul_precision()
     try:
-        said = assert_same_run(algo, fit(algo, Mixed), tmp_path, SMALL | VARIANTS[variant], capfd)
+        said = assert_same_run(algo, fit(algo, Mixed), tmp_path, taken(algo, SMALL | VARIANTS[variant]), capfd)
     finally:
         torch.set_float32_matmul_precision(precision)
     assert len(said) == (variant == "block-sparse, evolving"), said

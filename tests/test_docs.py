@@ -105,7 +105,9 @@ def shortened(words: list[str]) -> list[str]:
         return words
     if algo not in algorithm.files() or "--help" in flags:
         return words
-    short = SHORT | SHORT_OFF_POLICY if algo in ("ddpg", "td3", "sac") else SHORT
+    facts = algorithm.find(algo)
+    short = SHORT if facts.on_policy else SHORT | SHORT_OFF_POLICY
+    short = {flag: value for flag, value in short.items() if flag.removeprefix("--") in facts.arguments}
     keep = list(words)
     for flag, value in short.items():
         if flag in keep:

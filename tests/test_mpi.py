@@ -311,7 +311,7 @@ def abort(*error):  # or the other process would wait for ever
 
 
 sys.excepthook = abort
-for algo in ("ddpg", "td3", "sac"):
+for algo in ("ddpg", "dqn", "sac", "td3"):
     module = importlib.import_module(f"spinup.algos.{algo}")
     batches, buffers = [], []
 
@@ -326,7 +326,8 @@ for algo in ("ddpg", "td3", "sac"):
 
     module.ReplayBuffer = Recorder
     ac = getattr(module, algo)(
-        "Pendulum-v1", steps_per_epoch=30, epochs=2, start_steps=10, update_after=20, batch_size=9, replay_size=101,
+        "CartPole-v1" if algo == "dqn" else "Pendulum-v1", steps_per_epoch=30, epochs=2, update_after=20, batch_size=9,
+        replay_size=101, **(dict(epsilon_steps=20, n_step=1) if algo == "dqn" else dict(start_steps=10)),
         ac_kwargs=dict(hidden_sizes=(8,)), num_test_episodes=1, max_ep_len=7,
         logger_kwargs=dict(output_dir=algo, quiet=True),
     )

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from torch import nn
 
 import spinup
+from spinup.algorithm import find
 from spinup.analysis import play as watch
 from spinup.envs import evaluate, make_envs
 from spinup.errors import UserError
@@ -49,8 +50,9 @@ class Any(gym.Env):
 
 def train(folder, env_fn, algo="vpg", **more):
     settings = dict(num_envs=2, steps_per_epoch=12, epochs=1, ac_kwargs=dict(hidden_sizes=[8]))
-    if algo in ("ddpg", "td3", "sac"):
-        settings |= dict(eval_freq=0, start_steps=4, update_after=4, batch_size=4, replay_size=50)
+    if not find(algo).on_policy:
+        settings |= dict(eval_freq=0, update_after=4, batch_size=4, replay_size=50)
+        settings |= dict(epsilon_steps=4) if algo == "dqn" else dict(start_steps=4)
     logger_kwargs = dict(output_dir=str(folder), exp_name="x", quiet=True)
     return getattr(spinup, algo)(env_fn, **{**settings, **more}, logger_kwargs=logger_kwargs)
 
@@ -87,7 +89,7 @@ OBSERVATIONS = {
     "tuple": spaces.Tuple([spaces.Discrete(2), BOX]),
 }
 OFF_POLICY = [("sac", name) for name in ("discrete from -1", "box of two dimensions", "box of integers")]
-OFF_POLICY += [("ddpg", "box of integers"), ("td3", "box of bytes")]
+OFF_POLICY += [("ddpg", "box of integers"), ("td3", "box of bytes"), ("dqn", "discrete from -1")]
 CASES = [("vpg", obs, "discrete from 5") for obs in OBSERVATIONS]
 CASES += [("vpg", "dict", act) for act in ACTIONS] + [(algo, "box", act) for algo, act in OFF_POLICY]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 import torch
+from probes import ALGORITHMS, OFF_POLICY, ON_POLICY, taken
 
 import spinup
 
@@ -28,6 +29,10 @@ SETTINGS = {
     "vpg": ("CartPole-v1", ON | dict(train_v_iters=3, eval_freq=2, num_test_episodes=2)),
     "trpo": ("Pendulum-v1", ON | dict(train_v_iters=3)),
     "ppo": ("Pendulum-v1", ON | dict(train_pi_iters=2, train_v_iters=3, minibatch_size=16)),
+    "dqn": (
+        "CartPole-v1",
+        taken("dqn", OFF) | dict(epsilon_steps=150, ac_kwargs=dict(hidden_sizes=[16], dueling=True)),
+    ),
     "ddpg": ("Pendulum-v1", OFF | dict(noise_corr=0.7, n_step=3)),
     "td3": ("Pendulum-v1", OFF | dict(num_envs=1, update_every=1, policy_delay=3, noise_corr=0.5)),
     "sac": ("Pendulum-v1", OFF),
@@ -126,6 +131,10 @@ def whole(tmp_path_factory):
 # ---- the run goes on as if nothing had been
 
 
+def test_every_algorithm_is_among_the_runs():
+    assert {name.partition("-")[0] for name in SETTINGS} == set(COMMANDS) == set(ALGORITHMS)
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_run_that_died_goes_on_exactly(name, whole, tmp_path):
     """Ended without warning in the fourth epoch, so that it goes on from the checkpoint after the second."""
@@ -173,11 +182,11 @@ def start(folder, *words):
 
 
 EPOCHS = 80
-ON_POLICY = f"--env CartPole-v1 --steps 200 --epochs {EPOCHS}"
-OFF_POLICY = f"--env Pendulum-v1 --steps 50 --epochs {EPOCHS} --batch_size 16 --hid 32,32 --start_steps 100"
+REPLAY = f"--steps 50 --epochs {EPOCHS} --batch_size 16 --hid 32,32 --update_after 50 --eval_freq 10"
 COMMANDS = {
-    **dict.fromkeys(("vpg", "trpo", "ppo"), ON_POLICY),
-    **dict.fromkeys(("ddpg", "td3", "sac"), f"{OFF_POLICY} --update_after 50 --eval_freq 10"),
+    **dict.fromkeys(ON_POLICY, f"--env CartPole-v1 --steps 200 --epochs {EPOCHS}"),
+    **dict.fromkeys(OFF_POLICY, f"--env Pendulum-v1 --start_steps 100 {REPLAY}"),
+    "dqn": f"--env CartPole-v1 --epsilon_steps 1000 {REPLAY}",
 }
 
 

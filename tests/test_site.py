@@ -18,7 +18,8 @@ import docstrings
 import references
 import sources
 
-ALGORITHMS = ("vpg", "trpo", "ppo", "ddpg", "td3", "sac")
+from spinup import algorithm
+
 # What readers search for, and the algorithm whose page must come first.
 SEARCHES = {"entropy": "sac", "temperature": "sac", "clipping": "ppo", "trust region": "trpo", "replay buffer": "ddpg"}
 SEARCHES |= {"REINFORCE": "vpg", "twin critics": "td3", "ppo": "ppo"}
@@ -75,7 +76,7 @@ def test_links_lead_somewhere(site):
     assert {link for link in outside if link not in known and not link.startswith(OF_THE_THEME)} == set()
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", algorithm.files())
 def test_equations_and_source_lead_to_each_other(site, algo):
     text = sources.source_of(algo).read_text(encoding="utf-8")
     labels = sources.labelled_lines(text)

@@ -14,13 +14,12 @@ from torch import nn
 
 import spinup
 from spinup import nets
+from spinup.algorithm import files, find
 from spinup.compute import optim
 from spinup.errors import UserError
 from spinup.run import main
 from spinup.sparse import BlockLayout, BlockSparseLinear, Schedule, layouts, matrix_block_norms
 from spinup.sparse.dynamic import swap
-
-ALGORITHMS = ("vpg", "trpo", "ppo", "ddpg", "td3", "sac")
 
 
 def layer_with(kind: str, mask, seed: int = 0, **options) -> BlockSparseLinear:
@@ -257,13 +256,15 @@ def test_mistakes_are_one_line(linear, hidden, message):
 def words(algo: str, *more: str) -> list[str]:
     """A short run of an algorithm that takes some gradient steps of all its networks."""
     short = ["--hid", "64,64", "--block_size", "16", "--sparsity", "0.6", "--epochs", "5", "--seed", "3", *more]
-    if algo in ("vpg", "trpo", "ppo"):
+    if find(algo).on_policy:
         return [algo, "--env", "CartPole-v1", "--steps", "64", *short]
-    off_policy = ["--steps", "20", "--update_after", "20", "--start_steps", "20", "--eval_freq", "0"]
-    return [algo, "--env", "Pendulum-v1", *off_policy, "--batch_size", "16", *short]
+    env = "Pendulum-v1" if "Box" in find(algo).actions else "CartPole-v1"
+    off_policy = ["--steps", "20", "--update_after", "20", "--eval_freq", "0", "--batch_size", "16"]
+    off_policy += ["--start_steps", "20"] if "start_steps" in find(algo).arguments else []
+    return [algo, "--env", env, *off_policy, *short]
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", files())
 @pytest.mark.parametrize("schedule", ["static", "rigl", "prune"])
 def test_every_algorithm_trains_saves_and_loads(algo, schedule, data_dir):
     main(words(algo, "--quiet", "--sparse_schedule", schedule, "--sparse_every", "1", "--exp_name", "x"))
@@ -271,8 +272,9 @@ def test_every_algorithm_trains_saves_and_loads(algo, schedule, data_dir):
     config = json.loads((folder / "config.json").read_text())
     assert config["ac_kwargs"]["linear"] == {"sparsity": 0.6, "block_size": 16, "schedule": schedule, "every": 1}
     policy, state = spinup.load(folder), torch.load(folder / "model.pt", weights_only=True)
-    layer = next(m for m in policy.actor.modules() if isinstance(m, BlockSparseLinear))
-    name = next(key for key in state if key.startswith("actor") and key.endswith(".mask")).removesuffix("mask")
+    part = "actor" if hasattr(policy, "actor") else "q"
+    layer = next(m for m in getattr(policy, part).modules() if isinstance(m, BlockSparseLinear))
+    name = next(key for key in state if key.startswith(f"{part}.") and key.endswith(".mask")).removesuffix("mask")
     assert layer.layout == BlockLayout.from_packed(state[f"{name}mask"], (4, 4), 16)
     assert layer.layout.nnz == 6
     assert torch.equal(state[f"{name}weight"], layer.weight.detach())

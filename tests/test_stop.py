@@ -7,21 +7,20 @@ import math
 import numpy as np
 import pytest
 import torch
+from probes import ALGORITHMS, OFF_POLICY, taken
 
 import spinup
 from spinup.errors import UserError
 from spinup.experiments.resume import main
 from spinup.run import main as command
 
-ON = dict(num_envs=2, steps_per_epoch=40, epochs=4, checkpoint_freq=1, max_ep_len=20, ac_kwargs=dict(hidden_sizes=[8]))
-OFF = ON | dict(start_steps=10, update_after=10, update_every=5, batch_size=4, replay_size=200, eval_freq=0)
-RUNS = {
-    "vpg": ("CartPole-v1", ON | dict(train_v_iters=1)),
-    "trpo": ("CartPole-v1", ON | dict(train_v_iters=1)),
-    "ppo": ("CartPole-v1", ON | dict(train_pi_iters=1, train_v_iters=1)),
-    "ddpg": ("Pendulum-v1", OFF),
-    "td3": ("Pendulum-v1", OFF),
-    "sac": ("Pendulum-v1", OFF),
+SMALL = dict(
+    num_envs=2, steps_per_epoch=40, epochs=4, checkpoint_freq=1, max_ep_len=20, ac_kwargs=dict(hidden_sizes=[8])
+)
+SMALL |= dict(train_pi_iters=1, train_v_iters=1)
+SMALL |= dict(start_steps=10, update_after=10, update_every=5, batch_size=4, replay_size=200, eval_freq=0)
+RUNS = {  # the environment, and those of the options that the algorithm has
+    algo: ("Pendulum-v1" if algo in OFF_POLICY else "CartPole-v1", taken(algo, SMALL)) for algo in ALGORITHMS
 }
 
 
@@ -66,11 +65,11 @@ def test_a_run_begins_with_the_networks_of_another(algo, tmp_path):
             continue
         torch.testing.assert_close(value, ac.state_dict()[name], rtol=0, atol=1e-5, msg=name)
     assert config(tmp_path / "b")["init_from"] == str(tmp_path / "a")
-    if algo in ("ddpg", "td3", "sac"):
+    if not ALGORITHMS[algo].on_policy:
         parts = checkpoint_of(tmp_path / "b", 40)
+        critic = {"dqn": "q.", "ddpg": "critic.0."}.get(algo, "critic.")  # DDPG's target has the one critic alone
         for name, value in parts["q_targ"].items():
-            first = "0." * (algo == "ddpg")  # its target has the one critic alone
-            torch.testing.assert_close(value, ac.state_dict()[f"critic.{first}{name}"], rtol=0, atol=1e-5)
+            torch.testing.assert_close(value, ac.state_dict()[f"{critic}{name}"], rtol=0, atol=1e-5)
 
 
 def knobs(algo):
