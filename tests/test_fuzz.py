@@ -5,6 +5,7 @@ The command line's own fuzzing is in test_cli.py and test_run.py, that of checkp
 
 import contextlib
 import inspect
+import itertools
 import json
 import math
 import shutil
@@ -78,21 +79,6 @@ def test_config(run, data):
     in_place_of(file, bad, lambda: read_config(run))
 
 
-@settings(FUZZ, max_examples=60)
-@given(data=st.data())
-def test_config_before_a_policy_is_loaded_or_a_run_resumed(run, data):
-    file = run / "config.json"
-    good = json.loads(file.read_text())
-    key = data.draw(st.sampled_from(sorted(good)))
-    value = data.draw(
-        st.none() | st.booleans() | st.integers() | st.text(max_size=20) | st.lists(st.integers(), max_size=3)
-    )
-    bad = json.dumps({**good, key: value}).encode()
-    in_place_of(file, bad, lambda: watch.load(run))
-    if key not in ("epochs", "steps_per_epoch"):
-        in_place_of(file, bad, lambda: spinup.resume(run))  # it has done its two epochs: never trains
-
-
 def nested(depth: int) -> list:
     value = []
     for _ in range(depth):
@@ -105,7 +91,21 @@ ODD = [None, True, 0, -1, 2**63, 10**400, 3.5, 1e300, math.nan, math.inf, "", "x
 ODD += ["os:system", [], [0], [-1], [[1]], ["x"], [10**9], {}, {"sparsity": []}, DEEP]
 PLACES = ["run", "exp_name", "ac_kwargs:hidden_sizes", "ac_kwargs:linear", "ac_kwargs:activation"]
 PLACES += ["ac_kwargs:orthogonal", "ac_kwargs:log_std_init", "run:resumed", "run:processes"]
-PLACES += list(inspect.signature(spinup.vpg).parameters)
+PLACES += ["algorithm", *inspect.signature(spinup.vpg).parameters]
+
+
+def odd(value):
+    return nested(500) if value == DEEP else value
+
+
+def test_odd_values_before_a_policy_is_loaded_or_a_run_resumed(run):
+    file = run / "config.json"
+    good = json.loads(file.read_text())
+    for key, value in itertools.product(good, ODD):
+        bad = json.dumps({**good, key: odd(value)}).encode()
+        in_place_of(file, bad, lambda: watch.load(run))
+        if key not in ("epochs", "steps_per_epoch"):
+            in_place_of(file, bad, lambda: spinup.resume(run))  # it has done its two epochs: never trains
 
 
 @settings(FUZZ, max_examples=60)
@@ -122,7 +122,7 @@ PLACES += list(inspect.signature(spinup.vpg).parameters)
 def test_odd_values_in_a_config_whose_run_goes_on(run, tmp_path_factory, where, value):
     config = json.loads((run / "config.json").read_text())
     *outer, key = where.split(":")
-    (config[outer[0]] if outer else config)[key] = nested(500) if value == DEEP else value
+    (config[outer[0]] if outer else config)[key] = odd(value)
     folder = tmp_path_factory.mktemp("odd") / "x_s0"
     shutil.copytree(run, folder)
     (folder / "config.json").write_text(json.dumps(config))

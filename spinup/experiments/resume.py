@@ -184,7 +184,7 @@ def check_networks(folder: Path, config: dict, env_fn: str | Callable, wrappers:
 def find_algorithm(folder: Path, config: dict) -> Algorithm:
     """The algorithm that config.json names; nothing but ours is imported for it."""
     name = config.get("algorithm")
-    if name not in files():
+    if not isinstance(name, str) or name not in files():
         names = ", ".join(files())
         raise UserError(f"{folder / 'config.json'} names the algorithm {name!r:.80}; it must be one of {names}")
     return find(name)
