@@ -35,6 +35,7 @@ test: .venv/test.stamp
 
 test-slow: .venv/slow.stamp test
 	$(PY) -m pytest -m slow
+	$(PYTEST) -q --hypothesis-profile=random tests/test_fuzz.py tests/test_cli.py tests/test_faults.py
 
 test-gpu: .venv/test.stamp
 	$(PY) -m pytest -m gpu

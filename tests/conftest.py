@@ -1,4 +1,4 @@
-"""What every test runs under: one thread, no display, no colors, and a folder of its own for runs."""
+"""What every test runs under: one thread unless OMP_NUM_THREADS is set, no display, no colors, and a folder of its own for runs."""
 
 import os
 import signal
@@ -7,12 +7,18 @@ import sys
 from pathlib import Path
 
 # Before numpy, torch and matplotlib are imported, and for the processes that tests start.
-os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg", PYTHON_COLORS="0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.update(MPLBACKEND="Agg", PYTHON_COLORS="0")
 
+import hypothesis
 import pytest
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+# The same examples in each run, so that the same code has the same result; `make test-slow` draws others.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile("random", derandomize=False)
+hypothesis.settings.load_profile("repeatable")
 # A shell has jobs in its background ignore Ctrl-C, and so would the tests of it and the processes that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):  # as nohup does with the hangup of a terminal
