@@ -1,4 +1,4 @@
-"""What every test runs under: one thread unless OMP_NUM_THREADS is set, no display, no colors, and a folder of its own for runs."""
+"""What every test runs under: one thread (or OMP_NUM_THREADS), no display, no colors, a folder of its own for runs."""
 
 import os
 import signal
