@@ -301,12 +301,25 @@ def check_arguments(arguments: Mapping[str, Argument], values: Mapping) -> None:
     for name, value in values.items():
         if name in arguments:
             arguments[name].check(value)
-        if name == "on_epoch" and not (value is None or callable(value)):
-            raise UserError(f"on_epoch is {value!r:.80}; it must be a function of an epoch's row, or None")
+        if name == "on_epoch" and not (value is None or takes_one(value)):
+            raise UserError(
+                f"on_epoch is {value!r:.80}; it must be a function of one argument, an epoch's row, or None"
+            )
         if name == "init_from" and value is not None and not resumed:
             check_source(value)
         if name == "device" and not isinstance(value, str) and type(value).__name__ != "device":  # torch's
             raise UserError(f"device is {value!r:.80}; it must be a name, as cpu, cuda or cuda:1")
+
+
+def takes_one(function: Any) -> bool:
+    """Whether it can be called with one argument, as far as its signature tells."""
+    try:
+        inspect.signature(function).bind(None)
+    except ValueError:  # some of C's functions have no signature
+        return True
+    except TypeError:
+        return False
+    return True
 
 
 def check_source(init_from: str | PathLike) -> None:

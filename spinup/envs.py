@@ -656,7 +656,8 @@ class VecEnv:
         bad = np.argwhere(~(np.abs(x) <= (LARGEST**0.5 if what == "reward" else LARGEST)))
         if len(bad):
             i = int(bad[0, 0])
-            why = ", too large for float32, in which it is learned from: scale it, for example in a wrapper"
+            square = "the square of which is " if what == "reward" else ""  # it is squared by the critic's loss
+            why = f", {square}too large for float32, in which it is learned from: scale it, for example in a wrapper"
             why = why if np.isfinite(x[tuple(bad[0])]) else ""
             raise Fault(f"{self.name} {i} gave the {what} {x[i]} at step {self.ep_len[i]} of its episode{why}")
         if what == "observation" and (coarse := np.argwhere(np.abs(x) >= EXACT)).size:
@@ -735,7 +736,9 @@ def as_names(log_info: Sequence[str] | str | None) -> tuple[str, ...]:
         raise UserError(f"log_info is {log_info!r:.80}; it must be a list of names of numbers in the infos")
     names = tuple(name.strip() if isinstance(name, str) else name for name in names)
     for name in names:
-        if not isinstance(name, str) or not name or not name.isprintable() or name in ("EpRet", "EpLen"):
+        if name in ("EpRet", "EpLen"):
+            raise UserError(f"log_info has {name!r}, which is already a column")
+        if not isinstance(name, str) or not name or not name.isprintable():
             raise UserError(f"log_info has {name!r:.80}; it must have names of numbers in the infos, as is_success")
     return tuple(dict.fromkeys(names))
 

@@ -430,13 +430,11 @@ def test_wrappers_and_numbers_from_infos(tmp_path, algo):
     assert rows(tmp_path / "one")[0].keys() == rows(tmp_path / "run")[0].keys()
 
 
-def test_a_number_with_the_name_of_a_column_is_named(tmp_path):
-    class Clash(Turns):
-        def step(self, action):
-            return (*self.env.step(action)[:4], {"Epoch": 1})
-
-    with pytest.raises(UserError, match="log_info: the table has a column 'Epoch' of its own"):
-        train("vpg", Probe, tmp_path, wrappers=Clash, log_info="Epoch", **SMALL["vpg"])
+@pytest.mark.parametrize("name", ["Epoch", "EpRet", "LossPi", "TestEpLen"])
+def test_a_number_with_the_name_of_a_column_is_named(tmp_path, name):
+    with pytest.raises(UserError, match=f"log_info has '{name}', which is already a column"):
+        train("vpg", Probe, tmp_path / "run", log_info=name, **SMALL["vpg"])
+    assert not (tmp_path / "run").exists()
 
 
 @algos

@@ -634,6 +634,22 @@ def test_environments_of_each_mpi_process_count(run, no_workers, monkeypatch):
         spinup.resume(run, epochs=3)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_envs": None, "num_test_envs": 10_000}, "asks for 10000 environments with a process each"),
+        ({"num_envs": None}, "asks for 10000 environments with a process each"),
+        ({"num_envs": "x"}, r"config\.json: num_envs is 'x'; it must be an int from 1"),
+        ({"vectorization": "sync", "num_test_envs": "x"}, r"num_test_envs is 'x'; it must be an int from 1"),
+        ({"num_test_envs": -3}, r"num_test_envs is -3; it must be an int from 1"),
+    ],
+)
+def test_test_policy_checks_numbers_of_environments(run, changes, message, no_workers):
+    configure(run, **{"vectorization": "async", **changes})
+    with pytest.raises(UserError, match=message):
+        watch.main([str(run), "-nr", "--len", "5", "-n", "10000"])
+
+
 @pytest.mark.parametrize("name", ["num_envs", "num_test_envs"])
 def test_test_policy_starts_no_crowd_of_environments(run, name, no_workers, capsys):
     configure(run, vectorization="async", **{name: 10_000})

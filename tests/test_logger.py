@@ -762,3 +762,12 @@ def test_close_speaks_once(tmp_path, capsys):
     with Logger(tmp_path / "run") as logger:
         logger.close()
     assert capsys.readouterr().out.count("The run is in") == 1
+
+
+def test_a_number_of_log_info_that_has_a_column_is_named(tmp_path):
+    logger = EpochLogger(output_dir=str(tmp_path / "run"), quiet=True)
+    logger.means = ["Speed"]
+    logger.store(Speed=1.0)
+    logger.log_tabular("Speed", average_only=True)
+    with pytest.raises(UserError, match="log_info: the table has a column 'Speed' of its own"):
+        logger.dump_tabular()

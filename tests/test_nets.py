@@ -1652,3 +1652,13 @@ def test_channels_are_found_at_either_end(shape, channels):
     cnn = CNN(shape)
     assert cnn.net[0].in_channels == channels
     assert cnn(torch.zeros(2, *shape, dtype=torch.uint8)).shape == (2, cnn.features)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.MultiDiscrete([2, 3])])
+@pytest.mark.parametrize("given", [{"squash": True}, {"log_std_min": -1.0}, {"log_std_max": 0.0}])
+def test_what_only_a_gaussian_has_is_refused_for_other_policies(space, given):
+    name = next(iter(given))
+    with pytest.raises(
+        UserError, match=f"{name} is for a Gaussian policy's actions, a Box; these are .*: leave it out"
+    ):
+        ActorCritic(spaces.Box(-1, 1, (2,)), space, **given)

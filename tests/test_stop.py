@@ -100,7 +100,8 @@ def test_the_temperature_comes_along_only_where_both_adjust_it(tmp_path):
     [
         (dict(ac_kwargs=dict(hidden_sizes=[9])), "actor.net.1.0.weight has the shape (8, 4), and in this run (9, 4)"),
         (dict(env="Acrobot-v1"), "actor.net.1.0.weight has the shape (8, 4), and in this run (8, 6)"),
-        (dict(normalize_obs=False), "has, and this run has not, obs_norm.mean"),
+        (dict(normalize_obs=False), "has obs_norm.mean, which this run lacks"),
+        (dict(env="Pendulum-v1"), "lacks actor.log_std, which this run has"),
         (
             dict(ac_kwargs=dict(hidden_sizes=[8, 8])),
             "actor.net.1.2.weight has the shape (2, 8), and in this run (8, 8)",
@@ -283,7 +284,8 @@ def test_a_run_that_has_ended_is_not_resumed_but_by_another_condition(tmp_path, 
         ("stop_at", math.inf, "a number"),
         ("patience", 0, "a whole number at least 1"),
         ("patience", 1.5, "a whole number at least 1"),
-        ("on_epoch", "f", "a function of an epoch's row"),
+        ("on_epoch", lambda: True, "a function of one argument, an epoch's row, or None"),
+        ("on_epoch", "f", "a function of one argument, an epoch's row, or None"),
     ],
 )
 def test_conditions_that_are_none(tmp_path, name, value, right):

@@ -152,11 +152,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 def as_in_training(config: dict, args: argparse.Namespace) -> dict:
     """How `evaluate` makes environments: as the run's own evaluations did, but for what the command says."""
     how = {name: config[name] for name in ("vectorization", "reseed", "log_info") if name in config}
-    together = config.get("num_envs") if config.get("vectorization") == "async" else None
-    number = args.num_envs or config.get("num_test_envs") or together
-    if args.num_envs is None and together:
-        number = min(args.episodes, number)
-        check_workers(Path(args.path), number, f"--num_envs {number}, or give fewer")
+    number = args.num_envs
+    if number is None:
+        counts = {name: config.get(name) for name in ("num_test_envs", "num_envs")}
+        for name, count in counts.items():
+            if count is not None and not (type(count) is int and count >= 1):
+                file = Path(args.path) / "config.json"
+                raise UserError(f"{file}: {name} is {count!r:.80}; it must be an int from 1")
+        together = config.get("vectorization") == "async"
+        number = counts["num_test_envs"] or (counts["num_envs"] if together else None)
+        if together:
+            number = min(args.episodes, number or args.episodes)
+            check_workers(Path(args.path), number, f"--num_envs {number}, or give fewer")
     return {**how, "num_envs": number}
 
 

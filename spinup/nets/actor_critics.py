@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from spinup import arguments as arg
 from spinup.arguments import document
 from spinup.compute import accel
+from spinup.errors import UserError
 from spinup.nets.actors import (
     CategoricalActor,
     DeterministicActor,
@@ -61,6 +62,9 @@ class ActorCritic(nn.Module):
         if isinstance(action_space, spaces.Box):
             std = log_std_init, log_std_min, log_std_max
             self.actor = GaussianActor(build(action_space.shape[0], 0.01), action_space, *std, squash)
+        elif squash or log_std_min is not None or log_std_max is not None:
+            name = "squash" if squash else "log_std_min" if log_std_min is not None else "log_std_max"
+            raise UserError(f"{name} is for a Gaussian policy's actions, a Box; these are {action_space}: leave it out")
         elif isinstance(action_space, spaces.Discrete):
             self.actor = CategoricalActor(build(int(action_space.n), 0.01))
         else:

@@ -17,7 +17,7 @@ from spinup.arguments import check_arguments
 from spinup.compute import accel, mpi
 from spinup.compute.optim import set_progress
 from spinup.envs import as_names, bind, check_actions, evaluation_columns, make_envs, wrapper_flags
-from spinup.errors import Fault
+from spinup.errors import Fault, UserError
 from spinup.nets import describe
 from spinup.runs import checkpoint
 from spinup.runs.config import allow_import, convert_json
@@ -26,6 +26,7 @@ from spinup.runs.saved import load_policy_into
 from spinup.runs.signals import StopSignal
 
 CALLS_BETWEEN_AGREEMENTS = 20  # steps between two rounds in which MPI processes ask each other whether to stop
+SHARED = ("Epoch", "EpRet", "EpLen", "TestEpRet", "TestEpLen", "EvalTime", "TotalEnvInteracts", "Time")  # columns
 REASONS = ("stop_at", "patience", "on_epoch")  # arguments that can end a run before its last epoch
 
 
@@ -57,6 +58,9 @@ class Run:
         names = ("num_envs", "max_ep_len", "env_kwargs", "vectorization", "wrappers", "reseed", "log_info")
         self.envs = make_envs(config["env_fn"], seed=seed, **{name: config[name] for name in names})
         check_actions(algorithm, self.envs.action_space)
+        for name in as_names(config["log_info"]):
+            if name in (*SHARED, *algorithm.spreads, *algorithm.means):
+                raise UserError(f"log_info has {name!r}, which is already a column")
         self.steps_per_env = -(-config["steps_per_epoch"] // (self.num_envs * self.procs))  # in an epoch; rounded up
         self.epoch, self.t, self.updates, self.seconds = 1, 0, 0, 0.0
         self.best_return, self.best, self.without_best = -math.inf, None, 0

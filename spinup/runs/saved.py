@@ -226,8 +226,9 @@ def copy_parameters(module: torch.nn.Module, state: Mapping, source: str, skippe
     alike = "; networks and normalizers must be built alike (ac_kwargs, normalize_obs, the environment's spaces)"
     for name in [*ours, *theirs]:
         if name not in theirs or name not in ours:
-            who = "has not, as this run" if name not in theirs else "has, and this run has not,"
-            raise UserError(f"{source} {who} {name}{alike}")
+            verb = "lacks" if name not in theirs else "has"
+            other = "has" if name not in theirs else "lacks"
+            raise UserError(f"{source} {verb} {name}, which this run {other}{alike}")
         if ours[name].shape != theirs[name].shape:
             shapes = f"{tuple(theirs[name].shape)}, and in this run {tuple(ours[name].shape)}"
             raise UserError(f"{source}: {name} has the shape {shapes}{alike}")
