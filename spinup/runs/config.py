@@ -13,7 +13,7 @@ import secrets
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -153,7 +153,7 @@ def _layer(name: str) -> type:
     return layer
 
 
-KINDS = {
+KINDS: dict[str, Callable[[Any], Any]] = {
     "float": float,
     "dict": lambda pairs: {from_exact(key): from_exact(value) for key, value in pairs},
     "tuple": lambda items: tuple(from_exact(items)),
