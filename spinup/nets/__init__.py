@@ -36,6 +36,7 @@ observations and say what is missing.
 
 from spinup.nets.actor_critics import (
     ActorCritic,
+    BatchNormActorCritic,
     DeterministicActorCritic,
     QNetwork,
     SoftActorCritic,
@@ -44,6 +45,8 @@ from spinup.nets.actor_critics import (
     describe,
 )
 from spinup.nets.actors import (
+    BatchNormQFunction,
+    BatchNormQFunctions,
     Bounds,
     CategoricalActor,
     DeterministicActor,
@@ -64,7 +67,7 @@ from spinup.nets.distributions import (
 )
 from spinup.nets.encoders import CNN, PartsEncoder, make_encoder
 from spinup.nets.layers import HiddenLinear, activation_class, as_sizes, make_linears, mlp, network, orthogonal_
-from spinup.nets.norms import NoNorm, PartsNorm, RunningNorm, make_obs_norm
+from spinup.nets.norms import BatchNorm, NoNorm, PartsNorm, RunningNorm, make_obs_norm
 from spinup.nets.protocol import (
     check_actor_critic,
     check_parts,
@@ -78,6 +81,10 @@ __all__ = [
     "CNN",
     "LOG_SQRT_2PI",
     "ActorCritic",
+    "BatchNorm",
+    "BatchNormActorCritic",
+    "BatchNormQFunction",
+    "BatchNormQFunctions",
     "Bounds",
     "Categorical",
     "CategoricalActor",

@@ -1,5 +1,6 @@
 """Policy and value functions together, one class for each kind of algorithm."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -12,6 +13,8 @@ from spinup.arguments import document
 from spinup.compute import accel
 from spinup.errors import UserError
 from spinup.nets.actors import (
+    BatchNormQFunction,
+    BatchNormQFunctions,
     CategoricalActor,
     DeterministicActor,
     GaussianActor,
@@ -147,6 +150,39 @@ class SoftActorCritic(DeterministicActorCritic):
         if isinstance(action_space, spaces.Discrete):
             return CategoricalActor(network(observation_space, int(action_space.n), *common))
         return SquashedGaussianActor(network(observation_space, 2 * action_space.shape[0], *common), action_space)
+
+    @torch.inference_mode()
+    def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
+        """Actions for observations (..., *obs_shape): samples, or the policy's mode."""
+        pi = self.actor(self.obs_norm(as_input(o, self)))
+        return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
+
+
+@document
+class BatchNormActorCritic(nn.Module):
+    """A stochastic policy and two action-value functions with batch normalization, for CrossQ.
+
+    With normalize_obs, `act` normalizes, and actor and critic are given observations that went through obs_norm.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Box,
+        hidden_sizes: arg.HiddenSizes = (256, 256),
+        critic_sizes: Annotated[Sequence[int], "units of each of the critics' hidden layers"] = (512, 512),
+        activation: arg.Activation = "ReLU",
+        linear: arg.Linear = nn.Linear,
+        normalize_obs: arg.NormalizeObs = False,
+    ):
+        super().__init__()
+        self.register_buffer("_here", torch.empty(0), persistent=False)  # for as_input
+        self.obs_norm = make_obs_norm(observation_space, normalize_obs)
+        net = network(observation_space, 2 * action_space.shape[0], hidden_sizes, activation, linear)
+        self.actor = SquashedGaussianActor(net, action_space)
+        self.critic = BatchNormQFunctions(
+            BatchNormQFunction(observation_space, action_space, critic_sizes, activation, linear) for _ in range(2)
+        )
 
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:

@@ -74,3 +74,21 @@ def make_obs_norm(space: spaces.Box, normalize_obs: bool) -> nn.Module:
     if not normalize_obs or all(images):
         return NoNorm()
     return PartsNorm(space) if any(images) else RunningNorm(space.shape)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization (arXiv:1502.03167) of features, (B, n).
+
+    By running statistics; with `training` by those of the batch, which move the running ones.
+    """
+
+    def __init__(self, n: int, momentum: float = 0.01, eps: float = 1e-3):
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.weight, self.bias = nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
+        self.register_buffer("mean", torch.zeros(n))
+        self.register_buffer("var", torch.ones(n))
+
+    def forward(self, x: Tensor, training: bool = False) -> Tensor:
+        statistics = self.mean, self.var
+        return nn.functional.batch_norm(x, *statistics, self.weight, self.bias, training, self.momentum, self.eps)
