@@ -594,7 +594,7 @@ def test_two_processes_cannot_take_one_run(cartpole):
         command = [sys.executable, "-c", script, str(cartpole)]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=True).stdout
 
-    assert other().startswith(f"another process is at work on {cartpole}")
+    assert other().startswith(f"another process is using {cartpole}")
     Logger(cartpole, quiet=True, resume=True).close()  # the same process may, after its run has failed
     log.close()
     assert other() == ""

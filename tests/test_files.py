@@ -182,7 +182,7 @@ def test_plot_and_the_overview_do_not_wait_for_what_is_not_a_file(run, home, nam
 
 def test_without_descriptors_of_folders_links_are_not_followed_either(run, home, monkeypatch):
     """As on Windows."""
-    monkeypatch.setattr(files, "DESCRIPTORS", False)
+    monkeypatch.setattr(files, "HAS_DIR_FD", False)
     for name in ("progress.txt", "model.pt"):
         (run / name).unlink()
         (run / name).symlink_to(home / ".bashrc")
@@ -194,7 +194,7 @@ def test_without_descriptors_of_folders_links_are_not_followed_either(run, home,
     assert sorted(p.name for p in (run / "checkpoint").iterdir()) == ["120", "20"]
     (run / "checkpoint").rename(run / "kept")
     (run / "checkpoint").symlink_to(home)
-    folder = RunFolder(run).below("checkpoint")
+    folder = RunFolder(run).subfolder("checkpoint")
     for attempt in (lambda: folder.create("x"), folder.names, lambda: folder.rename("2024", "x")):
         with pytest.raises(OSError, match="it is a link"):
             attempt()
@@ -202,9 +202,9 @@ def test_without_descriptors_of_folders_links_are_not_followed_either(run, home,
     assert untouched(home)
 
 
-@pytest.mark.parametrize("descriptors", [files.DESCRIPTORS, False])
+@pytest.mark.parametrize("descriptors", [files.HAS_DIR_FD, False])
 def test_a_linked_run_is_not_removed(run, tmp_path, descriptors, monkeypatch):
-    monkeypatch.setattr(files, "DESCRIPTORS", descriptors)
+    monkeypatch.setattr(files, "HAS_DIR_FD", descriptors)
     link = tmp_path / "link"
     link.symlink_to(run)
     before = sorted(path.relative_to(run) for path in run.rglob("*"))
@@ -268,7 +268,7 @@ def test_names_of_drafts_cannot_be_guessed(run, home):
             (run / f".{name}.{number}").symlink_to(home / ".bashrc")
     spinup.resume(run, epochs=3)
     assert untouched(home)
-    assert len({files.temporary("x") for _ in range(100)}) == 100
+    assert len({files.temporary_name("x") for _ in range(100)}) == 100
 
 
 def test_a_draft_does_not_follow_a_link_of_its_name(tmp_path, home, monkeypatch):
@@ -411,7 +411,7 @@ def test_a_copy_by_hard_links_keeps_its_rows(run):
     assert rows(run) == ["1", "2", "3", "4"]
 
 
-@pytest.mark.skipif(not files.DESCRIPTORS, reason="links cannot be refused as a file is opened")
+@pytest.mark.skipif(not files.HAS_DIR_FD, reason="links cannot be refused as a file is opened")
 def test_a_link_that_appears_as_a_row_is_written_is_not_followed(tmp_path, home, monkeypatch):
     """Between the look at the table and its opening."""
     folder, size = RunFolder(tmp_path), RunFolder.size
@@ -449,7 +449,7 @@ def test_a_second_resume_after_the_lock_was_removed_ends_the_first(tmp_path):
         child.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         child[0].stdout.readline()
 
-    with pytest.raises(UserError, match="another process is at work on"):
+    with pytest.raises(UserError, match="another process is using"):
         in_mid_run(run, take)
     child[0].communicate(b"\n")
     assert rows(run) == ["1", "2"]

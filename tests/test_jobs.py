@@ -225,12 +225,12 @@ def test_a_run_at_work_elsewhere_is_not_touched(tmp_path, log, jobs, capfd, monk
     env = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         holder.stdout.readline()
-        with pytest.raises(UserError, match=rf"another process is at work on {folder} \(process {holder.pid} on "):
+        with pytest.raises(UserError, match=rf"another process is using {folder} \(process {holder.pid} on "):
             run_grid(tmp_path, log, seeds=(0, 2), does="raise", jobs=jobs)
-        monkeypatch.setattr("spinup.experiments.grid.at_work", lambda folder: "")
+        monkeypatch.setattr("spinup.experiments.grid.folder_in_use", lambda folder: "")
         runs = run_grid(tmp_path, log, seeds=(0, 2), does="raise", jobs=jobs)
         assert outcomes(runs) == {0: "at work elsewhere", 2: "done before"}
-        assert f"spinup: error: g, seed 0: another process is at work on {folder}\n" in capfd.readouterr().err
+        assert f"spinup: error: g, seed 0: another process is using {folder}\n" in capfd.readouterr().err
         for path, content in before.items():
             assert path.read_bytes() == content, path
         holder.communicate("\n")
@@ -372,7 +372,7 @@ def share_out(tmp_path, log, wrappers):
     said = [grid.communicate(timeout=300) for grid in grids]
     last = [out.splitlines()[-1] if out else err for out, err in said]
     for line in last:
-        told = line.startswith("refused another process is at work on ")
+        told = line.startswith("refused another process is using ")
         assert told or set(ast.literal_eval(line)) <= {"done", "done before", "at work elsewhere"}, said
     assert seeds_run(log) == seeds, "a run was begun twice, or by none"
     for seed in seeds:

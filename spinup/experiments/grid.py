@@ -35,7 +35,7 @@ from spinup.experiments.jobs import (
     settle,
 )
 from spinup.runs.config import setup_logger_kwargs
-from spinup.system.locks import at_work
+from spinup.system.locks import folder_in_use
 from spinup.system.terminal import say
 
 LONGEST_NAME = 200  # bytes; file systems take 255, of which dates, seeds and numbers need some
@@ -170,7 +170,7 @@ class ExperimentGrid:
         else:
             placed = [place(job) for job in todo]
             for job, done in placed:
-                if not done and (line := at_work(job.folder)):
+                if not done and (line := folder_in_use(job.folder)):
                     raise UserError(line)
             before = [Run(job.name, job.seed, str(job.folder), 0.0, BEFORE) for job, done in placed if done]
             left = [job for job, done in placed if not done]
@@ -226,7 +226,7 @@ def one_by_one(jobs: list[Job]) -> list[Run]:
         try:
             runs.append(perform(job))
             if runs[-1].outcome == ELSEWHERE:
-                report(job, UserError(f"another process is at work on {job.folder}"))
+                report(job, UserError(f"another process is using {job.folder}"))
         except Exception as error:
             report(job, error)
             outcome = WRONG if isinstance(error, UserError) else FAILED

@@ -31,8 +31,8 @@ from spinup.errors import UserError, first_line, install, printable, user_path
 from spinup.runs.checkpoint import newest
 from spinup.runs.config import convert_json
 from spinup.runs.signals import ENDING, ignore_at_exit
-from spinup.system.files import RunFolder, check_file, replace_file, writing
-from spinup.system.locks import Lock, Taken, lock
+from spinup.system.files import RunFolder, check_file, replace_file, write_errors
+from spinup.system.locks import FolderInUse, Lock, lock
 from spinup.system.terminal import open_closed_streams, say, writing_to
 
 DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"
@@ -86,8 +86,8 @@ def perform(job: Job, apart: bool = False) -> Run:
             try:
                 return perform_held(job, held, apart, told)
             finally:
-                held.release(wholly=True)  # also for a logger that was not closed
-        except Taken:
+                held.release(all_holders=True)  # also for a logger that was not closed
+        except FolderInUse:
             return Run(job.name, job.seed, str(job.folder), 0.0, ELSEWHERE)
 
 
@@ -231,18 +231,18 @@ def take(job: Job) -> tuple[Job, Lock | None]:
     """The job with its folder, which this process holds from now on and has made ready; None where it is done there.
 
     Another process may take the folder that is free, or finish the run, before this one: so it is looked at once more.
-    Raises Taken where another process is at work on the run.
+    Raises FolderInUse where another process is using the run.
     """
     patience = time.monotonic() + 2  # one that has just taken a folder needs a moment to say what for
     while True:
         placed, done = place(job)
         if done:
             return placed, None
-        with writing(placed.folder):
+        with write_errors(placed.folder):
             placed.folder.mkdir(parents=True, exist_ok=True)
         try:
             held = lock(placed.folder)
-        except Taken:
+        except FolderInUse:
             if time.monotonic() > patience:
                 raise
             time.sleep(0.1)
@@ -476,7 +476,7 @@ class Overview:
         """Tell of a run that has ended. why: what its process failed of, where its folder does not say"""
         self.runs[run.folder] = run
         if run.outcome == ELSEWHERE:
-            what = f"another process is at work on {run.folder}"
+            what = f"another process is using {run.folder}"
             say(f"spinup: error: {run.name}, seed {run.seed}: {what}", error=True)
         elif run.outcome not in (DONE, BEFORE):
             where = f"{why or reason(Path(run.folder), run.outcome)}; see {Path(run.folder) / OUTPUT}"

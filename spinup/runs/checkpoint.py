@@ -21,14 +21,14 @@ from spinup.errors import UserError, first_line, printable
 from spinup.runs.config import convert_json
 from spinup.runs.saved import load_tensors
 from spinup.system.files import (
-    CHECKPOINT,
+    CHECKPOINT_FILES,
     RunFolder,
     check_file,
     checksum,
     is_checkpoint,
     read_text,
-    temporary,
-    writing,
+    temporary_name,
+    write_errors,
 )
 from spinup.system.terminal import say
 
@@ -51,9 +51,9 @@ FREE = {
 
 def write(run: "Run") -> None:
     """Write a checkpoint, then remove the one before."""
-    root, rank, step = RunFolder(run.folder).below("checkpoint"), mpi.proc_id(), str(run.t)
-    new = root.below(mpi.share(temporary(step)))
-    with writing(root.path / step):
+    root, rank, step = RunFolder(run.folder).subfolder("checkpoint"), mpi.proc_id(), str(run.t)
+    new = root.subfolder(mpi.share(temporary_name(step)))
+    with write_errors(root.path / step):
         if rank == 0:
             root.make()
             new.make()
@@ -64,15 +64,15 @@ def write(run: "Run") -> None:
                 root.rename(new.path.name, step)
                 root.sync()
         except BaseException as error:
-            root.remove_folder(new.path.name, CHECKPOINT)
+            root.remove_folder(new.path.name, CHECKPOINT_FILES)
             if not isinstance(error, OSError | RuntimeError):  # torch reports a full disk by the latter
                 raise
             raise OSError(getattr(error, "errno", None), first_line(error)) from error
     if rank == 0:
         for name in filter(is_checkpoint, root.names()):
-            whole = root.below(name).size("manifest.json") is not None
+            whole = root.subfolder(name).size("manifest.json") is not None
             if name != step and (whole or name.startswith(".")):
-                root.remove_folder(name, CHECKPOINT)
+                root.remove_folder(name, CHECKPOINT_FILES)
 
 
 def write_to(run: "Run", folder: RunFolder) -> None:

@@ -33,8 +33,8 @@ from spinup.runs.config import (
     setup_logger_kwargs,
 )
 from spinup.runs.sinks import Sink, make_sink
-from spinup.system.files import RESERVED, RunFolder, bare, writing
-from spinup.system.locks import Lock, Taken, lock
+from spinup.system.files import RESERVED, RunFolder, check_name, write_errors
+from spinup.system.locks import FolderInUse, Lock, lock
 from spinup.system.terminal import Bar, cell, colorize, say, table
 
 
@@ -48,10 +48,10 @@ def _claim(folder: Path, fname: str) -> tuple[Path, Lock]:
         folder = folder.resolve()
     for i in itertools.count(1):
         path = folder if i == 1 else folder.with_name(f"{folder.name}-{i}")
-        with writing(path):
+        with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             if not os.path.lexists(path / "config.json"):
-                with contextlib.suppress(FileExistsError, Taken):
+                with contextlib.suppress(FileExistsError, FolderInUse):
                     taken = lock(path)
                     try:
                         RunFolder(path).create(fname).close()
@@ -116,7 +116,7 @@ class Logger:
         isatty = getattr(sys.stdout, "isatty", lambda: False)
         self._live = not self.quiet and isatty() and os.environ.get("TERM") != "dumb"
         self._colour = self._live and not os.environ.get("NO_COLOR")
-        if RESERVED.fullmatch(bare(output_fname)):
+        if RESERVED.fullmatch(check_name(output_fname)):
             raise UserError(f"output_fname is {output_fname!r}, which is another file's name; progress.txt would do")
         if not self.is_root:
             return
@@ -241,7 +241,7 @@ class Logger:
         self.progress(steps, now=True)
 
     def check_lock(self) -> None:
-        """Before writing: raise Taken where another process has the run's folder now."""
+        """Before writing: raise FolderInUse where another process has the run's folder now."""
         if self.is_root and self._lock.check():
             self.warn(f"{self.output_dir / '.lock'} was removed while the run is at work; it is there again")
 
