@@ -24,7 +24,7 @@ from spinup.errors import Fault, UserError, closest, printable
 from spinup.experiments import cli, parsers, source
 from spinup.experiments.cli import Parameter
 from spinup.experiments.source import Description
-from spinup.system.terminal import protect_streams, undelivered
+from spinup.system.terminal import exit_status_of_output, protect_streams
 
 TOOLS = {
     "grid": "the runs that a TOML or YAML file describes",
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         status = dispatch(words)
         if status == 0 and not trains(words):
-            status = undelivered(streams)
+            status = exit_status_of_output(streams)
     except UserError as error:
         status = 2
         fail(status, f"spinup: error: {' '.join(str(error).split())}")

@@ -28,7 +28,7 @@ from spinup.errors import UserError, install
 from spinup.runs import logger as logger_module
 from spinup.runs.config import _git, convert_json, record, setup_logger_kwargs
 from spinup.runs.logger import EpochLogger, Logger
-from spinup.system.terminal import colorize, short, show, table
+from spinup.system.terminal import abbreviate, colorize, format_table, format_value
 
 ROOT = Path(__file__).parent.parent
 nan, inf = math.nan, math.inf
@@ -624,21 +624,21 @@ def test_colorize():
     ],
 )
 def test_numbers_for_the_eye(value, text):
-    assert show(value) == text
+    assert format_value(value) == text
 
 
 @pytest.mark.parametrize(
     ("n", "text"), [(0, "0"), (999, "999"), (2048, "2.05k"), (999_999, "1M"), (1_024_000, "1.02M"), (3e9, "3G")]
 )
 def test_steps_on_the_bar(n, text):
-    assert short(n) == text
+    assert abbreviate(n) == text
 
 
 def test_table_by_hand():
     row = {"Epoch": 3, "AverageEpRet": 12.5, "KL": 0.01}
     wide = "Epoch                3   KL      0.01"
-    assert table(row, 40) == "\n".join(["-" * len(wide), wide, "AverageEpRet      12.5"])
-    assert table(row, 10).split("\n")[1:] == [
+    assert format_table(row, 40) == "\n".join(["-" * len(wide), wide, "AverageEpRet      12.5"])
+    assert format_table(row, 10).split("\n")[1:] == [
         "Epoch                3",
         "AverageEpRet      12.5",
         "KL                0.01",

@@ -26,7 +26,7 @@ from spinup.analysis.results import UNKNOWN, Line, column, load, meanings, runs_
 from spinup.errors import UserError, closest, printable, user_path
 from spinup.experiments.cli import Parser
 from spinup.system.files import replacing
-from spinup.system.terminal import progress, short
+from spinup.system.terminal import abbreviate, progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -344,7 +344,7 @@ def _scale(ax) -> None:
 
     ax.margins(x=0.02)
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    ax.xaxis.set_major_formatter(lambda n, _: short(n, 4))
+    ax.xaxis.set_major_formatter(lambda n, _: abbreviate(n, 4))
 
 
 def _band(ax, x, low, high, color: str, where=None) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from spinup.analysis.stats import iqm, iqm_interval
 from spinup.errors import UserError, closest, printable
 from spinup.system.files import check_file
-from spinup.system.terminal import progress, short
+from spinup.system.terminal import abbreviate, progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -365,7 +365,7 @@ def table_text(table: "pd.DataFrame", kind: str) -> str:
     head = ["group", "env", "runs", "end", "final", "final IQM [95%]", "best", "best IQM [95%]"]
     rows = [head]
     for row in table.to_dict("records"):
-        ends = dict.fromkeys(short(row[key], 4) for key in ("end_min", "end_max"))
+        ends = dict.fromkeys(abbreviate(row[key], 4) for key in ("end_min", "end_max"))
         rows.append([row["group"], row["env"], str(row["runs"]), " to ".join(ends)])
         for name in ("final", "best"):
             mean, std, middle, low, high = numbers(

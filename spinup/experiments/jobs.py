@@ -33,7 +33,7 @@ from spinup.runs.config import convert_json
 from spinup.runs.signals import ENDING, ignore_at_exit
 from spinup.system.files import RunFolder, check_file, replace_file, write_errors
 from spinup.system.locks import FolderInUse, Lock, lock
-from spinup.system.terminal import open_closed_streams, say, writing_to
+from spinup.system.terminal import dropping_output_on_error, open_closed_streams, say
 
 DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"
 ELSEWHERE = "at work elsewhere"
@@ -165,7 +165,7 @@ def output_to(file: Path) -> Iterator[None]:
     """Everything that this process and its children print goes to `file`, for as long as the block lasts."""
     open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
-        with writing_to(stream):
+        with dropping_output_on_error(stream):
             stream.flush()
     kept = [os.dup(1), os.dup(2)]
     streams = sys.stdout, sys.stderr

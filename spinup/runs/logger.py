@@ -35,7 +35,7 @@ from spinup.runs.config import (
 from spinup.runs.sinks import Sink, make_sink
 from spinup.system.files import RESERVED, RunFolder, check_name, write_errors
 from spinup.system.locks import FolderInUse, Lock, lock
-from spinup.system.terminal import Bar, cell, colorize, say, table
+from spinup.system.terminal import ProgressBar, colorize, format_cell, format_table, say
 
 
 def _claim(folder: Path, fname: str) -> tuple[Path, Lock]:
@@ -105,7 +105,7 @@ class Logger:
         self.total_steps: int | None = None
         self.module: Any = None
         self.output_dir: Any = None  # Path, on the process that writes
-        self._bar: Bar | None = None
+        self._bar: ProgressBar | None = None
         self.epoch_return, self._last_return, self._closed = math.nan, math.nan, False
         self.last_row: dict[str, Any] = {}  # the newest row, and its step
         self._steps: int = -1
@@ -235,7 +235,7 @@ class Logger:
         self._steps = steps or row.get("Epoch") or 0
         if not self.quiet:
             width = shutil.get_terminal_size().columns if self._live else 80
-            say(table(row, width) + "\n", end="")  # one write, so the bar is drawn once
+            say(format_table(row, width) + "\n", end="")  # one write, so the bar is drawn once
         if not math.isnan(self.epoch_return):
             self._last_return = self.epoch_return
         self.progress(steps, now=True)
@@ -255,14 +255,14 @@ class Logger:
         if new:
             self.log_headers += new
             rows = bytes(self._table).splitlines()[1:]
-            header = "\t".join(map(cell, self.log_headers)).encode()
+            header = "\t".join(map(format_cell, self.log_headers)).encode()
             self._replace_table(
                 b"".join(line + b"\n" for line in (header, *(row + b"\tnan" * len(new) for row in rows)))
             )
         elif self.folder.size(name) != len(self._table):
             self.warn(f"{self.output_file} was removed or changed while the run is at work; all its rows are back")
             self._replace_table(bytes(self._table))
-        line = ("\t".join(cell(row.get(key)) for key in self.log_headers) + "\n").encode()
+        line = ("\t".join(format_cell(row.get(key)) for key in self.log_headers) + "\n").encode()
         self.folder.append(name, line)
         self._table += line
 
@@ -303,7 +303,7 @@ class Logger:
         if not self._live:
             return
         if self._bar is None:
-            self._bar = Bar(self.total_steps)
+            self._bar = ProgressBar(self.total_steps)
         self._bar.draw(steps, self._last_return, now)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 from types import CodeType
 
-from spinup.system.terminal import say_at_once
+from spinup.system.terminal import say_unbuffered
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 SIGNALS = (signal.SIGINT, *ENDING)
@@ -48,7 +48,7 @@ class StopSignal:
             return os.kill(os.getpid(), number)
         self.number, self.time = int(number), time.monotonic()
         if not self.quiet:
-            say_at_once("\nStopping after this step; Ctrl-C once more to stop at once\n")
+            say_unbuffered("\nStopping after this step; Ctrl-C once more to stop at once\n")
 
     def release(self) -> None:
         """Give the signals their earlier handlers."""
