@@ -733,7 +733,7 @@ def test_no_command_shows_a_config_raw(run, key, text, command, capsys, tmp_path
 
 @pytest.mark.parametrize("text", ESCAPES[:3])
 def test_no_command_shows_other_files_raw(run, text, capsys, tmp_path):
-    """Column names, a checkpoint's facts, and folders' and files' names."""
+    """Column names, a checkpoint's fingerprint, names of folders and files."""
     folder = run.rename(tmp_path / f"run{text.replace('/', '')}")
     header, *rest = (folder / "progress.txt").read_text().split("\n")
     (folder / "progress.txt").write_text("\n".join([f"{header}\t{text}", *(f"{row}\t1" for row in rest if row), ""]))

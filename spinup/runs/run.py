@@ -177,7 +177,7 @@ class Run:
         self.write_row(self.evaluate())
         self.check_parameters()
         if self.logger.epoch_return > self.best_return:
-            self.best_return, self.best = self.logger.epoch_return, checkpoint.copy_of(self.policy.state_dict())
+            self.best_return, self.best = self.logger.epoch_return, checkpoint.clone_state(self.policy.state_dict())
             self.without_best = 0
         elif not math.isnan(self.logger.epoch_return):
             self.without_best += 1
