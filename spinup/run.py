@@ -467,7 +467,7 @@ def print_next_steps(runs: list, settings: dict[str, list]) -> None:
     """The commands that plot the runs that are done and, where it is just one, play its policy."""
     from spinup.compute import mpi
     from spinup.envs import wrapper_flags
-    from spinup.runs.config import allow_import
+    from spinup.runs.config import env_flag
 
     folders = list(dict.fromkeys(str(Path(run.folder).parent) for run in runs if run.outcome.startswith("done")))
     if len(runs) == 1:
@@ -475,17 +475,17 @@ def print_next_steps(runs: list, settings: dict[str, list]) -> None:
     if folders and mpi.proc_id() == 0:
         print("plot it:   python -m spinup.run plot", shlex.join(f"{folder}/" for folder in folders))
         if len(runs) == 1:
-            allow = allow_import(settings["env_name"][0]) + wrapper_flags(settings.get("wrappers", [None])[0])
+            allow = env_flag(settings["env_name"][0]) + wrapper_flags(settings.get("wrappers", [None])[0])
             print("watch it:  python -m spinup.run test_policy", shlex.join(folders) + allow)
 
 
 def newest(folder: Path) -> Path:
     """The folder that a run asked for, or the one it got instead (folder-2, ...) because that held a run already."""
-    from spinup.runs.config import began
+    from spinup.runs.config import start_time
 
     pattern = re.compile(re.escape(folder.name) + r"(-\d+)?")
     runs = [path for path in folder.parent.glob("*/config.json") if pattern.fullmatch(path.parent.name)]
-    return max(runs, key=began, default=folder / "config.json").parent
+    return max(runs, key=start_time, default=folder / "config.json").parent
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from spinup.errors import Fault, UserError
 from spinup.nets import ActorCritic
 from spinup.run import main
 from spinup.runs import checkpoint
-from spinup.runs.config import allow_import
+from spinup.runs.config import env_flag
 from spinup.runs.run import Run
 from spinup.system.files import checksum
 
@@ -554,7 +554,7 @@ def test_resume_continues_a_run(cartpole):
 def test_resume_refuses(cartpole, capsys, tmp_path):
     assert "has done epoch 1 already; --epochs 2 would" in failed_with(capsys, "resume", str(cartpole))
     assert "there is no folder" in failed_with(capsys, "resume", str(tmp_path / "nowhere"))
-    assert "holds no run (no config.json); runs below it: " in failed_with(capsys, "resume", str(tmp_path))
+    assert "is not a run's folder (no config.json); runs in it: " in failed_with(capsys, "resume", str(tmp_path))
     assert "did you mean '--epochs'?" in failed_with(capsys, "resume", str(cartpole), "--epoch", "3")
     assert "resume: " in failed_with(capsys, "resume")
     config = json.loads((cartpole / "config.json").read_text())
@@ -643,6 +643,6 @@ def test_every_row_of_the_table_of_faults_names_existing_tests():
 
 
 def test_a_module_is_imported_only_if_the_command_names_it():
-    assert allow_import("my_envs.good:Mine-v3") == " --env my_envs.good:Mine-v3"
-    assert allow_import("CartPole-v1") == ""
-    assert allow_import(lambda: None) == ""
+    assert env_flag("my_envs.good:Mine-v3") == " --env my_envs.good:Mine-v3"
+    assert env_flag("CartPole-v1") == ""
+    assert env_flag(lambda: None) == ""

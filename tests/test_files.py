@@ -397,9 +397,7 @@ def test_a_table_that_is_changed_in_mid_run_gets_its_rows_back(tmp_path, change,
     in_mid_run(run, TABLE[change](run / "progress.txt"))
     in_mid_run(tmp_path / "whole", lambda: None)
     assert table(run) == table(tmp_path / "whole")
-    assert (
-        "progress.txt was removed or changed while the run is at work; all its rows are back" in capfd.readouterr().err
-    )
+    assert "progress.txt was removed or changed during the run; its rows have been restored" in capfd.readouterr().err
 
 
 def test_a_copy_by_hard_links_keeps_its_rows(run):
@@ -433,7 +431,7 @@ def test_a_lock_that_is_removed_is_taken_again(tmp_path, capfd):
     run = tmp_path / "run"
     in_mid_run(run, remove(run / ".lock"))
     assert rows(run) == list("12345")
-    assert capfd.readouterr().err.count(".lock was removed while the run is at work") == 1
+    assert capfd.readouterr().err.count(".lock was removed during the run") == 1
 
 
 def test_a_second_resume_after_the_lock_was_removed_ends_the_first(tmp_path):

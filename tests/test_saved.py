@@ -287,7 +287,7 @@ def test_a_deep_tree_is_not_searched_for_runs(tmp_path):
     deep.mkdir(parents=True)
     (deep / "config.json").write_text("{}")
     (tmp_path / "a" / "b" / "config.json").write_text("{}")
-    assert error_of(watch.load, tmp_path).endswith(f"runs below it: {tmp_path / 'a' / 'b'}")
+    assert error_of(watch.load, tmp_path).endswith(f"runs in it: {tmp_path / 'a' / 'b'}")
 
 
 def test_pickles_of_ours_name_nothing_else(run):

@@ -210,9 +210,9 @@ def test_no_run(trained, tmp_path):
     assert error_of(spinup.load, tmp_path / "a" / "b").startswith("there is no folder")
     assert (
         error_of(spinup.load, folder.parent)
-        == f"'{folder.parent}' holds no run (no config.json); runs below it: {folder}"
+        == f"'{folder.parent}' is not a run's folder (no config.json); runs in it: {folder}"
     )
-    assert error_of(spinup.load, tmp_path).endswith("runs below it: none")
+    assert error_of(spinup.load, tmp_path).endswith("runs in it: none")
 
 
 @pytest.mark.parametrize(

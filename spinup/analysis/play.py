@@ -32,7 +32,7 @@ from spinup.envs import (
 )
 from spinup.errors import UserError, first_line, install, printable, user_path
 from spinup.experiments import parsers
-from spinup.runs.config import fill_in, imported_by, read_config
+from spinup.runs.config import fill_in, imported_module, read_config
 from spinup.runs.saved import (
     ONLY_TRAINING,
     build,
@@ -109,7 +109,7 @@ def read_state(folder: Path, itr: int | str | None) -> dict[str, torch.Tensor]:
 def spaces_of(folder: Path, config: dict, made: dict) -> VecEnv:
     """The environment of a run, made with these arguments; refuses one whose module would have to be imported."""
     env_id = str(config.get("env_fn"))
-    module = imported_by(env_id)
+    module = imported_module(env_id)
     if module and module not in sys.modules:
         raise UserError(
             f"{folder}: its environment '{env_id}' imports {module}; allow it with --env {env_id} (env_fn=)"

@@ -16,7 +16,7 @@ from spinup.errors import UserError, printable
 from spinup.experiments import parsers
 from spinup.experiments.cli import convert, parameters
 from spinup.runs.checkpoint import newest, read_manifest
-from spinup.runs.config import fill_in, imported_by, lost, read_config
+from spinup.runs.config import fill_in, find_name_only, imported_module, read_config
 from spinup.runs.logger import Logger
 from spinup.runs.saved import MANY, check_size, check_workers
 from spinup.runs.sinks import NAMED
@@ -55,7 +55,7 @@ def resume(
     check_imports(folder, config, env_fn, actor_critic)
     for name, entries in (("ac_kwargs", ac_kwargs), ("env_kwargs", env_kwargs)):
         for key in entries or ():
-            if not lost(config[name].get(key)):
+            if not find_name_only(config[name].get(key)):
                 raise UserError(f"{name}[{key!r}] cannot be changed: config.json holds the value that the run has")
     makers = {"ac_kwargs": actor_critic, "env_kwargs": env_fn}
     config = fill_in(folder, config, {"ac_kwargs": ac_kwargs, "env_kwargs": env_kwargs}, makers)
@@ -88,7 +88,7 @@ def resume(
 def check_imports(folder: Path, config: dict, env_fn: str | Callable | None, actor_critic: Callable | None) -> None:
     """Raise UserError if what config.json names would have to be imported, and is not given."""
     env_name = str(config.get("env_fn"))
-    module = imported_by(env_name)
+    module = imported_module(env_name)
     if env_fn is None and module and module not in sys.modules:
         raise UserError(f"{folder}: its environment '{env_name}' imports {module}; allow it with --env {env_name}")
     networks = str(config.get("actor_critic"))

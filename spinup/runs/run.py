@@ -20,7 +20,7 @@ from spinup.envs import as_names, bind, check_actions, evaluation_columns, make_
 from spinup.errors import Fault, UserError
 from spinup.nets import describe
 from spinup.runs import checkpoint
-from spinup.runs.config import allow_import, convert_json
+from spinup.runs.config import convert_json, env_flag
 from spinup.runs.logger import EpochLogger
 from spinup.runs.saved import load_policy_into
 from spinup.runs.signals import StopSignal
@@ -113,7 +113,7 @@ class Run:
             o = self.envs.o
         else:
             if logger.resume:
-                logger.begin_table()
+                logger.clear_table()
             o = self.envs.reset()
         if logger.resume:
             logger.write_config()
@@ -219,7 +219,7 @@ class Run:
             logger.log_tabular("TotalEnvInteracts", self.t)
         for column in self.algorithm.means:
             logger.log_tabular(column, average_only=True)
-        for column in logger.unlogged():  # what `log` was given and the description does not name
+        for column in logger.not_yet_logged():  # what `log` was given and the description does not name
             logger.log_tabular(column, average_only=True)
         logger.log_tabular("Time", self.time())
         logger.dump_tabular()
@@ -263,7 +263,7 @@ class Run:
         """End the run with a checkpoint, as KeyboardInterrupt or SystemExit."""
         self.save()
         self.logger.save_state()
-        command = f"python -m spinup.run resume {self.folder}{allow_import(self.config['env_fn'])}"
+        command = f"python -m spinup.run resume {self.folder}{env_flag(self.config['env_fn'])}"
         command += wrapper_flags(self.config.get("wrappers"))
         self.logger.log(f"To resume: {command}", color="yellow")
         self.stop_signal.release_at_end()
