@@ -286,7 +286,7 @@ def imported_by(env_id: str) -> str:
 
 
 def check_depth(value: Any) -> None:
-    """Raise ValueError for JSON with more levels than any of ours: all that reads it may then go down level by level."""
+    """Raise ValueError for JSON of more levels than any run writes, which recursive functions could not read."""
     level = [value]
     for _ in range(DEEPEST):
         level = [y for x in level if isinstance(x, dict | list) for y in (x.values() if isinstance(x, dict) else x)]
