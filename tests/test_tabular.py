@@ -300,4 +300,4 @@ def test_every_equation_of_the_page_has_its_line():
     labels = re.findall(r"^:label: (\S+)$", page, re.MULTILINE)
     source = (ROOT / "spinup" / "examples" / "tabular.py").read_text(encoding="utf-8")
     assert len(labels) >= 10
-    assert sorted(labels) == sorted(re.findall(r"# (tab-[\w-]+)", source))
+    assert set(labels) == set(re.findall(r"# (tab-[\w-]+)", source))

@@ -41,7 +41,7 @@ def greedy(Q: np.ndarray, epsilon: float = 0.0) -> np.ndarray:
     """The policy that takes the best action, and with probability epsilon any."""
     S, A = Q.shape
     pi = np.full((S, A), epsilon / A)
-    pi[np.arange(S), Q.argmax(1)] += 1 - epsilon  # tab-greedy
+    pi[np.arange(S), Q.argmax(1)] += 1 - epsilon  # tab-epsilon
     return pi
 
 
@@ -194,7 +194,7 @@ def main(gamma: float = 0.99, n: int = 500) -> None:
     P, R = model(env)
     ground = P.sum((0, 1)) > 0  # states that some step leads to: not the cliff, nor the goal
     best = value_iteration(P, R, gamma)
-    V, pi = policy_iteration(P, R, gamma)
+    V, _ = policy_iteration(P, R, gamma)
     show("V*, by value iteration", [f"{v:.1f}" if g else "." for v, g in zip(best, ground, strict=True)])
     print(f"policy iteration differs by at most {np.abs(V - best).max():.1g}")
 
