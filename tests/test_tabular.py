@@ -193,10 +193,10 @@ def test_td_spreads_one_state_an_episode():
 def test_prediction_is_right_on_average(learn):
     """With chance in policy and environment: the mean of 20 estimates, within 4 of its standard errors."""
     env, gamma, pi = Process(P, R), 0.9, np.full((3, 2), 0.5)
-    more = {"alpha": 0.02} if learn == "td_0" else {}
+    more = {"alpha": 0.05} if learn == "td_0" else {}
     found = np.array([getattr(tabular, learn)(env, pi, gamma, n=250, seed=seed, **more) for seed in range(20)])
     error = found.std(0, ddof=1) / 20**0.5
-    assert error.max() < 0.1
+    assert error.max() < 0.12
     np.testing.assert_array_less(np.abs(found.mean(0) - solve(P, R, pi, gamma)), 4 * error)
 
 
