@@ -30,7 +30,7 @@ from spinup.compute import mpi
 from spinup.errors import UserError, first_line, install, printable, user_path
 from spinup.runs.checkpoint import newest
 from spinup.runs.config import convert_json
-from spinup.runs.signals import ENDING, ignore_at_exit
+from spinup.runs.signals import TERMINATION_SIGNALS, ignore_at_exit
 from spinup.system.files import RunFolder, check_file, replace_file, write_errors
 from spinup.system.locks import FolderInUse, Lock, lock
 from spinup.system.terminal import dropping_output_on_error, open_closed_streams, say
@@ -120,7 +120,11 @@ def outcome_of(error: BaseException) -> str:
     if isinstance(error, UserError):
         return WRONG
     code = error.code if isinstance(error, SystemExit) else None
-    return STOPPED if isinstance(error, KeyboardInterrupt) or code in [128 + number for number in ENDING] else FAILED
+    return (
+        STOPPED
+        if isinstance(error, KeyboardInterrupt) or code in [128 + number for number in TERMINATION_SIGNALS]
+        else FAILED
+    )
 
 
 @contextlib.contextmanager
@@ -140,7 +144,11 @@ def ended_by_sigterm() -> Iterator[list]:
     ours = {}
     vars(end)["told"] = told
     if threading.current_thread() is threading.main_thread():
-        ours = {number: signal.signal(number, end) for number in ENDING if signal.getsignal(number) is signal.SIG_DFL}
+        ours = {
+            number: signal.signal(number, end)
+            for number in TERMINATION_SIGNALS
+            if signal.getsignal(number) is signal.SIG_DFL
+        }
     try:
         yield told
     except SystemExit:

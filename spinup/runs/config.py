@@ -24,6 +24,7 @@ from spinup.compute import mpi
 from spinup.errors import UserError, closest, first_line, user_path
 from spinup.system.files import read_text
 
+DEEPEST = 200  # nesting levels of a config.json; to_exact writes at most 50
 LONGEST_CONFIG = 2**22  # bytes; more than any run writes
 EXACT_ARGUMENTS = ("env_kwargs", "ac_kwargs")  # arguments whose values JSON may not be able to represent
 RECORDED_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "mpi4py")  # their versions can change results
@@ -285,6 +286,16 @@ def imported_module(env_id: str) -> str:
     return env_id.rpartition(":")[0]
 
 
+def check_depth(value: Any) -> None:
+    """Raise ValueError for JSON nested more deeply than any run writes: recursive functions could fail on it."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [y for x in level if isinstance(x, dict | list) for y in (x.values() if isinstance(x, dict) else x)]
+        if not level:
+            return
+    raise ValueError(f"it is nested in more than {DEEPEST} levels")
+
+
 def read_config(path: str | Path) -> tuple[Path, dict]:
     """A run's folder and its config.json, with env_kwargs and ac_kwargs as dicts.
 
@@ -302,6 +313,7 @@ def read_config(path: str | Path) -> tuple[Path, dict]:
         )
     try:
         config = json.loads(read_text(file, LONGEST_CONFIG))
+        check_depth(config)
         for key in EXACT_ARGUMENTS:
             config[key] = dict(config.get(key) or {})
             exact = from_exact((config.get("exact") or {}).get(key))

@@ -249,7 +249,7 @@ class Run:
     # ---- the end
 
     def close(self) -> None:
-        self.stop_signal.release()
+        self.stop_signal.restore_handlers()
         self.finish()
 
     def finish(self) -> None:
@@ -266,7 +266,7 @@ class Run:
         command = f"python -m spinup.run resume {self.folder}{env_flag(self.config['env_fn'])}"
         command += wrapper_flags(self.config.get("wrappers"))
         self.logger.log(f"To resume: {command}", color="yellow")
-        self.stop_signal.release_at_end()
+        self.stop_signal.ignore_until_exit()
         self.finish()
         mpi.barrier()  # the launcher ends the others as soon as one has ended
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
