@@ -441,7 +441,7 @@ def test_a_pickle_with_code_is_refused_even_if_its_checksum_matches(run, tmp_pat
     torch.save({"parts": Malicious()}, tensors)
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**content, "sha256": [checksum(tensors)]}))
-    refused(run, r"rank0.pt is damaged, or holds more than tensors and is not loaded")
+    refused(run, r"rank0.pt is damaged or contains more than tensors; it is not loaded")
     assert not (tmp_path / "owned").exists()
 
 

@@ -617,7 +617,7 @@ def test_resume_starts_no_crowd_of_environments(run, name, no_workers, capsys):
     with pytest.raises(SystemExit):
         main(["resume", str(run), "--epochs", "3"])
     assert capsys.readouterr().err.endswith(
-        f"{run} asks for 10000 environments with a process each, many more than there are cores; "
+        f"{run} asks for 10000 environments in a process each, many more than there are cores; "
         "allow it with --vectorization async, or step them in one process with --vectorization sync\n"
     )
     if name == "num_test_envs":
@@ -635,8 +635,8 @@ def test_environments_of_each_mpi_process_count(run, no_workers, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_envs": None, "num_test_envs": 10_000}, "asks for 10000 environments with a process each"),
-        ({"num_envs": None}, "asks for 10000 environments with a process each"),
+        ({"num_envs": None, "num_test_envs": 10_000}, "asks for 10000 environments in a process each"),
+        ({"num_envs": None}, "asks for 10000 environments in a process each"),
         ({"num_envs": "x"}, r"config\.json: num_envs is 'x'; it must be an int from 1"),
         ({"vectorization": "sync", "num_test_envs": "x"}, r"num_test_envs is 'x'; it must be an int from 1"),
         ({"num_test_envs": -3}, r"num_test_envs is -3; it must be an int from 1"),

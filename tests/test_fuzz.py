@@ -160,6 +160,6 @@ def test_model(run, data):
     good = torch.load(file, weights_only=True)
     state = in_place_of(file, data.draw(spoilt(file.read_bytes())), lambda: watch.read_state(run, None))
     if state is not None:
-        assert state.keys() == {key for key in good if not key.startswith(watch.ONLY_TRAINING)}
+        assert state.keys() == {key for key in good if not key.startswith(watch.TRAINING_ONLY)}
         for key, value in state.items():
             np.testing.assert_array_equal(value, good[key])

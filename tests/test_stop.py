@@ -98,13 +98,13 @@ def test_the_temperature_comes_along_only_where_both_adjust_it(tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (dict(ac_kwargs=dict(hidden_sizes=[9])), "actor.net.1.0.weight has the shape (8, 4), and in this run (9, 4)"),
-        (dict(env="Acrobot-v1"), "actor.net.1.0.weight has the shape (8, 4), and in this run (8, 6)"),
+        (dict(ac_kwargs=dict(hidden_sizes=[9])), "actor.net.1.0.weight has the shape (8, 4), but (9, 4) in this run"),
+        (dict(env="Acrobot-v1"), "actor.net.1.0.weight has the shape (8, 4), but (8, 6) in this run"),
         (dict(normalize_obs=False), "has obs_norm.mean, which this run lacks"),
         (dict(env="Pendulum-v1"), "lacks actor.log_std, which this run has"),
         (
             dict(ac_kwargs=dict(hidden_sizes=[8, 8])),
-            "actor.net.1.2.weight has the shape (2, 8), and in this run (8, 8)",
+            "actor.net.1.2.weight has the shape (2, 8), but (8, 8) in this run",
         ),
     ],
 )

@@ -231,9 +231,13 @@ def test_the_best_policy(run):
 
 
 def test_missing_model(run):
-    assert error_of(spinup.load, run, itr=3) == f"there is no {run / 'model3.pt'}; saved there: model.pt, model_best.pt"
+    assert (
+        error_of(spinup.load, run, itr=3) == f"{run / 'model3.pt'} doesn't exist; saved there: model.pt, model_best.pt"
+    )
     (run / "model.pt").unlink(), (run / "model_best.pt").unlink()
-    assert error_of(spinup.load, run) == f"there is no {run / 'model.pt'}; saved there: nothing; did the run save yet?"
+    assert (
+        error_of(spinup.load, run) == f"{run / 'model.pt'} doesn't exist; saved there: nothing; did the run save yet?"
+    )
 
 
 class Evil:
@@ -268,7 +272,7 @@ def test_noise_instead_of_a_model(run):
 @pytest.mark.parametrize("content", [3, [torch.zeros(1)], {"a": 3}, torch.zeros(2)])
 def test_model_that_is_no_state_dict(run, content):
     torch.save(content, run / "model.pt")
-    assert error_of(spinup.load, run) == f"{run / 'model.pt'} holds no state_dict"
+    assert error_of(spinup.load, run) == f"{run / 'model.pt'} doesn't contain a state_dict"
 
 
 def test_model_of_another_shape(run):

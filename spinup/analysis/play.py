@@ -34,10 +34,10 @@ from spinup.errors import UserError, first_line, install, printable, user_path
 from spinup.experiments import parsers
 from spinup.runs.config import fill_in, imported_module, read_config
 from spinup.runs.saved import (
-    ONLY_TRAINING,
+    TRAINING_ONLY,
     build,
+    check_process_count,
     check_size,
-    check_workers,
     model_file,
     network_arguments,
     read_policy,
@@ -103,7 +103,7 @@ def episode_length(config: dict) -> int:
 def read_state(folder: Path, itr: int | str | None) -> dict[str, torch.Tensor]:
     """The parameters in model.pt, model{itr}.pt or model_best.pt, without those that only training uses."""
     state = read_policy(model_file(folder, itr))
-    return {key: value for key, value in state.items() if not str(key).startswith(ONLY_TRAINING)}
+    return {key: value for key, value in state.items() if not str(key).startswith(TRAINING_ONLY)}
 
 
 def spaces_of(folder: Path, config: dict, made: dict) -> VecEnv:
@@ -163,7 +163,7 @@ def as_in_training(config: dict, args: argparse.Namespace) -> dict:
         number = counts["num_test_envs"] or (counts["num_envs"] if together else None)
         if together:
             number = min(args.episodes, number or args.episodes)
-            check_workers(Path(args.path), number, f"--num_envs {number}, or give fewer")
+            check_process_count(Path(args.path), number, f"--num_envs {number}, or give fewer")
     return {**how, "num_envs": number}
 
 

@@ -18,7 +18,7 @@ from spinup.experiments.cli import convert, parameters
 from spinup.runs.checkpoint import newest, read_manifest
 from spinup.runs.config import fill_in, find_name_only, imported_module, read_config
 from spinup.runs.logger import Logger
-from spinup.runs.saved import MANY, check_size, check_workers
+from spinup.runs.saved import MOST_PROCESSES, check_process_count, check_size
 from spinup.runs.sinks import NAMED
 from spinup.system.terminal import say
 
@@ -114,7 +114,7 @@ def check_copies(folder: Path, arguments: Mapping) -> None:
     if arguments["vectorization"] == "async":
         how = "--vectorization async, or step them in one process with --vectorization sync"
         largest = max(arguments["num_envs"], arguments.get("num_test_envs") or 0)
-        check_workers(folder, largest * mpi.num_procs(), how)
+        check_process_count(folder, largest * mpi.num_procs(), how)
 
 
 def only_known(folder: Path, name: str, entries: Any, known: Mapping[str, type | None]) -> dict:
@@ -204,7 +204,7 @@ def main(argv: Sequence[str]) -> None:
     processes = record.get("processes", 1) if isinstance(record, dict) else 1
     if not isinstance(processes, int) or processes < 1:
         raise UserError(f"{folder / 'config.json'}: processes is {processes!r:.80}; it must be an int from 1")
-    if not mpi.launched() and processes > MANY:  # a stranger's folder could ask for any number
+    if not mpi.launched() and processes > MOST_PROCESSES:  # a stranger's folder could ask for any number
         how = f"mpiexec -n {processes} python -m spinup.run resume ..."
         raise UserError(f"{folder} asks for {processes} processes, many more than there are cores; start it by {how}")
     mpi.mpi_fork(processes)

@@ -210,7 +210,7 @@ def read_state(file: Path, digest: str) -> dict:
     if found != digest:
         raise UserError(f"{file} is damaged: its SHA-256 is not the one in manifest.json")
     try:
-        return unpack(load_tensors(file, checked=True))
+        return unpack(load_tensors(file, digest_checked=True))
     except RecursionError as error:
         raise UserError(f"{file} is damaged ({first_line(error)})") from error
 
