@@ -302,7 +302,7 @@ def test_a_non_finite_parameter_ends_the_run_after_the_epoch(tmp_path):
                     self.rew_norm.var.fill_(torch.nan)
             return a
 
-    with pytest.raises(Fault, match=r"has NaN or infinity"):
+    with pytest.raises(Fault, match=r"contains NaN or infinity"):
         spinup.vpg(
             "CartPole-v1", Diverges, num_envs=1, steps_per_epoch=20, epochs=4, normalize_rew=False, checkpoint_freq=1,
             logger_kwargs=dict(output_dir=str(tmp_path), quiet=True),

@@ -189,7 +189,7 @@ def test_an_environment_without_a_limit(tmp_path, capsys):
 def test_a_limit_below_the_environments_own_is_told_once(tmp_path, capsys, make):
     own = 500 if isinstance(make, str) else 30
     train(tmp_path / "x", make, max_ep_len=7)
-    line = f"warning: max_ep_len 7 cuts episodes that the environment itself lets last {own} steps; "
+    line = f"warning: max_ep_len 7 cuts off episodes that the environment itself would end after {own} steps; "
     assert capsys.readouterr().err.count(line) == 1
     train(tmp_path / "y", make, max_ep_len=own)
     train(tmp_path / "z", functools.partial(Any, length=-1), max_ep_len=7)

@@ -188,7 +188,7 @@ def test_shared_lists_are_unpacked_once():
 def test_networks_larger_than_their_parameter_file(run, what, changes):
     edit(run / "config.json", ac_kwargs=changes)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert "MiB at least, and " in error_of(what(run)[1])
+    assert "the networks need at least " in error_of(what(run)[1])
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 2**10  # KiB
 
 
