@@ -176,8 +176,8 @@ def test_shorthands_differ(keys):
         ("a", "a", "'a' and 'a' set the same argument; give it once"),
         ("a", "a:b", "'a:b' and 'a' set the same argument; give it once"),
         ("a:b:c", "a:b", "'a:b' and 'a:b:c' set the same argument; give it once"),
-        ("a", "b:", "'b:' is not a name, as in key or key:sub"),
-        ("a", "", "'' is not a name, as in key or key:sub"),
+        ("a", "b:", "'b:' is not a name, such as key or key:sub"),
+        ("a", "", "'' is not a name, such as key or key:sub"),
     ],
 )
 def test_add_refuses(first, second, message):

@@ -19,7 +19,7 @@ import thunks
 
 from spinup.errors import UserError
 from spinup.experiments.grid import ExperimentGrid
-from spinup.experiments.jobs import Job, Overview, Run, first_and_last_line, progress, write_status
+from spinup.experiments.jobs import GridProgress, Job, Run, first_and_last_line, run_progress, write_status
 from spinup.system.locks import lock
 
 TESTS = Path(__file__).parent
@@ -152,8 +152,8 @@ def test_an_executor_that_tries_again_takes_the_same_folder(tmp_path, log):
     file = tmp_path / "g_s0" / "status.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "process": ["a node that died", 1]}))
     code = (
-        "import sys, thunks; from spinup.experiments.jobs import Job, perform\n"
-        f"print(perform(Job('g', 0, thunks.train, {job.arguments!r}), True).outcome)"
+        "import sys, thunks; from spinup.experiments.jobs import Job, run_job\n"
+        f"print(run_job(Job('g', 0, thunks.train, {job.arguments!r}), True).outcome)"
     )
     env = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
     done = subprocess.run(
@@ -229,7 +229,7 @@ def test_a_run_at_work_elsewhere_is_not_touched(tmp_path, log, jobs, capfd, monk
             run_grid(tmp_path, log, seeds=(0, 2), does="raise", jobs=jobs)
         monkeypatch.setattr("spinup.experiments.grid.folder_in_use", lambda folder: "")
         runs = run_grid(tmp_path, log, seeds=(0, 2), does="raise", jobs=jobs)
-        assert outcomes(runs) == {0: "at work elsewhere", 2: "done before"}
+        assert outcomes(runs) == {0: "running elsewhere", 2: "done before"}
         assert f"spinup: error: g, seed 0: another process is using {folder}\n" in capfd.readouterr().err
         for path, content in before.items():
             assert path.read_bytes() == content, path
@@ -246,21 +246,21 @@ def test_a_grid_writes_no_status_over_that_of_another(tmp_path):
     status = (tmp_path / "g_s0" / "status.json").read_bytes()
     code = f"""
 import thunks
-from spinup.experiments.jobs import Job, settle
-print(settle(Job("g", 0, thunks.run, {job.arguments!r}), "killed", "why").outcome)
+from spinup.experiments.jobs import Job, record_outcome
+print(record_outcome(Job("g", 0, thunks.run, {job.arguments!r}), "killed", "why").outcome)
 """
     env = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
 
-    def settle():
+    def record_outcome():
         command = [sys.executable, "-c", code]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=True).stdout
 
     held = lock(tmp_path / "g_s0")
-    assert settle() == "killed\n"
+    assert record_outcome() == "killed\n"
     assert (tmp_path / "g_s0" / "status.json").read_bytes() == status
     assert not (tmp_path / "g_s0" / "error.txt").exists()
     held.release()
-    assert settle() == "killed\n"
+    assert record_outcome() == "killed\n"
     assert json.loads((tmp_path / "g_s0" / "status.json").read_text())["outcome"] == "killed"
     assert (tmp_path / "g_s0" / "error.txt").read_text() == "why\n"
 
@@ -270,7 +270,7 @@ def test_a_run_that_loses_its_folder_says_nothing_more_there(tmp_path, log):
     grid = ExperimentGrid("g")
     grid.add("seed", [0, 2])
     (zero, two) = grid.run(loses_its_folder, data_dir=str(tmp_path), logger_kwargs={"quiet": True})
-    assert (zero.outcome, two.outcome) == ("at work elsewhere", "done")
+    assert (zero.outcome, two.outcome) == ("running elsewhere", "done")
     assert json.loads((tmp_path / "g" / "g_s0" / "status.json").read_text()) == "another's"
 
 
@@ -373,7 +373,7 @@ def share_out(tmp_path, log, wrappers):
     last = [out.splitlines()[-1] if out else err for out, err in said]
     for line in last:
         told = line.startswith("refused another process is using ")
-        assert told or set(ast.literal_eval(line)) <= {"done", "done before", "at work elsewhere"}, said
+        assert told or set(ast.literal_eval(line)) <= {"done", "done before", "running elsewhere"}, said
     assert seeds_run(log) == seeds, "a run was begun twice, or by none"
     for seed in seeds:
         folder = tmp_path / "data" / "g" / f"g_s{seed}"
@@ -421,7 +421,7 @@ def test_an_mpi_pool(tmp_path, log):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(executor=ThreadPoolExecutor(1)), "executor has threads"),
+        (dict(executor=ThreadPoolExecutor(1)), "executor uses threads"),
         (dict(executor="rai"), "executor is 'rai'; it must be process or ray; did you mean 'ray'?"),
         (dict(thunk=lambda **kwargs: None), "cannot be sent to another process"),
     ],
@@ -435,7 +435,7 @@ def test_refuses(tmp_path, log, options, message):
 def test_refuses_jobs_and_num_cpu(tmp_path):
     grid = ExperimentGrid("g")
     grid.add("seed", [0, 1])
-    with pytest.raises(UserError, match="jobs and num_cpu do not go together"):
+    with pytest.raises(UserError, match="jobs and num_cpu can't be combined"):
         grid.run(thunks.run, num_cpu=2, jobs=2, data_dir=str(tmp_path))
 
 
@@ -560,7 +560,7 @@ def test_an_overview_of_many_runs_fits_the_terminal_and_shows_those_at_work(tmp_
     for i, outcome in ((3, "done"), (40, "running"), (49, "running")):
         todo[i].folder.mkdir()
         (todo[i].folder / "status.json").write_text(json.dumps({"outcome": outcome}))
-    overview = Overview(todo, quiet=True)
+    overview = GridProgress(todo, quiet=True)
     assert overview.table().row_count == 50
     overview.live = types.SimpleNamespace(console=types.SimpleNamespace(height=10))
     overview.runs = {str(todo[0].folder): Run("x", 0, str(todo[0].folder), 1.0, "done")}
@@ -581,12 +581,12 @@ def test_the_last_row_of_a_long_table_is_found_at_its_end(tmp_path):
 
 
 def test_progress(tmp_path):
-    assert progress(tmp_path, running=True) == ("", "", "")
+    assert run_progress(tmp_path, running=True) == ("", "", "")
     (tmp_path / "config.json").write_text('{"epochs": 10}')
     rows = "Epoch\tAverageEpRet\tTotalEnvInteracts\tTime\n1\t5\t1000\t3\n2\t7.5\t2000\t6\n"
     (tmp_path / "progress.txt").write_text(rows + "3\t8")  # the last line is half written
-    assert progress(tmp_path, running=True) == ("2,000", "7.5", "0:00:24")  # 6 s for 2 of 10
-    assert progress(tmp_path, running=False) == ("2,000", "7.5", "")
+    assert run_progress(tmp_path, running=True) == ("2,000", "7.5", "0:00:24")  # 6 s for 2 of 10
+    assert run_progress(tmp_path, running=False) == ("2,000", "7.5", "")
 
 
 # ---- Ray

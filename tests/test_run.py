@@ -306,8 +306,11 @@ def test_no_words_give_a_traceback(calls, capsys, words):
         ("ppo --env CartPole-v1 --seed 0 1 --data_dir ~nosuchuser/x", "there is no home folder ~nosuchuser"),
         (f"ppo --env CartPole-v{'1' * 5000}", "there is no environment 'CartPole-v1111"),
         (f"ppo --env {'x' * 5000}", "there is no environment 'xxxx"),
-        (f"ppo --env CartPole-v1 --device {'x' * 5000} cpu", "letters; at most 200 make a folder's name"),
-        (f"ppo --env CartPole-v1 --seed 0 1 --exp_name {'x' * 5000}", "with 5,000 letters; at most 200 make"),
+        (f"ppo --env CartPole-v1 --device {'x' * 5000} cpu", "letters; a folder's name can have at most 200"),
+        (
+            f"ppo --env CartPole-v1 --seed 0 1 --exp_name {'x' * 5000}",
+            "with 5,000 letters; a folder's name can have at most 200",
+        ),
         (f"ppo --env CartPole-v1 --data_dir {'x' * 5000}", "File name too long"),
         (f"ppo --env CartPole-v1 --seed 0 1 --data_dir {'x' * 5000}", "File name too long"),
         (f"plot {'x' * 5000}", "there is no folder xxx"),
