@@ -269,8 +269,8 @@ def describe(algo: str) -> tuple[Description, Description]:
         function = source.describe(files()[algo], algo)
         networks = source.describe(*function.arguments["actor_critic"].default)
     except source.Unreadable:
-        function = source.imported(find(algo).function)
-        networks = source.imported(function.arguments["actor_critic"].default)
+        function = source.describe_imported(find(algo).function)
+        networks = source.describe_imported(function.arguments["actor_critic"].default)
     return function, networks
 
 
@@ -317,7 +317,9 @@ def flag_help(key: str, parameter: Parameter) -> list[str]:
     """`--flag  type [default]  text`, the text in a column of its own."""
     aliases = [alias for alias, name in ALIASES.items() if name == key and alias != "env_fn"]
     names = ", ".join(f"{'-' if len(name) == 1 else '--'}{name}" for name in [*aliases, key])
-    default = "required" if key == "env_name" else "" if parameter.default is None else cli.show(parameter.default)
+    default = (
+        "required" if key == "env_name" else "" if parameter.default is None else cli.format_value(parameter.default)
+    )
     left = f"  {names}  {parameter.describe()}" + (f" [{default}]" if default else "")
     width = max(40, min(shutil.get_terminal_size().columns, 120) - 44)
     text = textwrap.wrap(parameter.help, width)
@@ -341,7 +343,7 @@ def train(algo: str, words: list[str]) -> int:
         widths = settings.get(HIDDEN_SIZES, [flags[HIDDEN_SIZES].default[0]])
         sizes = [hidden_sizes(value, given.get("l")) for value in widths]
         if len(set(map(tuple, sizes))) < len(sizes):
-            what = f"--hid {' '.join(map(cli.show, widths))} has a value twice"
+            what = f"--hid {' '.join(map(cli.format_value, widths))} has a value twice"
             raise UserError(f"{what}, and each value is a run; the layers of one run are one value, as in --hid 64,64")
         settings[HIDDEN_SIZES] = sizes
     check(settings, given, algo)
@@ -420,9 +422,11 @@ def hidden_sizes(value: int | Sequence[int], layers: int | None) -> list[int]:
             raise UserError(f"l is {layers}; it must lie in 0 to {DEEPEST}")
         value = [value] * layers
     elif layers is not None:
-        raise UserError(f"--l goes with a width, as in --hid 64 --l 2; {cli.show(value)} says all sizes by itself")
+        raise UserError(
+            f"--l goes with a width, as in --hid 64 --l 2; {cli.format_value(value)} says all sizes by itself"
+        )
     if not all(1 <= size <= WIDEST for size in value):
-        raise UserError(f"hidden_sizes is {cli.show(value)}; every size must lie in 1 to {WIDEST}")
+        raise UserError(f"hidden_sizes is {cli.format_value(value)}; every size must lie in 1 to {WIDEST}")
     return list(value)
 
 
@@ -456,9 +460,9 @@ def summary(algo: str, flags: dict[str, Parameter], arguments: dict[str, Any]) -
     """As "ppo on CartPole-v1: epochs 10, gamma 0.9"; what the defaults say is left out."""
     rest = {key: value for key, value in arguments.items() if key not in ("env_fn", "logger_kwargs")}
     changed = [
-        f"{key.removeprefix('ac_kwargs:')} {cli.show(value)}"
+        f"{key.removeprefix('ac_kwargs:')} {cli.format_value(value)}"
         for key, value in flatten(rest).items()
-        if key not in flags or cli.show(flags[key].default) != cli.show(value)
+        if key not in flags or cli.format_value(flags[key].default) != cli.format_value(value)
     ]
     return printable(f"{algo} on {arguments['env_fn']}: {', '.join(changed) or 'all defaults'}")
 

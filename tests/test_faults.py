@@ -552,7 +552,7 @@ def test_resume_continues_a_run(cartpole):
 
 
 def test_resume_refuses(cartpole, capsys, tmp_path):
-    assert "has done epoch 1 already; --epochs 2 would" in failed_with(capsys, "resume", str(cartpole))
+    assert "has already done epoch 1; --epochs 2 would" in failed_with(capsys, "resume", str(cartpole))
     assert "there is no folder" in failed_with(capsys, "resume", str(tmp_path / "nowhere"))
     assert "is not a run's folder (no config.json); runs in it: " in failed_with(capsys, "resume", str(tmp_path))
     assert "did you mean '--epochs'?" in failed_with(capsys, "resume", str(cartpole), "--epoch", "3")

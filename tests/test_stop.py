@@ -265,7 +265,7 @@ def test_an_error_in_the_function_is_told(tmp_path):
 def test_a_run_that_has_ended_is_not_resumed_but_by_another_condition(tmp_path, monkeypatch):
     train("vpg", tmp_path / "a", stop_at=-1e6)
     message = (
-        f"the run in {tmp_path / 'a'} was ended by stop_at, -1000000.0; with another --stop_at, or None, it goes on"
+        f"the run in {tmp_path / 'a'} was ended by stop_at, -1000000.0; to continue, give another --stop_at, or None"
     )
     assert error_of(spinup.resume, tmp_path / "a", epochs=9) == message
     train("vpg", tmp_path / "a", stop_at=-1e6, resume=True)  # as a grid that is started again
