@@ -231,23 +231,23 @@ MISTAKES = [
     ("--env CartPole-v1 --epochs abc", "epochs takes an int, for example --epochs 500; got 'abc'"),
     ("--env CartPole-v1 --hid 64 x", "hid takes an int or a list of ints, for example --hid [64,64]; got 'x'"),
     ("--env CartPole-v1 --hid [64,0]", "hidden_sizes is [64,0]; every size must lie in 1 to"),
-    ("--env CartPole-v1 --hid 64 64", "--hid 64 64 has a value twice, and each value is a run; the layers of one run"),
-    ("--env CartPole-v1 --hid 64 [64,64]", "--hid 64 [64,64] has a value twice, and each value is a run"),
+    ("--env CartPole-v1 --hid 64 64", "--hid 64 64 repeats a value, and each value is a run; give one run's layers"),
+    ("--env CartPole-v1 --hid 64 [64,64]", "--hid 64 [64,64] repeats a value, and each value is a run"),
     ("--env CartPole-v1 --hid 1e300", "every size must lie in 1 to"),
     ("--env CartPole-v1 --l -1", "l is -1; it must lie in 0 to 100"),
     ("--env CartPole-v1 --l 1e9", "l is 1000000000; it must lie in 0 to 100"),
-    ("--env CartPole-v1 --l 2 --hid [64]", "--l goes with a width, as in --hid 64 --l 2"),
+    ("--env CartPole-v1 --l 2 --hid [64]", "--l needs a width, as in --hid 64 --l 2"),
     ("--env CartPole-v1 --act Tan", "there is no activation torch.nn.Tan; did you mean 'tanh'?"),
     ("--env CartPole-v1 --act os.system", "there is no activation torch.nn.os.system"),
-    ("--env CartPole-v1 -s 0 --seed 1", "--seed is given twice; several values go after one flag: --seed A B"),
+    ("--env CartPole-v1 -s 0 --seed 1", "--seed is given twice; give several values after one flag: --seed A B"),
     ("--env CartPole-v1 --hid 1 --ac_kwargs:hidden_sizes 2", "is given twice"),
     ("--env CartPole-v1 --seed 0 0", "'seed' has the value 0 2 times; give each value once"),
     ("--env CartPole-v1 --preset od", "fake has no preset 'od'; did you mean 'old'?"),
     ("--env CartPole-v1 --preset zzz", "fake has no preset 'zzz'; it has old"),
     ("--env CartPole-v1 --exp_name a b", "--exp_name takes one value; got 2"),
-    ("--env CartPole-v1 --exp_name ../x", "exp_name is '../x'; it must do as a folder's name, for example walker"),
-    ("--env CartPole-v1 --exp_name ..", "it must do as a folder's name"),
-    ("--env CartPole-v1 --exp_name=", "it must do as a folder's name"),
+    ("--env CartPole-v1 --exp_name ../x", "exp_name is '../x'; it must be a valid folder name, for example walker"),
+    ("--env CartPole-v1 --exp_name ..", "it must be a valid folder name"),
+    ("--env CartPole-v1 --exp_name=", "it must be a valid folder name"),
     ("--env CartPole-v1 --cpu 0", "num_cpu is '0'; it must be auto or a whole number from 1, for example 4"),
     ("--env CartPole-v1 --cpu many", "num_cpu is 'many'"),
     ("--env CartPole-v1 --dt 3", "dt takes True or False, for example --dt False; got '3'"),
@@ -582,14 +582,14 @@ def test_the_newest_run_among_broken_ones_and_other_time_zones(tmp_path):
         text = started if started in ("", "[]", "{") else json.dumps({"run": {"started": started}})
         (tmp_path / name / "config.json").write_text(text)
 
-    assert run.newest(tmp_path / "x_s0") == tmp_path / "x_s0"
+    assert run.newest_run(tmp_path / "x_s0") == tmp_path / "x_s0"
     add("x_s0-3", "2026-03-01T12:00:00+02:00")  # two hours before the next
     add("x_s0-2", "2026-03-01T12:00:00+00:00")
     add("x_s0", "2026-03-01T11:00:00+00:00")
     add("x_s01", "2027-03-01T11:00:00+00:00")  # another seed
     for i, broken in enumerate(("", "[]", "{", "soon", 5, None)):
         add(f"x_s0-{i + 4}", broken)
-    assert run.newest(tmp_path / "x_s0") == tmp_path / "x_s0-2"
+    assert run.newest_run(tmp_path / "x_s0") == tmp_path / "x_s0-2"
 
 
 @pytest.mark.parametrize("algo", algorithm.files())
