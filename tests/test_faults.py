@@ -18,7 +18,7 @@ import torch
 from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_resume import Ended, table, train
+from test_resume import ProcessEnded, table, train
 
 import spinup
 from spinup.algos.ppo import ALGORITHM
@@ -356,7 +356,7 @@ def test_a_folder_that_is_removed_during_the_run(tmp_path):
 def ended(tmp_path_factory):
     """A run that died in its fourth epoch of five."""
     folder = tmp_path_factory.mktemp("ended") / "run"
-    with pytest.raises(Ended):
+    with pytest.raises(ProcessEnded):
         train("ppo", folder, step=200)
     return folder
 
