@@ -177,7 +177,9 @@ def test_so_many_groups_that_a_legend_says_nothing(monkeypatch):
     ax = curves(df)
     assert ax.get_title(loc="left") == "51 curves, too many for a legend"
     assert len(ax.lines) == 51
-    with pytest.raises(UserError, match="compares at most 20 groups, and there are 51; --select and --exclude choose"):
+    with pytest.raises(
+        UserError, match="compares at most 20 groups, but there are 51; choose with --select and --exclude"
+    ):
         improvement(pd.concat([df, df.assign(run=df["run"] + "x")]))
 
 
@@ -377,9 +379,9 @@ def test_improvement_compares_on_common_environments():
 
 @pytest.mark.parametrize("draw", [profile, improvement])
 def test_comparisons_need_two_runs(draw):
-    with pytest.raises(UserError, match="b has a single run on unknown; an interval needs two or more"):
+    with pytest.raises(UserError, match="b has a single run on unknown; an interval needs at least two"):
         draw(ends(a=[1, 2], b=[1]))
-    with pytest.raises(UserError, match="--improvement compares groups, and there is only a"):
+    with pytest.raises(UserError, match="--improvement compares groups, but there is only a"):
         improvement(ends(a=[1, 2]))
 
 
@@ -391,7 +393,7 @@ def test_runs_without_numbers_are_named(runs, capsys):
     make(empty, "TotalEnvInteracts|AverageEpRet|Time\n100|nan|60\n", exp_name="vpg", env_fn="A-v0", seed=0)
     main([str(runs / "ppo"), str(runs / "vpg"), "--table"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["Runs: ppo (3), vpg (1)", f"Left out, without numbers in Performance: {empty}"]
+    assert lines[:2] == ["Runs: ppo (3), vpg (1)", f"Left out because they have no numbers in Performance: {empty}"]
 
 
 @pytest.mark.parametrize(("kind", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
@@ -516,7 +518,7 @@ def test_without_a_display(runs, monkeypatch, capsys, backend):
     assert (runs / "curves.png").stat().st_size > 5000
     assert capsys.readouterr().out.splitlines()[1:] == [
         "Saved curves.png",
-        "There is no display for a window here; --out FILE chooses the file's name.",
+        "Without a display there is no window; --out FILE sets the file's name.",
     ]
 
 
@@ -525,17 +527,20 @@ def test_without_a_display(runs, monkeypatch, capsys, backend):
     [
         ([], "plot: the following arguments are required: logdir"),
         (["empty"], "plot: no progress.txt in or below empty"),
-        (["nowhere"], "plot: there is no folder nowhere and none that begins so"),
+        (["nowhere"], "plot: there is no folder nowhere, and none that begins with it"),
         (["ppo", "--smoth", "3"], "plot: unknown argument '--smoth'; did you mean '--smooth'?"),
-        (["ppo", "-s", "0"], "plot: --smooth is a number of rows, at least 1, not 0"),
+        (["ppo", "-s", "0"], "plot: --smooth is 0; it must be a number of rows, at least 1"),
         (["ppo", "-s", "x"], "plot: argument -s/--smooth: invalid int value: 'x'"),
         (["ppo", "--est", "median"], "plot: argument --est: invalid choice: 'median'"),
-        (["ppo", "--profile", "--est", "iqm"], "plot: --est is about curves; it does not go with --profile or"),
+        (
+            ["ppo", "--profile", "--est", "iqm"],
+            "plot: --est is only for curves; it can't be combined with --profile or",
+        ),
         (["ppo", "--profile", "--count"], "plot: argument --count: not allowed with argument --profile"),
-        (["ppo", "--improvement"], "plot: --improvement compares groups, and there is only ppo"),
-        (["ppo/", "trpo/", "--improvement"], "plot: trpo has a single run on A-v0; an interval needs two or more"),
-        (["ppo", "--table", "t.doc"], "plot: argument --table: t.doc ends in none of .csv, .md, .txt"),
-        (["--table", "ppo"], "plot: argument --table: ppo ends in none of .csv, .md, .txt (to print the table, put"),
+        (["ppo", "--improvement"], "plot: --improvement compares groups, but there is only ppo"),
+        (["ppo/", "trpo/", "--improvement"], "plot: trpo has a single run on A-v0; an interval needs at least two"),
+        (["ppo", "--table", "t.doc"], "plot: argument --table: t.doc does not end in .csv, .md or .txt"),
+        (["--table", "ppo"], "plot: argument --table: ppo does not end in .csv, .md or .txt (to print the table, put"),
         (["ppo", "--table", "ppo/ppo_s0/progress.txt/t.md"], "plot: cannot write ppo"),
         (
             ["ppo", "--normalize", "1"],
