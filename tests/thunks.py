@@ -24,7 +24,7 @@ def run(seed, logger_kwargs, log, does="work", seconds=0.0, **arguments):
     note(seed, logger_kwargs, log)
     time.sleep(seconds)
     if seed == 1 and does == "raise":
-        raise ValueError("a bug of ours")
+        raise ValueError("a bug")
     if seed == 1 and does == "mistake":
         raise UserError("gamma is 2; it must be 1")
     if seed == 1 and does == "die":
