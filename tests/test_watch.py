@@ -724,7 +724,7 @@ def test_what_takes_no_render_mode_cannot_be_recorded(tmp_path):
 
     train(tmp_path / "run", Blind)
     policy = watch.load(tmp_path / "run", env_fn=Blind)
-    assert "'Blind' cannot be drawn" in error_of(watch.record, policy, Blind, tmp_path / "v.gif")
+    assert "'Blind' can't be rendered" in error_of(watch.record, policy, Blind, tmp_path / "v.gif")
 
 
 def test_a_class_that_cannot_be_recorded_is_named_as_it_is(tmp_path):
