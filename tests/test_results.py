@@ -24,7 +24,7 @@ from spinup.analysis.results import (
 )
 from spinup.errors import UserError
 from spinup.runs.logger import Logger
-from spinup.system.terminal import short
+from spinup.system.terminal import abbreviate
 
 nan = math.nan
 
@@ -491,5 +491,5 @@ def test_numbers(values, texts):
     ("n", "text"),
     [(0, "0"), (500, "500"), (250e3, "250k"), (1e6, "1M"), (1.25e6, "1.25M"), (-2e3, "-2k"), (0.5, "0.5")],
 )
-def test_short(n, text):
-    assert short(n, 4) == text
+def test_abbreviate(n, text):
+    assert abbreviate(n, 4) == text
