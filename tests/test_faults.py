@@ -18,7 +18,7 @@ import torch
 from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_resume import Ended, table, train
+from test_resume import ProcessEnded, table, train
 
 import spinup
 from spinup.algos.ppo import ALGORITHM
@@ -359,7 +359,7 @@ def test_a_folder_that_is_removed_during_the_run(tmp_path):
 def ended(tmp_path_factory):
     """A run that died in its fourth epoch of five."""
     folder = tmp_path_factory.mktemp("ended") / "run"
-    with pytest.raises(Ended):
+    with pytest.raises(ProcessEnded):
         train("ppo", folder, step=200)
     return folder
 
@@ -555,7 +555,7 @@ def test_resume_continues_a_run(cartpole):
 
 
 def test_resume_refuses(cartpole, capsys, tmp_path):
-    assert "has done epoch 1 already; --epochs 2 would" in failed_with(capsys, "resume", str(cartpole))
+    assert "has already done epoch 1; --epochs 2 would" in failed_with(capsys, "resume", str(cartpole))
     assert "there is no folder" in failed_with(capsys, "resume", str(tmp_path / "nowhere"))
     assert "is not a run's folder (no config.json); runs in it: " in failed_with(capsys, "resume", str(tmp_path))
     assert "did you mean '--epochs'?" in failed_with(capsys, "resume", str(cartpole), "--epoch", "3")

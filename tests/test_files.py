@@ -172,12 +172,12 @@ def test_plot_and_the_overview_do_not_wait_for_what_is_not_a_file(run, home, nam
             results.load(run)
     else:
         assert len(results.load(run)) == 2
-    assert jobs.progress(run, running=True) == ("", "", "")
+    assert jobs.run_progress(run, running=True) == ("", "", "")
     for other in ("status.json", "error.txt"):
         (run / other).unlink(missing_ok=True)
         kinds(run / other, home)[kind]()
     assert jobs.read_status(run) == {}
-    assert jobs.reason(run, "failed") == "failed"
+    assert jobs.last_error_line(run, "failed") == "failed"
 
 
 def test_without_descriptors_of_folders_links_are_not_followed_either(run, home, monkeypatch):
@@ -483,8 +483,8 @@ def test_a_try_that_is_begun_anew_takes_only_its_own_files_away(tmp_path, home):
     (folder / "model_mine.pt").write_text("mine")
     shutil.copytree(home, folder / "home")
     (folder / "error.txt").symlink_to(home / ".bashrc")
-    job, held = jobs.take(job)
-    held.release()
+    job, folder_lock = jobs.lock_folder(job)
+    folder_lock.release()
     assert sorted(p.name for p in folder.iterdir()) == [".lock", "error.txt", "home", "model_mine.pt", "notes.txt"]
     assert untouched(home)
     assert untouched(folder / "home")
@@ -503,12 +503,12 @@ def test_a_grid_writes_only_in_a_runs_folder(tmp_path, home, name, kind, capsys)
     kinds(folder / name, home)[kind]()
     job = Job("x", 0, fails, {"seed": 0, "logger_kwargs": {"output_dir": str(folder)}})
     with jobs.output_to(folder / "output.txt"), pytest.raises(ValueError, match="wrong"):
-        jobs.perform(job)
+        jobs.run_job(job)
     assert untouched(home)
     assert not (home / "new").exists()
     assert jobs.read_status(folder)["outcome"] == "failed"
     assert "printed" in (folder / "output.txt").read_text()
-    assert jobs.reason(folder, "failed") == r"ValueError: wrong \x1b]0;owned\x07"
+    assert jobs.last_error_line(folder, "failed") == r"ValueError: wrong \x1b]0;owned\x07"
 
 
 @pytest.mark.parametrize("outcome", ["\x1b[2J", "[red]x[/]", "[/x]", 5, None, {"a": 1}])
@@ -519,7 +519,7 @@ def test_the_overview_shows_what_a_status_says_as_it_stands(tmp_path, outcome):
 
     console = Console(file=None, width=80)
     with console.capture() as shown:
-        console.print(jobs.Overview([job], quiet=True).table())
+        console.print(jobs.GridProgress([job], quiet=True).table())
     assert (printable(outcome) if isinstance(outcome, str) else "waiting") in shown.get()
     assert "\x1b[2J" not in shown.get()
 

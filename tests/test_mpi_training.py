@@ -125,7 +125,7 @@ for name in t.SETTINGS:
     try:
         t.train(name, cut, step=200, **more)
         raise AssertionError("went on")
-    except t.Ended:
+    except t.ProcessEnded:
         pass
     try:
         action = t.terminate if mpi.proc_id() == 1 else (lambda: None)  # one of them is told, both stop

@@ -273,7 +273,7 @@ def test_a_config_that_was_edited_counts_as_edited(tmp_path):
     assert config["ac_kwargs"] == {"hidden_sizes": [8]}  # readable
     config["ac_kwargs"]["hidden_sizes"] = [9]
     (tmp_path / "x" / "config.json").write_text(json.dumps(config))
-    assert "the saved parameters do not fit the networks" in error_of(spinup.load, tmp_path / "x")
+    assert "the saved parameters do not match the networks" in error_of(spinup.load, tmp_path / "x")
 
 
 @pytest.mark.parametrize(
