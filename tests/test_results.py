@@ -101,7 +101,7 @@ def test_tables_of_numbers_are_read_by_numpy(tmp_path, monkeypatch):
         key: results._parse_column(tuple(row.split("|")[i] for row in rows))  # as float() reads them
         for i, key in enumerate("ABCDEFGH")
     }
-    monkeypatch.setattr(results, "_column", None)
+    monkeypatch.setattr(results, "_parse_column", None)
     columns = read(folder / "progress.txt")
     assert list(columns) == list("ABCDEFGH")
     for key, expected in slow.items():
