@@ -73,25 +73,28 @@ FAULTS = {
     ),
     "shape": (
         observing(np.zeros(3, np.float32)),
-        r"environment 1 gave an observation of shape \(3,\); its space says \(2,\)",
+        r"environment 1 returned an observation of shape \(3,\); its space says \(2,\)",
     ),
-    "dtype": (observing(np.array(["a", "b"])), r"environment 1 gave an observation of <U1 .*; its space says float32"),
-    "no reward": (rewarding(None), r"environment 1 gave the reward None at step 7; it must be a number"),
-    "reward's shape": (rewarding(np.ones(1)), r"environment 1 gave the reward array\(\[1.\]\) at step 7"),
+    "dtype": (
+        observing(np.array(["a", "b"])),
+        r"environment 1 returned an observation of <U1 .*; its space says float32",
+    ),
+    "no reward": (rewarding(None), r"environment 1 returned the reward None at step 7; it must be a number"),
+    "reward's shape": (rewarding(np.ones(1)), r"environment 1 returned the reward array\(\[1.\]\) at step 7"),
     "old Gym": (
         lambda result: result[:4],
         r"environment 1 returned .* from step; it must be \(observation, reward, termin",
     ),
     "NaN": (
         observing(np.array([0, np.nan], np.float32)),
-        r"environment 1 gave the observation \[ 0. nan\] at step 7 of",
+        r"environment 1 returned the observation \[ 0. nan\] at step 7 of",
     ),
     "infinity": (
         observing(np.array([np.inf, 0], np.float32)),
-        r"environment 1 gave the observation \[inf  0.\] at step 7",
+        r"environment 1 returned the observation \[inf  0.\] at step 7",
     ),
-    "reward NaN": (rewarding(np.nan), r"environment 1 gave the reward nan at step 7 of its episode"),
-    "reward infinite": (rewarding(-np.inf), r"environment 1 gave the reward -inf at step 7 of its episode"),
+    "reward NaN": (rewarding(np.nan), r"environment 1 returned the reward nan at step 7 of its episode"),
+    "reward infinite": (rewarding(-np.inf), r"environment 1 returned the reward -inf at step 7 of its episode"),
 }
 
 
@@ -138,7 +141,7 @@ def test_an_observation_outside_its_space_is_warned_about_once(capfd):
     envs.step(np.zeros(2, int))
     err = capfd.readouterr().err
     assert err.count("warning") == 1
-    assert "environment 1 observed 1.5 at index (1,), outside of its space's -1.0 to 1.0" in err
+    assert "environment 1 observed 1.5 at index (1,), outside its space's bounds, -1.0 to 1.0" in err
 
 
 def test_a_worker_that_dies():

@@ -142,10 +142,13 @@ def test_several_wrappers_after_one_flag_make_a_grid(calls):
 @pytest.mark.parametrize(
     ("wrapper", "message"),
     [
-        ("TimeLimit", "it must be a function of an environment or module:Name, as gymnasium.wrappers:TimeLimit(50)"),
+        ("TimeLimit", "it must be a function of an environment or module:Name, as in gymnasium.wrappers:TimeLimit(50)"),
         ("gymnasium.wrappers:Tim", "module gymnasium.wrappers has no 'Tim'"),
         ("no_such:A", "there is no module 'no_such' to import"),
-        ("gymnasium.wrappers:TimeLimit(__import__('os'))", "its arguments must be as in TimeLimit(1, name=[2, 'x'])"),
+        (
+            "gymnasium.wrappers:TimeLimit(__import__('os'))",
+            "its arguments must be literals: TimeLimit(1, name=[2, 'x'])",
+        ),
     ],
 )
 def test_invalid_wrappers_are_reported_before_the_run(calls, wrapper, message, capsys):
@@ -213,8 +216,8 @@ def assert_refused(words, message, capsys):
 MISTAKES = [
     ("--env CartPol-v1", "there is no environment 'CartPol-v1'; did you mean 'CartPole-v1'?"),
     ("--env no_such_module:CartPole-v1", "there is no module 'no_such_module'"),
-    ("--env .:CartPole-v1", "'.' is not a module's name, as in my_module:MyEnv-v0"),
-    ("--env :CartPole-v1", "'' is not a module's name"),
+    ("--env .:CartPole-v1", "'.' is not a valid module name; write it as in my_module:MyEnv-v0"),
+    ("--env :CartPole-v1", "'' is not a valid module name"),
     ("--env", "env takes a string, for example --env CartPole-v1"),
     ("", "no environment; give one, for example: python -m spinup.run fake --env CartPole-v1"),
     ("--env CartPole-v1 --epoch 3", "unknown flag --epoch; did you mean '--epochs'?"),

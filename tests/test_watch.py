@@ -252,7 +252,7 @@ class Evil:
 def test_pickled_code_is_not_run(run, tmp_path, legacy):
     harm = tmp_path / "harm"
     torch.save({"x": Evil(str(harm))}, run / "model.pt", _use_new_zipfile_serialization=not legacy)
-    assert "holds more than tensors and is not loaded" in error_of(spinup.load, run)
+    assert "contains more than tensors; it is not loaded" in error_of(spinup.load, run)
     (run / "model.pt").write_bytes(pickle.dumps(Evil(str(harm))))
     assert f"{run / 'model.pt'} is damaged" in error_of(spinup.load, run)
     assert not harm.exists()
@@ -724,7 +724,7 @@ def test_an_environment_without_render_mode_cannot_be_recorded(tmp_path):
 
     train(tmp_path / "run", Blind)
     policy = watch.load(tmp_path / "run", env_fn=Blind)
-    assert "'Blind' cannot be drawn" in error_of(watch.record, policy, Blind, tmp_path / "v.gif")
+    assert "'Blind' can't be rendered" in error_of(watch.record, policy, Blind, tmp_path / "v.gif")
 
 
 def test_a_class_that_cannot_be_recorded_is_named(tmp_path):

@@ -22,9 +22,9 @@ from spinup.envs import (
     DEFAULT_LENGTH,
     VecEnv,
     bind,
-    close,
+    close_or_warn,
+    env_name,
     evaluate,
-    label,
     longest_episode,
     make_env,
     make_envs,
@@ -278,11 +278,11 @@ def prepare_video(file: str | Path) -> Path:
 def open_canvas(env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequence | None = None) -> VecEnv:
     """One environment that renders to arrays, already tested by drawing it once."""
     plain = make_env(env, env_kwargs, wrappers)
-    close(plain, label(env))
+    close_or_warn(plain, env_name(env))
     modes = [str(mode) for mode in plain.metadata.get("render_modes") or ()]
     if "rgb_array" not in modes:
         others = f", only {', '.join(modes)}" if modes else ""
-        raise UserError(f"{label(env)} cannot be recorded: it has no render mode rgb_array{others}")
+        raise UserError(f"{env_name(env)} cannot be recorded: it has no render mode rgb_array{others}")
     with silence_cleanup_errors():
         try:
             drawn = {**env_kwargs, "render_mode": "rgb_array"}
