@@ -164,7 +164,7 @@ def build_env(env_fn: str | Callable[[], gym.Env], env_kwargs: dict, kwargs: dic
         needs = f"needs: {install(extra)} ({error})" if extra else f"cannot be made: {first_line(error)}"
         raise UserError(f"environment '{env_fn}' {needs}") from None
     except Exception as error:
-        name, unknown = env_name(env_fn), re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        name, unknown = label(env_fn), re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown and unknown[1] in arguments:
             if unknown[1] == "render_mode":
                 raise UserError(f"environment '{name}' can't be rendered: its env_fn takes no render_mode") from None
@@ -177,7 +177,7 @@ def build_env(env_fn: str | Callable[[], gym.Env], env_kwargs: dict, kwargs: dic
         raise
 
 
-def env_name(env_fn: str | Callable) -> str:
+def label(env_fn: str | Callable) -> str:
     return env_fn if isinstance(env_fn, str) else getattr(env_fn, "__name__", "env_fn")
 
 
@@ -190,13 +190,13 @@ def is_signature_error(error: Exception) -> bool:
 def fails_without_env_kwargs(env_id: str, kwargs: dict, error: Exception) -> bool:
     """Whether the environment raises the same error without env_kwargs, so that they aren't the cause."""
     try:
-        close_or_warn(gym.make(env_id, **kwargs), env_id)
+        close(gym.make(env_id, **kwargs), env_id)
     except Exception as other:
         return first_line(other.__cause__ or other) == first_line(error.__cause__ or error)
     return False
 
 
-def close_or_warn(env: gym.Env, name: str) -> None:
+def close(env: gym.Env, name: str) -> None:
     """Close an environment. An error in it is only a warning: the environment isn't needed anymore."""
     try:
         env.close()
@@ -395,7 +395,7 @@ class CheckedEnv(gym.Wrapper):
         return o, r, *ended, self.find_numbers(info)
 
     def close(self) -> None:
-        close_or_warn(self.env, self.name.rpartition(" ")[0])
+        close(self.env, self.name.rpartition(" ")[0])
 
     def to_bool(self, what: str, x) -> bool:
         """x as a bool, if it is one or a single number; raises Fault for anything else."""
@@ -781,9 +781,9 @@ def make_envs(
         raise UserError(f"vectorization is '{vectorization}'; it must be 'sync' or 'async'")
     made = dict(env_fn=env_fn, max_ep_len=max_ep_len, env_kwargs=env_kwargs, vectorization=vectorization)
     names = as_names(log_info)
-    name = f"{env_name(env_fn)}: environment"
+    name = f"{label(env_fn)}: environment"
     first = make_env(env_fn, env_kwargs, wrappers)  # so that mistakes surface here, not in a worker process
-    close_or_warn(first, name)
+    close(first, name)
     seen, main_pid = {id(first.unwrapped)}, os.getpid()
 
     def make(i: int) -> gym.Env:
