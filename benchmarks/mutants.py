@@ -191,7 +191,7 @@ def wait(pid: int) -> str:
 
 def run(folder: Path, sample: int, seed: int, part: int, parts: int) -> None:
     """Try a sample of the mutants; those that the record has already are not tried again."""
-    for module in ("torch", "gymnasium", "matplotlib.pyplot", "pandas", "pytest", "hypothesis", "scipy.stats"):
+    for module in ("torch", "gymnasium", "matplotlib.pyplot", "pandas", "pytest", "hypothesis"):
         __import__(module)  # once, not in each child
     chosen = random.Random(seed).sample(all_mutants(), sample)
     record, copy = folder / f"record{part}.jsonl", folder / f"copy{part}"
