@@ -1,22 +1,22 @@
 """CrossQ, arXiv:1902.05605: SAC without target networks, with batch normalization in the critics.
 
-Equations: docs/algorithms/crossq.md. Departures from the paper: narrower critics, no batch normalization in the policy,
-no batch renormalization (which the paper's code begins after 100,000 steps), and n-step returns as an option.
+Equations: docs/algorithms/crossq.md. Departures from the paper: critics of 512 units instead of 2048, none of the batch
+normalization in the policy, and n-step returns as an option. Each ingredient is a switch: `--ac_kwargs:batch_norm`,
+`--ac_kwargs:critic_sizes`, `--policy_delay` and `--beta1`.
 """
 
 from typing import Annotated, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spinup import arguments as arg
 from spinup.algorithm import Algorithm
-from spinup.algos.sac import Temperature, alpha_loss
 from spinup.arguments import CHANGEABLE, COUNT, Range
 from spinup.buffers import Batch, ReplayBuffer
 from spinup.compute.capture import captured
 from spinup.compute.optim import FlatAdam
-from spinup.nets import BatchNormActorCritic, NoNorm, check_q_actor_critic
+from spinup.nets import BatchNormActorCritic, NoNorm, average_statistics, check_q_actor_critic
 from spinup.runs.run import Run
 
 
@@ -28,6 +28,19 @@ def target(r: Tensor, terminated: Tensor, discount: Tensor, v2: Tensor) -> Tenso
 def q_loss(q: Tensor, y: Tensor) -> Tensor:
     """Squared error of the critics' values, (2, B), against the targets, (B,), summed over the critics."""
     return (q - y).square().mean(-1).sum()  # crossq-3
+
+
+def alpha_loss(log_alpha: Tensor, logp: Tensor, target_entropy: float) -> Tensor:
+    """Pushes alpha up when the entropy, the mean of -logp, (B,), is below its target."""
+    return -log_alpha * (logp.mean() + target_entropy)  # crossq-5
+
+
+class Temperature(nn.Module):
+    """alpha, as the exponential of a parameter."""
+
+    def __init__(self, alpha: float):
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.tensor(float(alpha)).log())
 
 
 def crossq(
@@ -112,7 +125,7 @@ def crossq(
 
         with torch.no_grad():
             a2, logp2 = pi(o2).rsample()
-        both = q(torch.cat([o, o2]), torch.cat([a, a2]), training=True)  # (2, 2B), crossq-1
+        both = q(torch.cat([o, o2]), torch.cat([a, a2]), training=True)  # (2, 2B): one batch, crossq-1
         q_values, q2 = both.chunk(2, -1)
         with torch.no_grad():
             y = target(r, terminated, discount, q2.min(0).values - temperature * logp2)
@@ -141,7 +154,8 @@ def crossq(
             o = envs.reset_done()
             for i in run.due_updates():
                 batch = buffer.sample(batch_size).normalized(obs_norm)
-                run.log(**update(batch, i % policy_delay != 0))
+                run.log(**update(batch, skip_policy=i % policy_delay != 0))
+        average_statistics(q)
         run.end_epoch()
 
     run.close()

@@ -67,7 +67,7 @@ from spinup.nets.distributions import (
 )
 from spinup.nets.encoders import CNN, PartsEncoder, make_encoder
 from spinup.nets.layers import HiddenLinear, activation_class, as_sizes, make_linears, mlp, network, orthogonal_
-from spinup.nets.norms import BatchNorm, NoNorm, PartsNorm, RunningNorm, make_obs_norm
+from spinup.nets.norms import BatchNorm, NoNorm, PartsNorm, RunningNorm, average_statistics, make_obs_norm
 from spinup.nets.protocol import (
     check_actor_critic,
     check_parts,
@@ -108,6 +108,7 @@ __all__ = [
     "TwinActorCritic",
     "activation_class",
     "as_input",
+    "average_statistics",
     "as_sizes",
     "check_actor_critic",
     "check_parts",

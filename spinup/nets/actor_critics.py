@@ -26,6 +26,7 @@ from spinup.nets.actors import (
 from spinup.nets.distributions import Categorical, Gaussian, MultiCategorical, SquashedGaussian
 from spinup.nets.layers import network
 from spinup.nets.norms import make_obs_norm
+from spinup.observations import mask_slice
 
 
 @document
@@ -69,10 +70,10 @@ class ActorCritic(nn.Module):
             name = "squash" if squash else "log_std_min" if log_std_min is not None else "log_std_max"
             raise UserError(f"{name} needs a Gaussian policy, for Box actions; these are {action_space}: leave it out")
         elif isinstance(action_space, spaces.Discrete):
-            self.actor = CategoricalActor(build(int(action_space.n), 0.01))
+            self.actor = CategoricalActor(build(int(action_space.n), 0.01), mask_slice(observation_space))
         else:
             sizes = action_space.nvec
-            self.actor = MultiCategoricalActor(build(int(sizes.sum()), 0.01), sizes)
+            self.actor = MultiCategoricalActor(build(int(sizes.sum()), 0.01), sizes, mask_slice(observation_space))
         self.critic = build(1, 1.0)
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
 
@@ -151,7 +152,8 @@ class SoftActorCritic(DeterministicActorCritic):
 
     def make_actor(self, observation_space, action_space, *common) -> nn.Module:
         if isinstance(action_space, spaces.Discrete):
-            return CategoricalActor(network(observation_space, int(action_space.n), *common))
+            net = network(observation_space, int(action_space.n), *common)
+            return CategoricalActor(net, mask_slice(observation_space))
         return SquashedGaussianActor(network(observation_space, 2 * action_space.shape[0], *common), action_space)
 
     @torch.inference_mode()
@@ -165,7 +167,7 @@ class SoftActorCritic(DeterministicActorCritic):
 class BatchNormActorCritic(nn.Module):
     """A stochastic policy and two action-value functions with batch normalization, for CrossQ.
 
-    With normalize_obs, `act` normalizes, and actor and critic are given observations that went through obs_norm.
+    With normalize_obs, `act` normalizes; actor and critic expect observations that already passed through obs_norm.
     """
 
     def __init__(
@@ -173,23 +175,25 @@ class BatchNormActorCritic(nn.Module):
         observation_space: spaces.Box,
         action_space: spaces.Box,
         hidden_sizes: arg.HiddenSizes = (256, 256),
-        critic_sizes: Annotated[Sequence[int], "units of each of the critics' hidden layers"] = (512, 512),
+        critic_sizes: Annotated[Sequence[int], "units in each hidden layer of the critics"] = (512, 512),
         activation: arg.Activation = "ReLU",
         linear: arg.Linear = nn.Linear,
+        batch_norm: Annotated[bool, "batch normalization in the critics (arXiv:1502.03167)"] = True,
         normalize_obs: arg.NormalizeObs = False,
     ):
         super().__init__()
-        self.register_buffer("_here", torch.empty(0), persistent=False)  # for as_input
+        self.register_buffer("_device_anchor", torch.empty(0), persistent=False)  # for as_input
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
         net = network(observation_space, 2 * action_space.shape[0], hidden_sizes, activation, linear)
         self.actor = SquashedGaussianActor(net, action_space)
         self.critic = BatchNormQFunctions(
-            BatchNormQFunction(observation_space, action_space, critic_sizes, activation, linear) for _ in range(2)
+            BatchNormQFunction(observation_space, action_space, critic_sizes, activation, linear, batch_norm)
+            for _ in range(2)
         )
 
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Actions for observations (..., *obs_shape): samples, or the policy's mode."""
+        """Samples of the policy, or its mode, at observations o, (..., *obs_shape): (..., *act_shape)."""
         pi = self.actor(self.obs_norm(as_input(o, self)))
         return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
 
@@ -217,7 +221,8 @@ class QNetwork(nn.Module):
         super().__init__()
         self.register_buffer("_device_anchor", torch.empty(0), persistent=False)  # for as_input
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
-        self.q = QFunction(observation_space, action_space, hidden_sizes, activation, linear, layer_norm, dueling)
+        common = hidden_sizes, activation, linear, layer_norm, dueling
+        self.q = QFunction(observation_space, action_space, *common, mask=mask_slice(observation_space))
 
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
