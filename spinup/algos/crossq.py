@@ -154,7 +154,7 @@ def crossq(
             o = envs.reset_done()
             for i in run.due_updates():
                 batch = buffer.sample(batch_size).normalized(obs_norm)
-                run.log(**update(batch, skip_policy=i % policy_delay != 0))
+                run.log(**update(batch, i % policy_delay != 0))
         average_statistics(q)
         run.end_epoch()
 
@@ -168,7 +168,12 @@ ALGORITHM = Algorithm(
     actions=("Box",),
     spreads=("Q1Vals", "Q2Vals", "LogPi"),
     means=("LossPi", "LossQ", "Alpha"),
-    probe={"lr": 1e-2},
+    probe={
+        "lr": 3e-3,
+        "policy_delay": 1,
+        "steps_per_epoch": 1400,
+        "ac_kwargs": {"hidden_sizes": (32,), "critic_sizes": (64, 64)},
+    },
 )
 
 if __name__ == "__main__":
