@@ -124,8 +124,8 @@ def test_a_saved_policy_has_the_running_statistics(tmp_path):
     ac = train(tmp_path)
     loaded = spinup.load(tmp_path)
     assert ac.critic[0].norms[0].mean.abs().max() > 0
-    for name, value in ac.state_dict().items():
-        assert torch.equal(value, loaded.state_dict()[name]), name
+    for name, value in ac.critic.state_dict().items():
+        assert torch.equal(value, loaded.critic.state_dict()[name]), name
 
 
 def test_discrete_actions_are_refused(tmp_path):
