@@ -13,6 +13,7 @@ from probes import (
     OFF_POLICY,
     ON_POLICY,
     PLAIN,
+    WITH_TARGETS,
     CallLog,
     Discounting,
     Mixed,
@@ -24,6 +25,7 @@ from probes import (
     constant_critic,
     fit,
     rows,
+    taken,
     train,
     without_time,
 )
@@ -40,6 +42,7 @@ from spinup.nets import ActorCritic, Categorical, NoNorm, RunningNorm, SquashedG
 algos = pytest.mark.parametrize("algo", ALGOS)
 on_policy = pytest.mark.parametrize("algo", ON_POLICY)
 off_policy = pytest.mark.parametrize("algo", OFF_POLICY)
+with_targets = pytest.mark.parametrize("algo", WITH_TARGETS)
 
 OFF = dict(num_envs=2, steps_per_epoch=40, epochs=3, start_steps=20, update_after=20, replay_ratio=0.5, batch_size=8)
 OFF |= dict(replay_size=60, eval_freq=0, ac_kwargs=dict(hidden_sizes=[16]))  # the buffer is full after half of the run
@@ -274,7 +277,7 @@ class OwnQActorCritic(nn.Module):
         return (a.mode() if self.actor.soft else a).numpy()
 
 
-@off_policy
+@with_targets  # CrossQ's networks take an argument more
 def test_own_actor_critic_with_action_values(tmp_path, algo):
     kwargs = dict(soft=algo == "sac", n=1 if algo == "ddpg" else 2)
     options = {**SMALL[algo], "epochs": 2, "eval_freq": 1, "num_test_episodes": 2, "ac_kwargs": kwargs}
@@ -293,7 +296,7 @@ def test_own_actor_critic_with_action_values(tmp_path, algo):
     assert torch.equal(saved["critic.0.weight"], ac.critic[0].weight)
 
 
-@off_policy
+@with_targets
 def test_ac_kwargs_of_action_values(tmp_path, algo):
     made = []
 
@@ -371,6 +374,7 @@ OWN_CHANGES |= {
     "ddpg": NOISE,
     "td3": NOISE | dict(target_noise=0.5, noise_clip=0.01, policy_delay=1),
     "sac": dict(lr=0.1, alpha=0.3, target_entropy=0.1),
+    "crossq": dict(lr=0.1, alpha=0.3, target_entropy=0.1, beta1=0.8, policy_delay=1),
 }
 # What changes only how fast the same numbers come, how often they are saved, or has a test of its own.
 NO_CHANGE = {"steps_per_epoch", "epochs", "env_kwargs", "vectorization", "device", "threads", "matmul_precision"}
@@ -383,7 +387,7 @@ def test_every_option_changes_an_off_policy_run(tmp_path, algo):
     base = {**SMALL[algo], "epochs": 2}
     train(algo, fit(algo, Mixed), tmp_path / "base", **base)
     reference = without_time(tmp_path / "base")
-    changes = OFF_CHANGES | OWN_CHANGES[algo]
+    changes = taken(algo, OFF_CHANGES) | OWN_CHANGES[algo]
     assert set(changes) == set(ALGOS[algo].__kwdefaults__) - NO_CHANGE | {"seed"}
     for name, value in changes.items():
         train(algo, fit(algo, Mixed), tmp_path / name, **{**base, name: value})
@@ -546,7 +550,7 @@ def test_evaluation_is_of_the_mode(tmp_path, algo):
                 nn.init.zeros_(p)
 
     options = {**SMALL[algo], "epochs": 1, "eval_freq": 1}
-    options |= {"trpo": dict(delta=0.0), "sac": dict(lr=0.0)}.get(algo, dict(pi_lr=0.0))
+    options |= {"trpo": dict(delta=0.0), "sac": dict(lr=0.0), "crossq": dict(lr=0.0)}.get(algo, dict(pi_lr=0.0))
     train(algo, Middle, tmp_path, actor_critic=Still, **options)
     assert column(tmp_path, "MinTestEpRet") == [0]
     assert column(tmp_path, "MaxEpRet")[0] < 0
@@ -582,11 +586,18 @@ WRONG_ON = dict(lam=-0.1, value_target="mc")
 WRONG_OFF = dict(polyak=1.1, replay_size=0, n_step=0, batch_size=0, start_steps=-1, update_after=-1, update_every=0)
 WRONG_OFF |= dict(replay_ratio=-0.5, matmul_precision="low")
 WRONG_NOISE = dict(pi_lr=-1.0, q_lr=-1.0, act_noise=-0.1, noise_corr=1.5)
+
+
+def without(options: dict, name: str) -> dict:
+    return {other: value for other, value in options.items() if other != name}
+
+
 WRONG_OWN = {
     **dict.fromkeys(ON_POLICY, WRONG_ON),
     "ddpg": WRONG_OFF | WRONG_NOISE,
     "td3": WRONG_OFF | WRONG_NOISE | dict(target_noise=-0.1, noise_clip=-0.1, policy_delay=0),
     "sac": WRONG_OFF | dict(lr=-1.0),
+    "crossq": without(WRONG_OFF, "polyak") | dict(lr=-1.0, beta1=1.5, policy_delay=0),
 }
 WRONG_ARGUMENTS = [(algo, *pair) for algo in ALGOS for pair in (WRONG | WRONG_OWN[algo]).items()]
 WRONG_ARGUMENTS += [("sac", "alpha", value) for value in (-0.1, "often", math.inf, math.nan)]
@@ -640,7 +651,7 @@ OFF_SHARED = f"Epoch {spread('EpRet')} EpLen {spread('TestEpRet')} TestEpLen Eva
 OFF_COLUMNS = {
     "ddpg": f"{OFF_SHARED} {spread('QVals')} LossPi LossQ Time",
     "td3": f"{OFF_SHARED} {spread('Q1Vals', 'Q2Vals')} LossPi LossQ Time",
-    "sac": f"{OFF_SHARED} {spread('Q1Vals', 'Q2Vals', 'LogPi')} LossPi LossQ Alpha Time",
+    **dict.fromkeys(("sac", "crossq"), f"{OFF_SHARED} {spread('Q1Vals', 'Q2Vals', 'LogPi')} LossPi LossQ Alpha Time"),
 }
 
 
@@ -689,6 +700,7 @@ def test_config(tmp_path, algo):
     assert record["seed"] == 5
     assert record["ac_kwargs"] == {"hidden_sizes": [8]}
     own = {"ddpg": "DeterministicActorCritic", "td3": "TwinActorCritic", "sac": "SoftActorCritic"}
+    own["crossq"] = "BatchNormActorCritic"
     assert record["actor_critic"] == f"spinup.nets.{own.get(algo, 'ActorCritic')}"
     assert set(find(algo).defaults) <= set(record)
     del options["ac_kwargs"]
@@ -706,7 +718,7 @@ def test_load_gives_the_same_actions(tmp_path, algo, env):
         actions.append((x.act(o), x.act(o), x.act(o, deterministic=True)))
     for one, other in zip(*actions, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)  # memory's alignment decides how products round
-    (sample, _, mode), draws = actions[0], algo not in NO_DISCRETE
+    (sample, _, mode), draws = actions[0], algo not in ("ddpg", "td3")
     assert (sample != mode).any() == draws  # exploration noise is DDPG's and TD3's own
     assert len(np.unique(mode)) > 1
 

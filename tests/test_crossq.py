@@ -15,7 +15,7 @@ from spinup.nets import BatchNorm, BatchNormActorCritic, BatchNormQFunctions, QF
 
 OBS, ACT = spaces.Box(-1, 1, (3,)), spaces.Box(-2, 2, (2,))
 SMALL = dict(epochs=2, steps_per_epoch=60, start_steps=20, update_after=20, batch_size=8, replay_size=1000, eval_freq=0)
-SMALL |= dict(ac_kwargs=dict(hidden_sizes=(16,), critic_sizes=(16, 16)))
+SMALL |= dict(ac_kwargs=dict(hidden_sizes=(16, 16)))
 
 
 def train(folder, **kwargs):
@@ -61,7 +61,7 @@ def test_batch_norm_by_hand():
 def test_the_halves_of_a_batch_share_their_statistics():
     """In one batch, values differ from those of two batches; without training they don't."""
     torch.manual_seed(0)
-    critic = BatchNormActorCritic(OBS, ACT, (8,), (8,)).critic
+    critic = BatchNormActorCritic(OBS, ACT, (8,)).critic
     (o, o2), (a, a2) = torch.randn(2, 5, 3), torch.randn(2, 5, 2)
     both = critic(torch.cat([o, o2 + 3]), torch.cat([a, a2]), training=True)
     assert both.shape == (2, 10)
@@ -74,8 +74,9 @@ def test_the_halves_of_a_batch_share_their_statistics():
 def test_critics_by_a_twin():
     """Values as by torch's own BatchNorm1d, whose mode does what the argument does here."""
     torch.manual_seed(0)
-    ac = BatchNormActorCritic(OBS, ACT, (8,), (8, 8))
+    ac = BatchNormActorCritic(OBS, ACT, (8, 8), critic_width=3)
     q = ac.critic[0]
+    assert q.linears[1].weight.shape == (24, 24)
     layers = []
     for i, (norm, linear) in enumerate(zip(q.norms, q.linears, strict=True)):
         twin = nn.BatchNorm1d(len(norm.mean), eps=1e-3, momentum=0.01)
@@ -90,7 +91,7 @@ def test_critics_by_a_twin():
 
 def test_without_batch_norm_the_critics_are_plain():
     torch.manual_seed(0)
-    ac = BatchNormActorCritic(OBS, ACT, (8,), (8,), batch_norm=False)
+    ac = BatchNormActorCritic(OBS, ACT, (8,), batch_norm=False)
     assert not any(isinstance(part, BatchNorm) for part in ac.modules())
     o, a = torch.randn(4, 3), torch.randn(4, 2)
     torch.testing.assert_close(ac.critic(o, a, training=True), ac.critic(o, a))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from probes import (
-    OFF_POLICY,
+    WITH_TARGETS,
     CallLog,
     Discounting,
     Mixed,
@@ -28,7 +28,7 @@ from spinup import run
 from spinup.algos import ddpg, sac, td3
 
 MODULES = {"ddpg": ddpg, "td3": td3, "sac": sac}
-algos = pytest.mark.parametrize("algo", OFF_POLICY)
+algos = pytest.mark.parametrize("algo", WITH_TARGETS)
 noisy = pytest.mark.parametrize("algo", ["ddpg", "td3"])
 
 SMALL = dict(num_envs=1, epochs=1, batch_size=4, replay_size=1000, eval_freq=0, ac_kwargs=dict(hidden_sizes=(8,)))
@@ -392,7 +392,7 @@ class HalfBounded(Probe):
     action_space = spaces.Box(np.zeros(2, np.float32), np.array([1, np.inf], np.float32))
 
 
-UNFIT = [(algo, env) for algo in OFF_POLICY for env in (Multi, Unbounded, HalfBounded)]
+UNFIT = [(algo, env) for algo in WITH_TARGETS for env in (Multi, Unbounded, HalfBounded)]
 UNFIT += [("ddpg", Probe), ("td3", Probe)]
 SAYS = {
     Multi: "not MultiDiscrete([2 3]); ",

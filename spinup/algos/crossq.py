@@ -2,7 +2,7 @@
 
 Equations: docs/algorithms/crossq.md. Departures from the paper: critics of 512 units instead of 2048, none of the batch
 normalization in the policy, and n-step returns as an option. Each ingredient is a switch: `--ac_kwargs:batch_norm`,
-`--ac_kwargs:critic_sizes`, `--policy_delay` and `--beta1`.
+`--ac_kwargs:critic_width`, `--policy_delay` and `--beta1`.
 """
 
 from typing import Annotated, Literal
@@ -172,7 +172,7 @@ ALGORITHM = Algorithm(
         "lr": 3e-3,
         "policy_delay": 1,
         "steps_per_epoch": 1400,
-        "ac_kwargs": {"hidden_sizes": (32,), "critic_sizes": (64, 64)},
+        "ac_kwargs": {"hidden_sizes": (32, 32)},
     },
 )
 

@@ -1,6 +1,5 @@
 """Actor-critics, one class for each kind of algorithm."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -9,7 +8,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from spinup import arguments as arg
-from spinup.arguments import document
+from spinup.arguments import Range, document
 from spinup.compute import accel
 from spinup.errors import UserError
 from spinup.nets.actors import (
@@ -24,7 +23,7 @@ from spinup.nets.actors import (
     SquashedGaussianActor,
 )
 from spinup.nets.distributions import Categorical, Gaussian, MultiCategorical, SquashedGaussian
-from spinup.nets.layers import network
+from spinup.nets.layers import as_sizes, network
 from spinup.nets.norms import make_obs_norm
 from spinup.observations import mask_slice
 
@@ -175,7 +174,9 @@ class BatchNormActorCritic(nn.Module):
         observation_space: spaces.Box,
         action_space: spaces.Box,
         hidden_sizes: arg.HiddenSizes = (256, 256),
-        critic_sizes: Annotated[Sequence[int], "units in each hidden layer of the critics"] = (512, 512),
+        critic_width: Annotated[
+            int, Range(1, 1000), "hidden layers of the critics have this many times as many units as hidden_sizes"
+        ] = 2,
         activation: arg.Activation = "ReLU",
         linear: arg.Linear = nn.Linear,
         batch_norm: Annotated[bool, "batch normalization in the critics (arXiv:1502.03167)"] = True,
@@ -186,6 +187,7 @@ class BatchNormActorCritic(nn.Module):
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
         net = network(observation_space, 2 * action_space.shape[0], hidden_sizes, activation, linear)
         self.actor = SquashedGaussianActor(net, action_space)
+        critic_sizes = [critic_width * n for n in as_sizes(hidden_sizes)]
         self.critic = BatchNormQFunctions(
             BatchNormQFunction(observation_space, action_space, critic_sizes, activation, linear, batch_norm)
             for _ in range(2)
