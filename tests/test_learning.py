@@ -11,7 +11,7 @@ EPOCHS = {"vpg": 100, "ppo": 20, "trpo": 80}  # 51k, 41k and 82k steps; learning
 slow = pytest.mark.slow
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=slow)])
 @pytest.mark.parametrize("algo", ON_POLICY)
 def test_cartpole(tmp_path, algo, seed):
     ac = train(algo, "CartPole-v1", tmp_path, seed=seed, epochs=EPOCHS[algo])
