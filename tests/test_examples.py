@@ -269,7 +269,7 @@ def test_play_records_whole_episodes(name):
 
 # The mean return over the last ten of 60 epochs. A random policy gets about 22; the whole return, with so few episodes,
 # stays noisy. With seeds 0 to 4 the programs reach what benchmarks/policy_gradients.py prints.
-SLOW = {name: pytest.mark.slow for name in PROGRAMS[1:-1]}
+SLOW = dict.fromkeys(PROGRAMS[1:-1], pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
