@@ -23,12 +23,14 @@ from spinup.runs.run import Run
 
 
 def target(r: Tensor, terminated: Tensor, discount: Tensor, q2: Tensor) -> Tensor:
-    """What Q(s, a) should be, (B,), from the target critic's values q2, (B,), of the next observations and actions."""
+    """What Q(s, a) should be, given the target critic's values q2 of the next observations and actions."""
+    # r, terminated, discount, q2: (B,)
     return r + discount * (1 - terminated) * q2  # ddpg-1
 
 
 def q_loss(q: Tensor, y: Tensor) -> Tensor:
-    """Squared error of the critic's values, (B,), against the targets, (B,)."""
+    """Mean squared error of the critic's values against the targets."""
+    # q, y: (B,)
     return (q - y).square().mean()  # ddpg-2
 
 

@@ -24,12 +24,14 @@ from spinup.runs.run import Run
 
 
 def target(r: Tensor, terminated: Tensor, discount: Tensor, q2: Tensor) -> Tensor:
-    """What Q(s, a) should be, (B,), from the target network's values q2, (B,), of the next observations."""
+    """What Q(s, a) should be, given the target network's values q2 of the best next actions."""
+    # r, terminated, discount, q2: (B,)
     return r + discount * (1 - terminated) * q2  # dqn-1
 
 
 def q_loss(q: Tensor, y: Tensor) -> Tensor:
-    """Huber loss of the values, (B,), against the targets, (B,): squared up to an error of 1, then linear."""
+    """Huber loss of the values against the targets: squared up to an error of 1, then linear."""
+    # q, y: (B,)
     return F.smooth_l1_loss(q, y)  # dqn-3
 
 

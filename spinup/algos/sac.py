@@ -26,25 +26,29 @@ from spinup.runs.run import Run
 
 def soft_value(pi: SquashedGaussian | Categorical, q: Callable, o: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """E[min_i Q_i(o, a) - alpha log pi(a|o)] and E[log pi(a|o)] over a ~ pi, (B,) each."""
+    # o: (B, ...); alpha: (); q gives (2, B), or (2, B, K) for K Discrete actions
     if isinstance(pi, Categorical):
-        q_min, logp = q(o).min(0).values, pi.logp  # (B, K)
+        q_min, logp = q(o).min(0).values, pi.logp  # (B, K) each
         return pi.expectation(q_min - alpha * logp), pi.expectation(logp)  # sac-7: the expectation written out
     a, logp = pi.rsample()  # sac-3: a = tanh(u), sac-4: its log-probability
     return q(o, a).min(0).values - alpha * logp, logp  # the expectation by one sample
 
 
 def target(r: Tensor, terminated: Tensor, discount: Tensor, v2: Tensor) -> Tensor:
-    """What Q(s, a) should be, (B,), from the soft value v2 of the next observations."""
+    """What Q(s, a) should be, given the soft values v2 of the next observations."""
+    # r, terminated, discount, v2: (B,)
     return r + discount * (1 - terminated) * v2  # sac-1
 
 
 def q_loss(q: Tensor, y: Tensor) -> Tensor:
-    """Squared error of the critics' values, (2, B), against the targets, (B,), summed over the critics."""
+    """Mean squared error of the critics' values against the targets, summed over the critics."""
+    # q: (2, B); y: (B,)
     return (q - y).square().mean(-1).sum()  # sac-2
 
 
 def alpha_loss(log_alpha: Tensor, logp: Tensor, target_entropy: float) -> Tensor:
-    """Falls as log_alpha rises where the entropy, the mean of -logp, (B,), is below its target."""
+    """Pushes alpha up when the entropy, the mean of -logp, is below its target."""
+    # log_alpha: (); logp: (B,)
     return -log_alpha * (logp.mean() + target_entropy)  # sac-6
 
 

@@ -24,12 +24,14 @@ from spinup.runs.run import Run
 
 
 def target(r: Tensor, terminated: Tensor, discount: Tensor, q2: Tensor) -> Tensor:
-    """What Q(s, a) should be, (B,), from the target critics' values, (2, B), of the next observations and actions."""
+    """What Q(s, a) should be, given the target critics' values q2 of the next observations and actions."""
+    # r, terminated, discount: (B,); q2: (2, B)
     return r + discount * (1 - terminated) * q2.amin(0)  # td3-2
 
 
 def q_loss(q: Tensor, y: Tensor) -> Tensor:
-    """Squared error of the critics' values, (2, B), against the targets, (B,), summed over the critics."""
+    """Mean squared error of the critics' values against the targets, summed over the critics."""
+    # q: (2, B); y: (B,)
     return (q - y).square().mean(-1).sum()  # td3-3
 
 

@@ -23,22 +23,26 @@ from spinup.runs.run import Run
 
 
 def surrogate(logp: Tensor, logp_old: Tensor, adv: Tensor) -> Tensor:
-    """The old policy's estimate of the new one's advantage; all of shape (...)."""
+    """The new policy's mean advantage, estimated with the old one's samples."""
+    # logp, logp_old, adv: (T, N)
     return ((logp - logp_old).exp() * adv).mean()  # trpo-1
 
 
 def value_loss(v: Tensor, ret: Tensor) -> Tensor:
     """Mean squared error of the values against the returns."""
+    # v, ret: (T, N)
     return (v - ret).square().mean()  # trpo-7
 
 
 def flat_grad(y: Tensor, params: list[Tensor], **kwargs) -> Tensor:
-    """The gradient of the scalar y as one vector, shape (P,)."""
+    """The gradient of y as one vector, (P,)."""
+    # y: (), a scalar
     return torch.cat([g.reshape(-1) for g in torch.autograd.grad(y, params, **kwargs)])
 
 
 def fisher_vector_product(kl: Tensor, params: list[Tensor], damping: float) -> Callable[[Tensor], Tensor]:
     """x -> (H + damping) x, where H, the Fisher matrix, is the Hessian of the mean KL(pi_old || pi) at pi_old."""
+    # kl: (), the mean; x: (P,)
     grad_kl = flat_grad(kl, params, create_graph=True)
 
     def hx(x: Tensor) -> Tensor:
@@ -50,7 +54,8 @@ def fisher_vector_product(kl: Tensor, params: list[Tensor], damping: float) -> C
 
 
 def conjugate_gradient(hx: Callable[[Tensor], Tensor], g: Tensor, iters: int) -> Tensor:
-    """x with H x = g, to the precision of so many iterations (Hestenes and Stiefel, 1952), without H itself."""
+    """x with H x = g, approximately, from products with H alone (Hestenes and Stiefel, 1952)."""
+    # g, x: (P,)
     x = torch.zeros_like(g)
     r = p = g  # residual and direction
     rr = r @ r

@@ -17,12 +17,14 @@ from spinup.runs.run import Run
 
 
 def policy_loss(logp: Tensor, adv: Tensor) -> Tensor:
-    """Its gradient is minus the policy gradient, for log-probabilities and advantages of shape (...)."""
+    """Its gradient is minus the policy gradient."""
+    # logp, adv: (T, N)
     return -(logp * adv).mean()  # vpg-1
 
 
 def value_loss(v: Tensor, ret: Tensor) -> Tensor:
     """Mean squared error of the values against the returns."""
+    # v, ret: (T, N)
     return (v - ret).square().mean()  # vpg-3
 
 
