@@ -1,8 +1,8 @@
 """Soft actor-critic (SAC), arXiv:1801.01290 and 1812.05905, for bounded and (arXiv:1910.07207) Discrete actions.
 
-Equations: docs/algorithms/sac.md. Departures from the papers: the temperature steps by its logarithm, the target
-entropy of discrete actions is half of its maximum, and n-step returns, without the entropies on the way, can replace
-one-step ones.
+Equations: docs/algorithms/sac.md. Departures from the papers: the optimizer steps on log(alpha), and the
+target entropy of discrete actions is half of its maximum. Option: n-step returns, which omit the entropies of the steps
+in between.
 """
 
 import copy
@@ -31,7 +31,7 @@ def soft_value(pi: SquashedGaussian | Categorical, q: Callable, o: Tensor, alpha
         q_min, logp = q(o).min(0).values, pi.logp  # (B, K) each
         return pi.expectation(q_min - alpha * logp), pi.expectation(logp)  # sac-7: the expectation written out
     a, logp = pi.rsample()  # sac-3: a = tanh(u), sac-4: its log-probability
-    return q(o, a).min(0).values - alpha * logp, logp  # the expectation by one sample
+    return q(o, a).min(0).values - alpha * logp, logp  # the expectation, estimated by one sample
 
 
 def target(r: Tensor, terminated: Tensor, discount: Tensor, v2: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def alpha_loss(log_alpha: Tensor, logp: Tensor, target_entropy: float) -> Tensor
 
 
 class Temperature(nn.Module):
-    """alpha, as the exponential of a parameter."""
+    """alpha, parametrized by its logarithm."""
 
     def __init__(self, alpha: float):
         super().__init__()
@@ -77,13 +77,13 @@ def sac(
     alpha: Annotated[
         float | Literal["auto"],
         Range(0),
-        "temperature, the weight of the entropy beside the reward; 'auto': adjusted to hold the target entropy",
+        "temperature: the weight of the entropy relative to the reward; 'auto': adjusted to hold the target entropy",
     ] = "auto",
     target_entropy: Annotated[
         float | None,
         Range(-COUNT),
-        "entropy per state that alpha='auto' holds; None: minus the number of action "
-        "dimensions, or half of log K for K Discrete actions",
+        "mean entropy that alpha='auto' holds; None: minus the number of action dimensions, "
+        "or half of log K for K Discrete actions",
         CHANGEABLE,
     ] = None,
     batch_size: arg.BatchSize = 256,
@@ -138,7 +138,7 @@ def sac(
     # ---- learn
     @captured(capture)
     def update(batch: Batch) -> dict[str, Tensor]:
-        """One step of critics, policy and temperature; returns what to log."""
+        """One step of the critics, the policy and the temperature. Returns what to log."""
         o, a, r, o2, terminated, discount = batch
         temperature = log_alpha.detach().exp()
 
