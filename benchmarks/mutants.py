@@ -113,7 +113,9 @@ def all_mutants() -> list[Mutant]:
 def cover(folder: Path, tests: list[str]) -> None:
     """Run the tests once under coverage, each with a context of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "rc").write_text(f"[run]\nsource = spinup\ndata_file = {folder.resolve()}/coverage\nrelative_files = True\n")
+    (folder / "rc").write_text(
+        f"[run]\nsource = spinup\ndata_file = {folder.resolve()}/coverage\nrelative_files = True\n"
+    )
     command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--cov", f"--cov-config={folder}/rc", "--cov-report="]
     subprocess.run([*command, "--cov-context=test", f"--junitxml={folder}/times.xml", *tests], cwd=ROOT)
 
@@ -203,7 +205,11 @@ def run(folder: Path, sample: int, seed: int, part: int, parts: int) -> None:
     for mutant in chosen[part::parts]:
         if tuple(mutant) not in done:
             tests, start = coverage.tests(mutant), time.time()
-            line = {"mutant": mutant, "outcome": outcome(mutant, tests, copy, folder / f"log{part}"), "tests": len(tests)}
+            line = {
+                "mutant": mutant,
+                "outcome": outcome(mutant, tests, copy, folder / f"log{part}"),
+                "tests": len(tests),
+            }
             with record.open("a") as file:
                 file.write(json.dumps({**line, "seconds": round(time.time() - start, 1)}) + "\n")
 
