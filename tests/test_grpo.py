@@ -182,20 +182,32 @@ def test_mean_of_the_kl_estimate_is_the_divergence(tiny):
 
 
 def test_kl_estimate_by_hand():
-    """ln 2 = 0.693: a token twice as probable under the reference gives 2 - ln 2 - 1, half as probable 1/2 + ln 2 - 1."""
+    """A token twice as probable under the reference gives 2 - ln 2 - 1, half as probable 1/2 + ln 2 - 1."""
     logp, ref_logp = torch.tensor([0.25, 0.5, 0.5]).log(), torch.tensor([0.5, 0.25, 0.5]).log()
     assert grpo.kl_estimate(logp, ref_logp).tolist() == pytest.approx([0.306853, 0.193147, 0.0], abs=1e-6)
 
 
 def test_gradient_of_the_kl_estimate_is_of_the_reversed_divergence(tiny):
     """The mean gradient, samples held fixed, is that of KL(reference, policy), not of KL(policy, reference)."""
-    model, ref = tiny
+    model = tiny[0]
     logits = [m(prompts(1))[0][0, -1] for m in tiny]
     logp, ref_logp = (torch.log_softmax(x, dim=-1) for x in logits)
     mean = gradient((logp.exp().detach() * grpo.kl_estimate(logp, ref_logp.detach())).sum(), model)
     p, q = logp.exp(), ref_logp.exp().detach()
     torch.testing.assert_close(mean, gradient((q * (q / p).log()).sum(), model))
     assert (mean - gradient((p * (p / q).log()).sum(), model)).norm() > 0.05 * mean.norm()
+
+
+def test_gradient_of_a_kl_penalty_in_the_reward(tiny):
+    """That one is of KL(policy, reference); and the gradient of the log-ratio with samples held fixed is 0."""
+    model, ref = tiny
+    logp, p, q = log_probs(model), probabilities(model), probabilities(ref).detach()
+    log_ratio = (p / q).log().detach()
+    losses = [grpo.reinforce_loss(logp[i : i + 1], 0.0, -log_ratio[i : i + 1], MASK[i : i + 1], 0.0) for i in range(7)]
+    mean = sum(p[i].detach() * gradient(losses[i], model) for i in range(7))
+    torch.testing.assert_close(mean, gradient((p * (p / q).log()).sum(), model))
+    assert mean.norm() > 0.05
+    assert gradient((p.detach() * (p / q).log()).sum(), model).norm() < 1e-9
 
 
 def test_clipped_by_hand():
@@ -334,3 +346,126 @@ def test_prompts():
     assert found.shape == (1000, 4)
     assert found[:, :-1].unique().tolist() == [*range(10)]
     assert (found[:, -1] == grpo.ASK).all()
+
+
+# ---- the program
+
+
+SMALL = {"digits": 3, "width": 32, "warm_up_steps": 250, "batch_size": 256, "steps": 40, "lr": 1e-3}
+
+
+def test_warm_up_learns_the_form_and_not_the_order():
+    torch.manual_seed(0)
+    model = grpo.LanguageModel(context=8, width=32)
+    grpo.warm_up(model, digits=3, steps=250)
+    question = grpo.make_prompts(1000, digits=3)
+    completions, _, _ = grpo.sample(model, question, length=4)
+    kept = completions[:, :-1].sort(dim=1).values == question[:, :-1].sort(dim=1).values
+    assert (completions[:, -1] == grpo.END).double().mean() > 0.95
+    assert kept.all(dim=1).double().mean() > 0.5
+    assert 0.05 < grpo.exact(question, completions).mean() < 0.3  # a random order is right for about one in six
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "ppo", "grpo"])
+def test_learns(algorithm, capsys):
+    history = grpo.train(algorithm, **SMALL)
+    accuracy = [row[2] for row in history]
+    assert accuracy[0] < 0.3
+    assert sum(accuracy[-5:]) / 5 > 0.6
+
+
+def test_cli(capsys, monkeypatch):
+    calls = []
+    monkeypatch.setattr(grpo, "train", lambda **arguments: calls.append(arguments))
+    monkeypatch.setattr(sys, "argv", ["grpo", "--algorithm", "ppo", "--reward", "hacked", "--beta", "0", "--seed", "3"])
+    grpo.main()
+    assert calls == [{"algorithm": "ppo", "reward": "hacked", "beta": 0, "seed": 3, "steps": 100}]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--algorithm", "sac"], "argument --algorithm: invalid choice: 'sac'"),
+        (["--beta", "-1"], "argument --beta: must be a number from 0 on, got -1.0"),
+        (["--beta", "nan"], "argument --beta: must be a number from 0 on, got nan"),
+        (["--steps", "-1"], "argument --steps: must be a number from 0 on, got -1"),
+        (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
+    ],
+)
+def test_cli_refuses(words, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["grpo", *words])
+    with pytest.raises(SystemExit, match="2"):
+        grpo.main()
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_same_seed_same_run(capsys):
+    small = {"digits": 2, "width": 16, "warm_up_steps": 5, "batch_size": 32, "steps": 3}
+    assert grpo.train(seed=1, **small) == grpo.train(seed=1, **small)
+    assert grpo.train(seed=1, **small) != grpo.train(seed=2, **small)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8  # of each run a header and step 0
+    assert lines[0].split() == ["step", "reward", "accuracy", "KL", "length"]
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "ppo", "grpo"])
+def test_passes(algorithm, monkeypatch, capsys):
+    """REINFORCE takes one step on a batch, the others several; beta pulls towards the reference."""
+    steps, original = [], grpo.step
+    monkeypatch.setattr(grpo, "step", lambda *arguments: (steps.append(1), original(*arguments)))
+    grpo.train(algorithm, digits=2, width=16, warm_up_steps=0, batch_size=32, steps=4, passes=3)
+    assert len(steps) == (5 if algorithm == "reinforce" else 15)
+
+
+def test_stands_alone():
+    """It needs nothing but PyTorch and the standard library."""
+    tree = ast.parse(SOURCE.read_text(encoding="utf-8"))
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {module.split(".")[0] for module in modules} == {"argparse", "copy", "typing", "torch"}
+
+
+# ---- the page
+
+
+def test_equations_of_the_page_are_in_the_code():
+    labels = re.findall(r"^:label: (\S+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert labels == [f"grpo-{i + 1}" for i in range(9)]
+    assert set(re.findall(r"# (grpo-\d+)$", SOURCE.read_text(encoding="utf-8"), re.MULTILINE)) == set(labels)
+
+
+def test_the_page_has_what_the_records_say():
+    runs = language_models.records()
+    assert [[run["seed"] for run in seeds] for seeds in runs.values()] == [[*language_models.SEEDS]] * 6
+    assert language_models.report(runs) in PAGE.read_text(encoding="utf-8")
+
+
+def test_report_by_hand():
+    """The last 20 of 30 steps: rows 15, 20, 25 and 30, here of two seeds."""
+    rows = [[[i, 1.0 if i > 10 else 9.0, accuracy, 2.0, 5.0] for i in range(0, 31, 5)] for accuracy in (0.25, 0.75)]
+    runs = {("ppo", "exact", 0.1): [{"rows": x} for x in rows], ("grpo", "exact", 0.1): []}
+    assert language_models.report(runs).splitlines()[2:] == [
+        "| ppo | exact | 0.1 | 1.00 | 0.50 (0.25 to 0.75) | 2.0 | 5.0 |"
+    ]
+
+
+def test_records_are_made_and_read(tmp_path, monkeypatch, capsys):
+    """A run that is there is not repeated."""
+    calls = []
+
+    def train(algorithm, reward, beta, seed):
+        calls.append((algorithm, reward, beta, seed))
+        return [(i, 0.5, 0.25, 1.0, 5.0) for i in range(11)]
+
+    monkeypatch.setattr(grpo, "train", train)
+    monkeypatch.setattr(language_models, "RECORDS", tmp_path / "x.jsonl")
+    monkeypatch.setattr(sys, "argv", ["language_models.py", "--seeds", "1", "0"])
+    language_models.main()
+    assert len(calls) == 12
+    language_models.main()
+    assert len(calls) == 12
+    for setting, runs in language_models.records(tmp_path / "x.jsonl").items():
+        assert [(run["algorithm"], run["reward"], run["beta"], run["seed"]) for run in runs] == [
+            (*setting, seed) for seed in (0, 1)
+        ]
+        assert [row[0] for row in runs[0]["rows"]] == [0, 5, 10]

@@ -198,7 +198,7 @@ def train(
     reward: str = "exact",
     beta: float = 0.02,
     seed: int = 0,
-    steps: int = 150,
+    steps: int = 100,
     digits: int = 4,
     width: int = 64,
     warm_up_steps: int = 700,
@@ -237,11 +237,11 @@ def main() -> None:
     parser.add_argument("--reward", choices=[*REWARDS], default="exact")
     parser.add_argument("--beta", type=float, default=0.02, help="weight of the KL penalty")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=100)
     args = parser.parse_args()
     for name in ("beta", "seed", "steps"):
         if not 0 <= getattr(args, name) < float("inf"):
-            parser.error(f"argument --{name}: must not be negative, got {getattr(args, name)}")
+            parser.error(f"argument --{name}: must be a number from 0 on, got {getattr(args, name)}")
     train(**vars(args))
 
 

@@ -1,0 +1,74 @@
+"""The figures of docs/introduction/language-models.md: `python docs/pictures/language.py` writes them.
+
+The numbers are the committed records that benchmarks/language_models.py made, in data/benchmarks/language_models.jsonl.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from svg import Axes, Picture
+
+HERE = Path(__file__).parent
+RECORDS = HERE.parents[1] / "data" / "benchmarks" / "language_models.jsonl"
+NAMES = {"reinforce": "REINFORCE", "ppo": "PPO", "grpo": "GRPO"}
+BETAS = (0.0, 0.1, 0.3)
+STEP, REWARD, ACCURACY = range(3)  # columns of a record's rows
+
+
+def curves(algorithm: str, reward: str, beta: float) -> np.ndarray:
+    """(seeds, rows, columns) of the runs with these settings."""
+    runs = [json.loads(line) for line in RECORDS.read_text(encoding="utf-8").splitlines()]
+    wanted = (algorithm, reward, beta)
+    return np.array([run["rows"] for run in runs if (run["algorithm"], run["reward"], run["beta"]) == wanted])
+
+
+def panel(p: Picture, i: int, title: str, seeds: np.ndarray, columns: dict[int, str]) -> None:
+    """The i-th of three; columns: the line's class of each column that is drawn."""
+    steps = seeds[0, :, STEP]
+    ax = Axes(p, 34 + 114 * i, 28, 92, 118, (0, steps[-1]), (0, 1))
+    ax.ticks([(x, f"{x:g}") for x in (0, steps[-1])], [(y, f"{y:g}") for y in (0, 0.5, 1)])
+    p.text(ax.left + ax.width / 2, 16, title, "head-text")
+    p.text(ax.left + ax.width / 2, 163, "steps", "note")
+    for column in columns:
+        for values in seeds[:, :, column]:
+            ax.plot(steps, values, "line thin")
+    for column, kind in columns.items():
+        ax.plot(steps, seeds[:, :, column].mean(axis=0), f"line {kind}")
+
+
+def learning() -> Picture:
+    found = {name: curves(algorithm, "exact", 0.02) for algorithm, name in NAMES.items()}
+    ends = "; ".join(f"{name}: from {x[0]:.2f} to {x[-1]:.2f}" for name, x in accuracies(found).items())
+    p = Picture("Three algorithms learn to sort", f"Accuracy over steps, mean of the seeds. {ends}.", 196)
+    for i, (name, seeds) in enumerate(found.items()):
+        panel(p, i, name, seeds, {ACCURACY: "blue thick"})
+    p.text(180, 187, f"accuracy; gray: {len(found['GRPO'])} seeds; blue: their mean", "note")
+    return p
+
+
+def hacking() -> Picture:
+    found = {f"β = {beta:g}": curves("grpo", "hacked", beta) for beta in BETAS}
+    ends = "; ".join(
+        f"{name}: at the end the reward is {found[name][:, -1, REWARD].mean():.2f} and the accuracy {x[-1]:.2f}"
+        for name, x in accuracies(found).items()
+    )
+    p = Picture("A flawed reward is hacked", f"Mean reward and accuracy over steps for three weights. {ends}.", 214)
+    for i, (name, seeds) in enumerate(found.items()):
+        panel(p, i, name, seeds, {REWARD: "red dashed", ACCURACY: "blue thick"})
+    p.text(180, 187, "dashed red: mean reward; blue: accuracy", "note")
+    p.text(180, 205, f"means of {len(seeds)} seeds, which are gray", "note")
+    return p
+
+
+def accuracies(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The mean accuracy over seeds at each row."""
+    return {name: seeds[:, :, ACCURACY].mean(axis=0) for name, seeds in found.items()}
+
+
+FIGURES = {"grpo-learning": learning, "grpo-hacking": hacking}
+
+
+if __name__ == "__main__":
+    for name, figure in FIGURES.items():
+        (HERE / f"{name}.svg").write_text(figure().svg(name), encoding="utf-8")
