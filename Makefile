@@ -12,7 +12,7 @@ OLD_CPU := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX
 
 help:
 	@echo "make demo       train PPO on CartPole-v1, save the policy and draw its learning curve"
-	@echo "make test       what CI runs: ruff and the tests"
+	@echo "make test       what CI runs: ruff, mypy and the tests"
 	@echo "make test-slow  the long tests as well"
 	@echo "make test-gpu   the tests that need a CUDA device"
 	@echo "make docs       build the site, docs/_build/html, and say where it is"
@@ -30,6 +30,7 @@ demo: .venv/demo.stamp
 test: .venv/test.stamp
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 	$(PYTEST)
 	$(OLD_CPU) $(PYTEST) -q tests/test_capture.py -k "same or layers"
 
@@ -47,7 +48,7 @@ docs: .venv/docs.stamp
 	@printf '%s\n' "the site   $(CURDIR)/docs/_build/html/index.html"
 
 clean:
-	rm -rf .venv build docs/_build spinup.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build docs/_build spinup.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- set-up: done once, and again when what it depends on changes

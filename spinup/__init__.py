@@ -11,6 +11,27 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and editors, which don't run __getattr__
+    from spinup import probes as probes
+    from spinup.algos.ddpg import ddpg as ddpg
+    from spinup.algos.dqn import dqn as dqn
+    from spinup.algos.ppo import ppo as ppo
+    from spinup.algos.sac import sac as sac
+    from spinup.algos.td3 import td3 as td3
+    from spinup.algos.trpo import trpo as trpo
+    from spinup.algos.vpg import vpg as vpg
+    from spinup.analysis import plot as plot
+    from spinup.analysis.play import load as load
+    from spinup.envs import evaluate as evaluate
+    from spinup.envs import make_env as make_env
+    from spinup.errors import UserError as UserError
+    from spinup.experiments.grid import ExperimentGrid as ExperimentGrid
+    from spinup.experiments.resume import resume as resume
+    from spinup.nets import ActorCritic as ActorCritic
+    from spinup.runs.logger import EpochLogger as EpochLogger
+    from spinup.runs.logger import Logger as Logger
 
 __version__ = "1.0.0.dev0"
 
@@ -58,7 +79,7 @@ class _Renamed(MetaPathFinder, Loader):
 sys.meta_path.insert(0, _Renamed())  # before the finder of an editable install
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(_MODULES[name])
     if name not in _HOMES:

@@ -42,7 +42,7 @@ class Algorithm:
 
     @property
     def arguments(self) -> dict[str, Argument]:
-        return self.function.arguments
+        return vars(self.function)["arguments"]
 
     @property
     def defaults(self) -> dict:

@@ -18,13 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from spinup.errors import UserError
 
 # Counts are far above any use, and such that a row, an update or an evaluation ends, and that sums and products of
 # them are still 64-bit numbers.
 COUNT, PASSES = 10**12, 10**6
+F = TypeVar("F", bound=Callable)
 
 
 class Mark(enum.Enum):
@@ -255,7 +256,7 @@ class Argument(NamedTuple):
         if (value is None and types.NoneType in self.types) or (isinstance(value, str) and value in self.choices):
             return
         if self.range:
-            self.check_number(value)
+            self.check_number(value, *self.range)
         elif self.choices:
             raise UserError(f"{self.name} is {value!r:.80}; it must be one of {', '.join(self.choices)}")
         elif self.annotation is bool and type(value).__name__ not in ("bool", "bool_"):
@@ -263,12 +264,12 @@ class Argument(NamedTuple):
         elif dict in self.types and Callable not in self.types and not isinstance(value, Mapping):
             raise UserError(f"{self.name} is {value!r:.80}; it must be a dict")
 
-    def check_number(self, value: Any) -> None:
-        low, high = self.range
+    def check_number(self, value: Any, low: float, high: float) -> None:
+        kind: Any
         kind, what = (Real, "a number") if float in self.types else (Integral, "a whole number")
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high or math.isinf(value):
             right = "" if low < 0 else f" at least {low}"
-            if high not in (COUNT, PASSES) or (isinstance(value, Real) and not -COUNT <= value <= high):
+            if high not in (COUNT, PASSES) or (isinstance(value, int | float) and not -COUNT <= value <= high):
                 right = f" in {low} to {high}"  # otherwise the bounds are too far away to help
             other = f" or '{self.choices[0]}'" if self.choices else " or None" if types.NoneType in self.types else ""
             raise UserError(f"{self.name} is {value!r:.80}; it must be {what}{right}{other}")
@@ -331,15 +332,15 @@ def check_source(init_from: str | PathLike) -> None:
         raise UserError(f"init_from is {str(init_from)!r:.200}; there is no such run with a saved policy, model.pt")
 
 
-def document(function: Callable) -> Callable:
+def document(function: F) -> F:
     """Give a function's or class's docstring a line for each argument, and its signature plain types, for help()."""
     if "arguments" in vars(function):
         return function
     signature = inspect.signature(function)
-    function.arguments = found = read(signature)
+    found = read(signature)
     lines = [f"{a.name}: {a.help}" for a in found.values() if a.help]
     lines = [textwrap.fill(line, 100, subsequent_indent="    ") for line in lines]
     function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", *lines])
     plain = [p.replace(annotation=found[name].annotation) for name, p in signature.parameters.items()]
-    function.__signature__ = signature.replace(parameters=plain)
+    function.__signature__, function.arguments = signature.replace(parameters=plain), found  # type: ignore[attr-defined]
     return function

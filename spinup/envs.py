@@ -56,10 +56,12 @@ def check_env_id(env_id: str) -> None:
     if colon:
         found = import_module(module, f"environment '{env_id}'", "MyEnv-v0")
         register = getattr(found, "register_envs", None)  # of packages that register nothing when they are imported
-        if name not in gym.registry and getattr(register, "__module__", None) == module:  # and not Gymnasium's own
+        if (
+            callable(register) and name not in gym.registry and getattr(register, "__module__", None) == module
+        ):  # and not Gymnasium's own
             register()
-    namespace, extra = NAMESPACES.get(name.split("/")[0], (None, None))
-    if namespace:
+    if name.split("/")[0] in NAMESPACES:
+        namespace, extra = NAMESPACES[name.split("/")[0]]
         try:
             gym.register_envs(importlib.import_module(namespace))
         except ModuleNotFoundError:
@@ -181,8 +183,8 @@ def label(env_fn: str | Callable) -> str:
 
 def does_not_fit(error: Exception) -> bool:
     """Whether the arguments did not fit what was called, or gymnasium.make called: then none of its code has run."""
-    error = error.__cause__ or error
-    return isinstance(error, TypeError) and error.__traceback__ is not None and error.__traceback__.tb_next is None
+    first = error.__cause__ or error
+    return isinstance(first, TypeError) and first.__traceback__ is not None and first.__traceback__.tb_next is None
 
 
 def fails_without(env_id: str, kwargs: dict, error: Exception) -> bool:
@@ -310,7 +312,7 @@ def check_actions(algorithm: Algorithm, space: spaces.Space) -> None:
 
     space: VecEnv.action_space
     """
-    bounded = not isinstance(space, spaces.Box) or np.all(space.high / 2 - space.low / 2 < LARGEST / 2)
+    bounded = not isinstance(space, spaces.Box) or bool(np.all(space.high / 2 - space.low / 2 < LARGEST / 2))
     if takes_actions(algorithm, space, bounded):
         return
     others = [other for other in map(find, files()) if takes_actions(other, space, bounded)]
@@ -397,7 +399,7 @@ class Guarded(gym.Wrapper):
     def truth(self, what: str, x) -> bool:
         """x where it is True or False, or a number or tensor of it; raises Fault for anything else."""
         if isinstance(x, bool | np.bool_):
-            return x
+            return bool(x)
         value = np.asarray(x)
         if value.size != 1 or value.dtype.kind not in "biuf":
             raise Fault(f"{self.name} gave {x!r:.80} for {what} at step {self.steps}; it must be True or False")
@@ -643,7 +645,7 @@ class VecEnv:
         """A copy, as the next step overwrites Gymnasium's own array."""
         self._check_numbers("observation", o)
         if self.bounds and not ((o >= self.bounds[0]) & (o <= self.bounds[1])).all():
-            self._warn_of_bounds(o)
+            self._warn_of_bounds(o, self.bounds)
         return o.reshape(self.num_envs, *self.observation_space.shape).astype(self.observation_space.dtype)
 
     def _check_numbers(self, what: str, x: np.ndarray) -> None:
@@ -667,11 +669,11 @@ class VecEnv:
             hint = "subtract a constant from it or scale it, for example in a wrapper"
             warn_once(f"float32 {self.name}", f"{told} {np.spacing(np.abs(np.float32(value))):g}: {hint}")
 
-    def _warn_of_bounds(self, o: np.ndarray) -> None:
+    def _warn_of_bounds(self, o: np.ndarray, bounds: tuple[np.ndarray, np.ndarray]) -> None:
         """Tell, once, of an observation outside its space: it can be learned from, and should not be there."""
-        outside = (o < self.bounds[0]) | (o > self.bounds[1])
+        outside = (o < bounds[0]) | (o > bounds[1])
         i, *where = np.argwhere(outside)[0].tolist()
-        low, high = (bound[tuple(where)] for bound in self.bounds)
+        low, high = (bound[tuple(where)] for bound in bounds)
         self.bounds = None
         value = f"{o[(i, *where)]} at index {tuple(where)}, outside of its space's {low} to {high}"
         warn_once(f"bounds of {self.name}", f"{self.name} {i} observed {value}")
@@ -777,7 +779,7 @@ def make_envs(
     if vectorization not in kinds:
         raise UserError(f"vectorization is '{vectorization}'; it must be 'sync' or 'async'")
     made = dict(env_fn=env_fn, max_ep_len=max_ep_len, env_kwargs=env_kwargs, vectorization=vectorization)
-    made |= dict(wrappers=wrappers, reseed=reseed, log_info=as_names(log_info))
+    names = as_names(log_info)
     name = f"{label(env_fn)}: environment"
     first = make_env(env_fn, env_kwargs, wrappers)  # so that a mistake shows here, not in a worker process
     close(first, name)
@@ -790,12 +792,12 @@ def make_envs(
                 hint = "it must make a new one at each call, as in: lambda: gym.make('CartPole-v1')"
                 raise UserError(f"env_fn returned an environment that it had returned before; {hint}")
             seen.add(id(env.unwrapped))
-        return Guarded(env, f"{name} {i}", made["log_info"])
+        return Guarded(env, f"{name} {i}", names)
 
     makers = [functools.partial(make, i) for i in range(num_envs)]
     copy = {"copy": False} if vectorization == "sync" else {}
     envs = kinds[vectorization](makers, autoreset_mode=AutoresetMode.DISABLED, **copy)
-    envs = VecEnv(envs, int(seed), name, **made)
+    envs = VecEnv(envs, int(seed), name, **made, wrappers=wrappers, reseed=reseed, log_info=names)
     envs.raw_observation_space = (first.env if isinstance(first, Flattened) else first).observation_space
     envs.own_limit = own_limit(first)
     return envs
@@ -890,6 +892,6 @@ def play_round(ac, envs: VecEnv, deterministic: bool) -> list[tuple]:
         envs.step(ac.act(o, deterministic))
         for i in np.flatnonzero(envs.done):
             played[i] = played[i] or envs.episodes(np.arange(envs.num_envs) == i)[0]
-        if None not in played:
-            return played
+        if all(played):
+            return [episode for episode in played if episode]
         o = envs.reset_done()

@@ -46,7 +46,8 @@ def channels_last(shape: tuple[int, ...]) -> bool:
 
 def height_and_width(shape: tuple[int, ...]) -> tuple[int, int]:
     """Pixels of an image, (H, W), (C, H, W), (H, W, C), or of a stack of these, (K, ...)."""
-    return shape[-3:-1] if len(shape) > 2 and channels_last(shape) else shape[-2:]
+    height, width = shape[-3:-1] if len(shape) > 2 and channels_last(shape) else shape[-2:]
+    return height, width
 
 
 class Part(NamedTuple):

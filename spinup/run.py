@@ -14,7 +14,7 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -382,7 +382,7 @@ def read_flags(words: list[str], flags: dict[str, Parameter], algo: str) -> tupl
             raise UserError(f"unknown flag --{name}{hint}")
         else:
             parameter = flags[key]
-        values = [cli.convert(text, parameter, name) for text in texts or [None]]
+        values = [cli.convert(text, parameter, name) for text in texts or (None,)]
         if key == "wrappers":  # given again, it is a further one; several values are runs, as always
             before = [envs.as_wrappers(value) for value in settings.pop(key, [None])]
             values = [[*inner, *envs.as_wrappers(value)] for inner in before for value in values]
@@ -404,7 +404,7 @@ def from_preset(name: str, algorithm: Algorithm) -> dict[str, list]:
     return {key: [value] for key, value in flatten(algorithm.presets[name]).items()}
 
 
-def flatten(arguments: dict[str, Any]) -> dict[str, Any]:
+def flatten(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """{"lam": 1, "ac_kwargs": {"a": 2}} -> {"lam": 1, "ac_kwargs:a": 2}."""
     flat = {}
     for key, value in arguments.items():

@@ -91,6 +91,7 @@ ODD = [None, True, 0, -1, 2**63, 10**400, 3.5, 1e300, math.nan, math.inf, "", "x
 ODD += ["os:system", [], [0], [-1], [[1]], ["x"], [10**9], {}, {"sparsity": []}, DEEP]
 PLACES = ["run", "exp_name", "ac_kwargs:hidden_sizes", "ac_kwargs:linear", "ac_kwargs:activation"]
 PLACES += ["ac_kwargs:orthogonal", "ac_kwargs:log_std_init", "run:resumed", "run:processes"]
+IN_AC_KWARGS = ["hidden_sizes", "linear", "activation", "orthogonal", "unknown"]
 PLACES += ["algorithm", *inspect.signature(spinup.vpg).parameters]
 
 
@@ -101,8 +102,11 @@ def odd(value):
 def test_odd_values_before_a_policy_is_loaded_or_a_run_resumed(run):
     file = run / "config.json"
     good = json.loads(file.read_text())
-    for key, value in itertools.product(good, ODD):
-        bad = json.dumps({**good, key: odd(value)}).encode()
+    variants = [(key, {**good, key: odd(value)}) for key, value in itertools.product(good, ODD)]
+    for key, value in itertools.product(IN_AC_KWARGS, ODD):
+        variants.append(("ac_kwargs", {**good, "ac_kwargs": {key: odd(value)}}))
+    for key, config in variants:
+        bad = json.dumps(config).encode()
         in_place_of(file, bad, lambda: watch.load(run))
         if key not in ("epochs", "steps_per_epoch"):
             in_place_of(file, bad, lambda: spinup.resume(run))  # it has done its two epochs: never trains

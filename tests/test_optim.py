@@ -266,7 +266,8 @@ def test_subnormal_moments_are_zero_and_only_within_adam():
         lengths.append(optimizer.m.abs().max().item())
     assert all(length == 0 or length >= smallest for length in lengths)
     assert lengths[0] == pytest.approx(0.09)
-    assert lengths[-1] == 0
+    # Kernels that take m - 0.1 m stop once 0.1 m is subnormal, and so 0; those that take 0.9 m reach 0.
+    assert lengths[-1] < smallest / 0.1
     assert (torch.tensor([1e-40]) * 1).item() > 0  # elsewhere they count
 
 

@@ -36,8 +36,9 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     A column without any number is an array of strings.
     """
     try:
+        path = Path(path)
         check_file(path)
-        data = Path(path).read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     first, newline, body = data[: data.rfind(b"\n") + 1].partition(b"\n")
@@ -173,14 +174,14 @@ def _run(path: Path, label: str | None) -> Run:
         config = {}
     config = config if isinstance(config, dict) else {}
     env = config.get("env_name") or config.get("env_fn")
-    named = isinstance(env, str) and re.fullmatch(r"[\w.:/-]+", env)  # not "<function ... at 0x...>"
+    env = env if isinstance(env, str) and re.fullmatch(r"[\w.:/-]+", env) else UNKNOWN  # "<function ... at 0x...>"
     seed = config.get("seed")
     seed = seed if type(seed) is int and abs(seed) < 2**63 else None
     name = config.get("exp_name")
-    group = label or (name if isinstance(name, str) and name else re.sub(r"_s\d+(-\d+)?$", "", path.resolve().name))
-    group = printable(group)
+    own_name = name if isinstance(name, str) and name else re.sub(r"_s\d+(-\d+)?$", "", path.resolve().name)
+    group = printable(label or own_name)
     columns = read(path / "progress.txt")
-    return Run(group, env if named else UNKNOWN, seed, str(path), len(next(iter(columns.values()), ())), columns)
+    return Run(group, env, seed, str(path), len(next(iter(columns.values()), ())), columns)
 
 
 def _together(runs: list[Run]) -> "pd.DataFrame":

@@ -80,13 +80,14 @@ def improvement(x: np.ndarray, y: np.ndarray, x_strata: np.ndarray, y_strata: np
     if not np.array_equal(strata, np.unique(y_strata)):
         raise ValueError(f"x has the strata {strata}, y {np.unique(y_strata)}")
     x_counts, y_counts = resample(x_strata), resample(y_strata, seed=1)
-    p, samples = 0.0, 0.0
+    p, samples = 0.0, np.zeros(RESAMPLES)
     for stratum in strata:
         a, b = x_strata == stratum, y_strata == stratum
         wins = (np.sign(x[a][:, None] - y[b]) + 1) / 2  # (runs of x, runs of y): 1, 1/2 or 0
         p += wins.mean() / len(strata)
         samples += ((x_counts[:, a] @ wins) * y_counts[:, b]).sum(axis=1) / wins.size / len(strata)
-    return p, *interval(samples)
+    low, high = map(float, interval(samples))
+    return p, low, high
 
 
 def resample(strata: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -108,4 +109,5 @@ def _draws(n: int, stratum: int, seed: int) -> np.ndarray:
 
 def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The percentile interval at `LEVEL` along the first axis: (resamples, ...) -> two of (...)."""
-    return tuple(np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))
+    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return low, high

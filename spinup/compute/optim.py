@@ -30,7 +30,7 @@ def flatten(module: nn.Module, alignment: int = ALIGNMENT) -> nn.Parameter:
     return flat
 
 
-def aligned_sizes(params: list[nn.Parameter], alignment: int = ALIGNMENT) -> list[int]:
+def aligned_sizes(params: Sequence[nn.Parameter], alignment: int = ALIGNMENT) -> list[int]:
     """How many numbers each parameter takes in a flat tensor, the zeros behind it included."""
     step = max(1, alignment // params[0].element_size())
     return [-(-p.numel() // step) * step for p in params]

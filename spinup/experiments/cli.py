@@ -151,7 +151,8 @@ def _types(argument: Argument) -> tuple[frozenset | None, type | None]:
         parts = [] if default is None else [type(default)]
     else:
         parts = list(argument.types)
-    known, item = set(), None
+    known: set[type] = set()
+    item = None
     for part in parts:
         origin = typing.get_origin(part) or part
         if origin is typing.Literal:
@@ -173,8 +174,8 @@ def convert(text: str | None, parameter: Parameter, flag: str) -> Any:
     wanted = parameter.types
     value = True if text is None else literal(text)
     if not wanted:
-        if isinstance(value, str) and text.lstrip()[:1] in tuple("[("):
-            raise UserError(f"{flag}: {shorten(text)} is no list; write it as [64,64], without spaces")
+        if isinstance(value, str) and value.lstrip()[:1] in tuple("[("):
+            raise UserError(f"{flag}: {shorten(value)} is no list; write it as [64,64], without spaces")
         return value
     if value is None and types.NoneType in wanted:
         return None
@@ -195,7 +196,7 @@ def convert(text: str | None, parameter: Parameter, flag: str) -> Any:
 
 
 def _fits(values: Sequence, item: type | None) -> bool:
-    accepted = {int: (int,), float: (int, float), str: (str,)}.get(item)
+    accepted: tuple[type, ...] | None = {int: (int,), float: (int, float), str: (str,)}.get(item) if item else None
     return accepted is None or all(isinstance(v, accepted) and not isinstance(v, bool) for v in values)
 
 

@@ -155,7 +155,7 @@ class ExperimentGrid:
                 raise UserError(f"{name} is '{number}'; it must be auto or a whole number from 1, for example 4")
         todo = self.make_jobs(thunk, data_dir, datestamp, logger_kwargs or {})
         cores = physical_cores()
-        num_cpu, jobs = (cores if n == "auto" else n for n in (num_cpu, jobs))
+        num_cpu, jobs = (cores if isinstance(n, str) else n for n in (num_cpu, jobs))
         apart = jobs > 1 or executor != "process"
         if apart and (num_cpu > 1 or mpi.num_procs() > 1) and not isinstance(executor, Executor):
             raise UserError("jobs and num_cpu do not go together; give one: jobs for many runs, num_cpu for one")
@@ -240,7 +240,7 @@ def in_parallel(todo: list[Job], executor: str | Executor, jobs: int, cores: int
     makers = {"process": lambda: ProcessExecutor(jobs, threads), "ray": lambda: RayExecutor(threads)}
     if isinstance(executor, str) and executor not in makers:
         raise UserError(f"executor is '{executor}'; it must be process or ray{closest(executor, makers)}")
-    pool = makers[executor]() if isinstance(executor, str) else executor
+    pool: Any = makers[executor]() if isinstance(executor, str) else executor
     overview = Overview(todo, quiet=not talk)
     try:
         return perform_all(todo, pool, overview)

@@ -132,12 +132,13 @@ def ended_by_sigterm() -> Iterator[list]:
     """
     told = getattr(signal.getsignal(signal.SIGTERM), "told", [])  # of the block around this one
 
-    def end(number, frame):
+    def end(number: int, frame: Any) -> None:
         if not told:
             told.append(number)
             raise SystemExit(128 + number)
 
-    ours, end.told = {}, told
+    ours = {}
+    vars(end)["told"] = told
     if threading.current_thread() is threading.main_thread():
         ours = {number: signal.signal(number, end) for number in ENDING if signal.getsignal(number) is signal.SIG_DFL}
     try:
@@ -171,15 +172,18 @@ def output_to(file: Path) -> Iterator[None]:
     with RunFolder(file.parent).appending(file.name) as out:
         os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
     # An executor's worker may have put something else in place of the streams.
-    how = {"encoding": "utf-8", "errors": "backslashreplace", "line_buffering": True}
-    sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(os.dup(fd), "wb"), **how) for fd in (1, 2))
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(os.fdopen(os.dup(fd), "wb"), "utf-8", "backslashreplace", line_buffering=True) for fd in (1, 2)
+    )
     try:
         yield
     finally:
-        sys.stdout.close(), sys.stderr.close()
+        sys.stdout.close()
+        sys.stderr.close()
         sys.stdout, sys.stderr = streams
         for fd, old in zip((1, 2), kept, strict=True):
-            os.dup2(old, fd), os.close(old)
+            os.dup2(old, fd)
+            os.close(old)
 
 
 # ---- what a folder says
@@ -318,7 +322,7 @@ class ProcessExecutor(ThreadPoolExecutor):
             return result
         except EOFError:
             process.join()
-            raise ProcessDied(process.exitcode) from None
+            raise ProcessDied(process.exitcode or 0) from None
         finally:
             process.join()
             self.processes.discard(process)
@@ -381,7 +385,8 @@ def child(sender, function: Callable, args: tuple) -> None:
 
 def end_with_parent() -> None:
     """Have this process end after its parent; it has a minute for a checkpoint."""
-    multiprocessing.parent_process().join()
+    if parent := multiprocessing.parent_process():
+        parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
     os._exit(1)

@@ -125,8 +125,9 @@ def only_known(folder: Path, name: str, entries: Any, known: Mapping[str, type |
     for key, value in entries.items():
         if key not in known:
             raise UserError(f"{file}: {name} has the unknown entry {key!r:.80}; it may have {', '.join(known)}")
-        if known[key] is not None and not isinstance(value, known[key]):
-            raise UserError(f"{file}: {name}[{key!r}] is {value!r:.80}; it must be a {known[key].__name__}")
+        wanted = known[key]
+        if wanted is not None and not isinstance(value, wanted):
+            raise UserError(f"{file}: {name}[{key!r}] is {value!r:.80}; it must be a {wanted.__name__}")
     return dict(entries)
 
 

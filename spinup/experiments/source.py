@@ -94,7 +94,7 @@ def presets(path: Path) -> list[str]:
     """The names of the presets in the description of an algorithm's file, as far as they are literal."""
     call = getattr(definition(ast.parse(path.read_text("utf-8")), "ALGORITHM"), "value", None)
     found = next((k.value for k in getattr(call, "keywords", []) if k.arg == "presets"), None)
-    return [key.value for key in getattr(found, "keys", []) if isinstance(key, ast.Constant)]
+    return [str(key.value) for key in getattr(found, "keys", []) if isinstance(key, ast.Constant)]
 
 
 def definition(tree: ast.Module | ast.ClassDef, name: str) -> ast.AST | None:
@@ -133,7 +133,7 @@ def signature(path: Path, tree: ast.Module, arguments: ast.arguments, method: bo
     """What a function takes; of a method without self."""
     positional = [*arguments.posonlyargs, *arguments.args]
     defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
-    kinds = [inspect.Parameter.POSITIONAL_OR_KEYWORD] * len(positional)
+    kinds: list = [inspect.Parameter.POSITIONAL_OR_KEYWORD] * len(positional)
     kinds += [inspect.Parameter.KEYWORD_ONLY] * len(arguments.kwonlyargs)
     every = zip([*positional, *arguments.kwonlyargs], [*defaults, *arguments.kw_defaults], kinds, strict=True)
     found = []
@@ -150,8 +150,9 @@ def annotation(node: ast.expr | None) -> Any:
         return inspect.Parameter.empty
     if isinstance(node, ast.Constant) and node.value in (None, ...):
         return node.value
+    anything: Any = object
     if isinstance(node, ast.Name):
-        return NAMES.get(node.id) or getattr(arguments, node.id, object)
+        return NAMES.get(node.id) or getattr(arguments, node.id, anything)
     if isinstance(node, ast.Attribute):
         return getattr(arguments, node.attr, object) if ast.unparse(node.value) == "arg" else object
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):

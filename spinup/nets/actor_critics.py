@@ -190,8 +190,8 @@ def as_input(o: np.ndarray, module: nn.Module) -> Tensor:
     """Observations as a tensor on the module's device: float32, and uint8 for images."""
     # The first of its parameters would tell too, but is a long search in each step.
     device = module._here.device if hasattr(module, "_here") else next(module.parameters()).device
-    o = torch.as_tensor(o, device=device)
-    return accel.aligned(o if o.dtype in (torch.float32, torch.uint8) else o.float())
+    x = torch.as_tensor(o, device=device)
+    return accel.aligned(x if x.dtype in (torch.float32, torch.uint8) else x.float())
 
 
 def describe(ac: nn.Module) -> str:

@@ -13,7 +13,7 @@ import secrets
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -24,6 +24,7 @@ from spinup.compute import mpi
 from spinup.errors import UserError, closest, first_line, user_path
 from spinup.system.files import read_text
 
+DEEPEST = 200  # levels of a config.json; to_exact goes down 50
 LONGEST_CONFIG = 2**22  # bytes; more than any run writes
 EXACT = ("env_kwargs", "ac_kwargs")  # arguments that may hold what JSON has no form for
 RECORDED = ("torch", "numpy", "gymnasium", "mujoco", "mpi4py")  # packages whose version can change a result
@@ -153,7 +154,7 @@ def _layer(name: str) -> type:
     return layer
 
 
-KINDS = {
+KINDS: dict[str, Callable[[Any], Any]] = {
     "float": float,
     "dict": lambda pairs: {from_exact(key): from_exact(value) for key, value in pairs},
     "tuple": lambda items: tuple(from_exact(items)),
@@ -284,6 +285,16 @@ def imported_by(env_id: str) -> str:
     return env_id.rpartition(":")[0]
 
 
+def check_depth(value: Any) -> None:
+    """Raise ValueError for JSON of more levels than any run writes, which recursive functions could not read."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [y for x in level if isinstance(x, dict | list) for y in (x.values() if isinstance(x, dict) else x)]
+        if not level:
+            return
+    raise ValueError(f"it is nested in more than {DEEPEST} levels")
+
+
 def read_config(path: str | Path) -> tuple[Path, dict]:
     """A run's folder and its config.json, with env_kwargs and ac_kwargs as dicts.
 
@@ -299,6 +310,7 @@ def read_config(path: str | Path) -> tuple[Path, dict]:
         raise UserError(f"'{folder}' holds no run (no config.json); runs below it: {', '.join(below[:5]) or 'none'}")
     try:
         config = json.loads(read_text(file, LONGEST_CONFIG))
+        check_depth(config)
         for key in EXACT:
             config[key] = dict(config.get(key) or {})
             exact = from_exact((config.get("exact") or {}).get(key))

@@ -17,6 +17,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +59,7 @@ def _claim(folder: Path, fname: str) -> tuple[Path, Lock]:
                     except BaseException:
                         taken.release()
                         raise
+    raise AssertionError("a name is found before numbers end")
 
 
 def last_step(table: Path) -> float:
@@ -100,11 +102,17 @@ class Logger:
         self.is_root = mpi.proc_id() == 0
         self.quiet = quiet or not self.is_root
         self.log_headers, self.log_current_row = [], {}
-        self.total_steps = self.module = self.output_dir = self._bar = None
+        self.total_steps: int | None = None
+        self.module: Any = None
+        self.output_dir: Any = None  # Path, on the process that writes
+        self._bar: Bar | None = None
         self.epoch_return, self._last_return, self._closed = math.nan, math.nan, False
-        self.last_row, self._steps = {}, -1  # of the newest row: its values and its step
-        self._sinks, self._sinks_started, self._written = [], False, -1
+        self.last_row: dict[str, Any] = {}  # the newest row, and its step
+        self._steps: int = -1
+        self._sinks, self._sinks_started = [], False
+        self._written: float = -1  # the last step in the table of a run that goes on
         self.resume = resume
+        self.begin()
         isatty = getattr(sys.stdout, "isatty", lambda: False)
         self._live = not self.quiet and isatty() and os.environ.get("TERM") != "dumb"
         self._colour = self._live and not os.environ.get("NO_COLOR")
@@ -127,6 +135,9 @@ class Logger:
             self.warn(f"{wanted} holds a run already; this one goes to {self.output_dir}")
         else:
             self.log(f"Logging to {self.output_dir}")
+
+    def begin(self) -> None:
+        """For what a subclass keeps: its signature stays this one's."""
 
     def __enter__(self):
         return self
@@ -166,7 +177,7 @@ class Logger:
     def history(self, content: Mapping) -> dict:
         """What config.json says of a run that goes on: its beginning, when it went on, and what was changed then."""
         before = read_config(self.output_dir)[1]
-        run = before.get("run") if isinstance(before.get("run"), dict) else {}
+        run: dict = before["run"] if isinstance(before.get("run"), dict) else {}
         history = {name: run[name] for name in ("started", "command", "id") if name in run}
         resumed, changes = (x if isinstance(x, list) else [] for x in (run.get("resumed"), run.get("changed")))
         history["resumed"] = [*resumed, now()]
@@ -243,12 +254,14 @@ class Logger:
         new = [key for key in row if key not in self.log_headers]
         if new:
             self.log_headers += new
-            rows = self._table.splitlines()[1:]
-            lines = ["\t".join(map(cell, self.log_headers)).encode(), *(line + b"\tnan" * len(new) for line in rows)]
-            self._replace_table(b"\n".join(lines) + b"\n")
+            rows = bytes(self._table).splitlines()[1:]
+            header = "\t".join(map(cell, self.log_headers)).encode()
+            self._replace_table(
+                b"".join(line + b"\n" for line in (header, *(row + b"\tnan" * len(new) for row in rows)))
+            )
         elif self.folder.size(name) != len(self._table):
             self.warn(f"{self.output_file} was removed or changed while the run is at work; all its rows are back")
-            self._replace_table(self._table)
+            self._replace_table(bytes(self._table))
         line = ("\t".join(cell(row.get(key)) for key in self.log_headers) + "\n").encode()
         self.folder.append(name, line)
         self._table += line
@@ -336,7 +349,8 @@ class _Running:
 
         Every process takes part in the same sums, with numbers of its own or without.
         """
-        n, mean, m2, low, high = self.n, self.mean, self.m2, self.min, self.max
+        n: float = self.n
+        mean, m2, low, high = self.mean, self.m2, self.min, self.max
         if mpi.num_procs() > 1:
             n, total = map(float, mpi.mpi_sum(np.array([n, n * mean])))
             mean = total / max(n, 1)
@@ -358,8 +372,7 @@ class EpochLogger(Logger):
     call log_tabular and get_stats, in the same order.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def begin(self) -> None:
         self._running, self._waiting = {}, {}
         self.means: list[str] = []  # columns that dump_tabular adds
 

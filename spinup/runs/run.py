@@ -63,7 +63,8 @@ class Run:
                 raise UserError(f"log_info has {name!r}, which is already a column")
         self.steps_per_env = -(-config["steps_per_epoch"] // (self.num_envs * self.procs))  # in an epoch; rounded up
         self.epoch, self.t, self.updates, self.seconds = 1, 0, 0, 0.0
-        self.best_return, self.best, self.without_best = -math.inf, None, 0
+        self.best_return, self.without_best = -math.inf, 0
+        self.best: dict | None = None  # the policy's state_dict at best_return
         self.stopped: tuple[str, Any] | None = None  # which of REASONS has ended the run, and its value
         self.saved_at: int | None = None  # steps at the newest checkpoint
         self.calls, self.notes = 0, []

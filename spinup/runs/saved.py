@@ -78,7 +78,7 @@ def check_archive(file: Path, checked: bool) -> None:
 def check_pickle(data: bytes) -> None:
     """Raise UnpicklingError where it names anything but tensors and dicts."""
     for operation, name, _ in pickletools.genops(data):
-        if operation.name == "GLOBAL" and not NAMES.fullmatch(name):
+        if operation.name == "GLOBAL" and not NAMES.fullmatch(str(name)):
             raise pickle.UnpicklingError(f"it names {name}")
 
 
@@ -186,8 +186,8 @@ def least_bytes(
         return least
     with torch.device("meta"):  # shapes alone
         state = make(observation_space, action_space, **arguments).state_dict()
-    sizes = (x.numel() * (4 if x.is_floating_point() else x.element_size()) for x in state.values())
-    return max(least, sum(sizes))  # float32, whatever torch's default is here
+    needed = sum(x.numel() * (4 if x.is_floating_point() else x.element_size()) for x in state.values())
+    return max(least, needed)  # float32, whatever torch's default is here
 
 
 # ---- a warm start

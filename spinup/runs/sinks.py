@@ -111,7 +111,7 @@ class Trackio:
         self.trackio.finish()
 
 
-NAMED = {"tensorboard": TensorBoard, "wandb": WandB, "trackio": Trackio}
+NAMED: dict[str, type] = {"tensorboard": TensorBoard, "wandb": WandB, "trackio": Trackio}
 
 
 def make_sink(sink: str | Sink) -> Sink:

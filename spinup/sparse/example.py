@@ -21,7 +21,7 @@ def student(width: int, density: float | None, schedule: str | None = None, ever
     if density is None:
         middle = nn.Linear(width, width)
     else:
-        chosen = schedule and Schedule(schedule, every=every)
+        chosen = Schedule(schedule, every=every) if schedule else None
         middle = BlockSparseLinear(width, width, density, block_size=32, schedule=chosen)
     return nn.Sequential(nn.Linear(INPUTS, width), nn.ReLU(), middle, nn.ReLU(), nn.Linear(width, OUTPUTS))
 

@@ -109,7 +109,8 @@ def butterfly(in_features: int, out_features: int, block_size: int = 64) -> Bloc
 
 def from_magnitude(matrix: Tensor, density: float, block_size: int = 64) -> BlockLayout:
     """The blocks of greatest norm of a matrix (in_features, out_features)."""
-    rows, cols, nnz = grid(*matrix.shape, density, block_size)
+    in_features, out_features = matrix.shape
+    rows, cols, nnz = grid(in_features, out_features, density, block_size)
     norms = matrix.detach().reshape(rows, block_size, cols, block_size).float().norm(dim=(1, 3)).cpu()
     mask = torch.zeros(rows * cols)
     mask[norms.view(-1).argsort(descending=True, stable=True)[:nnz]] = 1

@@ -65,7 +65,8 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, parent: "RunFolder | None" = None):
-        self.path, self.parent, self.identity = Path(path), parent, None
+        self.path, self.parent = Path(path), parent
+        self.identity: tuple[int, int] | None = None  # device and inode, once it has been opened
 
     def below(self, name: str) -> "RunFolder":
         return RunFolder(self.path / bare(name), self)

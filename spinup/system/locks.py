@@ -28,7 +28,7 @@ from spinup.system.terminal import say
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 BEAT = 5.0  # seconds between two signs of life
 PATIENCE = 20.0  # seconds without one, after which an owner that cannot be looked up is gone
@@ -263,6 +263,8 @@ def write(descriptor: int, token: str, free: bool = False) -> None:
 
 def identity() -> dict:
     """What tells this process from all others: of other hosts, other containers, and earlier ones with its number."""
+    boot: str | None
+    space: str | None
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         space = os.readlink("/proc/self/ns/pid")

@@ -10,8 +10,8 @@ import select
 import sys
 import time
 import weakref
-from collections.abc import Collection, Iterator
-from typing import TextIO
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, TextIO
 
 COLORS = {"gray": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "white": 37}
 
@@ -48,20 +48,22 @@ def table(row: dict, width: int) -> str:
         texts = [[f"{k:<{w}} {v:>{u}}" for k, v in stack] for stack, (w, u) in zip(stacks, widths, strict=True)]
         lines = ["   ".join(line).rstrip() for line in itertools.zip_longest(*texts, fillvalue="")]
         if len(lines[0]) <= width or columns == 1:
-            return "\n".join(["-" * len(lines[0]), *lines])
+            break
+    return "\n".join(["-" * len(lines[0]), *lines])
 
 
 class Bar:
     """A progress bar on the terminal's last line, above which everything else is printed. No thread draws it."""
 
-    stop_last = staticmethod(lambda: None)
+    stop_last: Callable[[], Any] = staticmethod(lambda: None)
 
     def __init__(self, total: float | None):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
         Bar.stop_last()  # that of a run which an exception ended: two bars cannot share a terminal
-        self.total, self.started, self.drawn = total, None, 0.0
+        self.total, self.drawn = total, 0.0
+        self.started: tuple[float, float] | None = None  # time and steps at the first call
         columns = BarColumn(bar_width=None), TextColumn("{task.fields[text]}")
         stderr_too = sys.stderr is not None and sys.stderr.isatty()
         self.rich = Progress(
@@ -180,9 +182,10 @@ def protect_streams() -> dict[str, Unfailing]:
             stream.reconfigure(errors="backslashreplace")
             continue
         raw = protected[name] = Unfailing(stream.fileno(), "w", closefd=False)
-        how = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-        buffer = raw if stream.write_through else io.BufferedWriter(raw)
-        setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, "backslashreplace", **how))
+        buffer: Any = raw if stream.write_through else io.BufferedWriter(raw)
+        lines, at_once = stream.line_buffering, stream.write_through
+        new = io.TextIOWrapper(buffer, stream.encoding, "backslashreplace", line_buffering=lines, write_through=at_once)
+        setattr(sys, name, new)
     return protected
 
 

@@ -37,7 +37,8 @@ class GraphReplay:
     """
 
     def __init__(self, function: Callable, free: dict, graph: type = CudaGraph):
-        self.function, self.graph, self.calls, self.refused = function, graph(), 0, None
+        self.function, self.graph, self.calls = function, graph(), 0
+        self.refused: str | None = None
 
     def run(self):
         self.calls += 1

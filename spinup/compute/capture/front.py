@@ -11,6 +11,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +72,7 @@ class Captured:
         self.free: dict[int, list] = {}  # storages that no replay is using, by size
         self.stays_python = False
         self.lock = threading.Lock()  # replays of several threads would share memory
+        self.__name__ = self.__qualname__ = type(as_python).__name__  # of what has no name, as a partial
         functools.update_wrapper(self, as_python)
 
     def __call__(self, batch: tuple[Tensor, ...], *options):
@@ -130,7 +132,8 @@ class Trace:
 
     def __init__(self, owner: Captured, options: tuple):
         self.owner, self.options = owner, options
-        self.looks, self.compiled = 0, None
+        self.looks = 0
+        self.compiled: Any = None  # what torch.compile made
         self.hooks = -1  # how many had been registered at the last look
         self.holds = False  # whether one of the graphs did for the last call
 
@@ -222,7 +225,7 @@ def without_triton() -> Iterator[None]:
     On a machine with a GPU, where torch.compile may want it later, only once Mesa's LLVM is there.
     """
     if hide := "triton" not in sys.modules and (not torch.cuda.is_available() or mesa_has_drawn()):
-        sys.modules["triton"] = None
+        sys.modules["triton"] = None  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -254,7 +257,7 @@ def with_settings(compiled: Callable, batch: tuple[Tensor, ...]):
 def logs() -> Iterator[list[str]]:
     """What torch logs meanwhile, as a list in the place of lines on stderr."""
     lines, handler = [], logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
+    vars(handler)["emit"] = lambda record: lines.append(record.getMessage())
     loggers = [logging.getLogger(name) for name in ("torch", "torch._dynamo")]
     before = [(logger.handlers, logger.propagate) for logger in loggers]
     for logger in loggers:

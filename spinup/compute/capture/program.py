@@ -2,6 +2,8 @@
 
 import functools
 import operator
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +31,9 @@ class Program:
     def __init__(self, graph: torch.fx.GraphModule, owner):
         # Dynamo's own module compiles its code in its first call, in which it also calls hooks on all modules.
         self.graph, self.owner = torch.fx.GraphModule(graph, graph.graph), owner
-        self.key, self.records, self.memory = None, 0, set()
+        self.key: tuple | None = None
+        self.replay: Any = None  # Replay or GraphReplay
+        self.records, self.memory = 0, set()
 
     def __call__(self, *args) -> list[Tensor | None]:
         self.owner.holds = True
@@ -72,7 +76,7 @@ class Program:
         returned = [x is not None and storage(x) for x in results]
         self.kept = [at is False or at in self.memory for at in returned]
         self.kinds = {x.device.type for x in tensors_in((args, operations))}
-        if self.records > MAX_RECORDS and key[:2] == self.key[:2]:
+        if self.records > MAX_RECORDS and self.key and key[:2] == self.key[:2]:
             refused = "its batch begins elsewhere in memory in each call, as NumPy's may; give it a copy, by clone()"
         elif self.records > MAX_RECORDS:
             refused = "it reads tensors that are made anew for each call; change them in place, by copy_"
@@ -87,7 +91,7 @@ class Program:
             self.owner.stay_python(refused)
         return results
 
-    def prepare(self, args: tuple) -> None:
+    def prepare(self, args: Sequence) -> None:
         args = list(args)
         for i in self.where:
             args[i] = empty_like(args[i])

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,8 @@ class Replay:
     """
 
     def __init__(self, function: Callable, free: dict[int, list]):
-        self.function, self.free, self.refused = function, free, None
+        self.function, self.free = function, free
+        self.refused: str | None = None
         self.run = self.record
 
     def record(self):
@@ -181,7 +183,7 @@ def fastest(op, args: tuple, kwargs: dict) -> Callable:
     operator does, if it comes to the same call.
     """
     name = op._schema.name.removeprefix("aten::")
-    function = getattr(torch, name, None) or getattr(Tensor, name, None)
+    function: Any = getattr(torch, name, None) or getattr(Tensor, name, None)
     with contextlib.suppress(TypeError, ValueError, RuntimeError, Warning), warnings.catch_warnings():
         warnings.simplefilter("error")  # as for arguments in an order that is deprecated
         with torch.inference_mode(), Intercepted() as asked:
