@@ -33,9 +33,9 @@ SETTINGS = [  # (algorithm, reward, beta)
 ]
 
 
-def records(file: Path = RECORDS) -> dict[tuple[str, str, float], list[dict]]:
+def records() -> dict[tuple[str, str, float], list[dict]]:
     """{(algorithm, reward, beta): its runs by seed}, in the order of SETTINGS."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    lines = RECORDS.read_text(encoding="utf-8").splitlines() if RECORDS.exists() else []
     runs = sorted((json.loads(line) for line in lines), key=lambda run: run["seed"])
     return {
         setting: [run for run in runs if (run["algorithm"], run["reward"], run["beta"]) == setting]

@@ -464,7 +464,7 @@ def test_records_are_made_and_read(tmp_path, monkeypatch, capsys):
     assert len(calls) == 12
     language_models.main()
     assert len(calls) == 12
-    for setting, runs in language_models.records(tmp_path / "x.jsonl").items():
+    for setting, runs in language_models.records().items():
         assert [(run["algorithm"], run["reward"], run["beta"], run["seed"]) for run in runs] == [
             (*setting, seed) for seed in (0, 1)
         ]

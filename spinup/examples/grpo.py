@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     args = parser.parse_args()
     for name in ("beta", "seed", "steps"):
-        if not 0 <= getattr(args, name) < float("inf"):
+        if not 0 <= getattr(args, name) < 2**63:
             parser.error(f"argument --{name}: must be a number from 0 on, got {getattr(args, name)}")
     train(**vars(args))
 
