@@ -55,15 +55,16 @@ def record(setting: tuple[str, str, float], seed: int) -> dict:
 
 def report(runs: dict[tuple[str, str, float], list[dict]]) -> str:
     """A Markdown table: of each setting the mean, and of accuracy the lowest and highest seed, over the last steps."""
-    lines = ["| algorithm | reward | β | mean reward | accuracy | KL | length |", "| --- " * 7 + "|"]
+    lines = ["| algorithm | reward | β | seeds | mean reward | accuracy | KL | length |", "| --- " * 8 + "|"]
     for (algorithm, reward, beta), seeds in runs.items():
         if seeds:
             rows = np.array([[row for row in run["rows"] if row[0] > run["rows"][-1][0] - LAST] for run in seeds])
             means = rows.mean(axis=1)[:, 1:]  # (seeds, columns)
             rew, accuracy, kl, length = means.mean(axis=0)
             low, high = means[:, 1].min(), means[:, 1].max()
-            cells = [algorithm, reward, f"{beta:g}", f"{rew:.2f}", f"{accuracy:.2f} ({low:.2f} to {high:.2f})"]
-            lines.append("| " + " | ".join([*cells, f"{kl:.1f}", f"{length:.1f}"]) + " |")
+            cells = [algorithm, reward, f"{beta:g}", f"{len(seeds)}", f"{rew:.2f}"]
+            cells += [f"{accuracy:.2f} ({low:.2f} to {high:.2f})", f"{kl:.1f}", f"{length:.1f}"]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -38,27 +38,31 @@ def panel(p: Picture, i: int, title: str, seeds: np.ndarray, columns: dict[int, 
 
 
 def learning() -> Picture:
-    found = {name: curves(algorithm, "exact", 0.02) for algorithm, name in NAMES.items()}
+    found = recorded({name: curves(algorithm, "exact", 0.02) for algorithm, name in NAMES.items()})
     ends = "; ".join(f"{name}: from {x[0]:.2f} to {x[-1]:.2f}" for name, x in accuracies(found).items())
     p = Picture("Three algorithms learn to sort", f"Accuracy over steps, mean of the seeds. {ends}.", 196)
     for i, (name, seeds) in enumerate(found.items()):
         panel(p, i, name, seeds, {ACCURACY: "blue thick"})
-    p.text(180, 187, f"accuracy; gray: {len(found['GRPO'])} seeds; blue: their mean", "note")
+    p.text(180, 187, "accuracy; gray: one seed each; blue: their mean", "note")
     return p
 
 
 def hacking() -> Picture:
-    found = {f"β = {beta:g}": curves("grpo", "hacked", beta) for beta in BETAS}
+    found = recorded({f"β = {beta:g}": curves("grpo", "hacked", beta) for beta in BETAS})
     ends = "; ".join(
         f"{name}: at the end the reward is {found[name][:, -1, REWARD].mean():.2f} and the accuracy {x[-1]:.2f}"
         for name, x in accuracies(found).items()
     )
-    p = Picture("A flawed reward is hacked", f"Mean reward and accuracy over steps for three weights. {ends}.", 214)
+    p = Picture("A flawed reward is hacked", f"Mean reward and accuracy over steps, by KL penalty. {ends}.", 214)
     for i, (name, seeds) in enumerate(found.items()):
         panel(p, i, name, seeds, {REWARD: "red dashed", ACCURACY: "blue thick"})
     p.text(180, 187, "dashed red: mean reward; blue: accuracy", "note")
-    p.text(180, 205, f"means of {len(seeds)} seeds, which are gray", "note")
+    p.text(180, 205, "means over seeds; gray: one seed each", "note")
     return p
+
+
+def recorded(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: seeds for name, seeds in found.items() if len(seeds)}
 
 
 def accuracies(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -207,7 +207,7 @@ def train(
     passes: int = 2,
     clip_ratio: float = 0.2,
     lr: float = 5e-4,
-) -> list[tuple[int, float, float, float, float]]:
+) -> list[tuple[float, ...]]:
     """Returns the printed rows: step, mean reward, accuracy, KL from the reference, and tokens in a completion."""
     torch.manual_seed(seed)
     length = digits + 2  # an answer has digits + 1 tokens
@@ -217,7 +217,7 @@ def train(
     optimizer = torch.optim.Adam(model.parameters(), lr)
     repeats = group if algorithm == "grpo" else 1  # with the same number of completions, the others see more prompts
     print("step  reward  accuracy      KL  length")
-    history = []
+    history: list[tuple[float, ...]] = []
     for i in range(steps + 1):
         prompts = make_prompts(batch_size // repeats, digits).repeat_interleave(repeats, dim=0)
         batch = collect(model, reference, prompts, length, reward)
@@ -225,7 +225,7 @@ def train(
         means = (batch.rew, exact(batch.prompts, batch.completions), kl, batch.mask.sum(dim=1))
         history.append((i, *(float(x.mean()) for x in means)))
         if i % 10 == 0:
-            print("{:4d} {:7.3f} {:9.3f} {:7.3f} {:7.2f}".format(*history[-1]), flush=True)
+            print("{:4.0f} {:7.3f} {:9.3f} {:7.3f} {:7.2f}".format(*history[-1]), flush=True)
         for _ in range(1 if algorithm == "reinforce" else passes):  # unclipped, only the first step would be right
             step(model, optimizer, loss(algorithm, model, batch, beta, group, clip_ratio))
     return history
