@@ -1,6 +1,6 @@
 """Runs of spinup/examples/grpo.py for docs/introduction/language-models.md.
 
-    python benchmarks/language_models.py              # what is missing of 18 runs, each about a minute
+    python benchmarks/language_models.py              # what is missing of ten runs, each half a minute
     python benchmarks/language_models.py --seeds 0    # only these seeds
     python benchmarks/language_models.py --report     # the page's table, from the records
 
@@ -26,10 +26,10 @@ sys.path.insert(0, str(ROOT))
 from spinup.examples import grpo  # noqa: E402
 
 RECORDS = ROOT / "data" / "benchmarks" / "language_models.jsonl"
-SEEDS, EVERY, LAST = (0, 1, 2), 5, 20
+SEEDS, EVERY, LAST = (0, 1), 5, 20
 SETTINGS = [  # (algorithm, reward, beta)
     *((algorithm, "exact", 0.02) for algorithm in ("reinforce", "ppo", "grpo")),
-    *(("grpo", "hacked", beta) for beta in (0.0, 0.1, 0.3)),
+    *(("grpo", "hacked", beta) for beta in (0.0, 0.3)),
 ]
 
 

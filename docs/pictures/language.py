@@ -12,7 +12,7 @@ from svg import Axes, Picture
 HERE = Path(__file__).parent
 RECORDS = HERE.parents[1] / "data" / "benchmarks" / "language_models.jsonl"
 NAMES = {"reinforce": "REINFORCE", "ppo": "PPO", "grpo": "GRPO"}
-BETAS = (0.0, 0.1, 0.3)
+BETAS = (0.0, 0.3)
 STEP, REWARD, ACCURACY = range(3)  # columns of a record's rows
 
 
@@ -23,10 +23,10 @@ def curves(algorithm: str, reward: str, beta: float) -> np.ndarray:
     return np.array([run["rows"] for run in runs if (run["algorithm"], run["reward"], run["beta"]) == wanted])
 
 
-def panel(p: Picture, i: int, title: str, seeds: np.ndarray, columns: dict[int, str]) -> None:
-    """The i-th of three; columns: the line's class of each column that is drawn."""
+def panel(p: Picture, left: float, width: float, title: str, seeds: np.ndarray, columns: dict[int, str]) -> None:
+    """columns: the line's class of each column that is drawn."""
     steps = seeds[0, :, STEP]
-    ax = Axes(p, 34 + 114 * i, 28, 92, 118, (0, steps[-1]), (0, 1))
+    ax = Axes(p, left, 28, width, 118, (0, steps[-1]), (0, 1))
     ax.ticks([(x, f"{x:g}") for x in (0, steps[-1])], [(y, f"{y:g}") for y in (0, 0.5, 1)])
     p.text(ax.left + ax.width / 2, 16, title, "head-text")
     p.text(ax.left + ax.width / 2, 163, "steps", "note")
@@ -38,31 +38,27 @@ def panel(p: Picture, i: int, title: str, seeds: np.ndarray, columns: dict[int, 
 
 
 def learning() -> Picture:
-    found = recorded({name: curves(algorithm, "exact", 0.02) for algorithm, name in NAMES.items()})
+    found = {name: curves(algorithm, "exact", 0.02) for algorithm, name in NAMES.items()}
     ends = "; ".join(f"{name}: from {x[0]:.2f} to {x[-1]:.2f}" for name, x in accuracies(found).items())
     p = Picture("Three algorithms learn to sort", f"Accuracy over steps, mean of the seeds. {ends}.", 196)
     for i, (name, seeds) in enumerate(found.items()):
-        panel(p, i, name, seeds, {ACCURACY: "blue thick"})
+        panel(p, 34 + 114 * i, 92, name, seeds, {ACCURACY: "blue thick"})
     p.text(180, 187, "accuracy; gray: one seed each; blue: their mean", "note")
     return p
 
 
 def hacking() -> Picture:
-    found = recorded({f"β = {beta:g}": curves("grpo", "hacked", beta) for beta in BETAS})
+    found = {f"β = {beta:g}": curves("grpo", "hacked", beta) for beta in BETAS}
     ends = "; ".join(
         f"{name}: at the end the reward is {found[name][:, -1, REWARD].mean():.2f} and the accuracy {x[-1]:.2f}"
         for name, x in accuracies(found).items()
     )
     p = Picture("A flawed reward is hacked", f"Mean reward and accuracy over steps, by KL penalty. {ends}.", 214)
     for i, (name, seeds) in enumerate(found.items()):
-        panel(p, i, name, seeds, {REWARD: "red dashed", ACCURACY: "blue thick"})
+        panel(p, 44 + 180 * i, 128, name, seeds, {REWARD: "red dashed", ACCURACY: "blue thick"})
     p.text(180, 187, "dashed red: mean reward; blue: accuracy", "note")
     p.text(180, 205, "means over seeds; gray: one seed each", "note")
     return p
-
-
-def recorded(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: seeds for name, seeds in found.items() if len(seeds)}
 
 
 def accuracies(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
