@@ -410,7 +410,7 @@ def test_same_seed_same_run(capsys):
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "ppo", "grpo"])
 def test_passes(algorithm, monkeypatch, capsys):
-    """REINFORCE takes one step on a batch, the others several; beta pulls towards the reference."""
+    """REINFORCE takes one step on a batch, the others several."""
     steps, original = [], grpo.step
     monkeypatch.setattr(grpo, "step", lambda *arguments: (steps.append(1), original(*arguments)))
     grpo.train(algorithm, digits=2, width=16, warm_up_steps=0, batch_size=32, steps=4, passes=3)
