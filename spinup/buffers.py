@@ -1,4 +1,4 @@
-"""Where transitions are kept, and advantages from them. Rollouts have shape (T, N, ...): T steps of N environments."""
+"""Buffers for transitions, and advantage estimates. Rollouts have shape (T, N, ...): T steps of N environments."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -16,9 +16,9 @@ from spinup.observations import Part, is_image, parts_of
 
 
 def discount(x: Tensor, c: Tensor) -> Tensor:
-    """y[t] = x[t] + c[t] * y[t + 1], and y[T] = 0; x, c and y have shape (T, ...).
+    """y[t] = x[t] + c[t] * y[t + 1], with y[T] = 0; x, c and the result: (T, ...).
 
-    By doubling: after each pass y[t] sums twice as many terms, so log2(T) passes over whole tensors do.
+    Computed by doubling: each pass doubles the number of terms in y[t], so log2(T) passes over whole tensors suffice.
     """
     y, c, span = x.clone(), c.clone(), 1
     while span < len(x):
@@ -33,9 +33,9 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """Generalized advantage estimates (arXiv:1506.02438) and the lambda-returns they imply, each (T, N).
 
-    r: rewards; v: values of the states they were earned in; v2: values of the true next states (before any reset);
-    terminated: the episode ended in a terminal state, whose value is 0; done: it ended for whatever reason;
-    all (T, N). A truncated episode and the last row are continued by v2. lam = 1 gives discounted rewards-to-go.
+    r: rewards; v: values of the states; v2: values of the true next states (before any reset); terminated: the next
+    state is terminal, so its value is 0; done: the episode ended, by termination or truncation; all (T, N).
+    Truncated episodes and the last row bootstrap from v2. With lam = 1 the returns are discounted rewards-to-go.
     """
     terminated, done = terminated.to(r.dtype), done.to(r.dtype)
     delta = r + gamma * (1 - terminated) * v2 - v  # vpg-2, trpo-6, ppo-3: delta
@@ -44,18 +44,18 @@ def gae(
 
 
 def normalize(x: Tensor) -> Tensor:
-    """x shifted and scaled to mean 0 and standard deviation 1 over all MPI processes."""
+    """x, (...), shifted and scaled to mean 0 and standard deviation 1 over all MPI processes; returns (...)."""
     mean, std = mpi.mpi_statistics_scalar(x.cpu().numpy().ravel())
     return (x - mean) / (std + 1e-8)
 
 
 def minibatches(size: int | None, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """All rows of `tensors`, (B, ...) each, in a new random order, `size` at a time; None: everything at once."""
+    """All rows of `tensors`, (B, ...) each, in random order, `size` at a time; None: everything at once, in order."""
     if size is None or size >= len(tensors[0]):
         yield tensors
     else:
         for rows in torch.randperm(len(tensors[0])).to(tensors[0].device).split(size):
-            yield tuple(x[rows] for x in tensors)  # each in memory of its own: accel.ALIGNMENT
+            yield tuple(x[rows] for x in tensors)  # copies rather than slices, to be aligned (accel.ALIGNMENT)
 
 
 class Rollout(NamedTuple):
@@ -64,7 +64,7 @@ class Rollout(NamedTuple):
     o: Tensor  # (T, N, *obs_shape)
     a: Tensor  # (T, N, *act_shape)
     r: Tensor  # (T, N)
-    o2: Tensor  # (T, N, *obs_shape), the true next observation, also where an episode ended
+    o2: Tensor  # (T, N, *obs_shape), the true next observation, even at the end of an episode
     terminated: Tensor  # (T, N), bool
     done: Tensor  # (T, N), bool: terminated or truncated
 
@@ -89,26 +89,26 @@ class RolloutBuffer:
         self.running_return = torch.zeros(num_envs)
 
     def store(self, o, a, r, o2, terminated, truncated) -> None:
-        """One step of all environments; each argument is (N, ...)."""
+        """Store one step of all environments; each argument is (N, ...)."""
         t = self.t
         self.o[t], self.a[t], self.r[t], self.o2[t] = o, a, r, o2
         self.terminated[t], self.done[t] = terminated, terminated | truncated
         self.t += 1
 
     def get(self, device: torch.device = "cpu") -> Rollout:
-        """The full buffer as tensors; on the CPU they share its memory, so use them before the next `store`."""
+        """The full buffer as tensors. On the CPU they share its memory, so use them before the next `store`."""
         assert self.t == len(self.r), f"{self.t} of {len(self.r)} steps stored"
         self.t = 0
         arrays = (self.o, self.a, self.r, self.o2, self.terminated, self.done)
         return Rollout(*(torch.from_numpy(x).to(device) for x in arrays))
 
     def discounted_returns(self, gamma: float) -> Tensor:
-        """R[t] = r[t] + gamma * R[t - 1] within each episode, (T, N): what reward scaling takes its scale from.
+        """R[t] = r[t] + gamma * R[t - 1] within each episode, (T, N); reward scaling divides by its deviation.
 
-        Call it once for each filling of the buffer: episodes run on from one to the next.
+        Call it exactly once for each filling of the buffer, since episodes continue from one to the next.
         """
         r, done = torch.from_numpy(self.r), torch.from_numpy(self.done).float()
-        began = torch.cat([torch.zeros_like(done[:1]), done[:-1]])  # 1 where the step before ended an episode
+        began = torch.cat([torch.zeros_like(done[:1]), done[:-1]])  # 1 at the first step of an episode
         x = r.clone()
         x[0] += gamma * self.running_return
         returns = discount(x.flip(0), (gamma * (1 - began)).flip(0)).flip(0)
@@ -116,8 +116,8 @@ class RolloutBuffer:
         return returns
 
     def mark_episode_end(self, mask: np.ndarray) -> None:
-        """The newest transition of the environments in mask, (N,), was the last of its episode."""
-        if self.t == 0:  # it is in the filling before
+        """Mark the newest transition of the environments in mask, (N,), as the last of its episode."""
+        if self.t == 0:  # that transition is in the previous filling
             self.running_return[torch.from_numpy(mask)] = 0.0
         else:
             self.done[self.t - 1] |= mask
@@ -133,29 +133,29 @@ class RolloutBuffer:
 
 
 class Batch(NamedTuple):
-    """B transitions from a ReplayBuffer; with n-step returns each spans up to n steps of one episode."""
+    """B transitions from a ReplayBuffer. With n-step returns each spans up to n steps of one episode."""
 
     o: Tensor  # (B, *obs_shape)
     a: Tensor  # (B, *act_shape)
-    r: Tensor  # (B,): r[0] + gamma r[1] + ..., the rewards on the way to o2
-    o2: Tensor  # (B, *obs_shape), the true observation at their end
-    terminated: Tensor  # (B,), 1.0 where o2 is terminal
-    discount: Tensor  # (B,): gamma to the number of steps
+    r: Tensor  # (B,): r[0] + gamma r[1] + ..., the rewards between o and o2
+    o2: Tensor  # (B, *obs_shape), the true observation after the last of these steps
+    terminated: Tensor  # (B,), 1.0 if o2 is terminal, else 0.0
+    discount: Tensor  # (B,): gamma ** (number of steps)
 
     def normalized(self, obs_norm: torch.nn.Module) -> "Batch":
-        """The same with observations as obs_norm shows them."""
+        """The batch with its observations passed through obs_norm."""
         return self._replace(o=obs_norm(self.o), o2=obs_norm(self.o2))
 
 
 class ReplayBuffer:
-    """The last `size` transitions of N environments, on the learner's device; the oldest are overwritten.
+    """The last `size` transitions of N environments, on the learner's device; new ones overwrite the oldest.
 
-    size, and the batch size of `sample`, are over all MPI processes, and each has its share. num_envs: N;
-    observation_space, action_space: those of VecEnv; n_step: rewards that a transition may sum; gamma: discount factor.
-    Observations are float32, and uint8 for images. Tensors have shape (rows, N, ...), row by row in time; images are in
-    `images`, which keeps each frame once. memory: what the buffer takes, in words.
+    size: over all MPI processes, like the batch size of `sample`; each process holds its share. num_envs: N;
+    observation_space, action_space: those of VecEnv; n_step: rewards summed per transition; gamma: discount factor.
+    Observations are float32, or uint8 for images. Tensors have shape (rows, N, ...), one row per time step; images are
+    in `images`, which stores each frame once. memory: a line that says how much memory the buffer takes.
 
-    Raises UserError where it would not fit into memory.
+    Raises UserError if it wouldn't fit into memory.
     """
 
     columns = ("o", "a", "r", "o2", "terminated", "done")
@@ -176,7 +176,7 @@ class ReplayBuffer:
         self.rows, self.num_envs, self.n_step, self.gamma = max(1, size // num_envs), num_envs, n_step, gamma
 
         def column(shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.empty(self.rows, num_envs, *shape, dtype=dtype, device=device)  # memory is taken as it fills
+            return torch.empty(self.rows, num_envs, *shape, dtype=dtype, device=device)  # on the CPU, taken as it fills
 
         has_images = any(is_image(part.space) for part in parts_of(observation_space))
         self.images = Images(observation_space, self.rows * num_envs, num_envs, device) if has_images else None
@@ -189,7 +189,7 @@ class ReplayBuffer:
         self._make_views()
 
     def _make_views(self) -> None:
-        """The columns as they are read and written; to make them in each step would take longer than a small batch."""
+        """Views of the columns for reading and writing, made once: per step they'd cost more than a small batch."""
         columns = {name: getattr(self, name) for name in self.columns}
         self.flat = {name: column.flatten(0, 1) for name, column in columns.items()}  # (rows * N, ...)
         self.written = [column.numpy() if column.is_cpu else column for column in columns.values()]
@@ -197,16 +197,16 @@ class ReplayBuffer:
     def __getstate__(self) -> dict:
         return {name: value for name, value in vars(self).items() if name not in ("flat", "written")}
 
-    def __setstate__(self, state: Mapping) -> None:  # a copy's views are of its own columns
+    def __setstate__(self, state: Mapping) -> None:  # a copy needs views of its own columns
         vars(self).update(state)
         self._make_views()
 
     def __len__(self) -> int:
-        """Transitions that can be drawn."""
+        """The number of stored transitions."""
         return min(self.t, self.rows) * self.num_envs
 
     def store(self, o, a, r, o2, terminated, truncated) -> None:
-        """One step of all environments; each argument is a numpy array (N, ...)."""
+        """Store one step of all environments; each argument is a numpy array (N, ...)."""
         row = self.t % self.rows
         if self.images:
             (o, images), (o2, images2) = self.images.split(o), self.images.split(o2)
@@ -217,11 +217,11 @@ class ReplayBuffer:
         self.t += 1
 
     def cells(self, row: int) -> range:
-        """Where the transitions of a row are among all, one for each environment."""
+        """The flat indices of a row's transitions, one for each environment."""
         return range(row * self.num_envs, (row + 1) * self.num_envs)
 
     def mark_episode_end(self, mask: np.ndarray) -> None:
-        """The newest transition of the environments in mask, (N,), was the last of its episode."""
+        """Mark the newest transition of the environments in mask, (N,), as the last of its episode."""
         self.done[(self.t - 1) % self.rows] |= torch.from_numpy(mask).to(self.done.device)
 
     def state_dict(self) -> dict:
@@ -236,31 +236,31 @@ class ReplayBuffer:
             self.images.load_state_dict(state["images"], self.cells((self.t - 1) % self.rows) if self.t else range(0))
 
     def sample(self, batch_size: int) -> Batch:
-        """Transitions drawn uniformly, with replacement."""
+        """B transitions drawn uniformly with replacement, B = batch_size / number of MPI processes, rounded up."""
         i = torch.randint(len(self), (-(-batch_size // self.procs),)).to(self.r.device)
         r, last, discount = self.sum_rewards(i)
-        o, o2 = self.pick("o", i), self.pick("o2", last)
+        o, o2 = self.gather("o", i), self.gather("o2", last)
         if self.images:
             o, o2 = self.images.join(o, i, following=False), self.images.join(o2, last, following=True)
-        return Batch(o, self.pick("a", i), r, o2, self.pick("terminated", last), discount)
+        return Batch(o, self.gather("a", i), r, o2, self.gather("terminated", last), discount)
 
-    def pick(self, name: str, i: Tensor) -> Tensor:
-        """A copy of the transitions i, (B,), of a column: (B, ...)."""
+    def gather(self, name: str, i: Tensor) -> Tensor:
+        """Rows i, (B,), of a column, copied: (B, ...)."""
         return self.flat[name].index_select(0, i)
 
     def sum_rewards(self, i: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The n-step return from the transitions i on, without its last value: rewards, last transition, discount.
+        """The parts of an n-step return that starts at transitions i, (B,): summed rewards, index of the last
+        transition, and discount of the value after it, (B,) each.
 
-        It sums fewer rewards where the episode ends or where the newest row is reached, which are continued by the
-        value of the observation there.
+        The sum stops early at the end of an episode and at the newest row.
         """
-        r, last, discount = self.pick("r", i), i, torch.full_like(i, self.gamma, dtype=torch.float32)
+        r, last, discount = self.gather("r", i), i, torch.full_like(i, self.gamma, dtype=torch.float32)
         going = torch.ones_like(i, dtype=torch.bool)
         for _ in range(1, self.n_step):
             newest = last // self.num_envs == (self.t - 1) % self.rows
-            going = going & ~newest & ~self.pick("done", last)
+            going = going & ~newest & ~self.gather("done", last)
             following = (last + self.num_envs) % (self.rows * self.num_envs)
-            r = torch.where(going, r + discount * self.pick("r", following), r)  # ddpg-1, td3-2, sac-1: the sum
+            r = torch.where(going, r + discount * self.gather("r", following), r)  # ddpg-1, td3-2, sac-1: the sum
             last = torch.where(going, following, last)
             discount = torch.where(going, discount * self.gamma, discount)  # ddpg-1, td3-2, sac-1: gamma^m
         return r, last, discount
@@ -271,24 +271,24 @@ def torch_dtype(space: spaces.Space) -> torch.dtype:
 
 
 def replay_bytes(observation_space: spaces.Box, action_space: spaces.Space) -> int:
-    """Bytes that one transition takes in a ReplayBuffer, on average where episodes are long and have images."""
+    """Bytes per transition in a ReplayBuffer; with images, the average for long episodes."""
     a = int(np.prod(action_space.shape)) * action_space.dtype.itemsize
     return math.ceil(sum(map(part_bytes, parts_of(observation_space)))) + a + 4 + 4 + 1  # r, terminated, done
 
 
 def part_bytes(part: Part) -> float:
-    """What a part of o and o2 takes of them."""
+    """Bytes that a part of the observations takes in o and o2."""
     return frame_bytes(part) if is_image(part.space) else 2 * int(np.prod(part.space.shape)) * 4
 
 
 def check_replay_memory(
     size: int, observation_space: spaces.Box, action_space: spaces.Space, device, procs: int = 1
 ) -> str:
-    """What ReplayBuffers of `size` transitions over `procs` MPI processes take of each, in words; raises UserError
-    where that is not free.
+    """A line on the memory that a ReplayBuffer of `size` transitions over `procs` MPI processes takes in each; raises
+    UserError if it isn't available.
 
-    With procs > 1 all of them must call it: those on one machine share its memory. On a GPU each asks for its own part,
-    since there a buffer takes its memory at once, and on the CPU as it fills.
+    With procs > 1 all of them must call it, since processes on one machine share its memory. On a GPU each process
+    checks only its own part, because there a buffer takes its memory at once, whereas on the CPU it does as it fills.
     """
     each, free, part = replay_bytes(observation_space, action_space), accel.free_memory(device), size // procs
     here = mpi.num_procs_here() if procs > 1 and torch.device(device).type == "cpu" else 1
@@ -299,5 +299,5 @@ def check_replay_memory(
             f"{free / 2**30:.3g} GiB are free; {procs * int(0.8 * free / each / here)} transitions would fit"
         )
     images = any(is_image(x.space) for x in parts_of(observation_space))
-    more = ", and more with episodes of fewer than 16 steps" if images else ""
+    more = ", more with episodes shorter than 16 steps" if images else ""
     return f"replay buffer: {part} transitions, {part * each / 2**20:.3g} MiB when full{more}"

@@ -1,4 +1,4 @@
-"""Environments: made, seeded, stepped N at a time, and turned into the few kinds of arrays that networks take."""
+"""Create, seed and vectorize environments, and convert their spaces to the few kinds of arrays that networks take."""
 
 import ast
 import contextlib
@@ -28,37 +28,37 @@ from spinup.errors import Fault, UserError, closest, first_line, install
 from spinup.observations import check_for_flat_images, is_image, known_space, network_space
 from spinup.system.terminal import say
 
-# Packages that register environments when imported, by the first part of the id, and the extra that brings them.
+# Id namespace -> (module that registers its environments when imported, extra that installs it).
 NAMESPACES = {"ALE": ("ale_py", "atari")}
-DEFAULT_LENGTH = 1000  # max_ep_len, unless said otherwise
+DEFAULT_LENGTH = 1000  # default of max_ep_len
 EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale": "atari"}
-SEEDS = 2**31  # seeds are below it: many simulators keep theirs in a C int
-LARGEST = float(np.finfo(np.float32).max)
-EXACT = 2.0**24  # beyond it float32 skips whole numbers
-WRAPPER = re.compile(r"([\w.]+):(\w+)(?:\((.*)\))?", re.DOTALL)
-TOLD: set[str] = set()  # the topics of `warn_once`
+SEED_LIMIT = 2**31  # environment seeds stay below: many simulators store them in a C int
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT32_EXACT = 2.0**24  # above this, float32 can't represent every integer
+WRAPPER_SPEC = re.compile(r"([\w.]+):(\w+)(?:\((.*)\))?", re.DOTALL)
+WARNED: set[str] = set()  # topics that `warn_once` has warned about
 
 
 def warn_once(topic: str, message: str) -> None:
-    """Print a warning on stderr, unless there was one on this topic before."""
-    if topic not in TOLD:
-        TOLD.add(topic)
-        say(f"warning: {message}; this is said once", error=True)
+    """Print a warning to stderr, unless this topic already had one."""
+    if topic not in WARNED:
+        WARNED.add(topic)
+        say(f"warning: {message} (shown once)", error=True)
 
 
 # ---- one environment
 
 
-@functools.cache  # also because catch_warnings makes Python forget which warnings it has shown
+@functools.cache  # also because catch_warnings resets Python's record of warnings already shown
 def check_env_id(env_id: str) -> None:
-    """Raise UserError, with the closest match, where Gymnasium knows no environment `env_id` ("module:Env-v0" too)."""
+    """Raise UserError, suggesting the closest match, if `env_id` ("Env-v0" or "module:Env-v0") isn't registered."""
     module, colon, name = env_id.rpartition(":")
     if colon:
         found = import_module(module, f"environment '{env_id}'", "MyEnv-v0")
-        register = getattr(found, "register_envs", None)  # of packages that register nothing when they are imported
-        if (
-            callable(register) and name not in gym.registry and getattr(register, "__module__", None) == module
-        ):  # and not Gymnasium's own
+        # Some packages register their environments by a function instead of on import. The check of __module__ skips
+        # Gymnasium's own register_envs, if the module imported it.
+        register = getattr(found, "register_envs", None)
+        if callable(register) and name not in gym.registry and getattr(register, "__module__", None) == module:
             register()
     if name.split("/")[0] in NAMESPACES:
         namespace, extra = NAMESPACES[name.split("/")[0]]
@@ -68,31 +68,31 @@ def check_env_id(env_id: str) -> None:
             raise UserError(f"environment '{env_id}' needs: {install(extra)}") from None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "... is out of date": told once, when it is made
+            warnings.simplefilter("ignore")  # "... is out of date" appears once, when the environment is made
             gym.spec(name)
-    except (gym.error.Error, ValueError):  # ValueError: a version of thousands of digits
-        raise UserError(f"there is no environment '{env_id:.80}'{hint(name[:80])}") from None
+    except (gym.error.Error, ValueError):  # ValueError: a version with thousands of digits
+        raise UserError(f"there is no environment '{env_id:.80}'{suggest_env(name[:80])}") from None
 
 
-def hint(env_id: str) -> str:
-    """What may be meant by an id that Gymnasium does not know: a typo, or an environment of a package not imported."""
+def suggest_env(env_id: str) -> str:
+    """A hint for an unregistered id: a likely typo, or an installed package that may register it when imported."""
 
     def base(env_id: str) -> str:
         return re.sub(r"-v\d+$", "", env_id).lower()
 
-    for near in difflib.get_close_matches(base(env_id), map(base, gym.registry), n=1, cutoff=0.8):
-        return closest(env_id, [known for known in gym.registry if base(known) == near], cutoff=0)
+    for match in difflib.get_close_matches(base(env_id), map(base, gym.registry), n=1, cutoff=0.8):
+        return closest(env_id, [known for known in gym.registry if base(known) == match], cutoff=0)
     modules = modules_with_environments()
     start = re.sub(r"\W|_", "", env_id.lower())
     for module in modules:
         if start.startswith(module.replace("_", "").lower()):
             return f"; did you mean '{module}:{env_id}'?"
-    there = f"; packages here that may: {', '.join(modules)}" if modules else ""
-    return f"; one that another package registers needs its module, as in my_module:{env_id or 'Env-v0'}{there}"
+    candidates = f"; installed packages that may register it: {', '.join(modules)}" if modules else ""
+    return f"; if another package registers it, name the module: my_module:{env_id or 'Env-v0'}{candidates}"
 
 
 def modules_with_environments() -> list[str]:
-    """Modules of the installed packages that are built on Gymnasium, and may register environments when imported."""
+    """Modules of installed packages that depend on Gymnasium, and so may register environments when imported."""
     found = []
     for module, packages in importlib.metadata.packages_distributions().items():
         requirements = [line for package in set(packages) for line in importlib.metadata.requires(package) or ()]
@@ -102,14 +102,14 @@ def modules_with_environments() -> list[str]:
 
 
 def import_module(module: str, what: str, example: str) -> ModuleType:
-    """A module that the user names; UserError where there is none. what, example: for the message"""
+    """Import a module that the user named. Raises UserError if it doesn't exist. what, example: for the message"""
     if not all(part.isidentifier() for part in module.split(".")):
-        raise UserError(f"{what}: '{module}' is not a module's name, as in my_module:{example}")
+        raise UserError(f"{what}: '{module}' is not a valid module name; write it as in my_module:{example}")
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, and what it imports is not: its author wants the traceback
+            raise  # the module exists but one of its imports doesn't: its author needs the traceback
         raise UserError(f"{what}: there is no module '{error.name}' to import") from None
 
 
@@ -119,17 +119,17 @@ def make_env(
     wrappers: Sequence | str | None = None,
     **kwargs,
 ) -> gym.Env:
-    """One environment from an id or a function that makes it; Dict, Tuple and discrete observations are flattened.
+    """Make one environment from an id or a function; Dict, Tuple and discrete observations are flattened.
 
-    wrappers: what is put around it, the first one innermost: functions of an environment, or words as in `wrap`
-    kwargs: render_mode and the like, for gymnasium.make
+    wrappers: functions of an environment, or strings as in `wrap`; the first is innermost
+    kwargs: further arguments of gymnasium.make, such as render_mode
 
-    Raises UserError for an unknown id, unknown env_kwargs, a missing extra, a wrapper that does not fit, or spaces that
-    are not supported.
+    Raises UserError for an unknown id, unknown env_kwargs, a missing extra, a wrapper that doesn't fit, or an
+    unsupported space.
     """
-    env = call_maker(env_fn, env_kwargs or {}, kwargs)
+    env = build_env(env_fn, env_kwargs or {}, kwargs)
     if isinstance(env, gym.vector.VectorEnv):
-        raise UserError("env_fn made a vector environment; it must make single ones, num_envs says how many")
+        raise UserError("env_fn made a vector environment; it must make a single one, and num_envs sets how many")
     check_is_env(env, "env_fn")
     for wrapper in as_wrappers(wrappers):
         env = wrap(env, wrapper)
@@ -139,11 +139,11 @@ def make_env(
 
 
 class Flattened(gym.wrappers.FlattenObservation):
-    """Ours, as an environment may bring one of its own."""
+    """A class of our own, to tell it from a FlattenObservation that the user applied."""
 
 
-def call_maker(env_fn: str | Callable[[], gym.Env], env_kwargs: dict, kwargs: dict) -> gym.Env:
-    """What env_fn makes. Raises UserError where that fails by a mistake of the user's, and else what was raised."""
+def build_env(env_fn: str | Callable[[], gym.Env], env_kwargs: dict, kwargs: dict) -> gym.Env:
+    """Call env_fn, or gymnasium.make for an id. Raises UserError for wrong arguments; other errors pass through."""
     arguments = {**env_kwargs, **kwargs}
     if isinstance(env_fn, str):
         check_env_id(env_fn)
@@ -157,135 +157,135 @@ def call_maker(env_fn: str | Callable[[], gym.Env], env_kwargs: dict, kwargs: di
         spec = gym.spec(env_fn.rpartition(":")[2])
         if spec.namespace is None and "gymnasium-robotics" in str(error):
             newest = closest(f"{spec.name}-v5", gym.registry)
-            raise UserError(f"environment '{env_fn}' is no longer part of Gymnasium{newest}") from None
+            raise UserError(f"environment '{env_fn}' is not part of Gymnasium anymore{newest}") from None
         extra = next((extra for part, extra in EXTRAS.items() if part in str(spec.entry_point).lower()), None)
         if extra is None and ":" in env_fn:
             raise
         needs = f"needs: {install(extra)} ({error})" if extra else f"cannot be made: {first_line(error)}"
         raise UserError(f"environment '{env_fn}' {needs}") from None
     except Exception as error:
-        name, unknown = label(env_fn), re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        name, unknown = env_name(env_fn), re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown and unknown[1] in arguments:
             if unknown[1] == "render_mode":
-                raise UserError(f"environment '{name}' cannot be drawn: what makes it takes no render_mode") from None
+                raise UserError(f"environment '{name}' can't be rendered: its env_fn takes no render_mode") from None
             raise UserError(f"environment '{name}' does not take these env_kwargs: {error}") from None
-        if does_not_fit(error):
+        if is_signature_error(error):
             verb = "does not take these" if arguments else "needs other"
             raise UserError(f"environment '{name}' {verb} env_kwargs: {error}") from None
-        if isinstance(env_fn, str) and env_kwargs and not fails_without(env_fn, kwargs, error):
+        if isinstance(env_fn, str) and env_kwargs and not fails_without_env_kwargs(env_fn, kwargs, error):
             raise UserError(f"environment '{name}' does not take these env_kwargs: {first_line(error)}") from None
         raise
 
 
-def label(env_fn: str | Callable) -> str:
+def env_name(env_fn: str | Callable) -> str:
     return env_fn if isinstance(env_fn, str) else getattr(env_fn, "__name__", "env_fn")
 
 
-def does_not_fit(error: Exception) -> bool:
-    """Whether the arguments did not fit what was called, or gymnasium.make called: then none of its code has run."""
+def is_signature_error(error: Exception) -> bool:
+    """Whether the call itself failed because the arguments don't match the signature, before any code ran."""
     first = error.__cause__ or error
     return isinstance(first, TypeError) and first.__traceback__ is not None and first.__traceback__.tb_next is None
 
 
-def fails_without(env_id: str, kwargs: dict, error: Exception) -> bool:
-    """Whether the environment raises the same without env_kwargs: then they are not to blame."""
+def fails_without_env_kwargs(env_id: str, kwargs: dict, error: Exception) -> bool:
+    """Whether the environment raises the same error without env_kwargs, so that they aren't the cause."""
     try:
-        close(gym.make(env_id, **kwargs), env_id)
+        close_or_warn(gym.make(env_id, **kwargs), env_id)
     except Exception as other:
         return first_line(other.__cause__ or other) == first_line(error.__cause__ or error)
     return False
 
 
-def close(env: gym.Env, name: str) -> None:
-    """Close an environment; where that raises, a warning is enough, as it has done what it was made for."""
+def close_or_warn(env: gym.Env, name: str) -> None:
+    """Close an environment. An error in it is only a warning: the environment isn't needed anymore."""
     try:
         env.close()
     except (Exception, SystemExit) as error:
         warn_once(f"close of {name}", f"{name} raised {first_line(error)} in close")
 
 
-def check_is_env(env: gym.Env, maker: str) -> None:
+def check_is_env(env: gym.Env, source: str) -> None:
     if not all(isinstance(getattr(env, name, None), spaces.Space) for name in ("observation_space", "action_space")):
-        what = "it must make a gymnasium.Env with observation_space and action_space"
-        raise UserError(f"{maker} made {env!r:.80}; {what}")
+        what = "it must return a gymnasium.Env with observation_space and action_space"
+        raise UserError(f"{source} returned {env!r:.80}; {what}")
 
 
 # ---- wrappers
 
 
 def as_wrappers(wrappers: Sequence | str | None) -> list:
-    """The wrappers one by one: `[a:A, b:B(1)]`, as the command line has it, is a list too."""
+    """The wrappers as a list; also reads the command line's `[a:A, b:B(1)]`."""
     if wrappers is None:
         return []
     if isinstance(wrappers, str):
         inside = wrappers.strip()
         inside = inside[1:-1] if inside[:1] == "[" and inside[-1:] == "]" else inside
-        return [word.strip() for word in re.split(r",(?=\s*[\w.]+:\w+\s*(?:[(,]|$))", inside)]
+        return [spec.strip() for spec in re.split(r",(?=\s*[\w.]+:\w+\s*(?:[(,]|$))", inside)]
     if not (callable(wrappers) or isinstance(wrappers, list | tuple)):
-        raise UserError(f"wrappers is {wrappers!r:.80}; it must be a list of functions or of words as module:Name")
+        raise UserError(f"wrappers is {wrappers!r:.80}; it must be a list of functions or of strings as module:Name")
     return [wrappers] if callable(wrappers) else list(wrappers)
 
 
 def wrap(env: gym.Env, wrapper: str | Callable[[gym.Env], gym.Env]) -> gym.Env:
-    """The environment in a wrapper: what a function makes of it, or a class by name, "module:Name(1, name=2)"."""
+    """Apply a wrapper: a function of the environment, or a class by name, as in "module:Name(1, name=2)"."""
     if callable(wrapper):
         return wrapper(env)
-    maker, args, kwargs = find_wrapper(wrapper)
+    cls, args, kwargs = find_wrapper(wrapper)
     try:
-        return maker(env, *args, **kwargs)
+        return cls(env, *args, **kwargs)
     except (AssertionError, ValueError, TypeError, gym.error.Error) as error:
-        if isinstance(error, TypeError) and not does_not_fit(error):
+        if isinstance(error, TypeError) and not is_signature_error(error):
             raise
         raise UserError(f"wrapper '{wrapper}' does not fit {env}: {first_line(error)}") from None
 
 
 def find_wrapper(wrapper: str) -> tuple[Callable, list, dict]:
-    """What "module:Name(1, name=2)" names, and its arguments. Raises UserError where there is nothing like it."""
-    match = WRAPPER.fullmatch(wrapper) if isinstance(wrapper, str) else None
+    """The class and arguments that "module:Name(1, name=2)" stands for. Raises UserError if it can't be resolved."""
+    match = WRAPPER_SPEC.fullmatch(wrapper) if isinstance(wrapper, str) else None
     if not match:
-        hint = "; it must be a function of an environment or module:Name, as gymnasium.wrappers:TimeLimit(50)"
+        hint = "; it must be a function of an environment or module:Name, as in gymnasium.wrappers:TimeLimit(50)"
         raise UserError(f"wrapper {wrapper!r:.200} names no module{hint}")
     module, name, arguments = match.groups()
-    maker = getattr(import_module(module, f"wrapper '{wrapper}'", "MyWrapper"), name, None)
-    if not callable(maker):
+    cls = getattr(import_module(module, f"wrapper '{wrapper}'", "MyWrapper"), name, None)
+    if not callable(cls):
         hint = closest(name, dir(sys.modules[module]), f"{module}:")
         raise UserError(f"wrapper '{wrapper}': module {module} has no '{name}'{hint}")
     try:
-        call = Words().visit(ast.parse(f"f({arguments or ''})", mode="eval")).body
+        call = NamesToStrings().visit(ast.parse(f"f({arguments or ''})", mode="eval")).body
         args = [ast.literal_eval(value) for value in call.args]
-        return maker, args, {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+        return cls, args, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (ValueError, SyntaxError, AttributeError, RecursionError, MemoryError):
-        raise UserError(f"wrapper '{wrapper:.200}': its arguments must be as in {name}(1, name=[2, 'x'])") from None
+        raise UserError(f"wrapper '{wrapper:.200}': its arguments must be literals: {name}(1, name=[2, 'x'])") from None
 
 
-class Words(ast.NodeTransformer):
-    """Makes strings of bare words, as on the command line."""
+class NamesToStrings(ast.NodeTransformer):
+    """Turns bare names into strings, so that the command line needs no quotes."""
 
     def visit_Name(self, node: ast.Name) -> ast.Constant:
         return ast.copy_location(ast.Constant(node.id), node)
 
 
 def saved_wrappers(folder: Path, config: Mapping, given: Sequence | None = None) -> list:
-    """The wrappers of a run: those given, else the ones in its config.json.
+    """A run's wrappers: those given, or the ones in its config.json.
 
-    Raises UserError where these are not Gymnasium's own, as what a folder names is not imported.
+    Raises UserError if config.json names wrappers other than Gymnasium's: code that a folder names isn't trusted.
     """
     if given is not None:
         return as_wrappers(given)
     wrappers = as_wrappers(config.get("wrappers"))
     if flags := wrapper_flags(wrappers):
-        named = all(WRAPPER.fullmatch(str(wrapper)) for wrapper in wrappers)
+        named = all(WRAPPER_SPEC.fullmatch(str(wrapper)) for wrapper in wrappers)
         allow = f"allow its wrappers with{flags} (wrappers=)" if named else "in Python: wrappers=[...]"
         raise UserError(f"{folder}: its wrappers {wrappers} are not all Gymnasium's; {allow}")
     return wrappers
 
 
 def wrapper_flags(wrappers: Sequence | str | None) -> str:
-    """What a command with a run's folder needs where a wrapper is not one of Gymnasium's."""
-    words = [str(wrapper) for wrapper in as_wrappers(wrappers)]
-    if all(word.startswith("gymnasium.wrappers:") for word in words):
+    """The flags that allow a run's wrappers on the command line; "" if all are Gymnasium's own."""
+    specs = [str(wrapper) for wrapper in as_wrappers(wrappers)]
+    if all(spec.startswith("gymnasium.wrappers:") for spec in specs):
         return ""
-    return "".join(f" --wrapper {shlex.quote(word)}" for word in words)
+    return "".join(f" --wrapper {shlex.quote(spec)}" for spec in specs)
 
 
 # ---- spaces
@@ -297,9 +297,9 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
     if not isinstance(action_space, actions):
         raise UserError(f"action space {action_space} is not supported; Box, Discrete, MultiDiscrete, MultiBinary are")
     if 0 in action_space.shape:
-        raise UserError(f"action space {action_space} has no actions; its shape must have no 0")
+        raise UserError(f"action space {action_space} has no actions; no dimension may be 0")
     if is_empty(observation_space):
-        raise UserError(f"observation space {observation_space} is empty; a constant can stand for no observation")
+        raise UserError(f"observation space {observation_space} is empty; without observations, return a constant")
     if not has_fixed_size(observation_space):
         raise UserError(
             f"observation space {observation_space} has no fixed size; Box, Discrete, MultiDiscrete, MultiBinary, "
@@ -308,11 +308,11 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
 
 
 def check_actions(algorithm: Algorithm, space: spaces.Space) -> None:
-    """Raise UserError if the algorithm does not take these actions, and say which algorithms do.
+    """Raise UserError, naming the algorithms that would work, if this one doesn't support the action space.
 
     space: VecEnv.action_space
     """
-    bounded = not isinstance(space, spaces.Box) or bool(np.all(space.high / 2 - space.low / 2 < LARGEST / 2))
+    bounded = not isinstance(space, spaces.Box) or bool(np.all(space.high / 2 - space.low / 2 < FLOAT32_MAX / 2))
     if takes_actions(algorithm, space, bounded):
         return
     others = [other for other in map(find, files()) if takes_actions(other, space, bounded)]
@@ -321,7 +321,7 @@ def check_actions(algorithm: Algorithm, space: spaces.Space) -> None:
     if bounded:
         raise UserError(f"{algorithm.name} needs {' or '.join(kinds)}, not {space}; {names} take these")
     raise UserError(
-        f"{algorithm.name} needs bounded actions, and these have no bounds: {space}; {names} take them, or give the "
+        f"{algorithm.name} needs bounded actions, and these are unbounded: {space}; {names} take them, or give the "
         "environment's Box finite bounds"
     )
 
@@ -331,14 +331,14 @@ def takes_actions(algorithm: Algorithm, space: spaces.Space, bounded: bool) -> b
 
 
 def has_fixed_size(space: spaces.Space) -> bool:
-    """Whether its observations flatten to an array of numbers."""
+    """Whether its observations flatten to an array of fixed length."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
         return all(map(has_fixed_size, space.values() if isinstance(space, spaces.Dict) else space))
     return isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
 
 
 def is_empty(space: spaces.Space) -> bool:
-    """Whether the space, or a part of it, has no numbers."""
+    """Whether the space, or one of its entries, holds no numbers."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
         parts = list(space.values() if isinstance(space, spaces.Dict) else space)
         return not parts or any(map(is_empty, parts))
@@ -348,13 +348,13 @@ def is_empty(space: spaces.Space) -> bool:
 # ---- many environments
 
 
-class Guarded(gym.Wrapper):
-    """One of several environments: where it raises, or returns what it must not, a Fault says which one and when.
+class CheckedEnv(gym.Wrapper):
+    """Checks one of several environments: if it raises or returns something invalid, a Fault says which one and when.
 
-    Of its infos, it passes on the numbers that are asked for, as one array: Gymnasium cannot put together infos that
-    differ between copies.
+    It replaces the infos by one array with the numbers of log_info: Gymnasium can't batch infos that differ between
+    copies.
 
-    name: what the message calls it; log_info: names of numbers in its infos
+    name: how messages refer to it; log_info: names of numbers in its infos
     """
 
     def __init__(self, env: gym.Env, name: str, log_info: Sequence[str] = ()):
@@ -364,16 +364,16 @@ class Guarded(gym.Wrapper):
 
     def reset(self, **kwargs) -> tuple:
         if self.steps:
-            self.warn_of_missing()
+            self.warn_about_missing_numbers()
         self.steps, self.numbers = 0, np.full(len(self.log_info), np.nan)
-        kwargs["options"] = kwargs.get("options") or None  # {} is what Gymnasium leaves of {"reset_mask": ...}
+        kwargs["options"] = kwargs.get("options") or None  # Gymnasium reduces {"reset_mask": ...} to {}
         try:
             result = self.env.reset(**kwargs)
         except Exception as error:
             raise Fault(f"{self.name} raised {first_line(error)} in reset") from error
         if not (isinstance(result, tuple) and len(result) == 2):
             raise Fault(f"{self.name} returned {result!r:.80} from reset; it must be (observation, info)")
-        return self.check_observation(result[0]), self.pick(result[1])
+        return self.check_observation(result[0]), self.find_numbers(result[1])
 
     def step(self, action) -> tuple:
         self.steps += 1
@@ -390,38 +390,40 @@ class Guarded(gym.Wrapper):
         o, r, terminated, truncated, info = result
         o = self.check_observation(o)
         if not isinstance(r, Real):
-            raise Fault(f"{self.name} gave the reward {r!r:.80} at step {self.steps}; it must be a number")
-        return o, r, self.truth("terminated", terminated), self.truth("truncated", truncated), self.pick(info)
+            raise Fault(f"{self.name} returned the reward {r!r:.80} at step {self.steps}; it must be a number")
+        ended = self.to_bool("terminated", terminated), self.to_bool("truncated", truncated)
+        return o, r, *ended, self.find_numbers(info)
 
     def close(self) -> None:
-        close(self.env, self.name.rpartition(" ")[0])
+        close_or_warn(self.env, self.name.rpartition(" ")[0])
 
-    def truth(self, what: str, x) -> bool:
-        """x where it is True or False, or a number or tensor of it; raises Fault for anything else."""
+    def to_bool(self, what: str, x) -> bool:
+        """x as a bool, if it is one or a single number; raises Fault for anything else."""
         if isinstance(x, bool | np.bool_):
             return bool(x)
         value = np.asarray(x)
         if value.size != 1 or value.dtype.kind not in "biuf":
-            raise Fault(f"{self.name} gave {x!r:.80} for {what} at step {self.steps}; it must be True or False")
+            raise Fault(f"{self.name} returned {x!r:.80} for {what} at step {self.steps}; it must be True or False")
         return bool(value.item())
 
     def check_observation(self, o) -> np.ndarray:
-        """The observation as an array; raises Fault for another shape or kind of number than the space's."""
+        """The observation as an array; raises Fault if its shape or dtype doesn't match the space."""
         space, when = self.observation_space, f"at step {self.steps} of its episode"
         try:
             x = np.asarray(o)
-        except Exception as error:  # as of a tensor on a GPU, or of lists of several lengths
-            raise Fault(f"{self.name} gave an observation that is no array ({first_line(error)}), {when}") from error
+        except Exception as error:  # such as for a tensor on a GPU, or nested lists of unequal lengths
+            what = f"an observation that isn't an array ({first_line(error)})"
+            raise Fault(f"{self.name} returned {what}, {when}") from error
         if x.shape != space.shape:
             what = f"an observation of shape {x.shape}; its space says {space.shape}"
         elif x.dtype != space.dtype and not np.can_cast(x.dtype, space.dtype, "same_kind"):
             what = f"an observation of {x.dtype} ({o!r:.80}); its space says {space.dtype}"
         else:
             return x
-        raise Fault(f"{self.name} gave {what}, {when}")
+        raise Fault(f"{self.name} returned {what}, {when}")
 
-    def pick(self, info) -> dict:
-        """The last value of each number in log_info that the episode has shown, NaN before the first."""
+    def find_numbers(self, info) -> dict:
+        """The latest value in this episode of each number in log_info; NaN for those not seen yet."""
         if not self.log_info:
             return {}
         self.info = info
@@ -429,40 +431,39 @@ class Guarded(gym.Wrapper):
         self.numbers = np.where(np.isnan(found), self.numbers, found)
         return {"numbers": self.numbers}
 
-    def warn_of_missing(self) -> None:
-        """After an episode: tell of names that none of its infos had."""
+    def warn_about_missing_numbers(self) -> None:
+        """After an episode: warn about names that none of its infos had."""
         for name in np.array(self.log_info, object)[np.isnan(self.numbers)]:
-            there = ", ".join(map(str, self.info)) if isinstance(self.info, Mapping) else ""
+            keys = ", ".join(map(str, self.info)) if isinstance(self.info, Mapping) else ""
             where = self.name.rpartition(" ")[0]
-            message = f"an episode ended without a number '{name}' in its info, which has {there or 'nothing'}"
+            message = f"an episode ended without a number '{name}' in its info, which has {keys or 'nothing'}"
             warn_once(f"{where} {name}", f"{where}: {message}")
 
 
 def number_in(info, name: str) -> float:
-    """info[name], or info["a"]["b"] for "a.b"; NaN where that is not a number."""
+    """info[name], or info["a"]["b"] for "a.b"; NaN if that isn't a number."""
     try:
         for part in [name] if name in info else name.split("."):
             info = info[part]
         value = np.asarray(info)
         return float(value.item()) if value.size == 1 and value.dtype.kind in "biuf" else np.nan
-    except Exception:  # infos are for people, and hold anything
+    except Exception:  # an info can hold anything
         return np.nan
 
 
 class VecEnv:
-    """N environments side by side, with the true next observation at every step and statistics of their episodes.
+    """N environments stepped in lockstep, with the true next observation at every step and episode statistics.
 
-    Every episode has a seed of its own, made from the run's seed, the environment's number and the episode's. So the
-    seed and the actions since tell all of a running episode: `state_dict` holds them, and `load_state_dict` plays the
-    actions again. With `reseed=False` only an environment's first reset has a seed, and episodes after its first cannot
-    be played again.
+    Each episode has its own seed, derived from the run's seed, the environment's index and the episode's number. That
+    seed and the actions so far determine a running episode: `state_dict` holds them, and `load_state_dict` replays
+    them. With `reseed=False` only an environment's first reset is seeded, so only its first episode can be replayed.
 
     observation_space: a float32 Box with one dimension, or a Box of images; see spinup.observations
-    action_space: what the policy's actions are: a Box or MultiDiscrete with one dimension, or Discrete from 0
-    num_envs: N; name: what messages call the environment; made: the other arguments of `make_envs`
+    action_space: of the policy's actions: a Box or MultiDiscrete with one dimension, or Discrete from 0
+    num_envs: N; name: how messages refer to the environment; made: the other arguments of `make_envs`
 
-    Raises Fault where an environment raises, dies, or gives NaN, infinity, numbers too large for float32 or another
-    shape than its space's.
+    Raises Fault if an environment raises, dies, or returns NaN, infinity, a number too large for float32 or a shape
+    that doesn't match its space.
     """
 
     def __init__(self, envs: gym.vector.VectorEnv, seed: int, name: str, **made):
@@ -471,25 +472,25 @@ class VecEnv:
         self.max_ep_len, self.reseed, self.log_info = made["max_ep_len"], made["reseed"], made["log_info"]
         obs, act = envs.single_observation_space, envs.single_action_space
         self.observation_space = network_space(obs)
-        self.raw_observation_space, self.raw_action_space = obs, act  # the environment's own; make_envs knows better
+        self.raw_observation_space, self.raw_action_space = obs, act  # make_envs replaces the first if it was flattened
         self.own_limit = math.inf  # steps after which the environment itself truncates an episode
         self.action_space = flat_action_space(act)
-        self.start = np.asarray(act.start) if isinstance(act, spaces.Discrete | spaces.MultiDiscrete) else 0
+        self.action_start = np.asarray(act.start) if isinstance(act, spaces.Discrete | spaces.MultiDiscrete) else 0
         self.finished: list[tuple] = []
         bounded = isinstance(obs, spaces.Box) and (np.isfinite(obs.low).any() or np.isfinite(obs.high).any())
-        bytes_alone = is_image(obs) and obs.dtype == np.uint8
-        self.bounds = (obs.low, obs.high) if bounded and not bytes_alone else None  # None: none to leave, or told
+        only_bytes = is_image(obs) and obs.dtype == np.uint8
+        self.bounds = (obs.low, obs.high) if bounded and not only_bytes else None  # None: nothing to check
         check_for_flat_images(name, obs)
 
     def reset(self) -> np.ndarray:
-        """Start all episodes anew, from the seed; the first observations, (N, *obs_shape).
+        """Start all episodes over from the seed; returns the first observations, (N, *obs_shape).
 
-        With `reseed=False` a second call begins the next episodes.
+        With `reseed=False` a second call starts the next episodes instead.
         """
         self.ep_ret, self.ep_len = np.zeros(self.num_envs), np.zeros(self.num_envs, int)
         self.done = np.zeros(self.num_envs, bool)
-        self.episode = np.zeros(self.num_envs, int)  # the number of each environment's running episode
-        self.actions: list[np.ndarray] = []  # the environments' own, back to the first of the longest running episode
+        self.episode = np.zeros(self.num_envs, int)  # each environment's current episode, from 0
+        self.actions: list[np.ndarray] = []  # as sent to the environments, since the longest running episode began
         self.envs.action_space.seed(self.seed)
         self.info = np.full((self.num_envs, len(self.log_info)), np.nan)
         seeds = self._episode_seeds() if self.reseed or not self.seeded else None
@@ -499,10 +500,10 @@ class VecEnv:
         return self.o
 
     def step(self, a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Take the policy's actions (N, *act_shape), each clipped to its bounds.
+        """Take the policy's actions, (N, *act_shape), each clipped to its bounds.
 
         Returns (o2, r, terminated, truncated): the true next observations, (N, *obs_shape), and three (N,) arrays.
-        Where an episode ended, `reset_done` must come next.
+        Call `reset_done` before the next step.
         """
         self.actions.append(self._raw_actions(a))
         o2, r, terminated, truncated, infos = self._call("step", self.actions[-1])
@@ -515,7 +516,7 @@ class VecEnv:
         return self.o, r, terminated.copy(), truncated
 
     def reset_done(self) -> np.ndarray:
-        """Start new episodes where the last step ended one; the observations to act on next, (N, *obs_shape)."""
+        """Start a new episode wherever one has ended; returns the observations to act on next, (N, *obs_shape)."""
         if self.done.any():
             self.finished += self.episodes(self.done)
             self._begin_episodes(self.done)
@@ -523,41 +524,41 @@ class VecEnv:
         return self.o
 
     def random_actions(self) -> np.ndarray:
-        """One action of the policy's for each environment, drawn uniformly from its space: (N, *act_shape)."""
-        return (self.envs.action_space.sample() - self.start).reshape(self.num_envs, *self.action_space.shape)
+        """Uniformly random actions, as a policy would give them, (N, *act_shape)."""
+        return (self.envs.action_space.sample() - self.action_start).reshape(self.num_envs, *self.action_space.shape)
 
     def episodes(self, mask: np.ndarray) -> list[tuple]:
-        """Return, length and the numbers of log_info of the running episodes in mask, (N,)."""
+        """(return, length, *numbers of log_info) of the current episode of each environment in mask, (N,)."""
         rows = (self.ep_ret[mask].tolist(), self.ep_len[mask].tolist(), *self.info[mask].T.tolist())
         return list(zip(*rows, strict=True))
 
     def pop_episodes(self) -> dict[str, list]:
-        """Returns, lengths and the numbers of log_info, where there were some, of the episodes since the last call."""
+        """EpRet, EpLen and the numbers of log_info of the episodes finished since the last call; NaNs are dropped."""
         episodes, self.finished = self.finished, []
-        return columns(episodes, ("EpRet", "EpLen", *self.log_info))
+        return columns_without_nan(episodes, ("EpRet", "EpLen", *self.log_info))
 
     def evaluate(self, ac, episodes: int, num_envs: int | None = None) -> dict[str, list]:
-        """What `evaluate` gives for new environments made as these: TestEpRet, TestEpLen and Test_ before log_info's.
+        """`evaluate` in new environments made like these; the columns are TestEpRet, TestEpLen and Test_NAME.
 
-        num_envs: how many are there at a time; None: one for each episode, or with "async" as many as these
+        num_envs: environments played at a time; None: one for each episode, or with "async" as many as in training
         """
         if num_envs is None and self.made["vectorization"] == "async":
             num_envs = self.num_envs
         played = evaluate(ac, episodes=episodes, num_envs=num_envs, **self.made)
         names = ("TestEpRet", "TestEpLen", *evaluation_columns(self.log_info))
-        return columns(list(zip(*played.values(), strict=True)), names)
+        return columns_without_nan(list(zip(*played.values(), strict=True)), names)
 
     def close(self) -> None:
         try:
             self.envs.close()
-        except Exception as error:  # as where a worker process ends itself in it
+        except Exception as error:  # such as when a worker process exits in it
             warn_once(f"close of {self.name}", f"{self.name} raised {first_line(error)} in close")
-            self._end_workers()
+            self._terminate_workers()
 
-    # ---- as it was, in another process
+    # ---- saving and restoring
 
     def state_dict(self) -> dict:
-        """What `load_state_dict` needs, between `reset_done` and the next step."""
+        """What `load_state_dict` needs; call it between `reset_done` and the next step."""
         kept = ("ep_ret", "ep_len", "episode", "o", "info")
         return {
             **{name: getattr(self, name).copy() for name in kept},
@@ -567,18 +568,19 @@ class VecEnv:
         }
 
     def load_state_dict(self, state: Mapping) -> np.ndarray:
-        """Bring all environments to where they were: each episode's seed, and its actions again.
+        """Restore all environments by replaying each running episode's actions from its seed.
 
-        Returns where that failed, (N,) bool: there another observation came out than was seen then, because the
-        environment does not repeat itself from its seed, and a new episode has begun. With `reseed=False` that is so in
-        all episodes but an environment's first.
+        Returns a mask of failures, (N,) bool: there the replay led to a different observation, because the environment
+        isn't deterministic given its seed, and a new episode has begun. With `reseed=False` every episode after an
+        environment's first fails.
         """
         self.reset()
         self.episode, lengths = state["episode"].copy(), state["ep_len"]
         unknown = (self.episode > 0) & (not self.reseed)
         lengths = np.where(unknown, 0, lengths)
         seeds, actions, steps = self._episode_seeds(), list(state["actions"]), int(lengths.max())
-        # All step together, so an environment with a shorter episode plays it several times over, the last in full.
+        # All environments step together: one with a shorter episode repeats it, so that its last replay ends with the
+        # longest one.
         spans, position = np.maximum(lengths, 1), np.zeros(self.num_envs, int)
         for left in range(steps, 0, -1):
             begins = (left % spans == 0) | (left == steps)
@@ -600,18 +602,18 @@ class VecEnv:
             self._begin_episodes(failed)
         return failed
 
-    # ---- parts
+    # ---- helpers
 
     def _episode_seeds(self) -> list[int | None]:
-        """The seed of each environment's running episode: seed + its number for the first, then one drawn from both."""
+        """Each environment's seed for its current episode: first seed + i, then drawn from (seed, i, episode)."""
         seeds = []
         for i, episode in enumerate(self.episode.tolist()):
             later = np.random.SeedSequence((self.seed, i, episode)).generate_state(1).item() if episode else 0
-            seeds.append((later or self.seed + i) % SEEDS if self.reseed or not episode else None)
+            seeds.append((later or self.seed + i) % SEED_LIMIT if self.reseed or not episode else None)
         return seeds
 
     def _begin_episodes(self, mask: np.ndarray) -> None:
-        """New episodes where mask, (N,), says so."""
+        """Start a new episode in each environment in mask, (N,)."""
         self.ep_ret[mask], self.ep_len[mask] = 0, 0
         self.episode[mask] += 1
         o, infos = self._call("reset", seed=self._episode_seeds(), options={"reset_mask": mask})
@@ -621,70 +623,69 @@ class VecEnv:
         del self.actions[: len(self.actions) - self.ep_len.max()]
 
     def _call(self, what: str, *args, **kwargs) -> tuple:
-        """Gymnasium's `reset` or `step`; a worker process of an asynchronous one may die in it."""
+        """Call Gymnasium's `reset` or `step`; raises Fault if a worker process died in it."""
         try:
             return getattr(self.envs, what)(*args, **kwargs)
         except (EOFError, ConnectionError) as error:
             for process in self.envs.processes:
-                process.join(0.1)  # until when the end of one shows
+                process.join(0.1)  # is_alive() may lag behind the broken pipe
             dead = [i for i, process in enumerate(self.envs.processes) if not process.is_alive()]
-            self._end_workers()
+            self._terminate_workers()
             raise Fault(f"the process of {self.name} {', '.join(map(str, dead))} died in {what}") from error
         except Fault:
-            self._end_workers()
+            self._terminate_workers()
             raise
 
-    def _end_workers(self) -> None:
-        """Leave no process of an asynchronous vector environment behind; it answers no more."""
+    def _terminate_workers(self) -> None:
+        """Terminate the worker processes of an async vector environment and mark it as closed."""
         for process in getattr(self.envs, "processes", ()):
             process.terminate()
             process.join()
         self.envs.closed = True
 
     def _observations(self, o: np.ndarray) -> np.ndarray:
-        """A copy, as the next step overwrites Gymnasium's own array."""
+        """Check and convert Gymnasium's observations; a copy, since Gymnasium's next step overwrites its array."""
         self._check_numbers("observation", o)
         if self.bounds and not ((o >= self.bounds[0]) & (o <= self.bounds[1])).all():
-            self._warn_of_bounds(o, self.bounds)
+            self._warn_out_of_bounds(o, self.bounds)
         return o.reshape(self.num_envs, *self.observation_space.shape).astype(self.observation_space.dtype)
 
     def _check_numbers(self, what: str, x: np.ndarray) -> None:
-        """Raise Fault for the first environment with NaN, infinity or what is too large for float32 in x, (N, ...)."""
+        """Raise Fault for the first environment with NaN, infinity or a number too large for float32 in x, (N, ...)."""
         if x.dtype.itemsize == 1:
             return
         x = x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
-        if np.vdot(x, x) < EXACT**2:  # one call; nearly always enough
+        if np.vdot(x, x) < FLOAT32_EXACT**2:  # a single fast call that nearly always settles it
             return
-        bad = np.argwhere(~(np.abs(x) <= (LARGEST**0.5 if what == "reward" else LARGEST)))
+        bad = np.argwhere(~(np.abs(x) <= (FLOAT32_MAX**0.5 if what == "reward" else FLOAT32_MAX)))
         if len(bad):
             i = int(bad[0, 0])
-            square = "the square of which is " if what == "reward" else ""  # it is squared by the critic's loss
-            why = f", {square}too large for float32, in which it is learned from: scale it, for example in a wrapper"
+            square = "the square of which is " if what == "reward" else ""  # the critic's loss squares it
+            why = f", {square}too large for float32, which training uses: scale it, for example in a wrapper"
             why = why if np.isfinite(x[tuple(bad[0])]) else ""
-            raise Fault(f"{self.name} {i} gave the {what} {x[i]} at step {self.ep_len[i]} of its episode{why}")
-        if what == "observation" and (coarse := np.argwhere(np.abs(x) >= EXACT)).size:
+            raise Fault(f"{self.name} {i} returned the {what} {x[i]} at step {self.ep_len[i]} of its episode{why}")
+        if what == "observation" and (coarse := np.argwhere(np.abs(x) >= FLOAT32_EXACT)).size:
             i, *where = coarse[0].tolist()
             value = x[(i, *where)]
-            told = f"{self.name} {i} observed {value} at index {tuple(where)}, where float32 has steps of"
-            hint = "subtract a constant from it or scale it, for example in a wrapper"
-            warn_once(f"float32 {self.name}", f"{told} {np.spacing(np.abs(np.float32(value))):g}: {hint}")
+            finding = f"{self.name} {i} observed {value} at index {tuple(where)}, where float32 has steps of"
+            hint = "subtract a constant or scale it, for example in a wrapper"
+            warn_once(f"float32 {self.name}", f"{finding} {np.spacing(np.abs(np.float32(value))):g}: {hint}")
 
-    def _warn_of_bounds(self, o: np.ndarray, bounds: tuple[np.ndarray, np.ndarray]) -> None:
-        """Tell, once, of an observation outside its space: it can be learned from, and should not be there."""
+    def _warn_out_of_bounds(self, o: np.ndarray, bounds: tuple[np.ndarray, np.ndarray]) -> None:
+        """Warn once about an observation outside its space: likely a bug in the environment, but training can go on."""
         outside = (o < bounds[0]) | (o > bounds[1])
         i, *where = np.argwhere(outside)[0].tolist()
         low, high = (bound[tuple(where)] for bound in bounds)
         self.bounds = None
-        value = f"{o[(i, *where)]} at index {tuple(where)}, outside of its space's {low} to {high}"
+        value = f"{o[(i, *where)]} at index {tuple(where)}, outside its space's bounds, {low} to {high}"
         warn_once(f"bounds of {self.name}", f"{self.name} {i} observed {value}")
 
     def _raw_actions(self, a: np.ndarray) -> np.ndarray:
-        """The environments' own actions for the policy's."""
-        return own_actions(self.raw_action_space, a)
+        return to_env_actions(self.raw_action_space, a)
 
 
-def own_actions(space: spaces.Space, a: np.ndarray) -> np.ndarray:
-    """The actions in an environment's own space, (N, *its shape), for N of the policy's."""
+def to_env_actions(space: spaces.Space, a: np.ndarray) -> np.ndarray:
+    """The policy's actions, (N, *act_shape), converted to the environment's action space, (N, *space.shape)."""
     a = a.reshape(len(a), *space.shape)
     if isinstance(space, spaces.Box):
         a = a.clip(space.low, space.high)
@@ -694,25 +695,25 @@ def own_actions(space: spaces.Space, a: np.ndarray) -> np.ndarray:
 
 
 class Workers(gym.vector.AsyncVectorEnv):
-    """Environments in processes that leave Ctrl-C, SIGTERM and SIGHUP to this one, which closes them when it ends.
+    """Environments in worker processes that don't react to Ctrl-C, SIGTERM and SIGHUP; the main process closes them.
 
-    A terminal, `timeout` and Slurm send them to all processes of a run, which needs its environments for the step at
-    work and its checkpoint.
+    A terminal, `timeout` and Slurm signal all processes of a run, but the run still needs its environments to finish
+    the current step and write its checkpoint.
     """
 
     def __init__(self, env_fns: list[Callable[[], gym.Env]], **kwargs):
-        super().__init__([functools.partial(make_deaf, os.getpid(), env_fn) for env_fn in env_fns], **kwargs)
+        super().__init__([functools.partial(make_without_signals, os.getpid(), env_fn) for env_fn in env_fns], **kwargs)
 
-    def _check_spaces(self) -> None:  # the first thing that is done with them
+    def _check_spaces(self) -> None:  # overridden because it is called as soon as the processes exist
         for process in self.processes:
-            process._popen.terminate = process._popen.kill  # also for multiprocessing, as this process ends
+            process._popen.terminate = process._popen.kill  # also for multiprocessing, when this process exits
         super()._check_spaces()
 
 
-def make_deaf(parent: int, env_fn: Callable[[], gym.Env]) -> gym.Env:
-    """The environment; in another process than `parent`, signals to stop do nothing from now on.
+def make_without_signals(parent: int, env_fn: Callable[[], gym.Env]) -> gym.Env:
+    """Make the environment; in a process other than `parent`, stop signals have no effect from now on.
 
-    They are not ignored, as programs that the environment starts would ignore them too.
+    The handlers do nothing, instead of being SIG_IGN, which programs started by the environment would inherit.
     """
     if os.getpid() != parent:
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -722,7 +723,7 @@ def make_deaf(parent: int, env_fn: Callable[[], gym.Env]) -> gym.Env:
 
 
 def flat_action_space(space: spaces.Space) -> spaces.Space:
-    """The policy's side of an action space: a Box or MultiDiscrete with one dimension, or Discrete from 0."""
+    """The space of the policy's actions: a Box or MultiDiscrete with one dimension, or Discrete from 0."""
     if isinstance(space, spaces.Box):
         return spaces.Box(space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32))
     if isinstance(space, spaces.Discrete):
@@ -732,7 +733,7 @@ def flat_action_space(space: spaces.Space) -> spaces.Space:
 
 
 def as_names(log_info: Sequence[str] | str | None) -> tuple[str, ...]:
-    """The names in log_info; "a,b" is two."""
+    """The names in log_info, a list or a string such as "a,b"."""
     names = log_info.strip("[]").split(",") if isinstance(log_info, str) else log_info or ()
     if not isinstance(names, list | tuple):
         raise UserError(f"log_info is {log_info!r:.80}; it must be a list of names of numbers in the infos")
@@ -741,17 +742,17 @@ def as_names(log_info: Sequence[str] | str | None) -> tuple[str, ...]:
         if name in ("EpRet", "EpLen"):
             raise UserError(f"log_info has {name!r}, which is already a column")
         if not isinstance(name, str) or not name or not name.isprintable():
-            raise UserError(f"log_info has {name!r:.80}; it must have names of numbers in the infos, as is_success")
+            raise UserError(f"log_info has {name!r:.80}; it must name numbers in the infos, such as is_success")
     return tuple(dict.fromkeys(names))
 
 
 def evaluation_columns(log_info: Sequence[str]) -> list[str]:
-    """The columns of an evaluation for the names in log_info."""
+    """The column names of an evaluation for the names in log_info."""
     return [f"Test_{name}" for name in log_info]
 
 
-def columns(episodes: list[tuple], names: Sequence[str]) -> dict[str, list]:
-    """Rows as columns, without the numbers that are not there."""
+def columns_without_nan(episodes: list[tuple], names: Sequence[str]) -> dict[str, list]:
+    """Rows turned into named columns, leaving out NaNs: numbers that an episode didn't have."""
     return {name: [row[i] for row in episodes if not np.isnan(row[i])] for i, name in enumerate(names)}
 
 
@@ -766,12 +767,12 @@ def make_envs(
     reseed: bool = True,
     log_info: Sequence[str] | str | None = None,
 ) -> VecEnv:
-    """N copies of an environment, seeded seed, seed + 1, ...
+    """Make N copies of an environment, seeded with seed, seed + 1, ...
 
-    vectorization: "sync" steps them in turn; "async" each in a process of its own, which pays for slow simulators.
+    vectorization: "sync" steps them in turn; "async" runs each in its own process, which pays off for slow simulators
     wrappers: as in `make_env`; reseed, log_info: see spinup.arguments
 
-    Raises UserError as `make_env` does, and where two copies are the same object.
+    Raises UserError as `make_env` does, and if two copies are the same object.
     """
     if num_envs < 1 or max_ep_len < 1:
         raise UserError(f"num_envs is {num_envs} and max_ep_len {max_ep_len}; both must be at least 1")
@@ -780,19 +781,19 @@ def make_envs(
         raise UserError(f"vectorization is '{vectorization}'; it must be 'sync' or 'async'")
     made = dict(env_fn=env_fn, max_ep_len=max_ep_len, env_kwargs=env_kwargs, vectorization=vectorization)
     names = as_names(log_info)
-    name = f"{label(env_fn)}: environment"
-    first = make_env(env_fn, env_kwargs, wrappers)  # so that a mistake shows here, not in a worker process
-    close(first, name)
-    seen, here = {id(first.unwrapped)}, os.getpid()
+    name = f"{env_name(env_fn)}: environment"
+    first = make_env(env_fn, env_kwargs, wrappers)  # so that mistakes surface here, not in a worker process
+    close_or_warn(first, name)
+    seen, main_pid = {id(first.unwrapped)}, os.getpid()
 
     def make(i: int) -> gym.Env:
         env = make_env(env_fn, env_kwargs, wrappers)
-        if os.getpid() == here:  # a worker has its copy for itself
+        if os.getpid() == main_pid:  # a worker process has a copy of its own anyway
             if id(env.unwrapped) in seen:
-                hint = "it must make a new one at each call, as in: lambda: gym.make('CartPole-v1')"
-                raise UserError(f"env_fn returned an environment that it had returned before; {hint}")
+                hint = "it must make a new one on each call, as in: lambda: gym.make('CartPole-v1')"
+                raise UserError(f"env_fn returned the same environment twice; {hint}")
             seen.add(id(env.unwrapped))
-        return Guarded(env, f"{name} {i}", names)
+        return CheckedEnv(env, f"{name} {i}", names)
 
     makers = [functools.partial(make, i) for i in range(num_envs)]
     copy = {"copy": False} if vectorization == "sync" else {}
@@ -804,7 +805,7 @@ def make_envs(
 
 
 def own_limit(env: gym.Env) -> float:
-    """Steps after which an environment's TimeLimit ends an episode; infinity without one."""
+    """Steps after which an environment's own TimeLimit truncates an episode; infinity without one."""
     limit = math.inf
     while isinstance(env, gym.Wrapper):
         limit = min(limit, env._max_episode_steps if isinstance(env, gym.wrappers.TimeLimit) else math.inf)
@@ -812,20 +813,20 @@ def own_limit(env: gym.Env) -> float:
     return limit
 
 
-# ---- a policy in its environment
+# ---- policies
 
 
 def bind(policy, envs: VecEnv, max_ep_len: int) -> None:
-    """Give a policy the call policy.action, for the environment's own spaces, and its run's max_ep_len."""
-    if not hasattr(policy, "action"):  # networks of one's own may have something of that name
-        policy.action = functools.partial(own_action, policy, envs.raw_observation_space, envs.raw_action_space)
+    """Give a policy the method policy.action, which works in the environment's own spaces, and its run's max_ep_len."""
+    if not hasattr(policy, "action"):  # a user's network may have an attribute of that name
+        policy.action = functools.partial(env_action, policy, envs.raw_observation_space, envs.raw_action_space)
     policy.max_ep_len = max_ep_len
 
 
-def own_action(policy, observation_space: spaces.Space, action_space: spaces.Space, observation, deterministic=False):
-    """The environment's own action, for one observation as the environment gives it.
+def env_action(policy, observation_space: spaces.Space, action_space: spaces.Space, observation, deterministic=False):
+    """The policy's action for one observation, both as the environment's own spaces have them.
 
-    Raises UserError for what is not in the observation space.
+    Raises UserError if the observation doesn't fit the space.
     """
     try:
         if isinstance(observation_space, spaces.Box):
@@ -838,11 +839,11 @@ def own_action(policy, observation_space: spaces.Space, action_space: spaces.Spa
         what = f"{' '.join(repr(observation).split()):.80} is not one observation of the policy's environment"
         raise UserError(f"{what}, {observation_space} ({first_line(error)})") from error
     o = o[None] if is_image(observation_space) else o.reshape(1, -1).astype(np.float32)
-    return own_actions(action_space, policy.act(o, deterministic))[0]
+    return to_env_actions(action_space, policy.act(o, deterministic))[0]
 
 
 def longest_episode(policy) -> int:
-    """The max_ep_len of the run that a policy is from, or the default."""
+    """The max_ep_len of the run that trained the policy, or the default."""
     return getattr(policy, "max_ep_len", DEFAULT_LENGTH)
 
 
@@ -860,14 +861,13 @@ def evaluate(
     log_info: Sequence[str] | str | None = None,
     num_envs: int | None = None,
 ) -> dict[str, list]:
-    """Play `episodes` episodes, the first seeded seed, the next seed + 1, ...
+    """Play episodes seeded with seed, seed + 1, ...
 
-    max_ep_len: longest episode; None: that of the run the policy is from
-    num_envs: environments that play at the same time, an episode each, until all have been played; with 1 they come one
-        after another in one environment. None: one for each episode
+    max_ep_len: longest episode; None: that of the run that trained the policy
+    num_envs: environments that play at the same time, one episode each per round; None: one for each episode
     vectorization, wrappers, reseed, log_info: as in `make_envs`
 
-    Returns the lists EpRet, EpLen and those of log_info, in the order of the seeds; NaN where an info had no number.
+    Returns the lists EpRet, EpLen and those of log_info, in the order of the seeds; NaN if no info had the number.
     """
     for what, number in (("episodes", episodes), ("num_envs", 1 if num_envs is None else num_envs)):
         if number < 1:
@@ -885,7 +885,7 @@ def evaluate(
 
 
 def play_round(ac, envs: VecEnv, deterministic: bool) -> list[tuple]:
-    """Each environment's first episode, as in `VecEnv.episodes`: so short ones count no more than long ones."""
+    """Play one episode in each environment. Counting only the first of each avoids a bias toward short episodes."""
     played: list[tuple | None] = [None] * envs.num_envs
     o = envs.reset()
     while True:

@@ -1,4 +1,4 @@
-"""Two exceptions with a message for people: UserError for a mistake of theirs, Fault for a run that cannot go on."""
+"""The exceptions whose messages are for users: UserError for their mistakes, Fault for a run that can't continue."""
 
 import difflib
 import os
@@ -7,18 +7,18 @@ from pathlib import Path
 
 
 def install(extra: str) -> str:
-    """The pip command that brings an extra; from the folder this package is in, as others may have its name."""
+    """The pip command that installs an extra, from a checkout's own folder: on PyPI the name may be someone else's."""
     root = Path(__file__).parents[1]
     if not (root / "pyproject.toml").exists():
         return f'pip install "spinup[{extra}]"'
-    where = "." if root == Path.cwd() else root
-    return f'pip install -e "{where}[{extra}]"'
+    source = "." if root == Path.cwd() else root
+    return f'pip install -e "{source}[{extra}]"'
 
 
 def printable(text: str, keep: str = "") -> str:
-    """`text` for a terminal or a figure: what could be a command to it, or turn lines around, is shown as its escape.
+    """`text` with unprintable characters escaped: they could control the terminal, or reverse the writing direction.
 
-    keep: characters to leave as they are
+    keep: unprintable characters to leave unescaped
     """
     if text.isprintable():
         return text
@@ -26,22 +26,22 @@ def printable(text: str, keep: str = "") -> str:
 
 
 class UserError(ValueError):
-    """A mistake of the user's: says in one line what was wrong and what would be right; the command exits with 2.
+    """A user's mistake: one line that says what is wrong and what would be right. The command exits with status 2.
 
-    The line may quote a stranger's file: what a terminal would not print is escaped.
+    The line may quote an untrusted file, so unprintable characters are escaped.
     """
 
     def __init__(self, message: object):
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in str(message)))
 
     def __str__(self) -> str:
-        return printable(super().__str__(), keep="\n")  # part of it may come from a file
+        return printable(super().__str__(), keep="\n")
 
 
 class Fault(RuntimeError):
-    """A run that cannot go on, through no fault of the command's: says in one line what failed, where and when.
+    """A run that can't continue, although the command was right: one line that says what failed, where and when.
 
-    The command line prints that line, after the traceback of what caused it where there is one, and exits with 1.
+    The command line prints that line, after the cause's traceback if there is one, and exits with status 1.
     """
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Fault(RuntimeError):
 
 
 def user_path(path: str | Path) -> Path:
-    """A path as the user wrote it, with a folder in place of `~` or `~name`. Raises UserError where there is none."""
+    """The user's path with `~` or `~name` expanded. Raises UserError if that home folder doesn't exist."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -58,14 +58,15 @@ def user_path(path: str | Path) -> Path:
 
 
 def first_line(error: BaseException) -> str:
-    """An exception's class and message, in one line of bounded length."""
+    """An exception's class and message, on one line of bounded length."""
     return f"{type(error).__name__}: {printable(' '.join(str(error).split())):.200}"
 
 
 def closest(word: str, choices: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:
-    """The hint "; did you mean 'x'?" for the choice most like `word`, after `prefix`, or "" where none is near.
+    """The hint "; did you mean 'x'?" with the choice most similar to `word`, or "" if none is similar enough.
 
-    cutoff: how like they must be, from 0 to 1
+    prefix: put before the choice
+    cutoff: how similar they must be, from 0 to 1
     """
     match = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=cutoff)
     return f"; did you mean '{prefix}{match[0]}'?" if match else ""

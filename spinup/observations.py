@@ -1,7 +1,6 @@
-"""What observations are made of: numbers, images, and several of both in one array.
+"""Observation spaces: which are images, which axes are height, width and channels, and how entries are flattened.
 
-Decided here, from the space alone: what an image is, which of its axes are height, width and channels, and how the
-entries of a Dict or Tuple lie in the vector that they are flattened to.
+All of it is decided from the space alone. The entries of a Dict or Tuple, images and vectors, become one vector.
 """
 
 import functools
@@ -15,13 +14,13 @@ from gymnasium import spaces
 
 from spinup.compute import mpi
 
-SMALLEST_IMAGE = 8  # pixels a side, of what is no uint8 and still an image
-SMALLEST_LIKELY_IMAGE = 16  # a side, of what may be one
+SMALLEST_IMAGE = 8  # pixels per side, for images of other types than uint8
+SMALLEST_LIKELY_IMAGE = 16  # pixels per side, for the warning about images that get flattened
 
 
 def is_image(space: spaces.Space) -> bool:
-    """Whether a CNN reads it: a Box of uint8 with two to four dimensions, or one of other numbers with three or four
-    whose bounds are 0 and 1, or 0 and 255.
+    """Whether a CNN reads it: a Box of uint8 with two to four dimensions, or one of another type with three or four
+    dimensions and the bounds 0 and 1, or 0 and 255.
     """
     if not isinstance(space, spaces.Box) or not 2 <= len(space.shape) <= 4 or 0 in space.shape:
         return False
@@ -33,10 +32,10 @@ def is_image(space: spaces.Space) -> bool:
 
 
 def channels_last(shape: tuple[int, ...]) -> bool:
-    """Whether (a, b, c) is (H, W, C) rather than (C, H, W); of four dimensions it is asked of the last three.
+    """Whether (a, b, c) is (H, W, C) rather than (C, H, W); with four dimensions, the last three count.
 
-    The smaller end is the number of channels if the middle is at least twice as long; else the image is the one that is
-    nearer to a square, since some have more channels than pixels in height.
+    If the middle axis is at least twice as long as the shorter end, that end is the channels. Otherwise the choice that
+    makes the image closer to square wins, since some images have more channels than rows.
     """
     a, b, c = shape[-3:]
     if 2 * min(a, c) <= b:
@@ -45,22 +44,22 @@ def channels_last(shape: tuple[int, ...]) -> bool:
 
 
 def height_and_width(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Pixels of an image, (H, W), (C, H, W), (H, W, C), or of a stack of these, (K, ...)."""
+    """(H, W) of an image of shape (H, W), (C, H, W) or (H, W, C), or of a stack of these, (K, ...)."""
     height, width = shape[-3:-1] if len(shape) > 2 and channels_last(shape) else shape[-2:]
     return height, width
 
 
 class Part(NamedTuple):
-    """An image, or a vector of numbers, of which observations consist."""
+    """One part of an observation: an image or a vector."""
 
     space: spaces.Box
-    frames: int = 1  # so many images of earlier steps lie in one of the image's
+    frames: int = 1  # steps whose frames are stacked in the image
 
 
 class ObservationBox(spaces.Box):
-    """Observations with images: one, or several entries of a Dict or Tuple, images and vectors, in one vector.
+    """A Box that knows its parts: a single image, or the entries of a Dict or Tuple flattened into one vector.
 
-    parts: what it consists of, in order; those with more than one dimension that are no images count as vectors
+    parts: in the order of the vector; entries of several dimensions that aren't images count as vectors
     """
 
     def __init__(self, low, high, dtype, parts: tuple[Part, ...]):
@@ -69,12 +68,12 @@ class ObservationBox(spaces.Box):
 
 
 def parts_of(space: spaces.Box) -> tuple[Part, ...]:
-    """What an observation consists of; most are one part."""
+    """The parts of an observation; a single one for a plain Box."""
     return space.parts if isinstance(space, ObservationBox) else (Part(space),)
 
 
 def leaves(space: spaces.Space) -> list[spaces.Space]:
-    """The entries of a Dict or Tuple, those of inner ones included, in the order in which they are flattened."""
+    """The entries of a Dict or Tuple, nested ones included, in the order in which they are flattened."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
         inner = space.values() if isinstance(space, spaces.Dict) else space
         return [leaf for entry in inner for leaf in leaves(entry)]
@@ -82,8 +81,8 @@ def leaves(space: spaces.Space) -> list[spaces.Space]:
 
 
 def known_space(env: gym.Env) -> spaces.Box:
-    """The Box of an environment's observations, flattened by FlattenObservation or not, that remembers its images."""
-    flattened = isinstance(env, gym.wrappers.FlattenObservation)  # an image that a user has flattened stays so
+    """The Box of an environment's observations, which remembers the images that FlattenObservation hides."""
+    flattened = isinstance(env, gym.wrappers.FlattenObservation)  # an image that the user has flattened stays a vector
     if flattened and not isinstance(env.env.observation_space, spaces.Box):
         return flattened_space(env.env.observation_space, stacked_frames(env.env))
     space = env.observation_space
@@ -93,12 +92,12 @@ def known_space(env: gym.Env) -> spaces.Box:
 
 
 def flattened_space(space: spaces.Space, frames: Sequence[int] | None = None) -> spaces.Box:
-    """The Box of what FlattenObservation makes of `space`; it remembers which entries are images.
+    """FlattenObservation's Box for `space`, which also remembers which entries are images.
 
     frames: Part.frames of each entry; None: 1
     """
     flat, entries = spaces.flatten_space(space), leaves(space)
-    parts, width = [], 0  # of the vector that has not ended yet
+    parts, width = [], 0  # width of the adjacent vector entries that aren't a part yet
     for entry, n in zip(entries, frames or [1] * len(entries), strict=True):
         if not (is_image(entry) or is_likely_image(entry)):
             width += spaces.flatdim(entry)
@@ -113,7 +112,7 @@ def vector_part(width: int) -> list[Part]:
 
 
 def network_space(space: spaces.Box) -> spaces.Box:
-    """What networks are given for a Box of observations: images as they are, all else as one vector of float32."""
+    """The Box that networks read: images keep their shape, everything else is one float32 vector."""
     dtype = space.dtype if space.dtype == np.uint8 else np.float32
     if is_image(space):
         return ObservationBox(space.low.astype(dtype), space.high.astype(dtype), dtype, parts_of(space))
@@ -124,7 +123,7 @@ def network_space(space: spaces.Box) -> spaces.Box:
 
 
 def stacked_frames(env: gym.Env) -> list[int]:
-    """For each entry of the observations, how many frames a wrapper of `env` puts in it."""
+    """For each entry of the observations, how many frames the wrappers of `env` stack in it."""
     found = [1] * len(leaves(env.observation_space))
     while isinstance(env, gym.Wrapper):
         outer, inner = leaves(env.observation_space), leaves(env.env.observation_space)
@@ -136,7 +135,7 @@ def stacked_frames(env: gym.Env) -> list[int]:
 
 
 def frames_added(outer: spaces.Space, inner: spaces.Space) -> int:
-    """How many images of `inner` make one of `outer`: along one more axis, or as more channels."""
+    """How many images of `inner` are stacked in one of `outer`, along a new axis or as more channels."""
     if not (is_image(outer) and isinstance(inner, spaces.Box)):
         return 1
     if outer.shape[1:] == inner.shape and not (len(outer.shape) == 3 and channels_last(outer.shape)):
@@ -148,21 +147,21 @@ def frames_added(outer: spaces.Space, inner: spaces.Space) -> int:
 
 
 def is_likely_image(space: spaces.Space) -> bool:
-    """Whether it may be an image that `is_image` takes for numbers."""
+    """Whether it has the shape of an image, although `is_image` takes it for numbers."""
     if not isinstance(space, spaces.Box) or len(space.shape) < 2 or is_image(space):
         return False
     return min(height_and_width(space.shape)) >= SMALLEST_LIKELY_IMAGE
 
 
-@functools.cache  # so that each is told once
-def warn_of_flat_image(name: str, text: str) -> None:
+@functools.cache  # to warn once per space
+def warn_about_flat_image(name: str, text: str) -> None:
     if mpi.proc_id() == 0:
         hint = "if they are images, give them as uint8, or with bounds of 0 and 1 or 0 and 255, for a CNN to read"
         print(f"warning: {name}: observations {text} are flattened for an MLP; {hint}", file=sys.stderr, flush=True)
 
 
 def check_for_flat_images(name: str, space: spaces.Box) -> None:
-    """Warn, once, of observations that may be images and that no CNN will read."""
+    """Warn once about observations that look like images but will be flattened for an MLP."""
     for part in parts_of(space):
         if is_likely_image(part.space):
-            warn_of_flat_image(name, str(part.space))
+            warn_about_flat_image(name, str(part.space))

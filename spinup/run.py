@@ -1,6 +1,6 @@
 """The command line: python -m spinup.run COMMAND [flags], or spinup COMMAND [flags].
 
-Everything that imports torch is imported when it is needed, so that --help answers at once.
+Modules that import torch are imported only when needed, so that --help is fast.
 """
 
 import errno
@@ -24,13 +24,13 @@ from spinup.errors import Fault, UserError, closest, printable
 from spinup.experiments import cli, parsers, source
 from spinup.experiments.cli import Parameter
 from spinup.experiments.source import Description
-from spinup.system.terminal import protect_streams, undelivered
+from spinup.system.terminal import exit_status_of_output, protect_streams
 
 TOOLS = {
-    "grid": "the runs that a TOML or YAML file describes",
-    "resume": "go on with a run that was ended",
-    "plot": "learning curves of runs",
-    "probe": "try an algorithm on environments whose right answers are known",
+    "grid": "run the experiments in a TOML or YAML file",
+    "resume": "continue an unfinished run",
+    "plot": "plot learning curves",
+    "probe": "test an algorithm on environments with known answers",
     "test_policy": "play episodes with a trained policy",
 }
 USAGE = """\
@@ -39,14 +39,14 @@ spinup: deep RL you can read. Usage: python -m spinup.run COMMAND [flags]
 {commands}
 
 Every argument of an algorithm is a flag; `COMMAND --help` lists them.
-  --env CartPole-v1 --seed 3        values: numbers, True, False, None, names, lists as 64,64 or [64,64]
+  --env CartPole-v1 --seed 3        values: numbers, True, False, None, names, lists such as 64,64 or [64,64]
   --quiet                           a flag without a value is True
-  --seed 0 10 20 --lam 0.9 0.97     several values: a run for each combination, here six
-  --jobs 2                          two of them at a time; started again, it does only those that are not done
-  --hid[h] [32] [64,64]             [h] names the flag in the runs' folders; zsh wants quotes around brackets
+  --seed 0 10 20 --lam 0.9 0.97     several values: one run per combination, here six
+  --jobs 2                          two runs at a time; if repeated, the command does only unfinished runs
+  --hid[h] [32] [64,64]             [h] is the flag's name in folders; in zsh, put quotes around brackets
   --env_kwargs:gravity -9.8         an entry of a dictionary
   --env my_module:MyEnv-v0          an environment that my_module registers when imported
-  --wrapper my_module:Mine          a wrapper around it; given again, a further one around that
+  --wrapper my_module:Mine          a wrapper around it; repeat the flag for more wrappers
 
 Examples
   python -m spinup.run ppo --env CartPole-v1
@@ -57,8 +57,8 @@ Examples
 
 GRID_HELP = """\
 Usage: python -m spinup.run grid FILE [flags]
-Do the runs that a TOML or YAML file of flags describes. A list is several values, as on the command line; flags given
-here take the place of the file's. As TOML:
+Run the experiments in a TOML or YAML file of flags. A list gives several values, as on the command line. Flags given
+here override the file's. An example in TOML:
 
   algo = "ppo"
   env = ["CartPole-v1", "Acrobot-v1"]
@@ -85,74 +85,78 @@ ALIASES = {
     "dt": "datestamp",
 }
 INT, BOOL, STR, NUMBER = frozenset({int}), frozenset({bool}), frozenset({str}), frozenset({int, float})
-SPECIAL = {  # of the command, not of the algorithm; one value each
+SPECIAL = {  # flags of the command instead of the algorithm; they take a single value
     "exp_name": Parameter(
-        "exp_name", STR, None, "the experiment's name and folder; else cmd_ALGORITHM", sample="walker"
+        "exp_name", STR, None, "name of the experiment and its folder; default: cmd_ALGORITHM", sample="walker"
     ),
-    "data_dir": Parameter("data_dir", STR, None, "where runs go; else $SPINUP_DATA_DIR, else data", sample="data"),
+    "data_dir": Parameter(
+        "data_dir", STR, None, "folder of all runs; default: $SPINUP_DATA_DIR, or data", sample="data"
+    ),
     "datestamp": Parameter("datestamp", BOOL, False, "put date and time into the folders' names"),
     "num_cpu": Parameter("num_cpu", INT | STR, 1, "MPI processes that train together; auto: one per physical core"),
-    "jobs": Parameter("jobs", INT | STR, 1, "runs of a grid at a time, a process each; auto: one per physical core"),
-    "executor": Parameter("executor", STR, "process", "where a grid's runs go: process, or ray for a cluster"),
-    "preset": Parameter("preset", STR, None, "a set of other defaults", sample="spinningup"),
+    "jobs": Parameter("jobs", INT | STR, 1, "runs at a time, each in its own process; auto: one per physical core"),
+    "executor": Parameter(
+        "executor", STR, "process", "where a grid's runs are executed: process, or ray for a cluster"
+    ),
+    "preset": Parameter("preset", STR, None, "a named set of other defaults", sample="spinningup"),
     "sinks": Parameter(
         "sinks",
         frozenset({list, str}),
         None,
-        "where the table's rows go as well: tensorboard, wandb, trackio, or several as wandb,trackio",
+        "where rows go besides progress.txt: tensorboard, wandb, trackio, or several, such as wandb,trackio",
         item=str,
         sample="tensorboard",
     ),
     "tensorboard": Parameter("tensorboard", BOOL, False, "short for --sinks tensorboard"),
     "quiet": Parameter("quiet", BOOL, False, "print only warnings and errors"),
-    "l": Parameter("l", INT, 2, "number of hidden layers, where --hid is a width"),
+    "l": Parameter("l", INT, 2, "number of hidden layers, if --hid is a width"),
 }
-LINEAR = {  # of block-sparse layers, spinup.sparse.linear_factory; any of them makes hidden layers block-sparse
+LINEAR = {  # arguments of spinup.sparse.linear_factory; any of them makes the hidden layers block-sparse
     "sparsity": Parameter(
         "sparsity",
         NUMBER,
         None,
-        "share of the weights between hidden layers to leave out, in blocks; 0.9 if only "
-        "other flags of block-sparse layers are given",
+        "fraction of the weights between hidden layers to leave out, in blocks; 0.9 if only other flags of "
+        "block-sparse layers are given",
         sample="0.9",
     ),
-    "block_size": Parameter("block_size", INT, None, "side of a block: 16, 32, 64 or 128; else 64", sample="64"),
+    "block_size": Parameter("block_size", INT, None, "side of a block: 16, 32, 64 or 128; default: 64", sample="64"),
     "layout": Parameter(
         "layout",
         STR,
         None,
-        "which blocks: regular, random, barabasi_albert, watts_strogatz; else regular",
+        "pattern of blocks: regular, random, barabasi_albert or watts_strogatz; default: regular",
         sample="regular",
     ),
     "schedule": Parameter(
         "schedule",
         STR,
         None,
-        "static; rigl or set, which replace weak blocks as they learn; or prune, which starts with all; else static",
+        "static; rigl or set, which replace weak blocks during training; prune, which starts dense; default: static",
         sample="rigl",
     ),
     "every": Parameter(
-        "every", INT, None, "gradient steps between two changes of the layout; else 1000", sample="1000"
+        "every", INT, None, "gradient steps between two changes of the layout; default: 1000", sample="1000"
     ),
     "fraction": Parameter(
-        "fraction", NUMBER, None, "share of the blocks that the first change replaces; else 0.3", sample="0.3"
+        "fraction", NUMBER, None, "fraction of the blocks that the first change replaces; default: 0.3", sample="0.3"
     ),
 }
 ENV = Parameter("env_name", STR, None, "id of the environment; module:Env-v0 imports module", sample="CartPole-v1")
 HIDDEN_SIZES, ACTIVATION = "ac_kwargs:hidden_sizes", "ac_kwargs:activation"
-# What the system says against a file or folder of the user's choice; any other OSError is a bug.
-NOT_OURS = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS, errno.ENOSPC}
+# Errors caused by a file or folder that the user chose; any other OSError is a bug.
+USER_FILE_ERRORS = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS, errno.ENOSPC}
 WIDEST, DEEPEST = 2**20, 100
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; exits with 2 for a mistake of the user's, told in one line, and with 1 where runs failed."""
+    """Run one command. The exit status is 2 for a user's mistake, reported in one line, and 1 if runs failed."""
     streams = protect_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         status = dispatch(words)
         if status == 0 and not trains(words):
-            status = undelivered(streams)
+            status = exit_status_of_output(streams)
     except UserError as error:
         status = 2
         fail(status, f"spinup: error: {' '.join(str(error).split())}")
@@ -168,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         status = 2
         fail(status, f"spinup: error: not enough memory ({error}); a smaller steps_per_epoch or num_envs needs less")
     except OSError as error:
-        status = 2 if error.errno in NOT_OURS and error.filename else 1
+        status = 2 if error.errno in USER_FILE_ERRORS and error.filename else 1
         line = f"spinup: error: cannot use {cli.shorten(str(error.filename), 80)}: {error.strerror}"
         fail(status, line if status == 2 else traceback.format_exc())
     except Exception:
@@ -179,13 +183,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def trains(words: list[str]) -> bool:
-    """Whether a command is there for its run, and not for what it prints."""
+    """Whether a command trains; the purpose of other commands is their output."""
     runs = {*files(), "grid", "resume"}
     return bool(words) and words[0].removesuffix("_pytorch") in runs and not {"-h", "--help"} & set(words)
 
 
 def fail(status: int, message: str) -> None:
-    """Print to stderr; under MPI also end the other processes, which might wait for this one for ever."""
+    """Print a message to stderr. Under MPI, also end the other processes, which could wait for this one forever."""
     from spinup.compute import mpi
 
     try:
@@ -193,14 +197,14 @@ def fail(status: int, message: str) -> None:
     except UserError:  # a launcher, but no mpi4py
         others = False
     if others:
-        time.sleep(mpi.proc_id() and 1)  # where all fail alike, the first tells it and ends the rest
+        time.sleep(mpi.proc_id() and 1)  # if all fail the same way, only the first one prints, and ends the others
     print(printable(message.rstrip(), keep="\n\t"), file=sys.stderr, flush=True)
     if others:
         mpi.abort(status)
 
 
 def dispatch(words: list[str]) -> int:
-    """Do what the words say; returns the exit status."""
+    """Run the command that the words give. Returns the exit status."""
     command, rest = (words[0], words[1:]) if words else ("--help", [])
     if command == "help" and rest:
         command, rest = rest[0], ["--help"]
@@ -235,17 +239,17 @@ def dispatch(words: list[str]) -> int:
 
 
 def from_grid_file(words: list[str]) -> list[str]:
-    """`grid FILE [flags]` as the words of the algorithm's own command; flags given here come before the file's."""
+    """`grid FILE [flags]` as the words of the algorithm's own command. Flags given here override the file's."""
 
     def names(flags: Sequence[str]) -> set[str]:
         return {ALIASES.get(flag.name, flag.name) for flag in cli.split_flags(flags)}
 
     if not words or cli.is_flag(words[0]):
-        raise UserError("grid needs a file, as in: python -m spinup.run grid FILE.toml; `grid --help` shows one")
+        raise UserError("grid needs a file: python -m spinup.run grid FILE.toml; `grid --help` shows an example")
     flags = cli.read_grid_file(words[0])
     algo = flags.pop("algo", [])
     if len(algo) != 1 or algo[0] not in files():
-        what = f"algo is {', '.join(algo)}" if algo else "there is no algo"
+        what = f"algo is {', '.join(algo)}" if algo else "algo is missing"
         raise UserError(f"grid: {words[0]}: {what}; it must be one of {', '.join(files())}")
     given, described = names(words[1:]), []
     for key, values in flags.items():
@@ -254,28 +258,28 @@ def from_grid_file(words: list[str]) -> list[str]:
     return [*algo, *described, *words[1:]]
 
 
-# ---- what there is
+# ---- commands and flags
 
 
 def commands() -> dict[str, str]:
-    """Every command with one line about it; an algorithm's is the first of its file."""
+    """Every command with a one-line description; an algorithm's is from its file's docstring."""
     docs = {name: source.docstring(path) for name, path in files().items()}
     return {name: re.split(r"[.] |[.,:]$", doc.partition("\n")[0])[0] for name, doc in docs.items()} | TOOLS
 
 
 def describe(algo: str) -> tuple[Description, Description]:
-    """An algorithm's function and its networks, from their source files if these tell all, as ours do."""
+    """An algorithm's function and its networks, from their source files if possible, otherwise by importing them."""
     try:
         function = source.describe(files()[algo], algo)
         networks = source.describe(*function.arguments["actor_critic"].default)
     except source.Unreadable:
-        function = source.imported(find(algo).function)
-        networks = source.imported(function.arguments["actor_critic"].default)
+        function = source.describe_imported(find(algo).function)
+        networks = source.describe_imported(function.arguments["actor_critic"].default)
     return function, networks
 
 
 def flags_of(function: Description, networks: Description) -> dict[str, Parameter]:
-    """Every flag that sets an argument of an algorithm, by its full name; those of its networks are ac_kwargs:name."""
+    """The flags for an algorithm's arguments, by their full names; those of its networks are ac_kwargs:name."""
     found = cli.parameters(function.arguments.values())
     for name, parameter in cli.parameters(networks.arguments.values()).items():
         if name not in found:
@@ -293,31 +297,33 @@ def flags_of(function: Description, networks: Description) -> dict[str, Paramete
 
 
 def algorithm_help(algo: str) -> str:
-    """Every flag of an algorithm: its name, what it takes, its default and its line."""
+    """The help for an algorithm: each flag with its type, default and description."""
     function, networks = describe(algo)
     flags, doc = flags_of(function, networks), function.doc
     own = [name for name, argument in function.arguments.items() if not argument.shared]
     sections = {
         "The run": {"env_name": flags.pop("env_name"), **SPECIAL},
         f"{algo}'s own arguments": {k: p for k, p in flags.items() if k in own},
-        "Arguments shared with others": {k: p for k, p in flags.items() if k not in own and ":" not in k},
+        "Arguments shared with other algorithms": {k: p for k, p in flags.items() if k not in own and ":" not in k},
         "Networks": {k: p for k, p in flags.items() if ":" in k},
     }
     lines = [f"Usage: python -m spinup.run {algo} --env ENV [flags]", *([f"{doc.partition('.')[0]}."] if doc else [])]
     for title, section in sections.items():
         shown = [line for key, parameter in section.items() for line in flag_help(key, parameter)]
         lines += ["", title, *shown] if shown else []
-    lines += ["", "  --env_kwargs:NAME VALUE  an argument of the environment's maker"]
+    lines += ["", "  --env_kwargs:NAME VALUE  an argument of the environment"]
     if presets := source.presets(files()[algo]):
         lines.append(f"  presets: {', '.join(presets)}")
     return "\n".join(lines)
 
 
 def flag_help(key: str, parameter: Parameter) -> list[str]:
-    """`--flag  type [default]  text`, the text in a column of its own."""
+    """`--flag  type [default]  text`, with the text in a separate column."""
     aliases = [alias for alias, name in ALIASES.items() if name == key and alias != "env_fn"]
     names = ", ".join(f"{'-' if len(name) == 1 else '--'}{name}" for name in [*aliases, key])
-    default = "required" if key == "env_name" else "" if parameter.default is None else cli.show(parameter.default)
+    default = (
+        "required" if key == "env_name" else "" if parameter.default is None else cli.format_value(parameter.default)
+    )
     left = f"  {names}  {parameter.describe()}" + (f" [{default}]" if default else "")
     width = max(40, min(shutil.get_terminal_size().columns, 120) - 44)
     text = textwrap.wrap(parameter.help, width)
@@ -330,7 +336,7 @@ def flag_help(key: str, parameter: Parameter) -> list[str]:
 
 
 def train(algo: str, words: list[str]) -> int:
-    """Run an algorithm with what the flags say, once for each combination of their values."""
+    """Run an algorithm once for each combination of the flags' values. Returns the exit status."""
     flags = flags_of(*describe(algo))
     settings, shorthands = read_flags(words, flags | SPECIAL, algo)
     algorithm = find(algo)
@@ -341,8 +347,8 @@ def train(algo: str, words: list[str]) -> int:
         widths = settings.get(HIDDEN_SIZES, [flags[HIDDEN_SIZES].default[0]])
         sizes = [hidden_sizes(value, given.get("l")) for value in widths]
         if len(set(map(tuple, sizes))) < len(sizes):
-            what = f"--hid {' '.join(map(cli.show, widths))} has a value twice"
-            raise UserError(f"{what}, and each value is a run; the layers of one run are one value, as in --hid 64,64")
+            what = f"--hid {' '.join(map(cli.format_value, widths))} repeats a value"
+            raise UserError(f"{what}, and each value is a run; give one run's layers as one value: --hid 64,64")
         settings[HIDDEN_SIZES] = sizes
     check(settings, given, algo)
 
@@ -367,7 +373,7 @@ def train(algo: str, words: list[str]) -> int:
 
 
 def read_flags(words: list[str], flags: dict[str, Parameter], algo: str) -> tuple[dict[str, list], dict[str, str]]:
-    """The values of every flag that was given, by its full name, and the shorthands in brackets."""
+    """The values of all given flags, by their full names, and the shorthands in brackets."""
     from spinup import envs
 
     settings, shorthands = {}, {}
@@ -383,11 +389,11 @@ def read_flags(words: list[str], flags: dict[str, Parameter], algo: str) -> tupl
         else:
             parameter = flags[key]
         values = [cli.convert(text, parameter, name) for text in texts or (None,)]
-        if key == "wrappers":  # given again, it is a further one; several values are runs, as always
+        if key == "wrappers":  # repeating the flag adds a wrapper; several values make a grid, as always
             before = [envs.as_wrappers(value) for value in settings.pop(key, [None])]
             values = [[*inner, *envs.as_wrappers(value)] for inner in before for value in values]
         if key in settings:
-            raise UserError(f"--{name} is given twice; several values go after one flag: --{name} A B")
+            raise UserError(f"--{name} is given twice; give several values after one flag: --{name} A B")
         if key in SPECIAL and len(texts) > 1:
             raise UserError(f"--{name} takes one value; got {len(texts)}")
         settings[key] = values
@@ -397,7 +403,7 @@ def read_flags(words: list[str], flags: dict[str, Parameter], algo: str) -> tupl
 
 
 def from_preset(name: str, algorithm: Algorithm) -> dict[str, list]:
-    """A preset's values by the full names of the flags, one each."""
+    """A preset's values, by the full names of the flags."""
     if name not in algorithm.presets:
         hint = closest(name, algorithm.presets) or f"; it has {', '.join(algorithm.presets) or 'none'}"
         raise UserError(f"{algorithm.name} has no preset {cli.shorten(name)}{hint}")
@@ -413,28 +419,28 @@ def flatten(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hidden_sizes(value: int | Sequence[int], layers: int | None) -> list[int]:
-    """Sizes of the hidden layers from a list, or from the width of `layers` equal ones."""
+    """The sizes of the hidden layers, from a list, or from the width of `layers` equal layers."""
     if isinstance(value, int):
         layers = SPECIAL["l"].default if layers is None else layers
         if not 0 <= layers <= DEEPEST:
             raise UserError(f"l is {layers}; it must lie in 0 to {DEEPEST}")
         value = [value] * layers
     elif layers is not None:
-        raise UserError(f"--l goes with a width, as in --hid 64 --l 2; {cli.show(value)} says all sizes by itself")
+        raise UserError(f"--l needs a width, as in --hid 64 --l 2; {cli.format_value(value)} already gives all sizes")
     if not all(1 <= size <= WIDEST for size in value):
-        raise UserError(f"hidden_sizes is {cli.show(value)}; every size must lie in 1 to {WIDEST}")
+        raise UserError(f"hidden_sizes is {cli.format_value(value)}; every size must lie in 1 to {WIDEST}")
     return list(value)
 
 
 def check(settings: dict[str, list], given: dict[str, Any], algo: str) -> None:
-    """Raise UserError, before any folder is made, for what the types of the flags do not show."""
+    """Raise UserError for mistakes that the flags' types don't reveal, before any folder is created."""
     from spinup import envs, nets
 
     if "env_name" not in settings:
         raise UserError(f"no environment; give one, for example: python -m spinup.run {algo} --env CartPole-v1")
     exp_name = given.get("exp_name", algo)
     if re.search(r'[/\\:*?"<>|]', exp_name) or not exp_name.isprintable() or not exp_name.strip(". "):
-        raise UserError(f"exp_name is {cli.shorten(exp_name)}; it must do as a folder's name, for example walker")
+        raise UserError(f"exp_name is {cli.shorten(exp_name)}; it must be a valid folder name, for example walker")
     if ACTIVATION in settings:
         settings[ACTIVATION] = [nets.activation_class(name).__name__ for name in settings[ACTIVATION]]
     for env in settings["env_name"]:
@@ -444,7 +450,7 @@ def check(settings: dict[str, list], given: dict[str, Any], algo: str) -> None:
 
 
 def train_one(function: Callable, flags: dict[str, Parameter], quiet: bool, /, **arguments: Any) -> None:
-    """One run, after a line that says what it does."""
+    """Print a line about a run, then do it."""
     from spinup.compute import mpi
 
     if not quiet and mpi.proc_id() == 0:
@@ -453,39 +459,39 @@ def train_one(function: Callable, flags: dict[str, Parameter], quiet: bool, /, *
 
 
 def summary(algo: str, flags: dict[str, Parameter], arguments: dict[str, Any]) -> str:
-    """As "ppo on CartPole-v1: epochs 10, gamma 0.9"; what the defaults say is left out."""
+    """A line such as "ppo on CartPole-v1: epochs 10, gamma 0.9", without arguments that have their defaults."""
     rest = {key: value for key, value in arguments.items() if key not in ("env_fn", "logger_kwargs")}
     changed = [
-        f"{key.removeprefix('ac_kwargs:')} {cli.show(value)}"
+        f"{key.removeprefix('ac_kwargs:')} {cli.format_value(value)}"
         for key, value in flatten(rest).items()
-        if key not in flags or cli.show(flags[key].default) != cli.show(value)
+        if key not in flags or cli.format_value(flags[key].default) != cli.format_value(value)
     ]
     return printable(f"{algo} on {arguments['env_fn']}: {', '.join(changed) or 'all defaults'}")
 
 
 def print_next_steps(runs: list, settings: dict[str, list]) -> None:
-    """The commands that plot the runs that are done and, where it is just one, play its policy."""
+    """Print the commands that plot the finished runs and, if there is just one, play its policy."""
     from spinup.compute import mpi
     from spinup.envs import wrapper_flags
-    from spinup.runs.config import allow_import
+    from spinup.runs.config import env_flag
 
     folders = list(dict.fromkeys(str(Path(run.folder).parent) for run in runs if run.outcome.startswith("done")))
     if len(runs) == 1:
-        folders = [str(newest(Path(runs[0].folder)))]
+        folders = [str(newest_run(Path(runs[0].folder)))]
     if folders and mpi.proc_id() == 0:
         print("plot it:   python -m spinup.run plot", shlex.join(f"{folder}/" for folder in folders))
         if len(runs) == 1:
-            allow = allow_import(settings["env_name"][0]) + wrapper_flags(settings.get("wrappers", [None])[0])
+            allow = env_flag(settings["env_name"][0]) + wrapper_flags(settings.get("wrappers", [None])[0])
             print("watch it:  python -m spinup.run test_policy", shlex.join(folders) + allow)
 
 
-def newest(folder: Path) -> Path:
-    """The folder that a run asked for, or the one it got instead (folder-2, ...) because that held a run already."""
-    from spinup.runs.config import began
+def newest_run(folder: Path) -> Path:
+    """The folder of the newest run among folder, folder-2, ...: a run whose folder is in use gets the next one."""
+    from spinup.runs.config import start_time
 
     pattern = re.compile(re.escape(folder.name) + r"(-\d+)?")
     runs = [path for path in folder.parent.glob("*/config.json") if pattern.fullmatch(path.parent.name)]
-    return max(runs, key=began, default=folder / "config.json").parent
+    return max(runs, key=start_time, default=folder / "config.json").parent
 
 
 if __name__ == "__main__":

@@ -33,10 +33,10 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def told():
-    """What environments are warned of once can be told again in each test."""
+def reset_warnings():
+    """Let each test see the warnings that are shown only once per process."""
     if envs := sys.modules.get("spinup.envs"):
-        envs.TOLD.clear()
+        envs.WARNED.clear()
 
 
 @pytest.fixture(autouse=True)

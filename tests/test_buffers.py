@@ -1,4 +1,4 @@
-"""Buffers and advantages: values worked out by hand, then sums written out term by term, then properties."""
+"""Buffers and advantages: hand-computed values first, then explicit sums, then properties."""
 
 import copy
 import math
@@ -33,7 +33,7 @@ BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
 
 def column(*values):
-    """The T values of one environment, (T, 1)."""
+    """T values of one environment, (T, 1)."""
     return torch.tensor(values, dtype=torch.float64).unsqueeze(1)
 
 
@@ -68,7 +68,7 @@ def test_discount_is_the_recursion(steps):
     assert torch.equal(c, c_before), "discount changed its second argument"
 
 
-# ---- gae by hand: gamma = 0.5, lam = 0.5, so that gamma * lam = 0.25
+# ---- gae by hand: gamma = 0.5 and lam = 0.5, so gamma * lam = 0.25
 
 
 R, V, V2 = column(1, 2, 3), column(10, 20, 40), column(20, 40, 80)
@@ -76,7 +76,7 @@ NO, YES = flags(0, 0, 0), flags(0, 0, 1)
 
 
 def test_gae_cut_at_the_epochs_end_by_hand():
-    # delta = 1 + 10 - 10, 2 + 20 - 20, 3 + 40 - 40 = 1, 2, 3; the last row goes on with v2 = 80
+    # delta = 1 + 10 - 10, 2 + 20 - 20, 3 + 40 - 40 = 1, 2, 3; the last row bootstraps from v2 = 80
     # adv2 = 3, adv1 = 2 + 3 / 4, adv0 = 1 + 2.75 / 4
     adv, ret = gae(R, V, V2, NO, NO, 0.5, 0.5)
     close(adv, column(1.6875, 2.75, 3))
@@ -96,7 +96,7 @@ def test_gae_truncated_and_terminated_inside_by_hand():
     done = flags(1, 0, 0).repeat(1, 2)
     terminated = done & torch.tensor([False, True])
     adv, ret = gae(r, v, v2, terminated, done, 0.5, 0.5)
-    # truncated: delta0 = 1 + 0.5 * 8 - 10 = -5; terminated: delta0 = 1 - 10 = -9; nothing comes from later steps
+    # truncated: delta0 = 1 + 0.5 * 8 - 10 = -5; terminated: delta0 = 1 - 10 = -9; later steps don't contribute
     close(adv, torch.tensor([[-5, -9], [2.75, 2.75], [3, 3]]))
     close(ret, torch.tensor([[5, 1], [22.75, 22.75], [43, 43]]))
 
@@ -109,7 +109,7 @@ def test_gae_of_one_step_by_hand():
         close(ret, column(expected + 10))
 
 
-# ---- gae against sums that are written out
+# ---- gae against explicit sums
 
 
 def random_rollout(seed, steps, num_envs, p_terminated=0.15, p_truncated=0.15):
@@ -120,7 +120,7 @@ def random_rollout(seed, steps, num_envs, p_terminated=0.15, p_truncated=0.15):
     return r, v, v2, terminated, done
 
 
-def written_out_gae(r, v, v2, terminated, done, gamma, lam):
+def explicit_gae(r, v, v2, terminated, done, gamma, lam):
     """A_t = sum over l of (gamma lam)^l delta_{t+l}, to the end of the episode or of the rollout; O(T^2)."""
     steps, num_envs = r.shape
     adv = torch.zeros_like(r)
@@ -134,8 +134,8 @@ def written_out_gae(r, v, v2, terminated, done, gamma, lam):
     return adv
 
 
-def written_out_rewards_to_go(r, v2, terminated, done, gamma):
-    """Discounted rewards to the end of the episode or of the rollout, and V(next) there unless it is terminal."""
+def explicit_rewards_to_go(r, v2, terminated, done, gamma):
+    """Discounted rewards to the end of the episode or rollout, plus V(next) there unless it is terminal."""
     steps, num_envs = r.shape
     ret = torch.zeros_like(r)
     for n in range(num_envs):
@@ -150,7 +150,7 @@ def written_out_rewards_to_go(r, v2, terminated, done, gamma):
 
 
 def chain(v, v2, done):
-    """v2 made the value of the next row, v[t + 1], inside episodes, as when both are one network's."""
+    """v2 with v[t + 1] inside episodes, as when one network computes both."""
     return torch.where(done, v2, torch.cat([v[1:], v2[-1:]]))
 
 
@@ -159,10 +159,10 @@ SHAPES = [(1, 1), (1, 4), (2, 3), (7, 1), (16, 3), (33, 2)]
 
 @pytest.mark.parametrize(("steps", "num_envs"), SHAPES)
 @pytest.mark.parametrize(("gamma", "lam"), [(0.99, 0.95), (0.9, 0.5), (1.0, 1.0), (0.0, 0.7), (0.99, 0.0)])
-def test_gae_is_the_written_out_sum(steps, num_envs, gamma, lam):
+def test_gae_is_the_explicit_sum(steps, num_envs, gamma, lam):
     rollout = random_rollout(100 * steps + num_envs, steps, num_envs)
     adv, ret = gae(*rollout, gamma, lam)
-    expected = written_out_gae(*rollout, gamma, lam)
+    expected = explicit_gae(*rollout, gamma, lam)
     close(adv, expected)
     close(ret, expected + rollout[1])
 
@@ -170,29 +170,29 @@ def test_gae_is_the_written_out_sum(steps, num_envs, gamma, lam):
 @pytest.mark.parametrize(("p_terminated", "p_truncated"), [(0, 0), (1, 0), (0, 1), (0.5, 0), (0, 0.5)])
 def test_gae_with_episodes_of_one_kind(p_terminated, p_truncated):
     rollout = random_rollout(5, 12, 2, p_terminated, p_truncated)
-    close(gae(*rollout, 0.97, 0.9)[0], written_out_gae(*rollout, 0.97, 0.9))
+    close(gae(*rollout, 0.97, 0.9)[0], explicit_gae(*rollout, 0.97, 0.9))
 
 
 @pytest.mark.parametrize(("steps", "num_envs"), SHAPES)
 def test_lam_1_gives_rewards_to_go_and_lam_0_one_step_targets(steps, num_envs):
     r, v, v2, terminated, done = random_rollout(7 + steps, steps, num_envs)
     v2 = chain(v, v2, done)
-    close(gae(r, v, v2, terminated, done, 0.9, 1.0)[1], written_out_rewards_to_go(r, v2, terminated, done, 0.9))
+    close(gae(r, v, v2, terminated, done, 0.9, 1.0)[1], explicit_rewards_to_go(r, v2, terminated, done, 0.9))
     close(gae(r, v, v2, terminated, done, 0.9, 0.0)[1], torch.where(terminated, r, r + 0.9 * v2))
 
 
 def test_gae_of_the_true_values_is_zero():
-    """With V = the discounted rewards-to-go every delta is 0, whatever lam is."""
+    """If V is the discounted rewards-to-go, every delta is 0 for any lam."""
     r, _, v2, terminated, done = random_rollout(3, 20, 3)
-    v = written_out_rewards_to_go(r, v2, terminated, done, 0.95)
+    v = explicit_rewards_to_go(r, v2, terminated, done, 0.95)
     close(gae(r, v, chain(v, v2, done), terminated, done, 0.95, 0.8)[0], torch.zeros(20, 3))
 
 
-def test_gae_ignores_the_value_behind_a_terminal_state_and_nothing_crosses_a_done():
+def test_gae_ignores_the_value_of_a_terminal_state_and_nothing_crosses_a_done():
     r, v, v2, terminated, done = random_rollout(11, 30, 2)
     before = gae(r, v, v2, terminated, done, 0.99, 0.95)[0]
     close(gae(r, v, torch.where(terminated, 1e6, v2), terminated, done, 0.99, 0.95)[0], before)
-    last = int(done[:-1, 0].nonzero().max())  # the last end of an episode that more steps follow
+    last = int(done[:-1, 0].nonzero().max())  # the last step that ends an episode before the rollout's end
     r[last + 1 :, 0] += 100
     after = gae(r, v, v2, terminated, done, 0.99, 0.95)[0]
     assert torch.equal(after[: last + 1], before[: last + 1])
@@ -278,7 +278,7 @@ def test_minibatches_give_every_row_every_place():
 
 
 def fill(buffer, rng, episode_end=0.3, steps=None):
-    """Write `steps` random rows and return what was written, one array (T, N, ...) for each field."""
+    """Store `steps` random rows and return them, one array (T, N, ...) for each field."""
     written = []
     for _ in range(steps or len(buffer.r)):
         n = buffer.r.shape[1]
@@ -292,7 +292,7 @@ def fill(buffer, rng, episode_end=0.3, steps=None):
 
 def test_buffer_by_hand():
     buffer = RolloutBuffer(2, 1, BOX, spaces.Discrete(3))
-    # the first step ends an episode at [5, 5], and the second starts at the reset's [0, 1]
+    # the first step truncates an episode at [5, 5], and the second starts at the reset's [0, 1]
     buffer.store(np.array([[1, 2]]), np.array([2]), np.array([0.5]), np.array([[5, 5]]), *np.array([[False], [True]]))
     buffer.store(np.array([[0, 1]]), np.array([1]), np.array([1.5]), np.array([[3, 4]]), *np.array([[True], [False]]))
     rollout = buffer.get()
@@ -315,9 +315,7 @@ def test_buffer_by_hand():
         (spaces.Box(0, 255, (4, 5, 3), np.uint8), spaces.Discrete(5), torch.uint8, torch.int64),
     ],
 )
-def test_buffer_returns_what_was_stored_filling_after_filling(
-    observation_space, action_space, o_dtype, a_dtype, num_envs
-):
+def test_buffer_returns_what_was_stored_in_each_filling(observation_space, action_space, o_dtype, a_dtype, num_envs):
     rng = np.random.default_rng(0)
     buffer = RolloutBuffer(6, num_envs, observation_space, action_space)
     for _ in range(3):
@@ -332,7 +330,7 @@ def test_buffer_returns_what_was_stored_filling_after_filling(
 
 
 @pytest.mark.parametrize("steps", [1, 5])
-def test_buffer_refuses_to_be_read_half_full_or_written_too_far(steps):
+def test_buffer_cant_be_read_half_full_or_overfilled(steps):
     buffer = RolloutBuffer(6, 2, BOX, spaces.Discrete(5))
     rng = np.random.default_rng(0)
     with pytest.raises(AssertionError, match="0 of 6"):
@@ -354,11 +352,11 @@ def test_discounted_returns_by_hand():
     for reward, truncated in [(1, no), (2, yes), (4, no)]:
         buffer.store(o, a, np.array([reward]), o, no, truncated)
     buffer.get()
-    close(buffer.discounted_returns(0.5), column(1, 2.5, 4))  # 2 + 0.5 * 1, and a new episode
+    close(buffer.discounted_returns(0.5), column(1, 2.5, 4))  # 2 + 0.5 * 1, then a new episode
     for reward, terminated in [(8, no), (0, no), (2, yes)]:
         buffer.store(o, a, np.array([reward]), o, terminated, no)
     buffer.get()
-    close(buffer.discounted_returns(0.5), column(10, 5, 4.5))  # 8 + 0.5 * 4: the episode ran on
+    close(buffer.discounted_returns(0.5), column(10, 5, 4.5))  # 8 + 0.5 * 4: the episode continued
     for reward in (1, 1, 1):
         buffer.store(o, a, np.array([reward]), o, no, no)
     buffer.get()
@@ -366,7 +364,7 @@ def test_discounted_returns_by_hand():
 
 
 @pytest.mark.parametrize("stored", [0, 1])
-def test_an_episode_that_is_cut_leaves_nothing_to_the_next(stored):
+def test_an_episode_marked_as_ended_does_not_carry_over(stored):
     buffer = RolloutBuffer(2, 2, BOX, spaces.Discrete(2))
     o, a, no = np.zeros((2, 2)), np.zeros(2), np.zeros(2, bool)
 
@@ -407,14 +405,14 @@ def test_discounted_returns_are_the_running_sums(steps, num_envs, gamma):
 
 
 def everything(buffer) -> Batch:
-    """Each transition once: what sample gives if every one is drawn once, oldest row not necessarily first."""
+    """Each transition once, as `sample` returns it, in the order of the buffer's rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "randint", lambda high, size: torch.arange(high))
         return buffer.sample(len(buffer))
 
 
 def store(buffer, t, r, terminated, truncated):
-    """One row at time t: environment n is at o = (t, n) and comes to (t + 1/2, n), by the action 10 t + n."""
+    """Store one row at time t: environment n goes from o = (t, n) to o2 = (t + 1/2, n) by the action 10 t + n."""
     n = np.arange(buffer.num_envs)
     o, o2 = (np.stack([np.full(len(n), time), n], 1).astype(np.float32) for time in (t, t + 0.5))
     flags = (np.asarray(x, bool) for x in (terminated, truncated))
@@ -431,23 +429,23 @@ def as_dict(batch):
 
 
 def test_replay_by_hand():
-    """gamma = 1/2, three rewards at most, an environment that terminates after its third step, and room for four."""
+    """gamma = 1/2, 3-step returns, one environment that terminates after its third step, and room for four steps."""
     buffer = ReplayBuffer(4, 1, BOX, spaces.Discrete(99), n_step=3, gamma=0.5)
     for t, (r, terminated) in enumerate([(1, 0), (2, 0), (4, 1), (8, 0), (16, 0)]):
         store(buffer, t, [r], [terminated], [0])
-        if t == 0:  # the newest has no successor yet
+        if t == 0:  # the newest row has no successor yet
             assert as_dict(everything(buffer)) == {(0, 0): [0, 1, 0.5, 0, 0, 0.5]}
     assert as_dict(everything(buffer)) == {
         (1, 0): [10, 4, 2.5, 0, 1, 0.25],  # 2 + 4 / 2, terminal after two steps; t = 0 is overwritten
         (2, 0): [20, 4, 2.5, 0, 1, 0.5],
-        (3, 0): [30, 16, 4.5, 0, 0, 0.25],  # 8 + 16 / 2, and no further row is there
+        (3, 0): [30, 16, 4.5, 0, 0, 0.25],  # 8 + 16 / 2, up to the newest row
         (4, 0): [40, 16, 4.5, 0, 0, 0.5],
     }
 
 
 def test_replay_truncation_keeps_the_true_next_observation_and_is_not_terminal():
     buffer = ReplayBuffer(10, 2, BOX, spaces.Discrete(99), n_step=2, gamma=0.5)
-    store(buffer, 0, [1, 10], [0, 1], [1, 0])  # the first environment is cut, the second comes to its end
+    store(buffer, 0, [1, 10], [0, 1], [1, 0])  # the first environment is truncated, the second terminates
     store(buffer, 1, [2, 20], [0, 1], [0, 1])  # the second does both at once
     assert as_dict(everything(buffer)) == {
         (0, 0): [0, 1, 0.5, 0, 0, 0.5],
@@ -457,7 +455,7 @@ def test_replay_truncation_keeps_the_true_next_observation_and_is_not_terminal()
     }
 
 
-def written_out_replay(rows, n_step, gamma):
+def explicit_replay(rows, n_step, gamma):
     """The transitions of `rows`, (t, r, terminated, truncated) each, from the oldest to the newest."""
     found = {}
     for i, (t, *_) in enumerate(rows):
@@ -483,7 +481,7 @@ def histories(draw):
 @settings(deadline=None, max_examples=150)
 @given(histories())
 def test_replay_is_a_deque_of_rows(history):
-    """Whatever ends an episode, wherever the ring of rows closes, however many environments there are."""
+    """For any episode ends, any wrap-around of the rows, and any number of environments."""
     num_envs, size, n_step, rows = history
     buffer = ReplayBuffer(size, num_envs, BOX, spaces.Discrete(999), n_step=n_step, gamma=0.5)
     kept = deque(maxlen=max(1, size // num_envs))
@@ -491,7 +489,7 @@ def test_replay_is_a_deque_of_rows(history):
         store(buffer, *row)
         kept.append(row)
         assert len(buffer) == len(kept) * num_envs
-    assert as_dict(everything(buffer)) == written_out_replay(kept, n_step, 0.5)  # exact in float32
+    assert as_dict(everything(buffer)) == explicit_replay(kept, n_step, 0.5)  # exact in float32
 
 
 @pytest.mark.parametrize("n_step", [1, 2, 3, 5, 50])
@@ -505,7 +503,7 @@ def test_replay_n_step_returns_over_long_histories(n_step, num_envs):
         store(buffer, *row)
         kept.append(row)
         if t % 9 == 0 or t > 120:
-            ours, theirs = as_dict(everything(buffer)), written_out_replay(kept, n_step, 0.97)
+            ours, theirs = as_dict(everything(buffer)), explicit_replay(kept, n_step, 0.97)
             assert ours.keys() == theirs.keys()
             for key, values in theirs.items():
                 assert ours[key] == pytest.approx(values, rel=1e-5, abs=1e-5)
@@ -552,14 +550,14 @@ def test_replay_dtypes_and_shapes(observation_space, action_space, o_dtype, a_dt
     assert buffer.sample(7).a.shape == (7, *action_space.shape)
 
 
-def test_replay_lies_on_the_device():
-    buffer = ReplayBuffer(10, 2, BOX, spaces.Discrete(5), device="meta")  # a device that every machine has
+def test_replay_is_on_the_device():
+    buffer = ReplayBuffer(10, 2, BOX, spaces.Discrete(5), device="meta")  # the one device besides cpu on every machine
     columns = [x for x in vars(buffer).values() if isinstance(x, torch.Tensor)]
     assert len(columns) == 6
     assert {x.device.type for x in columns} == {"meta"}
 
 
-@pytest.mark.parametrize("rows", [4, 9])  # of 6: partly filled, and overwritten
+@pytest.mark.parametrize("rows", [4, 9])  # of 6: partly filled, and wrapped around
 def test_replay_draws_uniformly(rows):
     buffer = ReplayBuffer(12, 2, BOX, spaces.Discrete(999))
     for t in range(rows):
@@ -571,7 +569,7 @@ def test_replay_draws_uniformly(rows):
     counts = torch.bincount(2 * (o[:, 0] - first) + o[:, 1], minlength=2 * min(rows, 6))
     assert len(counts) == 2 * min(rows, 6)
     expected = draws / len(counts)
-    # the 99.9 % points with 7 and 11 degrees of freedom
+    # the 99.9% quantiles of chi-squared with 7 and 11 degrees of freedom
     assert float(((counts - expected) ** 2 / expected).sum()) < {8: 24.3, 12: 31.3}[len(counts)]
 
 
@@ -600,7 +598,7 @@ def test_replay_shares_no_memory(n_step):
     buffer.store(*passed)
     batch = everything(buffer)
     copies = [x.clone() for x in batch]
-    for x in passed:  # the caller's own, which environments write into again
+    for x in passed:  # the caller's arrays, which environments may overwrite
         x[:] = 1
     for x, y in zip(everything(buffer), copies, strict=True):
         assert torch.equal(x, y)
@@ -613,7 +611,7 @@ def test_replay_shares_no_memory(n_step):
 
 
 @pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copied", "pickled"])
-def test_a_copy_of_a_replay_has_transitions_of_its_own(copy_of):
+def test_a_copied_replay_buffer_has_its_own_transitions(copy_of):
     buffer = ReplayBuffer(3, 1, BOX, spaces.Discrete(99))
     store(buffer, 0, [1.0], [False], [False])
     other = copy_of(buffer)
@@ -628,10 +626,10 @@ def test_a_copy_of_a_replay_has_transitions_of_its_own(copy_of):
 
 def test_replay_bytes_by_hand():
     assert replay_bytes(BOX, spaces.Discrete(4)) == 2 * 8 + 8 + 9  # o, o2: two float32; a: int64; r, terminated, done
-    # Four planes of 84 x 84, each with a count of its uses, room for 1 in 16 more, and 2 x 4 numbers of planes.
+    # Four planes of 84 x 84, each with a reference count, 1/16 spare room, and 2 x 4 plane ids.
     image = spaces.Box(0, 255, (84, 84, 4), np.uint8)
     assert replay_bytes(image, spaces.Box(-1, 1, (3,))) == 4 * (7056 + 4) * 17 / 16 + 2 * 4 * 4 + 12 + 9
-    # A stack of four: one new plane a step.
+    # A stack of four: one new plane per step.
     stack = ObservationBox(image.low, image.high, np.uint8, (Part(image, frames=4),))
     assert replay_bytes(stack, spaces.Box(-1, 1, (3,))) == math.ceil((7056 + 4) * 17 / 16 + 2 * 4 * 4) + 12 + 9
 
@@ -659,7 +657,7 @@ def test_a_buffer_that_is_too_large_says_how_large_one_would_fit(monkeypatch, si
     assert float(needs) == pytest.approx(size * each / 2**30, rel=5e-3)
     assert float(free) == pytest.approx((size * each - 1) / 2**30, rel=5e-2)
     assert 0 <= int(fits) < size
-    assert int(fits) == pytest.approx(0.8 * size, abs=1)  # leaves room for what else there is
+    assert int(fits) == pytest.approx(0.8 * size, abs=1)  # leaves room for everything else
     if int(fits):
         check_replay_memory(int(fits), BOX, spaces.Discrete(4), "cpu")
 
@@ -677,21 +675,21 @@ def test_processes_on_one_machine_share_its_memory(monkeypatch):
         f"replay_size {2 * most} over 6 processes needs {needs:.3g} GiB on this machine, and {free:.3g} GiB are free; "
         f"{6 * int(0.8 * 2**24)} transitions would fit"
     )
-    check_replay_memory(2 * most, BOX, spaces.Discrete(4), "meta", procs=6)  # as on a GPU: each asks for its own part
+    check_replay_memory(2 * most, BOX, spaces.Discrete(4), "meta", procs=6)  # as on a GPU: each checks its own part
 
 
-def test_a_buffer_of_one_process_waits_for_no_other(monkeypatch):
-    monkeypatch.setattr(mpi, "num_procs_here", lambda: pytest.fail("which all processes have to call"))
+def test_a_single_process_does_not_wait_for_others(monkeypatch):
+    monkeypatch.setattr(mpi, "num_procs_here", lambda: pytest.fail("this is collective: all processes would call it"))
     ReplayBuffer(10, 1, BOX, spaces.Discrete(4))
 
 
-def test_where_free_memory_is_not_known_every_size_is_tried(monkeypatch):
+def test_every_size_is_accepted_if_free_memory_is_unknown(monkeypatch):
     monkeypatch.setattr(accel, "free_memory", lambda device: None)
     text = check_replay_memory(2**20, BOX, spaces.Discrete(4), "cpu")
     assert text == "replay buffer: 1048576 transitions, 33 MiB when full"
 
 
-def test_memory_is_asked_for_on_the_buffers_device(monkeypatch):
+def test_free_memory_is_that_of_the_buffers_device(monkeypatch):
     asked = []
     monkeypatch.setattr(accel, "free_memory", asked.append)
     ReplayBuffer(10, 1, BOX, spaces.Discrete(4), device="meta")

@@ -1,4 +1,4 @@
-"""Words to values: literals, the types of a signature, and flags; hostile words raise UserError and nothing else."""
+"""Words to values: literals, the types of a signature, and flags. Malicious words raise UserError and nothing else."""
 
 import inspect
 import math
@@ -61,7 +61,7 @@ def test_literal(text, value):
     assert type(result) is type(value)
 
 
-NO_LITERALS = (
+NOT_LITERALS = (
     ["", "  ", "abc", "CartPole-v1", "torch.nn.Tanh", "json", "nan", "0x10", "1__0", "1_", "1e", "--", "1+1", "1.2.3"],
     ["a,b", "a,", "it's", "[64,", "[64]]", "[1)", "[1,,2]", "[,]", ",", "[1][2]", "'a' 'b'", "{'a': 1}", "lambda: 1"],
     ["__import__('os').system('true')", "[__import__('os').system('true')]", "().__class__", "[" * 21 + "]" * 21],
@@ -69,8 +69,8 @@ NO_LITERALS = (
 )
 
 
-@pytest.mark.parametrize("text", [text for row in NO_LITERALS for text in row], ids=lambda text: text[:20])
-def test_text_that_is_no_literal_stays_text(text):
+@pytest.mark.parametrize("text", [text for row in NOT_LITERALS for text in row], ids=lambda text: text[:20])
+def test_text_that_is_not_a_literal_is_returned_unchanged(text):
     assert cli.literal(text) == text
     assert isinstance(cli.literal(text), str)
 
@@ -91,8 +91,8 @@ VALUES = st.recursive(
 
 @settings(deadline=None)
 @given(VALUES)
-def test_literal_reads_what_show_writes(value):
-    assert cli.literal(cli.show(value)) == value
+def test_literal_inverts_format_value(value):
+    assert cli.literal(cli.format_value(value)) == value
 
 
 WORDS = st.text(max_size=30) | st.text("[](),'\" 01e.-+_aN", max_size=30)
@@ -101,7 +101,7 @@ TYPES = st.frozensets(st.sampled_from([int, float, bool, str, list, type(None)])
 
 @settings(deadline=None)
 @given(WORDS)
-def test_literal_takes_any_text(text):
+def test_literal_accepts_any_text(text):
     def plain(value):
         return (
             all(map(plain, value))
@@ -114,7 +114,7 @@ def test_literal_takes_any_text(text):
 
 @settings(deadline=None)
 @given(st.none() | WORDS, TYPES, st.sampled_from([None, int, float, str]))
-def test_convert_gives_a_wanted_type_or_one_line(text, types, item):
+def test_convert_returns_an_accepted_type_or_raises_one_line(text, types, item):
     message, value = "lr", None
     try:
         value = cli.convert(text, Parameter("lr", types, item=item), "lr")
@@ -199,12 +199,12 @@ def test_convert(types, text, value):
             "[64,",
             "hid takes a list of ints, for example --hid [64,64]; got '[64,'",
         ),
-        (Parameter("x"), "[64,", "x: '[64,' is no list; write it as [64,64], without spaces"),
+        (Parameter("x"), "[64,", "x: '[64,' is not a list; write it as [64,64], without spaces"),
         (Parameter("x", INT, 1), "[" * 100_000, f"x takes an int, for example --x 1; got '{'[' * 40}...'"),
         (Parameter("x", INT, 1), "a\nb", "x takes an int, for example --x 1; got 'a\\nb'"),
     ],
 )
-def test_convert_says_what_would_be_right(parameter, text, message):
+def test_convert_says_what_is_accepted(parameter, text, message):
     with pytest.raises(UserError) as error:
         cli.convert(text, parameter, parameter.name)
     assert str(error.value) == message
@@ -235,7 +235,7 @@ def test_split_flags(words, flags):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["CartPole-v1"], "'CartPole-v1' stands where a flag was expected, for example --env CartPole-v1"),
+        (["CartPole-v1"], "'CartPole-v1' is not a flag; expected one, for example --env CartPole-v1"),
         (["--hid[h"], "'--hid[h' is not a flag; flags look like --gamma, --hid[h], --env_kwargs:key"),
         (["--"], "'--' is not a flag; flags look like --gamma, --hid[h], --env_kwargs:key"),
         (["--1"], "'--1' is not a flag; flags look like --gamma, --hid[h], --env_kwargs:key"),
@@ -300,7 +300,7 @@ def test_parameters_come_from_the_signature():
 # ---- grids in files
 
 
-def test_tables_of_a_grid_file_are_nested_flags(tmp_path):
+def test_tables_in_a_grid_file_are_nested_flags(tmp_path):
     file = tmp_path / "grid.toml"
     file.write_text(
         'algo = "ppo"\nseed = [0, 1]\n[ac_kwargs]\nactivation = "ReLU"\n[ac_kwargs.linear]\nsparsity = 0.5\n'
@@ -313,7 +313,7 @@ def test_tables_of_a_grid_file_are_nested_flags(tmp_path):
     }
 
 
-def test_a_value_of_another_kind_in_a_grid_file_is_named(tmp_path):
+def test_an_unsupported_value_in_a_grid_file_is_named(tmp_path):
     file = tmp_path / "grid.toml"
     file.write_text('algo = "ppo"\nstarted = 2020-01-01\n')
     with pytest.raises(UserError, match=rf"^grid: {re.escape(str(file))}: started: .*2020"):

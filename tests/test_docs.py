@@ -237,7 +237,7 @@ def external_links(markdown: str) -> set[str]:
     found = {link.rstrip(".,;)") for link in re.findall(r"https?://[^\s\])>\"]+", text)}
     text = re.sub(r"https?://[^\s\])>\"]+", "", text)
     found |= {f"https://arxiv.org/abs/{i}" for i in re.findall(r"\barXiv:(\d{4}\.\d{4,5})", text)}
-    return found | {f"https://doi.org/{i.rstrip('.,;')}" for i in re.findall(r"\bdoi:(10\.[^\s,;:)]+)", text)}
+    return found | {f"https://doi.org/{i.rstrip('.,;')}" for i in re.findall(r"\bdoi:(10\.[^\s,;:)\]]+)", text)}
 
 
 def listed_links() -> set[str]:
@@ -349,7 +349,9 @@ def test_a_wrong_block_fails(kind, text, tmp_path):
 
 def test_external_links_of_a_page():
     page = "[a](https://a.org/b). arXiv:1707.06347, doi:10.1000/x.\n```\nhttps://c.org\n```\n`https://d.org`"
-    assert external_links(page) == {"https://a.org/b", "https://arxiv.org/abs/1707.06347", "https://doi.org/10.1000/x"}
+    found = {"https://a.org/b", "https://arxiv.org/abs/1707.06347", "https://doi.org/10.1000/x"}
+    assert external_links(page) == found
+    assert external_links("[doi:10.1000/x](https://doi.org/10.1000/x)") == {"https://doi.org/10.1000/x"}
 
 
 if __name__ == "__main__":

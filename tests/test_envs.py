@@ -1,4 +1,4 @@
-"""Environments: tiny ones whose every number is known, then Gymnasium's own."""
+"""spinup.envs, on tiny environments in which every number is known and on Gymnasium's own."""
 
 import copy
 import functools
@@ -18,15 +18,15 @@ from spinup.envs import as_wrappers, evaluate, find_wrapper, make_env, make_envs
 from spinup.errors import Fault, UserError, install
 from spinup.nets import ActorCritic
 
-# Python's own warning for fork in a process with threads, which torch has; from AsyncVectorEnv
+# AsyncVectorEnv forks, and Python warns because torch has started threads.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
 
 class Count(gym.Env):
-    """Observation (episode, step) and reward 10 * episode + step, so that every number says where it is from.
+    """Observation (episode, step) and reward 10 * episode + step, so that every number identifies its step.
 
-    An episode ends after `length` steps (`lengths[i]` in the environment with seed i), or after a random number of 1 to
-    `length` with `random_length`, in a terminal state or by truncation. `log` records what reaches the environment.
+    An episode ends, by termination or truncation, after `length` steps (`lengths[i]` in the environment with seed i),
+    or after a random 1 to `length` steps with `random_length`. `log` records the calls of reset and step.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Count(gym.Env):
 
     def step(self, action):
         self.log.append(("step", action))
-        self.o[1] += 1  # in place, and returned without a copy, as careless environments do
+        self.o[1] += 1  # in place and returned without a copy, as in careless environments
         ended = self.o[1] >= self.end
         reward = float(10 * self.o[0] + self.o[1])
         return (
@@ -63,10 +63,10 @@ class Count(gym.Env):
 
 
 class Noise(gym.Env):
-    """Random observations of any space, which is what the seed decides."""
+    """Random observations from any space, determined by the seed."""
 
     def __init__(self, observation_space, action_space=None, length=4):
-        self.observation_space = copy.deepcopy(observation_space)  # a space has a random stream of its own
+        self.observation_space = copy.deepcopy(observation_space)  # each space has its own random stream
         self.action_space = spaces.Discrete(2) if action_space is None else action_space
         self.length = length
 
@@ -83,7 +83,7 @@ class Noise(gym.Env):
 
 
 def inner(envs):
-    """The environments inside a VecEnv, bare."""
+    """The unwrapped environments inside a VecEnv."""
     return [env.unwrapped for env in envs.envs.envs]
 
 
@@ -91,11 +91,11 @@ def noop(envs):
     return np.zeros((envs.num_envs, *envs.action_space.shape), envs.action_space.dtype)
 
 
-# ---- terminated, truncated, and what the next observation is
+# ---- terminated, truncated, and the true next observation
 
 
 @pytest.mark.parametrize("ending", ["terminated", "truncated"])
-def test_ends_are_told_apart_and_the_next_observation_is_the_true_one(ending):
+def test_terminated_and_truncated_differ_and_the_next_observation_is_the_true_one(ending):
     envs = make_envs(lambda: Count(3, ending), num_envs=2)
     assert envs.reset().tolist() == [[1, 0]] * 2
     for episode in (1, 2, 3):
@@ -124,7 +124,7 @@ def test_only_environments_whose_episode_ended_are_reset():
     assert [sum(call[0] == "reset" for call in env.log) for env in inner(envs)] == [7, 5, 4]
 
 
-def test_reset_done_without_an_end_does_nothing():
+def test_reset_done_does_nothing_before_an_episode_ends():
     envs = make_envs(lambda: Count(2), num_envs=2)
     assert envs.reset().tolist() == envs.reset_done().tolist()
     envs.step(noop(envs))
@@ -202,7 +202,7 @@ def test_episode_statistics_by_hand():
 
 
 @pytest.mark.parametrize("max_ep_len", [1000, 3])
-def test_episode_statistics_are_the_sums_of_what_was_returned(max_ep_len):
+def test_episode_statistics_are_sums_of_the_returned_rewards(max_ep_len):
     envs = make_envs(lambda: Count(6, random_length=True), num_envs=3, seed=1, max_ep_len=max_ep_len)
     envs.reset()
     running, expected, popped = [(0.0, 0)] * 3, [], []
@@ -214,7 +214,7 @@ def test_episode_statistics_are_the_sums_of_what_was_returned(max_ep_len):
                 expected.append(running[n])
                 running[n] = (0.0, 0)
         envs.reset_done()
-        if t % 7 == 6:  # as at the end of an epoch: episodes run on over it
+        if t % 7 == 6:  # as at the end of an epoch, which running episodes extend across
             episodes = envs.pop_episodes()
             popped += zip(episodes["EpRet"], episodes["EpLen"], strict=True)
     episodes = envs.pop_episodes()
@@ -223,7 +223,7 @@ def test_episode_statistics_are_the_sums_of_what_was_returned(max_ep_len):
     assert len({length for _, length in expected}) > 1
 
 
-def test_reset_starts_the_statistics_and_the_stream_anew():
+def test_reset_restarts_the_statistics_and_the_random_stream():
     envs = make_envs(lambda: Noise(spaces.Box(-1, 1, (2,)), length=5), num_envs=2, seed=4)
     first = envs.reset().copy()
     envs.step(noop(envs))
@@ -238,7 +238,7 @@ def test_reset_starts_the_statistics_and_the_stream_anew():
 
 
 def stream(envs, steps=12):
-    """Everything that an agent sees of `envs`, with fixed actions."""
+    """Everything an agent sees of `envs`, with fixed actions."""
     rng = np.random.default_rng(0)
     seen = [envs.reset()]
     for _ in range(steps):
@@ -268,7 +268,7 @@ def test_numpys_integers_are_seeds():
     np.testing.assert_array_equal(*(make_envs("CartPole-v1", 2, seed).reset() for seed in (3, np.int64(3))))
 
 
-def test_environments_have_streams_of_their_own():
+def test_each_environment_has_its_own_random_stream():
     envs = make_envs("CartPole-v1", 4, seed=0, max_ep_len=3)
     first = envs.reset()
     assert len({row.tobytes() for row in first}) == 4
@@ -279,7 +279,7 @@ def test_environments_have_streams_of_their_own():
     np.testing.assert_array_equal(make_envs("CartPole-v1", 1, seed=2).reset()[0], first[2])
 
 
-def test_every_episode_has_a_seed_of_its_own():
+def test_every_episode_has_its_own_seed():
     def seeds(seed):
         envs = make_envs(lambda: Count(1), 2, seed)
         envs.reset()
@@ -314,7 +314,7 @@ def test_async_with_dict_observations():
 
 
 def acted(action_space, actions):
-    """What one environment receives for each of the policy's actions."""
+    """The actions that one environment receives for the policy's `actions`."""
     envs = make_envs(lambda: Count(100, action_space=action_space))
     envs.reset()
     for a in actions:
@@ -350,7 +350,7 @@ def test_box_actions_of_several_dimensions(dtype):
     assert space.contains(seen[0])
 
 
-def test_a_box_action_without_dimensions():
+def test_a_zero_dimensional_box_action():
     envs, seen = acted(spaces.Box(-2, 3, ()), [[-5.0], [1.5]])
     assert envs.action_space.shape == (1,)
     assert [float(a) for a in seen] == [-2, 1.5]
@@ -447,7 +447,7 @@ def test_observations_become_flat_float32(kind):
         assert o.dtype == np.float32
         o = envs.step(noop(envs))[0]
     envs.reset()
-    for n in range(2):  # by Gymnasium's own flattening of the same samples
+    for n in range(2):  # compare with Gymnasium's flattening of the same samples
         twin = Noise(space)
         raw, _ = twin.reset(seed=3 + n)
         np.testing.assert_allclose(envs.o[n], spaces.flatten(space, raw).astype(np.float32), rtol=0)
@@ -479,7 +479,7 @@ def test_images_stay_bytes(shape):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
-def test_what_was_returned_does_not_change_later(dtype, vectorization):
+def test_returned_arrays_do_not_change_later(dtype, vectorization):
     envs = make_envs(lambda: Count(3, dtype=dtype), 2, vectorization=vectorization)
     kept = [(x := envs.reset(), x.copy())]
     for _ in range(7):
@@ -489,7 +489,7 @@ def test_what_was_returned_does_not_change_later(dtype, vectorization):
     assert all(np.array_equal(x, y) for x, y in kept)
 
 
-def test_images_returned_do_not_change_later():
+def test_returned_images_do_not_change_later():
     envs = make_envs(lambda: Noise(spaces.Box(0, 255, (3, 8, 9), np.uint8)), 2)
     first = envs.reset()
     copy = first.copy()
@@ -498,7 +498,7 @@ def test_images_returned_do_not_change_later():
 
 
 class Careful(Noise):
-    """Noise that passes Gymnasium's checker: what is random comes from the seed alone."""
+    """Noise that passes Gymnasium's checker: all randomness comes from the seed."""
 
     metadata = {"render_modes": []}  # noqa: RUF012
     render_mode = None
@@ -517,7 +517,7 @@ class Careful(Noise):
         return self.observation(), 0.0, self.t == self.length, False, {}
 
 
-@pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")  # it is: that is what is checked
+@pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")  # it is, on purpose
 def test_gymnasiums_checker_accepts_the_flattened_environment():
     space = spaces.Dict(a=spaces.Box(-1, 1, (2,)), b=spaces.Discrete(3))
     env = make_env(lambda: Careful(space))
@@ -530,7 +530,7 @@ def test_gymnasiums_checker_accepts_the_flattened_environment():
 
 
 class Sign:
-    """Stands for an actor-critic: 1 where the first number of the observation is positive. Records its calls."""
+    """Stands in for an actor-critic: acts 1 if the observation's first number is positive. Records its calls."""
 
     def __init__(self, action=None):
         self.calls, self.action = [], action
@@ -542,11 +542,11 @@ class Sign:
 
 def test_evaluate_plays_one_episode_in_each_environment():
     episodes = evaluate(Sign(), lambda: Count(lengths=(1, 5, 2)), episodes=3, seed=0)
-    # the environment with episodes of 1 step plays five in that time, and only its first counts
+    # the environment with 1-step episodes could play five in that time, but only its first counts
     assert episodes == {"EpRet": [11.0, 11.0 + 12 + 13 + 14 + 15, 23.0], "EpLen": [1, 5, 2]}
 
 
-def test_evaluate_is_in_the_order_of_the_seeds_and_seeded():
+def test_evaluate_is_seeded_and_ordered_by_seed():
     def single(seed):
         env, ac = make_env("CartPole-v1"), Sign()
         o, _ = env.reset(seed=seed)
@@ -564,7 +564,7 @@ def test_evaluate_is_in_the_order_of_the_seeds_and_seeded():
     assert evaluate(Sign(), "CartPole-v1", 6, seed=21)["EpRet"] != expected
 
 
-def test_evaluate_has_seeds_of_its_own_by_default():
+def test_evaluate_uses_its_own_seeds_by_default():
     ac = Sign()
     evaluate(ac, "CartPole-v1", 3, max_ep_len=1)
     first = ac.calls[0][0]
@@ -593,13 +593,13 @@ def test_evaluate_deterministically_leaves_torchs_stream_and_the_policy_alone():
     assert all(torch.equal(v, before[k]) for k, v in ac.state_dict().items())
 
 
-def test_evaluate_obeys_max_ep_len_and_env_kwargs():
+def test_evaluate_applies_max_ep_len_and_env_kwargs():
     assert evaluate(Sign(), lambda: Count(100), 2, max_ep_len=4)["EpLen"] == [4, 4]
     assert evaluate(Sign(), Count, 2, env_kwargs={"length": 6})["EpLen"] == [6, 6]
     assert evaluate(Sign(), Count, 2, env_kwargs={"length": 6}, max_ep_len=6)["EpRet"] == [81, 81]
 
 
-# ---- what the user can get wrong
+# ---- user errors
 
 
 def error_of(fn, *args, **kwargs):
@@ -617,7 +617,8 @@ def test_an_environment_of_a_package_that_is_not_imported(monkeypatch, env_id):
     monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: known)
     monkeypatch.setattr("importlib.metadata.requires", requires.get)
     module = {"M": "minigrid", "A": "ab_cd"}.get(env_id[0])
-    expected = f"my_module:{env_id}; packages here that may: ab_cd, gymnasium_robotics, minigrid"
+    packages = "ab_cd, gymnasium_robotics, minigrid"
+    expected = f"my_module:{env_id}; installed packages that may register it: {packages}"
     expected = f"; did you mean '{module}:{env_id}'?" if module else expected
     assert expected in error_of(make_env, env_id)
 
@@ -633,7 +634,7 @@ def test_an_environment_of_a_package_that_is_not_imported(monkeypatch, env_id):
         ("gymnasium:CartPol-v1", "CartPole-v1"),
     ],
 )
-def test_an_unknown_environment_is_named_with_the_closest(env_id, closest):
+def test_an_unknown_environment_is_named_with_the_closest_match(env_id, closest):
     for fn in (make_env, make_envs):
         assert error_of(fn, env_id) == f"there is no environment '{env_id}'; did you mean '{closest}'?"
 
@@ -641,7 +642,7 @@ def test_an_unknown_environment_is_named_with_the_closest(env_id, closest):
 @pytest.mark.parametrize(
     "env_id", ["", "no such thing", "a/b/c", "Quite-Unlike-Anything-v0", ":CartPole-v1", ".a:X-v0"]
 )
-def test_an_unknown_environment_without_a_close_one(env_id):
+def test_an_unknown_environment_without_a_close_match(env_id):
     assert f"environment '{env_id}'" in error_of(make_env, env_id)
 
 
@@ -668,7 +669,7 @@ gym.register("Mine-v3", entry_point=Mine, max_episode_steps=5)
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """A package my_envs with a module that registers Mine-v3, and one that cannot be imported."""
+    """A package my_envs with a module that registers Mine-v3 and a module that can't be imported."""
     package = tmp_path / "my_envs"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -701,7 +702,7 @@ def test_mistakes_in_the_environment_of_a_module(module):
     assert "no module 'my_envs.better'" in error_of(make_env, "my_envs.better:Mine-v3")
     assert "no module 'other_envs'" in error_of(make_env, "other_envs:Mine-v3")
     with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
-        make_env("my_envs.bad:Mine-v3")  # a fault in the module, not in the command: its author needs the traceback
+        make_env("my_envs.bad:Mine-v3")  # a bug in the module, not in the command: its author needs the traceback
 
 
 def test_wrong_env_kwargs_are_named():
@@ -732,8 +733,8 @@ def test_values_that_an_environment_does_not_take_are_named(env_id, env_kwargs, 
 
 
 @pytest.mark.parametrize("made", [None, 3, gym.Env()])
-def test_a_function_that_makes_no_environment_is_named(made):
-    assert "it must make a gymnasium.Env with observation_space and action_space" in error_of(make_envs, lambda: made)
+def test_a_function_that_returns_something_else_is_named(made):
+    assert "it must return a gymnasium.Env with observation_space and action_space" in error_of(make_envs, lambda: made)
 
 
 def test_env_kwargs_for_a_class_that_takes_none_are_named():
@@ -750,7 +751,7 @@ def test_env_kwargs_and_render_mode_reach_the_environment():
     assert make_env(Count, {"length": 8}).length == 8
 
 
-def test_a_fault_inside_an_environment_keeps_its_traceback():
+def test_a_bug_inside_an_environment_keeps_its_traceback():
     def broken():
         raise TypeError("the author's own mistake")
 
@@ -758,7 +759,7 @@ def test_a_fault_inside_an_environment_keeps_its_traceback():
         make_env(broken)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Gymnasium's own: out of date
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Gymnasium's, for an outdated environment
 @pytest.mark.parametrize("env_id", ["HalfCheetah-v2", "Hopper-v3"])
 def test_the_mujoco_environments_of_the_original_are_a_user_error_that_names_the_new_ones(env_id):
     assert f"{env_id[:-1]}5" in error_of(make_env, env_id)
@@ -795,10 +796,10 @@ def test_unsupported_observations_are_named(kind):
 @pytest.mark.parametrize("space", [spaces.Box(-1, 1, (0,)), spaces.Box(-1, 1, (2, 0))])
 def test_a_space_without_actions_is_named(space):
     message = error_of(make_envs, lambda: Noise(spaces.Discrete(2), space))
-    assert message == f"action space {space} has no actions; its shape must have no 0"
+    assert message == f"action space {space} has no actions; no dimension may be 0"
 
 
-def test_an_environment_that_is_out_of_date_is_told_once():
+def test_an_outdated_environment_warns_once():
     code = "from spinup.envs import make_envs; [make_envs('CartPole-v0', 3) for _ in range(2)]"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.count("is out of date") == 1
@@ -839,7 +840,7 @@ def test_an_environment_in_place_of_a_function_is_refused():
     assert "env_fn" in error_of(make_envs, Count())
 
 
-def test_a_mistake_shows_at_once_and_not_in_a_worker():
+def test_a_mistake_is_reported_at_once_and_not_by_a_worker():
     message = error_of(make_envs, lambda: Noise(UNSUPPORTED["text"], UNSUPPORTED["graph"]), 2, vectorization="async")
     assert "space" in message
 
@@ -847,8 +848,8 @@ def test_a_mistake_shows_at_once_and_not_in_a_worker():
 # ---- environments as others write them
 
 
-class Told(Count):
-    """Count whose resets and steps give the infos of a list in turn, and write down what reset was called with."""
+class WithInfos(Count):
+    """Count whose resets and steps return the infos of a list in turn; `calls` records reset's arguments."""
 
     def __init__(self, infos=({},), calls=None, **kwargs):
         super().__init__(**kwargs)
@@ -881,23 +882,23 @@ BASE = Count(3)
 @pytest.mark.parametrize("env_fn", [lambda: BASE, lambda: gym.wrappers.TimeLimit(BASE, 2)])
 def test_one_environment_for_all_copies_is_refused(env_fn, vectorization, num_envs):
     message = error_of(make_envs, env_fn, num_envs, vectorization=vectorization)
-    assert message.startswith("env_fn returned an environment that it had returned before; it must make a new one")
+    assert message.startswith("env_fn returned the same environment twice; it must make a new one")
 
 
 def test_two_environments_in_turn_are_refused():
     both = [Count(3), Count(3)] * 2
-    assert "had returned before" in error_of(make_envs, lambda: both.pop(), 2)
+    assert "returned the same environment twice" in error_of(make_envs, lambda: both.pop(), 2)
 
 
-def test_options_that_nobody_gave_stay_none():
+def test_options_stay_none_by_default():
     calls = []
-    play(make_envs(lambda: Told(calls=calls, length=2), 2), 7)
+    play(make_envs(lambda: WithInfos(calls=calls, length=2), 2), 7)
     assert len(calls) == 8
     assert {options for _, options in calls} == {None}
 
 
 @pytest.mark.filterwarnings("ignore:.*Box.*")
-def test_options_that_nobody_gave_stay_none_in_workers():
+def test_options_stay_none_by_default_in_workers():
     class Strict(Count):
         def reset(self, *, seed=None, options=None):
             assert options is None
@@ -916,8 +917,8 @@ INFOS = {
     "a number and a dict": ({"x": 2}, {"x": {"y": 1}}),
     "none at all": (None,),
     "a list": ([],),
-    "keys that are no words": ({1: 2, (3, 4): 5},),
-    "what cannot be compared": ({"x": torch.zeros(2)}, {"x": [[1], 2]}),
+    "keys other than strings": ({1: 2, (3, 4): 5},),
+    "values that can't be compared": ({"x": torch.zeros(2)}, {"x": [[1], 2]}),
 }
 
 
@@ -925,9 +926,9 @@ INFOS = {
 @pytest.mark.parametrize("log_info", [None, "x,x.y"])
 @pytest.mark.parametrize("kind", INFOS)
 def test_infos_that_differ_between_copies(kind, log_info, vectorization):
-    def make(start=[0]):  # noqa: B006  the copies begin at different infos
+    def make(start=[0]):  # noqa: B006  the default is shared, so that each copy begins at another info
         start[0] += 1
-        return Told(INFOS[kind][start[0] % len(INFOS[kind]) :] + INFOS[kind], length=2)
+        return WithInfos(INFOS[kind][start[0] % len(INFOS[kind]) :] + INFOS[kind], length=2)
 
     envs = make_envs(make, 3, vectorization=vectorization, log_info=log_info)
     play(envs, 5)
@@ -938,7 +939,7 @@ def test_infos_that_differ_between_copies(kind, log_info, vectorization):
 @pytest.mark.parametrize("seed", [7, 2**31 - 1, 2**32 - 1])
 def test_seeds_are_below_31_bits(seed):
     calls = []
-    play(make_envs(lambda: Told(calls=calls, length=1), 2, seed), 40)
+    play(make_envs(lambda: WithInfos(calls=calls, length=1), 2, seed), 40)
     seeds = [seed for seed, _ in calls]
     assert len(seeds) == len(set(seeds)) == 82
     assert all(0 <= seed < 2**31 for seed in seeds)
@@ -949,7 +950,7 @@ def test_seeds_are_below_31_bits(seed):
 
 def test_reseed_false_seeds_the_first_reset_alone():
     calls = []
-    envs = make_envs(lambda: Told(calls=calls, length=2), 2, 5, reseed=False)
+    envs = make_envs(lambda: WithInfos(calls=calls, length=2), 2, 5, reseed=False)
     play(envs, 5)
     assert [seed for seed, _ in calls] == [5, 6, None, None, None, None]
     envs.reset()
@@ -957,7 +958,7 @@ def test_reseed_false_seeds_the_first_reset_alone():
 
 
 class World(Count):
-    """Its observation begins with a world that a given seed makes."""
+    """Count with a world that is rebuilt only when reset gets a seed; observations start with its number."""
 
     def reset(self, *, seed=None, options=None):
         o = super().reset(seed=seed)[0]
@@ -967,11 +968,11 @@ class World(Count):
         return o, {}
 
 
-def test_reseed_false_goes_on_in_its_world_with_new_episodes():
+def test_reseed_false_resumes_in_the_same_world_with_new_episodes():
     first, second = (make_envs(lambda: World(lengths=(9, 2)), 2, reseed=False) for _ in range(2))
     play(first, 5)
     failed = second.load_state_dict(first.state_dict())
-    assert failed.tolist() == [False, True]  # the first copy is in its first episode, which can be played again
+    assert failed.tolist() == [False, True]  # the first copy is in its first episode, which can be replayed
     assert second.o.tolist() == [[0, 5], [1, 0]]
     assert second.ep_len.tolist() == [5, 0]
     second.step(noop(second))
@@ -989,11 +990,11 @@ def test_evaluate_in_any_number_of_environments_gives_the_same(num_envs, vectori
 
     expected = run()
     assert len(set(expected["EpLen"])) > 2
-    # Count's rewards tell its episodes apart, so of the returns the lengths alone are the same in one environment
+    # Count's rewards depend on the episode's number in its environment, so only the lengths can be compared
     assert run(num_envs=num_envs, vectorization=vectorization)["EpLen"] == expected["EpLen"]
 
 
-def test_evaluate_makes_no_more_environments_than_it_is_told():
+def test_evaluate_makes_no_more_than_num_envs_environments():
     made = []
 
     def make():
@@ -1001,12 +1002,12 @@ def test_evaluate_makes_no_more_environments_than_it_is_told():
         return Count(2)
 
     assert evaluate(Sign(0), make, 7, num_envs=2)["EpLen"] == [2] * 7
-    assert len(made) == 3  # one of them tried and closed before the others are made
+    assert len(made) == 3  # one is made and closed first, to check it
     assert "num_envs is 0" in error_of(evaluate, Sign(0), make, 7, num_envs=0)
 
 
 class Where(Count):
-    """Its reward is the process that it is in."""
+    """Its reward is the id of its process."""
 
     def step(self, action):
         o, _, *rest = super().step(action)
@@ -1014,7 +1015,7 @@ class Where(Count):
 
 
 @pytest.mark.parametrize(("vectorization", "num_envs", "processes"), [("sync", 3, 1), ("async", 3, 3), ("async", 1, 1)])
-def test_an_evaluation_is_vectorized_as_the_training(vectorization, num_envs, processes):
+def test_evaluation_is_vectorized_like_training(vectorization, num_envs, processes):
     envs = make_envs(lambda: Where(1), num_envs, vectorization=vectorization)
     test = envs.evaluate(Sign(0), 6)
     envs.close()
@@ -1022,7 +1023,7 @@ def test_an_evaluation_is_vectorized_as_the_training(vectorization, num_envs, pr
     assert (os.getpid() in test["TestEpRet"]) == (vectorization == "sync")
 
 
-def test_an_evaluation_takes_what_the_environments_were_made_with():
+def test_evaluation_uses_the_arguments_of_make_envs():
     kwargs = dict(env_kwargs={"length": 8}, wrappers=functools.partial(gym.wrappers.TimeLimit, max_episode_steps=4))
     assert make_envs(Count, max_ep_len=9, **kwargs).evaluate(Sign(0), 2)["TestEpLen"] == [4, 4]
     assert make_envs(Count, max_ep_len=3, **kwargs).evaluate(Sign(0), 2)["TestEpLen"] == [3, 3]
@@ -1056,20 +1057,20 @@ def test_close_that_raises_is_a_warning(vectorization, error, capfd):
     envs = make_envs(lambda: Unclosable(error), 3, vectorization=vectorization)
     play(envs, 3)
     envs.close()
-    told = capfd.readouterr().err
-    assert f"warning: <lambda>: environment raised {type(error).__name__}" in told
-    assert "Traceback" not in told
+    stderr = capfd.readouterr().err
+    assert f"warning: <lambda>: environment raised {type(error).__name__}" in stderr
+    assert "Traceback" not in stderr
     if vectorization == "sync":
-        assert told.count("warning") == 1
+        assert stderr.count("warning") == 1
 
 
-def test_a_worker_that_is_gone_at_the_end_is_a_warning(capfd):
+def test_a_dead_worker_at_close_is_a_warning(capfd):
     envs = make_envs(lambda: Count(2), 2, vectorization="async")
     play(envs, 3)
     envs.envs.processes[0].kill()
     envs.envs.processes[0].join()
     envs.close()
-    assert "in close; this is said once" in capfd.readouterr().err
+    assert "in close (shown once)" in capfd.readouterr().err
     assert not any(process.is_alive() for process in envs.envs.processes)
 
 
@@ -1105,7 +1106,7 @@ def test_an_error_in_the_constructor_of_an_id_keeps_its_traceback(monkeypatch):
             gym.registry.pop(name)
 
 
-def test_what_a_constructor_needs_is_named():
+def test_missing_constructor_arguments_are_named():
     class Needs(Count):
         def __init__(self, size):
             super().__init__(length=size)
@@ -1114,9 +1115,9 @@ def test_what_a_constructor_needs_is_named():
     assert "'size'" in error_of(make_env, Needs)
 
 
-def test_what_cannot_be_drawn_is_named():
+def test_an_environment_that_cant_be_rendered_is_named():
     assert error_of(make_env, Count, {"render_mode": "rgb_array"}) == (
-        "environment 'Count' cannot be drawn: what makes it takes no render_mode"
+        "environment 'Count' can't be rendered: its env_fn takes no render_mode"
     )
 
 
@@ -1124,7 +1125,7 @@ def test_what_cannot_be_drawn_is_named():
 
 
 class Gives(Count):
-    """Count with an observation and a reward of one's own."""
+    """Count that returns the given observation, from step `at` on, and reward."""
 
     def __init__(self, o=None, r=0.0, at=1, space=None):
         super().__init__(100)
@@ -1140,23 +1141,23 @@ class Gives(Count):
 
 
 @pytest.mark.parametrize("o", [torch.tensor([3.0, 4.0]), [3, 4], (3.0, np.float32(4))])
-def test_what_numpy_takes_for_an_array_is_an_observation(o):
+def test_anything_numpy_converts_to_an_array_is_an_observation(o):
     envs = make_envs(lambda: Gives(o), 2)
     envs.reset()
     assert envs.step(noop(envs))[0].tolist() == [[3, 4]] * 2
 
 
 @pytest.mark.parametrize("o", [torch.zeros(2, requires_grad=True), [[1], [2, 3]], {"a": 1}, "x", torch.zeros(3)])
-def test_what_is_no_observation_is_named_with_environment_and_step(o):
+def test_an_invalid_observation_is_reported_with_environment_and_step(o):
     envs = make_envs(lambda: Gives(o, at=2))
     envs.reset()
     envs.step(noop(envs))
-    with pytest.raises(Fault, match=r"environment 0 gave an observation .* at step 2 of its episode"):
+    with pytest.raises(Fault, match=r"environment 0 returned an observation .* at step 2 of its episode"):
         envs.step(noop(envs))
 
 
 class Ends(Count):
-    """Count with ends of one's own."""
+    """Count that returns the given terminated and truncated."""
 
     def __init__(self, terminated, truncated):
         super().__init__(100)
@@ -1177,7 +1178,7 @@ def test_ends_of_any_kind(end):
 def test_ends_that_are_neither_true_nor_false_are_named(what, ends):
     envs = make_envs(lambda: Ends(*ends))
     envs.reset()
-    with pytest.raises(Fault, match=f"environment 0 gave .* for {what} at step 1; it must be True or False"):
+    with pytest.raises(Fault, match=f"environment 0 returned .* for {what} at step 1; it must be True or False"):
         envs.step(noop(envs))
 
 
@@ -1193,7 +1194,7 @@ def test_ends_that_are_neither_true_nor_false_are_named(what, ends):
 )
 def test_an_empty_observation_space_is_named(space):
     assert error_of(make_envs, lambda: Gives(space=space)) == (
-        f"observation space {space} is empty; a constant can stand for no observation"
+        f"observation space {space} is empty; without observations, return a constant"
     )
 
 
@@ -1202,7 +1203,7 @@ def test_a_reward_too_large_for_float32_is_named(r):
     envs = make_envs(lambda: Gives(r=r), 2)
     envs.reset()
     with pytest.raises(
-        Fault, match=r"environment 0 gave the reward .* at step 1 .* the square of which is too large .* scale it"
+        Fault, match=r"environment 0 returned the reward .* at step 1 .* the square of which is too large .* scale it"
     ):
         envs.step(noop(envs))
 
@@ -1211,27 +1212,27 @@ def test_an_observation_too_large_for_float32_is_named():
     envs = make_envs(lambda: Gives(np.array([0.0, 1e39]), at=2))
     envs.reset()
     envs.step(noop(envs))
-    with pytest.raises(Fault, match=r"gave the observation \[.*1\.e\+39\] at step 2 of its episode, too large"):
+    with pytest.raises(Fault, match=r"returned the observation \[.*1\.e\+39\] at step 2 of its episode, too large"):
         envs.step(noop(envs))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
-def test_an_observation_that_float32_has_in_coarse_steps_is_told_once(dtype, capfd):
+def test_an_observation_that_float32_rounds_warns_once(dtype, capfd):
     space = spaces.Box(-np.inf if dtype != np.int64 else 0, np.inf if dtype != np.int64 else 2**40, (2,), dtype)
     envs = make_envs(lambda: Gives(np.array([0, 1_700_000_000], dtype), space=space))
     envs.reset()
     for _ in range(3):
         envs.step(noop(envs))
-    told = capfd.readouterr().err
-    assert told.count("warning") == 1
-    assert "at index (1,), where float32 has steps of 128: subtract a constant from it" in told
+    stderr = capfd.readouterr().err
+    assert stderr.count("warning") == 1
+    assert "at index (1,), where float32 has steps of 128: subtract a constant" in stderr
 
 
 # ---- wrappers
 
 
 class Doubled(gym.RewardWrapper):
-    """The reward, times a factor, plus what is in a list."""
+    """factor * reward + sum(plus)."""
 
     def __init__(self, env, factor=2, plus=(0,)):
         super().__init__(env)
@@ -1245,7 +1246,7 @@ def returns(wrappers, **kwargs):
     return evaluate(Sign(0), lambda: Count(1), 1, wrappers=wrappers, **kwargs)["EpRet"][0]
 
 
-def test_wrappers_are_put_around_in_turn():
+def test_wrappers_are_applied_in_order():
     plain = returns(None)
     assert plain == returns([]) == 11
     assert returns(Doubled) == returns([Doubled]) == 22
@@ -1254,7 +1255,7 @@ def test_wrappers_are_put_around_in_turn():
     assert returns([three, Doubled]) == 2 * (11 + 3)
 
 
-def test_wrappers_in_words():
+def test_wrappers_as_strings():
     here = f"{__name__}:Doubled"
     assert returns(here) == 22
     assert returns([f"{here}(3)", f"{here}(1, plus=[1, 2])"]) == 36
@@ -1279,7 +1280,7 @@ def test_wrappers_come_before_observations_are_flattened():
         ("a:B({'x': 1, 'y': 2}),c:D", ["a:B({'x': 1, 'y': 2})", "c:D"]),
     ],
 )
-def test_wrappers_in_one_word(text, parts):
+def test_wrappers_in_one_string(text, parts):
     assert as_wrappers(text) == parts
 
 
@@ -1290,35 +1291,35 @@ def test_a_wrappers_arguments_are_literals():
 
 
 @pytest.mark.parametrize(
-    ("wrapper", "said"),
+    ("wrapper", "expected"),
     [
         ("TimeLimit", "names no module"),
         (3, "names no module"),
         ("gymnasium.wrappers:TimeLimt", "did you mean 'gymnasium.wrappers:TimeLimit'?"),
         ("not_there:A", "there is no module 'not_there'"),
-        (".a:B", "'.a' is not a module's name"),
-        ("a..b:C", "'a..b' is not a module's name"),
-        ("gymnasium.wrappers:TimeLimit(1), f(2)", "its arguments must be as in"),
+        (".a:B", "'.a' is not a valid module name"),
+        ("a..b:C", "'a..b' is not a valid module name"),
+        ("gymnasium.wrappers:TimeLimit(1), f(2)", "its arguments must be literals"),
         ("gymnasium.wrappers:TimeLimit(", "names no module"),
-        ("gymnasium.wrappers:TimeLimit(1 2)", "its arguments must be as in"),
-        ("gymnasium.wrappers:TimeLimit(open('x'))", "its arguments must be as in"),
-        ("gymnasium.wrappers:TimeLimit(x.y)", "its arguments must be as in"),
+        ("gymnasium.wrappers:TimeLimit(1 2)", "its arguments must be literals"),
+        ("gymnasium.wrappers:TimeLimit(open('x'))", "its arguments must be literals"),
+        ("gymnasium.wrappers:TimeLimit(x.y)", "its arguments must be literals"),
         ("gymnasium.wrappers:TimeLimit(**{'a': 1})", "does not fit"),
-        ("gymnasium.wrappers:TimeLimit(" + "(" * 5000 + ")" * 5000 + ")", "its arguments must be as in"),
+        ("gymnasium.wrappers:TimeLimit(" + "(" * 5000 + ")" * 5000 + ")", "its arguments must be literals"),
         ("gymnasium.wrappers:TimeLimit", "does not fit"),
         ("gymnasium.wrappers:TimeLimit(steps=3)", "does not fit"),
         ("gymnasium.wrappers:FilterObservation([a])", "does not fit"),
         ("os:getcwd", "does not fit"),
-        ("builtins:id", "made"),
+        ("builtins:id", "returned"),
     ],
 )
-def test_wrappers_that_cannot_be_are_a_user_error(wrapper, said):
+def test_invalid_wrappers_are_a_user_error(wrapper, expected):
     message = error_of(make_envs, lambda: Count(1), wrappers=[wrapper])
-    assert said in message
+    assert expected in message
     assert len(message) < 1000
 
 
-def test_a_fault_inside_a_wrapper_keeps_its_traceback():
+def test_a_bug_inside_a_wrapper_keeps_its_traceback():
     class Broken(Doubled):
         def __init__(self, env):
             super().__init__(env)
@@ -1329,7 +1330,7 @@ def test_a_fault_inside_a_wrapper_keeps_its_traceback():
         make_env(lambda: Count(1), wrappers=[f"{__name__}:Broken"])
 
 
-def test_a_runs_folder_names_gymnasiums_wrappers_alone(tmp_path):
+def test_a_runs_folder_may_only_name_gymnasiums_wrappers(tmp_path):
     own = ["gymnasium.wrappers:TimeLimit(5)", "gymnasium.wrappers:FlattenObservation"]
     assert saved_wrappers(tmp_path, {"wrappers": own}) == own
     assert saved_wrappers(tmp_path, {}) == []
@@ -1345,40 +1346,40 @@ def test_a_runs_folder_names_gymnasiums_wrappers_alone(tmp_path):
 
 def test_the_last_number_of_an_episode_is_logged():
     infos = [{}, {"is_success": False, "n": 4}, {"is_success": True}]  # reset, step, step
-    envs = make_envs(lambda: Told(infos, length=2), 2, log_info=["is_success", "n"])
+    envs = make_envs(lambda: WithInfos(infos, length=2), 2, log_info=["is_success", "n"])
     play(envs, 4)
     assert envs.pop_episodes() == {"EpRet": [23, 23, 43, 43], "EpLen": [2] * 4, "is_success": [1] * 4, "n": [4] * 4}
     assert envs.pop_episodes() == {"EpRet": [], "EpLen": [], "is_success": [], "n": []}
 
 
 def test_an_episode_without_the_number_is_left_out():
-    infos = [{}, {"a": {"b": np.float32(0.5)}}, {}, {}]  # of two episodes of a step
-    envs = make_envs(lambda: Told(infos, length=1), log_info="a.b")
+    infos = [{}, {"a": {"b": np.float32(0.5)}}, {}, {}]  # reset, step, reset, step
+    envs = make_envs(lambda: WithInfos(infos, length=1), log_info="a.b")
     play(envs, 5)
     assert envs.pop_episodes()["a.b"] == [0.5] * 3
     assert len(envs.evaluate(Sign(0), 4, 1)["Test_a.b"]) == 2
-    played = evaluate(Sign(0), lambda: Told(infos, length=1), 4, num_envs=1, log_info="a.b")["a.b"]
+    played = evaluate(Sign(0), lambda: WithInfos(infos, length=1), 4, num_envs=1, log_info="a.b")["a.b"]
     np.testing.assert_array_equal(played, [0.5, np.nan, 0.5, np.nan])
 
 
 @pytest.mark.parametrize("value", [True, 1, 1.0, np.bool_(True), np.int64(1), np.array([1.0]), torch.ones(())])
 def test_numbers_of_any_kind_are_logged(value):
-    envs = make_envs(lambda: Told([{"x": value}], length=1), log_info="x")
+    envs = make_envs(lambda: WithInfos([{"x": value}], length=1), log_info="x")
     play(envs, 1)
     assert envs.pop_episodes()["x"] == [1.0]
 
 
 @pytest.mark.parametrize("value", [None, "1", [1, 2], {"y": 1}, np.zeros(2), object(), 1j])
-def test_what_is_no_number_is_not_logged(value, capfd):
-    envs = make_envs(lambda: Told([{"x": value, "other": 3}], length=1), 2, log_info="x")
+def test_values_that_arent_numbers_are_not_logged(value, capfd):
+    envs = make_envs(lambda: WithInfos([{"x": value, "other": 3}], length=1), 2, log_info="x")
     play(envs, 3)
     assert envs.pop_episodes()["x"] == []
-    told = capfd.readouterr().err
-    assert told.count("an episode ended without a number 'x' in its info, which has x, other; this is said once") == 1
+    warning = "an episode ended without a number 'x' in its info, which has x, other (shown once)"
+    assert capfd.readouterr().err.count(warning) == 1
 
 
-def test_numbers_go_on_after_a_checkpoint():
-    class Same(Told):
+def test_logged_numbers_continue_after_a_checkpoint():
+    class Same(WithInfos):
         def reset(self, *, seed=None, options=None):
             self.o[0] = 0
             return super().reset(seed=seed)
@@ -1393,7 +1394,7 @@ def test_numbers_go_on_after_a_checkpoint():
 
 
 @pytest.mark.parametrize("log_info", ["EpRet", "", [3], ["a\tb"], [None]])
-def test_names_that_no_column_can_have_are_named(log_info):
+def test_invalid_column_names_are_reported(log_info):
     if log_info == "":
         assert make_envs(Count, log_info=[]).log_info == ()
         return

@@ -681,6 +681,17 @@ def test_pages_include_every_exercise():
         assert f"```{{literalinclude}} {stem}_solution.py\n" in text, number
 
 
+def test_the_course_assigns_every_exercise_once():
+    """In the plan's table, and in the text of the same week."""
+    page = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+    weeks = {week: re.findall(r"\d\.\d", row) for week, row in re.findall(r"^\| \[(\d+)\](.*)$", page, re.MULTILINE)}
+    assert sorted(number for numbers in weeks.values() for number in numbers) == [*EXERCISES]
+    assert [*weeks] == re.findall(r"^## Week (\d+):", page, re.MULTILINE)
+    for week, numbers in weeks.items():
+        task = page.partition(f"## Week {week}:")[2].partition("**Assign**")[2].partition("**Discuss**")[0]
+        assert set(re.findall(r"\b[123]\.[1-6]\b", task)) == set(numbers), week
+
+
 @pytest.mark.parametrize("number", EXERCISES)
 def test_texts_have_all_parts(number):
     text = cli.text_of(EXERCISES[number])

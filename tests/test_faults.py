@@ -1,4 +1,4 @@
-"""What can go wrong while a run is at work: it ends with one line that names the place, and what it had stays."""
+"""What can go wrong during a run: it ends with one line that says where, and what it logged and saved stays."""
 
 import json
 import os
@@ -18,7 +18,7 @@ import torch
 from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_resume import Ended, table, train
+from test_resume import ProcessEnded, table, train
 
 import spinup
 from spinup.algos.ppo import ALGORITHM
@@ -28,13 +28,13 @@ from spinup.errors import Fault, UserError
 from spinup.nets import ActorCritic
 from spinup.run import main
 from spinup.runs import checkpoint
-from spinup.runs.config import allow_import
+from spinup.runs.config import env_flag
 from spinup.runs.run import Run
 from spinup.system.files import checksum
 
 
 class Faulty(gym.Env):
-    """An observation in [-1, 1]^2 and the reward 1 for 20 steps; in step `at` of all, what `fault` makes of that."""
+    """Episodes of 20 steps, observations in [-1, 1]^2, rewards of 1. `fault` changes the result of step number `at`."""
 
     observation_space = spaces.Box(-1, 1, (2,), np.float32)
     action_space = spaces.Discrete(2)
@@ -73,30 +73,33 @@ FAULTS = {
     ),
     "shape": (
         observing(np.zeros(3, np.float32)),
-        r"environment 1 gave an observation of shape \(3,\); its space says \(2,\)",
+        r"environment 1 returned an observation of shape \(3,\); its space says \(2,\)",
     ),
-    "dtype": (observing(np.array(["a", "b"])), r"environment 1 gave an observation of <U1 .*; its space says float32"),
-    "no reward": (rewarding(None), r"environment 1 gave the reward None at step 7; it must be a number"),
-    "reward's shape": (rewarding(np.ones(1)), r"environment 1 gave the reward array\(\[1.\]\) at step 7"),
+    "dtype": (
+        observing(np.array(["a", "b"])),
+        r"environment 1 returned an observation of <U1 .*; its space says float32",
+    ),
+    "no reward": (rewarding(None), r"environment 1 returned the reward None at step 7; it must be a number"),
+    "reward's shape": (rewarding(np.ones(1)), r"environment 1 returned the reward array\(\[1.\]\) at step 7"),
     "old Gym": (
         lambda result: result[:4],
         r"environment 1 returned .* from step; it must be \(observation, reward, termin",
     ),
     "NaN": (
         observing(np.array([0, np.nan], np.float32)),
-        r"environment 1 gave the observation \[ 0. nan\] at step 7 of",
+        r"environment 1 returned the observation \[ 0. nan\] at step 7 of",
     ),
     "infinity": (
         observing(np.array([np.inf, 0], np.float32)),
-        r"environment 1 gave the observation \[inf  0.\] at step 7",
+        r"environment 1 returned the observation \[inf  0.\] at step 7",
     ),
-    "reward NaN": (rewarding(np.nan), r"environment 1 gave the reward nan at step 7 of its episode"),
-    "reward infinite": (rewarding(-np.inf), r"environment 1 gave the reward -inf at step 7 of its episode"),
+    "reward NaN": (rewarding(np.nan), r"environment 1 returned the reward nan at step 7 of its episode"),
+    "reward infinite": (rewarding(-np.inf), r"environment 1 returned the reward -inf at step 7 of its episode"),
 }
 
 
 def second(fault):
-    """Makes environments of which the second at work has the fault; the first that is made is only tried."""
+    """Makes environments of which the second in use has the fault; make_envs creates one more, only to inspect it."""
     made = []
 
     def maker():
@@ -107,7 +110,7 @@ def second(fault):
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_an_environments_fault_names_it_and_the_step(kind):
+def test_an_environments_fault_is_reported_with_its_step(kind):
     fault, message = FAULTS[kind]
     envs = make_envs(second(fault), num_envs=2)
     envs.reset()
@@ -128,17 +131,17 @@ def test_a_fault_in_reset():
         envs.reset()
 
 
-def test_an_observation_outside_its_space_is_told_once(capfd):
+def test_an_observation_outside_its_space_is_warned_about_once(capfd):
     envs = make_envs(second(observing(np.array([0, 1.5], np.float32))), num_envs=2)
     envs.reset()
     for _ in range(7):
         o = envs.step(np.zeros(2, int))[0]
-    assert o.tolist() == [[0.5, 0.5], [0, 1.5]]  # and is learned from as it is
+    assert o.tolist() == [[0.5, 0.5], [0, 1.5]]  # training uses it unchanged
     envs.envs.envs[0].env.fault, envs.envs.envs[0].env.at = observing(np.array([2, 0], np.float32)), 8
     envs.step(np.zeros(2, int))
-    told = capfd.readouterr().err
-    assert told.count("warning") == 1
-    assert "environment 1 observed 1.5 at index (1,), outside of its space's -1.0 to 1.0" in told
+    err = capfd.readouterr().err
+    assert err.count("warning") == 1
+    assert "environment 1 observed 1.5 at index (1,), outside its space's bounds, -1.0 to 1.0" in err
 
 
 def test_a_worker_that_dies():
@@ -154,7 +157,7 @@ def test_a_worker_that_dies():
     envs.close()
 
 
-@pytest.mark.filterwarnings("ignore:.*ERROR")  # Gymnasium prints the worker's traceback so
+@pytest.mark.filterwarnings("ignore:.*ERROR")  # how Gymnasium reports the worker's traceback
 def test_a_worker_that_raises():
     envs = make_envs(lambda: Faulty(raising, at=1), num_envs=2, vectorization="async")
     envs.reset()
@@ -190,7 +193,7 @@ def start_async(folder):
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP", "SIGTERM again and again"])
 def test_signals_to_all_processes_of_asynchronous_environments(tmp_path, how):
-    """A terminal's Ctrl-C, `timeout` and Slurm tell the workers too; they live until the run has its checkpoint."""
+    """Ctrl-C in a terminal, `timeout` and Slurm signal the workers too; they live until the checkpoint is written."""
     process = start_async(tmp_path)
     number = getattr(signal, how.split()[0])
     os.killpg(process.pid, number)
@@ -200,12 +203,12 @@ def test_signals_to_all_processes_of_asynchronous_environments(tmp_path, how):
     assert process.wait(120) == (-number if number == signal.SIGINT else 128 + number)
     assert list((tmp_path / "run" / "checkpoint").glob("*/manifest.json")), (tmp_path / "log.txt").read_text()
     assert (tmp_path / "log.txt").read_text().count("Traceback") == (how == "SIGINT")  # Python's, of KeyboardInterrupt
-    with pytest.raises(ProcessLookupError):  # nobody of the group is left
+    with pytest.raises(ProcessLookupError):  # no process of the group is left
         os.killpg(process.pid, 0)
 
 
-def test_asynchronous_environments_that_nobody_closes_end_with_the_run(tmp_path):
-    """As when another part of the run raises: multiprocessing ends its processes by SIGTERM, and waits for them."""
+def test_unclosed_asynchronous_environments_end_with_the_run(tmp_path):
+    """For example when another part of the run raises: multiprocessing sends SIGTERM to the workers and waits."""
     stop = "sys.modules['spinup.runs.logger'].__dict__['EpochLogger'].dump_tabular = lambda self: 1 / 0"
     (tmp_path / "script.py").write_text(ASYNC.format(before=f"import spinup.runs.logger; {stop}"))
     env = {**os.environ, "PYTHONPATH": str(Path(spinup.__file__).parents[1])}
@@ -217,8 +220,8 @@ def test_asynchronous_environments_that_nobody_closes_end_with_the_run(tmp_path)
 
 @pytest.mark.parametrize("algo", ["vpg", "trpo", "ppo", "sac"])
 @pytest.mark.parametrize("kind", ["raises", "NaN", "reward NaN"])
-def test_what_a_run_had_stays(algo, kind, tmp_path):
-    """The fault comes in the third epoch."""
+def test_a_fault_leaves_what_the_run_has_saved(algo, kind, tmp_path):
+    """The fault occurs in the third epoch."""
     made = []
 
     def maker():
@@ -236,7 +239,7 @@ def test_what_a_run_had_stays(algo, kind, tmp_path):
     assert all(x.isfinite().all() for x in torch.load(tmp_path / "model.pt", weights_only=True).values())
 
 
-def test_the_command_line_tells_the_cause_and_then_one_line(tmp_path, monkeypatch):
+def test_the_command_line_prints_the_cause_and_then_one_line(tmp_path, monkeypatch):
     module = tmp_path / "faulty_envs.py"
     module.write_text(
         "import gymnasium as gym\n"
@@ -261,7 +264,7 @@ def test_the_command_line_tells_the_cause_and_then_one_line(tmp_path, monkeypatc
     result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert result.returncode == 1
     *trace, line = result.stderr.strip().split("\n")
-    assert "return self.simulate_badly()" in "".join(trace)  # the author's line
+    assert "return self.simulate_badly()" in "".join(trace)  # the line at fault
     assert line.startswith("spinup: error: faulty_envs:Broken-v0: environment 0 raised AttributeError: ")
     assert line.endswith("what was logged and saved stays")
 
@@ -270,7 +273,7 @@ def test_the_command_line_tells_the_cause_and_then_one_line(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_before_the_step(bad):
+def test_a_non_finite_loss_ends_the_run_before_the_step(bad):
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
     optimizer = FlatAdam(module, 1e-2)
     optimizer.minimize(module(torch.ones(3, 2)).square().mean())
@@ -282,7 +285,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(bad):
     assert torch.equal(optimizer.flat, before)
 
 
-def test_a_gradient_that_is_not_finite_is_named_in_the_next_step():
+def test_a_non_finite_gradient_is_named_in_the_next_step():
     module = torch.nn.Linear(2, 1)
     optimizer = FlatAdam(module, 1e-2)
     optimizer.minimize(
@@ -292,7 +295,7 @@ def test_a_gradient_that_is_not_finite_is_named_in_the_next_step():
         optimizer.minimize(module(torch.ones(3, 2)).sum())
 
 
-def test_a_parameter_that_is_not_finite_ends_the_epoch(tmp_path):
+def test_a_non_finite_parameter_ends_the_run_after_the_epoch(tmp_path):
     class Diverges(ActorCritic):
         def act(self, o, deterministic=False):
             a = super().act(o, deterministic)
@@ -302,12 +305,12 @@ def test_a_parameter_that_is_not_finite_ends_the_epoch(tmp_path):
                     self.rew_norm.var.fill_(torch.nan)
             return a
 
-    with pytest.raises(Fault, match=r"has NaN or infinity"):
+    with pytest.raises(Fault, match=r"contains NaN or infinity"):
         spinup.vpg(
             "CartPole-v1", Diverges, num_envs=1, steps_per_epoch=20, epochs=4, normalize_rew=False, checkpoint_freq=1,
             logger_kwargs=dict(output_dir=str(tmp_path), quiet=True),
         )  # fmt: skip
-    assert len(table(tmp_path)) == 2  # the second row is there, its parameters are not kept
+    assert len(table(tmp_path)) == 2  # the second row is written, but its parameters are not saved
     assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["20"]
 
 
@@ -316,7 +319,7 @@ def test_a_parameter_that_is_not_finite_ends_the_epoch(tmp_path):
 
 @pytest.fixture
 def room():
-    """room(n): files of this process can have n bytes from now on; ends with the test."""
+    """room(n) limits this process's files to n bytes until the end of the test."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     yield lambda n: resource.setrlimit(resource.RLIMIT_FSIZE, (n, old[1]))
@@ -324,7 +327,7 @@ def room():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path, room, monkeypatch):
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, room, monkeypatch):
     save = Run.save
 
     def save_with_less_room(self):
@@ -342,7 +345,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path, room, monke
     assert len(table(tmp_path)) == 5
 
 
-def test_a_folder_that_is_removed_in_the_middle(tmp_path):
+def test_a_folder_that_is_removed_during_the_run(tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(UserError, match=r"cannot write .*run"):
         train("vpg", folder, step=100, action=lambda: shutil.rmtree(folder))
@@ -356,7 +359,7 @@ def test_a_folder_that_is_removed_in_the_middle(tmp_path):
 def ended(tmp_path_factory):
     """A run that died in its fourth epoch of five."""
     folder = tmp_path_factory.mktemp("ended") / "run"
-    with pytest.raises(Ended):
+    with pytest.raises(ProcessEnded):
         train("ppo", folder, step=200)
     return folder
 
@@ -375,7 +378,7 @@ def refused(run, match):
     before = (run / "progress.txt").read_bytes()
     with pytest.raises(UserError, match=match):
         train("ppo", run, resume=True)
-    assert (run / "progress.txt").read_bytes() == before  # nothing is lost by trying
+    assert (run / "progress.txt").read_bytes() == before  # a refused attempt loses nothing
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -397,8 +400,8 @@ def test_a_flipped_bit_is_refused(ended, data):
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_manifest_with_flipped_bits_is_refused_or_says_the_same(ended, data):
-    """Never a traceback, and never another checkpoint than was meant."""
+def test_a_manifest_with_flipped_bits_is_refused_or_unchanged(ended, data):
+    """Never a traceback, and never a different checkpoint."""
     _, file = files(ended)
     good = file.read_bytes()
     bad = bytearray(good)
@@ -407,19 +410,19 @@ def test_a_manifest_with_flipped_bits_is_refused_or_says_the_same(ended, data):
     try:
         file.write_bytes(bad)
         manifest = checkpoint.read_manifest(file.parent)
-        checkpoint.check_facts(file.parent, manifest, json.loads(good), ALGORITHM.changeable)
+        checkpoint.check_fingerprint(file.parent, manifest, json.loads(good), ALGORITHM.changeable)
     except UserError:
         return
     finally:
         file.write_bytes(good)
     known = json.loads(good)
-    told = {"torch", *ALGORITHM.changeable}  # a warning says what these are now
-    found, meant = (facts.pop("arguments") | facts for facts in (manifest, known))
-    assert {key: found.get(key) for key in meant.keys() - told} == {key: meant[key] for key in meant.keys() - told}
+    warned = {"torch", *ALGORITHM.changeable}  # differences in these only cause a warning
+    found, meant = (content.pop("arguments") | content for content in (manifest, known))
+    assert {key: found.get(key) for key in meant.keys() - warned} == {key: meant[key] for key in meant.keys() - warned}
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -1])
-def test_a_cut_off_file_is_refused(run, keep):
+def test_a_truncated_file_is_refused(run, keep):
     file = files(run)[0]
     file.write_bytes(file.read_bytes()[:keep])
     refused(run, r"rank0.pt is damaged")
@@ -435,13 +438,13 @@ class Malicious:
         return (os.system, ("touch owned",))
 
 
-def test_a_pickle_with_code_is_refused_though_its_checksum_fits(run, tmp_path, monkeypatch):
+def test_a_pickle_with_code_is_refused_even_if_its_checksum_matches(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tensors, manifest = files(run)
     torch.save({"parts": Malicious()}, tensors)
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**content, "sha256": [checksum(tensors)]}))
-    refused(run, r"rank0.pt is damaged, or holds more than tensors and is not loaded")
+    refused(run, r"rank0.pt is damaged or contains more than tensors; it is not loaded")
     assert not (tmp_path / "owned").exists()
 
 
@@ -449,12 +452,12 @@ def test_a_pickle_with_code_is_refused_though_its_checksum_fits(run, tmp_path, m
     ("key", "value"),
     [("format", 99), ("spinup", "0.2.0"), ("algorithm", "sac"), ("observation space", "Box(4)"), ("processes", 2)],
 )
-def test_a_checkpoint_of_something_else_says_what_differs(run, key, value):
+def test_a_checkpoint_of_something_else_names_the_difference(run, key, value):
     manifest = files(run)[1]
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**content, key: value}))
     value = str(value).replace("(", r"\(").replace(")", r"\)")
-    refused(run, rf"is of {key} {value}, and this is .*; it can't be resumed here")
+    refused(run, rf"has {key} {value}, this run has .*; it can't be resumed here")
 
 
 def change_arguments(manifest, **arguments):
@@ -464,7 +467,7 @@ def change_arguments(manifest, **arguments):
 
 def test_networks_of_another_shape_are_named(run):
     change_arguments(files(run)[1], ac_kwargs=dict(hidden_sizes=[8]))
-    with pytest.raises(UserError, match=r"its ac does not fit this run's .*size mismatch for actor.net"):
+    with pytest.raises(UserError, match=r"its ac does not match this run's .*size mismatch for actor.net"):
         train("ppo", run, resume=True, ac_kwargs=dict(hidden_sizes=[8]))
 
 
@@ -479,23 +482,23 @@ def test_networks_of_another_shape_are_named(run):
         ("normalize_rew", False, True),
     ],
 )
-def test_a_checkpoint_of_other_arguments_is_refused(run, name, saved, here):
-    """Shapes alone do not tell them apart."""
+def test_a_checkpoint_with_other_arguments_is_refused(run, name, saved, here):
+    """Even if all shapes are the same."""
     change_arguments(files(run)[1], **{name: saved})
     before = (run / "progress.txt").read_bytes()
-    with pytest.raises(UserError, match=rf"checkpoint/120 is of {name} .*, and this is .*; it can't be resumed here"):
+    with pytest.raises(UserError, match=rf"checkpoint/120 has {name} .*, this run has .*; it can't be resumed here"):
         train("ppo", run, resume=True, **{name: here})
     assert (run / "progress.txt").read_bytes() == before
 
 
-def test_a_checkpoint_of_another_gamma_is_told(run, capfd):
+def test_a_checkpoint_with_another_gamma_causes_a_warning(run, capfd):
     change_arguments(files(run)[1], gamma=0.5, epochs=7)
     train("ppo", run, resume=True)
     (line,) = [line for line in capfd.readouterr().err.split("\n") if "gamma" in line]
-    assert line.endswith("checkpoint/120 is of gamma 0.5, and this is 0.99: the run continues with this value")
+    assert line.endswith("checkpoint/120 has gamma 0.5, this run has 0.99: the run continues with 0.99")
 
 
-def test_a_checkpoint_that_does_not_say_its_arguments_is_of_an_older_version(run):
+def test_a_checkpoint_without_arguments_has_an_older_format(run):
     manifest = files(run)[1]
     content = json.loads(manifest.read_text())
     del content["arguments"]
@@ -507,17 +510,17 @@ def test_a_checkpoint_that_does_not_say_its_arguments_is_of_an_older_version(run
 @pytest.mark.parametrize(
     "changed", [{"sha256": {"a": 1}}, {"sha256": []}, {"sha256": "abc"}, {"epochs done": "2"}, {"epochs done": None}]
 )
-def test_a_manifest_of_other_types_is_refused(run, changed):
+def test_a_manifest_with_wrong_types_is_refused(run, changed):
     manifest = files(run)[1]
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changed}))
     refused(run, r"manifest.json is damaged \(")
 
 
-def test_another_torch_is_a_warning(run, capfd):
+def test_another_version_of_torch_causes_a_warning(run, capfd):
     manifest = files(run)[1]
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "torch": "2.0.0"}))
     train("ppo", run, resume=True)
-    assert "is of torch 2.0.0, and this is" in capfd.readouterr().err
+    assert "has torch 2.0.0, this run has" in capfd.readouterr().err
     assert len(table(run)) == 5
 
 
@@ -526,7 +529,7 @@ def test_another_torch_is_a_warning(run, capfd):
 
 @pytest.fixture
 def cartpole(tmp_path, monkeypatch):
-    """A run of one epoch of a plain environment, as the command line makes it."""
+    """A run of one epoch, made by the command line."""
     monkeypatch.chdir(tmp_path)
     main(["vpg", "--env", "CartPole-v1", "--steps", "40", "--epochs", "1", "--num_envs", "1", "--quiet"])
     return tmp_path / "data" / "cmd_vpg" / "cmd_vpg_s0"
@@ -540,7 +543,7 @@ def failed_with(capsys, *words):
     return line
 
 
-def test_resume_goes_further(cartpole):
+def test_resume_continues_a_run(cartpole):
     main(["resume", str(cartpole), "--epochs", "3"])
     assert [row["Epoch"] for row in table(cartpole)] == ["1", "2", "3"]
     config = json.loads((cartpole / "config.json").read_text())
@@ -552,9 +555,9 @@ def test_resume_goes_further(cartpole):
 
 
 def test_resume_refuses(cartpole, capsys, tmp_path):
-    assert "has done epoch 1 already; --epochs 2 would" in failed_with(capsys, "resume", str(cartpole))
+    assert "has already done epoch 1; --epochs 2 would" in failed_with(capsys, "resume", str(cartpole))
     assert "there is no folder" in failed_with(capsys, "resume", str(tmp_path / "nowhere"))
-    assert "holds no run (no config.json); runs below it: " in failed_with(capsys, "resume", str(tmp_path))
+    assert "is not a run's folder (no config.json); runs in it: " in failed_with(capsys, "resume", str(tmp_path))
     assert "did you mean '--epochs'?" in failed_with(capsys, "resume", str(cartpole), "--epoch", "3")
     assert "resume: " in failed_with(capsys, "resume")
     config = json.loads((cartpole / "config.json").read_text())
@@ -574,11 +577,11 @@ def test_resume_refuses(cartpole, capsys, tmp_path):
 def test_a_refused_resume_leaves_config_json_as_it_was(cartpole, capsys):
     before = (cartpole / "config.json").read_bytes()
     words = ("resume", str(cartpole), "--epochs", "3", "--env", "Acrobot-v1")
-    assert "is of environment CartPole-v1, and this is Acrobot-v1" in failed_with(capsys, *words)
+    assert "has environment CartPole-v1, this run has Acrobot-v1" in failed_with(capsys, *words)
     assert (cartpole / "config.json").read_bytes() == before
 
 
-def test_two_processes_cannot_take_one_run(cartpole):
+def test_two_processes_cannot_resume_one_run(cartpole):
     script = (
         "import spinup, sys\n"
         "from spinup.runs.logger import Logger\n"
@@ -594,13 +597,13 @@ def test_two_processes_cannot_take_one_run(cartpole):
         command = [sys.executable, "-c", script, str(cartpole)]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=True).stdout
 
-    assert other().startswith(f"another process is at work on {cartpole}")
-    Logger(cartpole, quiet=True, resume=True).close()  # the same process may, after its run has failed
+    assert other().startswith(f"another process is using {cartpole}")
+    Logger(cartpole, quiet=True, resume=True).close()  # the same process may, for example after its run failed
     log.close()
     assert other() == ""
 
 
-def test_an_environment_that_does_not_repeat_itself_goes_on_with_a_new_episode(tmp_path, capfd):
+def test_an_environment_that_does_not_repeat_itself_continues_with_a_new_episode(tmp_path, capfd):
     class Drifts(Faulty):
         count = 0
 
@@ -630,7 +633,7 @@ def test_an_environment_that_does_not_repeat_itself_goes_on_with_a_new_episode(t
 # ---- the page
 
 
-def test_every_row_of_the_table_of_faults_names_tests_that_there_are():
+def test_every_row_of_the_table_of_faults_names_existing_tests():
     root = Path(__file__).parents[1]
     rows = [row for row in (root / "docs" / "faults.md").read_text("utf-8").split("\n") if row.startswith("| ")][1:]
     rows = [row for row in rows if not row.startswith(("| ---", "| **"))]
@@ -643,6 +646,6 @@ def test_every_row_of_the_table_of_faults_names_tests_that_there_are():
 
 
 def test_a_module_is_imported_only_if_the_command_names_it():
-    assert allow_import("my_envs.good:Mine-v3") == " --env my_envs.good:Mine-v3"
-    assert allow_import("CartPole-v1") == ""
-    assert allow_import(lambda: None) == ""
+    assert env_flag("my_envs.good:Mine-v3") == " --env my_envs.good:Mine-v3"
+    assert env_flag("CartPole-v1") == ""
+    assert env_flag(lambda: None) == ""

@@ -172,17 +172,17 @@ def test_plot_and_the_overview_do_not_wait_for_what_is_not_a_file(run, home, nam
             results.load(run)
     else:
         assert len(results.load(run)) == 2
-    assert jobs.progress(run, running=True) == ("", "", "")
+    assert jobs.run_progress(run, running=True) == ("", "", "")
     for other in ("status.json", "error.txt"):
         (run / other).unlink(missing_ok=True)
         kinds(run / other, home)[kind]()
     assert jobs.read_status(run) == {}
-    assert jobs.reason(run, "failed") == "failed"
+    assert jobs.last_error_line(run, "failed") == "failed"
 
 
 def test_without_descriptors_of_folders_links_are_not_followed_either(run, home, monkeypatch):
     """As on Windows."""
-    monkeypatch.setattr(files, "DESCRIPTORS", False)
+    monkeypatch.setattr(files, "HAS_DIR_FD", False)
     for name in ("progress.txt", "model.pt"):
         (run / name).unlink()
         (run / name).symlink_to(home / ".bashrc")
@@ -194,7 +194,7 @@ def test_without_descriptors_of_folders_links_are_not_followed_either(run, home,
     assert sorted(p.name for p in (run / "checkpoint").iterdir()) == ["120", "20"]
     (run / "checkpoint").rename(run / "kept")
     (run / "checkpoint").symlink_to(home)
-    folder = RunFolder(run).below("checkpoint")
+    folder = RunFolder(run).subfolder("checkpoint")
     for attempt in (lambda: folder.create("x"), folder.names, lambda: folder.rename("2024", "x")):
         with pytest.raises(OSError, match="it is a link"):
             attempt()
@@ -202,9 +202,9 @@ def test_without_descriptors_of_folders_links_are_not_followed_either(run, home,
     assert untouched(home)
 
 
-@pytest.mark.parametrize("descriptors", [files.DESCRIPTORS, False])
+@pytest.mark.parametrize("descriptors", [files.HAS_DIR_FD, False])
 def test_a_linked_run_is_not_removed(run, tmp_path, descriptors, monkeypatch):
-    monkeypatch.setattr(files, "DESCRIPTORS", descriptors)
+    monkeypatch.setattr(files, "HAS_DIR_FD", descriptors)
     link = tmp_path / "link"
     link.symlink_to(run)
     before = sorted(path.relative_to(run) for path in run.rglob("*"))
@@ -268,7 +268,7 @@ def test_names_of_drafts_cannot_be_guessed(run, home):
             (run / f".{name}.{number}").symlink_to(home / ".bashrc")
     spinup.resume(run, epochs=3)
     assert untouched(home)
-    assert len({files.temporary("x") for _ in range(100)}) == 100
+    assert len({files.temporary_name("x") for _ in range(100)}) == 100
 
 
 def test_a_draft_does_not_follow_a_link_of_its_name(tmp_path, home, monkeypatch):
@@ -397,9 +397,7 @@ def test_a_table_that_is_changed_in_mid_run_gets_its_rows_back(tmp_path, change,
     in_mid_run(run, TABLE[change](run / "progress.txt"))
     in_mid_run(tmp_path / "whole", lambda: None)
     assert table(run) == table(tmp_path / "whole")
-    assert (
-        "progress.txt was removed or changed while the run is at work; all its rows are back" in capfd.readouterr().err
-    )
+    assert "progress.txt was removed or changed during the run; its rows have been restored" in capfd.readouterr().err
 
 
 def test_a_copy_by_hard_links_keeps_its_rows(run):
@@ -411,7 +409,7 @@ def test_a_copy_by_hard_links_keeps_its_rows(run):
     assert rows(run) == ["1", "2", "3", "4"]
 
 
-@pytest.mark.skipif(not files.DESCRIPTORS, reason="links cannot be refused as a file is opened")
+@pytest.mark.skipif(not files.HAS_DIR_FD, reason="links cannot be refused as a file is opened")
 def test_a_link_that_appears_as_a_row_is_written_is_not_followed(tmp_path, home, monkeypatch):
     """Between the look at the table and its opening."""
     folder, size = RunFolder(tmp_path), RunFolder.size
@@ -433,7 +431,7 @@ def test_a_lock_that_is_removed_is_taken_again(tmp_path, capfd):
     run = tmp_path / "run"
     in_mid_run(run, remove(run / ".lock"))
     assert rows(run) == list("12345")
-    assert capfd.readouterr().err.count(".lock was removed while the run is at work") == 1
+    assert capfd.readouterr().err.count(".lock was removed during the run") == 1
 
 
 def test_a_second_resume_after_the_lock_was_removed_ends_the_first(tmp_path):
@@ -449,7 +447,7 @@ def test_a_second_resume_after_the_lock_was_removed_ends_the_first(tmp_path):
         child.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         child[0].stdout.readline()
 
-    with pytest.raises(UserError, match="another process is at work on"):
+    with pytest.raises(UserError, match="another process is using"):
         in_mid_run(run, take)
     child[0].communicate(b"\n")
     assert rows(run) == ["1", "2"]
@@ -485,8 +483,8 @@ def test_a_try_that_is_begun_anew_takes_only_its_own_files_away(tmp_path, home):
     (folder / "model_mine.pt").write_text("mine")
     shutil.copytree(home, folder / "home")
     (folder / "error.txt").symlink_to(home / ".bashrc")
-    job, held = jobs.take(job)
-    held.release()
+    job, folder_lock = jobs.lock_folder(job)
+    folder_lock.release()
     assert sorted(p.name for p in folder.iterdir()) == [".lock", "error.txt", "home", "model_mine.pt", "notes.txt"]
     assert untouched(home)
     assert untouched(folder / "home")
@@ -505,12 +503,12 @@ def test_a_grid_writes_only_in_a_runs_folder(tmp_path, home, name, kind, capsys)
     kinds(folder / name, home)[kind]()
     job = Job("x", 0, fails, {"seed": 0, "logger_kwargs": {"output_dir": str(folder)}})
     with jobs.output_to(folder / "output.txt"), pytest.raises(ValueError, match="wrong"):
-        jobs.perform(job)
+        jobs.run_job(job)
     assert untouched(home)
     assert not (home / "new").exists()
     assert jobs.read_status(folder)["outcome"] == "failed"
     assert "printed" in (folder / "output.txt").read_text()
-    assert jobs.reason(folder, "failed") == r"ValueError: wrong \x1b]0;owned\x07"
+    assert jobs.last_error_line(folder, "failed") == r"ValueError: wrong \x1b]0;owned\x07"
 
 
 @pytest.mark.parametrize("outcome", ["\x1b[2J", "[red]x[/]", "[/x]", 5, None, {"a": 1}])
@@ -521,7 +519,7 @@ def test_the_overview_shows_what_a_status_says_as_it_stands(tmp_path, outcome):
 
     console = Console(file=None, width=80)
     with console.capture() as shown:
-        console.print(jobs.Overview([job], quiet=True).table())
+        console.print(jobs.GridProgress([job], quiet=True).table())
     assert (printable(outcome) if isinstance(outcome, str) else "waiting") in shown.get()
     assert "\x1b[2J" not in shown.get()
 
@@ -619,7 +617,7 @@ def test_resume_starts_no_crowd_of_environments(run, name, no_workers, capsys):
     with pytest.raises(SystemExit):
         main(["resume", str(run), "--epochs", "3"])
     assert capsys.readouterr().err.endswith(
-        f"{run} asks for 10000 environments with a process each, many more than there are cores; "
+        f"{run} asks for 10000 environments in a process each, many more than there are cores; "
         "allow it with --vectorization async, or step them in one process with --vectorization sync\n"
     )
     if name == "num_test_envs":
@@ -637,8 +635,8 @@ def test_environments_of_each_mpi_process_count(run, no_workers, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_envs": None, "num_test_envs": 10_000}, "asks for 10000 environments with a process each"),
-        ({"num_envs": None}, "asks for 10000 environments with a process each"),
+        ({"num_envs": None, "num_test_envs": 10_000}, "asks for 10000 environments in a process each"),
+        ({"num_envs": None}, "asks for 10000 environments in a process each"),
         ({"num_envs": "x"}, r"config\.json: num_envs is 'x'; it must be an int from 1"),
         ({"vectorization": "sync", "num_test_envs": "x"}, r"num_test_envs is 'x'; it must be an int from 1"),
         ({"num_test_envs": -3}, r"num_test_envs is -3; it must be an int from 1"),
@@ -733,7 +731,7 @@ def test_no_command_shows_a_config_raw(run, key, text, command, capsys, tmp_path
 
 @pytest.mark.parametrize("text", ESCAPES[:3])
 def test_no_command_shows_other_files_raw(run, text, capsys, tmp_path):
-    """Column names, a checkpoint's facts, and folders' and files' names."""
+    """Column names, a checkpoint's fingerprint, names of folders and files."""
     folder = run.rename(tmp_path / f"run{text.replace('/', '')}")
     header, *rest = (folder / "progress.txt").read_text().split("\n")
     (folder / "progress.txt").write_text("\n".join([f"{header}\t{text}", *(f"{row}\t1" for row in rest if row), ""]))

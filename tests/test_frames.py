@@ -1,4 +1,4 @@
-"""Replay of images: the same samples, to the bit, as a buffer that keeps o and o2 of every step as they are."""
+"""Replay of images: bit for bit the same samples as from a buffer that stores every step's o and o2 in full."""
 
 import copy
 import csv
@@ -39,7 +39,7 @@ SPACES = {
 
 
 def plain(*args, **kwargs) -> ReplayBuffer:
-    """The buffer that keeps images as it keeps all else."""
+    """A buffer that stores images in columns, like everything else."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(buffers, "is_image", lambda space: False)
         return ReplayBuffer(*args, **kwargs)
@@ -60,9 +60,9 @@ def assert_same(ours, theirs):
 
 
 class Stacks:
-    """N environments whose observations are the last planes of a film, one new plane a step.
+    """N environments whose observations are the last planes of a film, with one new plane per step.
 
-    kinds: pictures to choose from, few of which are alike, or a few only; pad: how a stack begins
+    kinds: number of different pictures in the film; pad: what fills a stack at the start of an episode
     """
 
     def __init__(self, space, num_envs, seed, kinds, pad):
@@ -87,7 +87,7 @@ class Stacks:
         return np.stack([np.stack(planes, -1 if self.last else 0) for planes in self.now])
 
     def step(self, done, store):
-        """One step of all, of which those in done, (N,), end an episode."""
+        """One step of all environments; those in done, (N,), end their episode."""
         o = self.observe()
         self.now = [[*planes[1:], self.new()] for planes in self.now]
         store(o, self.observe())
@@ -95,7 +95,7 @@ class Stacks:
 
 
 def save_and_load(buffer, make):
-    """Through a file, as a checkpoint does it."""
+    """A copy by way of a file, as a checkpoint makes it."""
     file, other = io.BytesIO(), make()
     torch.save(pack(buffer.state_dict()), file)
     file.seek(0)
@@ -113,10 +113,10 @@ def save_and_load(buffer, make):
     kinds=st.sampled_from([1, 2, 5, 10_000]),
     pad=st.sampled_from(["first", "zeros", "others"]),
     ends=st.sampled_from([0.0, 0.1, 0.6, 1.0]),
-    how=st.lists(st.sampled_from(["go on", "save", "copy", "cut"]), min_size=1, max_size=4),
+    actions=st.lists(st.sampled_from(["continue", "save", "copy", "cut"]), min_size=1, max_size=4),
 )
-def test_samples_are_those_of_the_plain_buffer(name, num_envs, size, n_step, seed, kinds, pad, ends, how):
-    """Wherever episodes end and the ring closes, with images that come again, saved, copied, or cut by a resume."""
+def test_samples_equal_those_of_the_plain_buffer(name, num_envs, size, n_step, seed, kinds, pad, ends, actions):
+    """For any episode ends, wrap-around and recurring images, also after saving, copying, or a resume's cut."""
     space = SPACES[name]
     arguments = dict(num_envs=num_envs, observation_space=space, action_space=ACTIONS, n_step=n_step)
     ours, theirs = ReplayBuffer(size, **arguments), plain(size, **arguments)
@@ -132,16 +132,16 @@ def test_samples_are_those_of_the_plain_buffer(name, num_envs, size, n_step, see
         values = o, rng.integers(9, size=num_envs), rng.normal(size=num_envs), o2, flags[0], flags[1]
         ours.store(*values), theirs.store(*values)
 
-    for what in how:
+    for action in actions:
         for _ in range(rng.integers(1, 30)):
             flags = rng.random((2, num_envs)) < ends / 2
             seen.step(flags.any(0), store)
         assert_same(everything(ours), everything(theirs))
-        if what == "save":
+        if action == "save":
             ours = save_and_load(ours, lambda: ReplayBuffer(size, **arguments))
-        elif what == "copy":
+        elif action == "copy":
             ours = copy.deepcopy(ours)
-        elif what == "cut":
+        elif action == "cut":
             ours.mark_episode_end(flags[0]), theirs.mark_episode_end(flags[0])
             seen.now = [seen.begin() for _ in range(num_envs)]
         assert_same(everything(ours), everything(theirs))
@@ -149,16 +149,16 @@ def test_samples_are_those_of_the_plain_buffer(name, num_envs, size, n_step, see
     ours_drawn = ours.sample(7)
     torch.manual_seed(seed)
     assert_same(ours_drawn, theirs.sample(7))
-    for images in filter(None, ours.images.stores):  # nothing is lost sight of, and nothing counted twice
-        assert sorted({*range(images.made)} - {*images.free}) == sorted(
+    for images in filter(None, ours.images.stores):  # every id is either in use or free, and only once
+        assert sorted({*range(images.num_ids)} - {*images.free_ids}) == sorted(
             set(images.planes[: len(ours)].flatten().tolist())
         )
-        assert len(images.free) == len(set(images.free))
+        assert len(images.free_ids) == len(set(images.free_ids))
 
 
 @pytest.mark.parametrize("name", ["raw", "planes first", "planes last", "stack of color", "floats"])
-def test_each_frame_is_kept_once(name):
-    """A film of 60 steps in 3 episodes: a new plane a step, and one more at the beginning of each episode."""
+def test_each_frame_is_stored_once(name):
+    """A film of 60 steps in 3 episodes: one new plane per step, and one more at the start of each episode."""
     space = SPACES[name]
     buffer = ReplayBuffer(1000, 2, space, ACTIONS)
     seen = Stacks(space, 2, 0, 10_000 if name != "stack of color" else 3000, "first")
@@ -169,18 +169,18 @@ def test_each_frame_is_kept_once(name):
     for t in range(60):
         done = np.full(2, t % 20 == 19)
         seen.step(done, store)
-    assert buffer.images.stores[0].made == 2 * (60 + 3)
+    assert buffer.images.stores[0].num_ids == 2 * (60 + 3)
 
 
-def test_the_oldest_frames_make_room_for_new_ones():
-    """Ten times as many steps as there is room for take no more planes than one filling, and its episodes' ends."""
+def test_new_frames_reuse_the_memory_of_the_oldest():
+    """Ten times as many steps as fit need no more planes than one filling, plus those at episode ends."""
     space = SPACES["planes first"]
     buffer = ReplayBuffer(200, 2, space, ACTIONS)
     seen = Stacks(space, 2, 0, 10_000, "first")
     done = np.zeros(2, bool)
     for _ in range(1000):
         seen.step(done, lambda o, o2: buffer.store(o, np.zeros(2), np.zeros(2), o2, done, done))
-    assert buffer.images.stores[0].made <= 200 + 2 * 2 * 3 + 2
+    assert buffer.images.stores[0].num_ids <= 200 + 2 * 2 * 3 + 2
     assert len(buffer.images.stores[0].chunks) == 1
 
 
@@ -221,7 +221,7 @@ def table(folder):
         return [{key: x for key, x in row.items() if "Time" not in key} for row in csv.DictReader(file, delimiter="\t")]
 
 
-def test_runs_are_those_of_the_plain_buffer_and_checkpoints_are_smaller(tmp_path, monkeypatch):
+def test_runs_equal_those_of_the_plain_buffer_and_checkpoints_are_smaller(tmp_path, monkeypatch):
     ours = train(tmp_path / "ours")
     monkeypatch.setattr(buffers, "is_image", lambda space: False)
     assert train(tmp_path / "plain") == ours
@@ -236,7 +236,7 @@ def test_a_run_with_images_resumes_exactly(tmp_path, monkeypatch):
 
     def store_and_end(self, *args):
         store(self, *args)
-        if self.t == 47:  # in the second epoch, when the ring has been written over
+        if self.t == 47:  # in the second epoch, after the buffer has wrapped around
             raise KeyboardInterrupt
 
     monkeypatch.setattr(ReplayBuffer, "store", store_and_end)
@@ -259,11 +259,11 @@ def test_a_run_with_images_resumes_exactly(tmp_path, monkeypatch):
         (lambda: gym.wrappers.TimeLimit(stacked_film(), 9), 4, 1, 256),
     ],
 )
-def test_the_message_knows_stacks(make, planes, new, size):
-    """new: planes of each step, out of all that are in an image"""
+def test_the_message_accounts_for_stacks(make, planes, new, size):
+    """planes: in an image; new: those of them that each step adds"""
     envs = make_envs(make)
     text = check_replay_memory(2**20, envs.observation_space, Film.action_space, "cpu")
     envs.close()
     each = new * (size + 4) * 17 / 16 + 2 * 4 * planes + 4 + 9
     assert float(text.split(" transitions, ")[1].split(" MiB")[0]) == pytest.approx(each, rel=0.01)
-    assert text.endswith(" MiB when full, and more with episodes of fewer than 16 steps")
+    assert text.endswith(" MiB when full, more with episodes shorter than 16 steps")

@@ -1,6 +1,6 @@
-"""Files that something has spoilt: each is read as it was written, or refused in one line. Nothing else, ever.
+"""Corrupted files: each is either read as it was written or refused in one line.
 
-The command line's own fuzzing is in test_cli.py and test_run.py, that of checkpoints in test_faults.py.
+Fuzz tests of the command line are in test_cli.py and test_run.py, those of checkpoints in test_faults.py.
 """
 
 import contextlib
@@ -41,8 +41,8 @@ def run(tmp_path_factory):
 
 
 @st.composite
-def spoilt(draw, good: bytes) -> bytes:
-    """`good` with bits turned, cut off, with bytes put in, or something else altogether."""
+def corrupted(draw, good: bytes) -> bytes:
+    """`good` with bits flipped, truncated, with bytes inserted, or replaced altogether."""
     kind = draw(st.sampled_from(["bits", "cut", "insert", "other"]))
     if kind == "other":
         return draw(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
@@ -57,8 +57,8 @@ def spoilt(draw, good: bytes) -> bytes:
     return bytes(changed)
 
 
-def in_place_of(file, content: bytes, read):
-    """What `read` returns while `file` has this content; None where it is refused."""
+def read_corrupted(file, content: bytes, read):
+    """What `read` returns while `file` has this content; None if it is refused."""
     good, refusal = file.read_bytes(), ""
     try:
         file.write_bytes(content)
@@ -75,8 +75,8 @@ def in_place_of(file, content: bytes, read):
 @given(data=st.data())
 def test_config(run, data):
     file = run / "config.json"
-    bad = data.draw(spoilt(file.read_bytes()))
-    in_place_of(file, bad, lambda: read_config(run))
+    bad = data.draw(corrupted(file.read_bytes()))
+    read_corrupted(file, bad, lambda: read_config(run))
 
 
 def nested(depth: int) -> list:
@@ -86,7 +86,7 @@ def nested(depth: int) -> list:
     return value
 
 
-DEEP = "500 lists in each other"  # which hypothesis cannot show
+DEEP = "500 nested lists"  # replaced by them in `odd`, since hypothesis can't print them
 ODD = [None, True, 0, -1, 2**63, 10**400, 3.5, 1e300, math.nan, math.inf, "", "x", "a" * 5000, "1", "\x1b[31m"]
 ODD += ["os:system", [], [0], [-1], [[1]], ["x"], [10**9], {}, {"sparsity": []}, DEEP]
 PLACES = ["run", "exp_name", "ac_kwargs:hidden_sizes", "ac_kwargs:linear", "ac_kwargs:activation"]
@@ -99,7 +99,7 @@ def odd(value):
     return nested(500) if value == DEEP else value
 
 
-def test_odd_values_before_a_policy_is_loaded_or_a_run_resumed(run):
+def test_unusual_values_in_a_config_that_is_loaded_or_resumed(run):
     file = run / "config.json"
     good = json.loads(file.read_text())
     variants = [(key, {**good, key: odd(value)}) for key, value in itertools.product(good, ODD)]
@@ -107,9 +107,9 @@ def test_odd_values_before_a_policy_is_loaded_or_a_run_resumed(run):
         variants.append(("ac_kwargs", {**good, "ac_kwargs": {key: odd(value)}}))
     for key, config in variants:
         bad = json.dumps(config).encode()
-        in_place_of(file, bad, lambda: watch.load(run))
+        read_corrupted(file, bad, lambda: watch.load(run))
         if key not in ("epochs", "steps_per_epoch"):
-            in_place_of(file, bad, lambda: spinup.resume(run))  # it has done its two epochs: never trains
+            read_corrupted(file, bad, lambda: spinup.resume(run))  # its two epochs are done, so it never trains
 
 
 @settings(FUZZ, max_examples=60)
@@ -123,7 +123,7 @@ def test_odd_values_before_a_policy_is_loaded_or_a_run_resumed(run):
 @example(where="device", value=None)
 @example(where="normalize_obs", value="x")
 @example(where="run", value=DEEP)
-def test_odd_values_in_a_config_whose_run_goes_on(run, tmp_path_factory, where, value):
+def test_unusual_values_in_a_config_of_a_run_that_continues(run, tmp_path_factory, where, value):
     config = json.loads((run / "config.json").read_text())
     *outer, key = where.split(":")
     (config[outer[0]] if outer else config)[key] = odd(value)
@@ -141,25 +141,25 @@ def test_odd_values_in_a_config_whose_run_goes_on(run, tmp_path_factory, where, 
 @example(data=None)
 def test_progress(run, data):
     file = run / "progress.txt"
-    bad = b"" if data is None else data.draw(spoilt(file.read_bytes()))
-    table = in_place_of(file, bad, lambda: results.load([str(run)]))
+    bad = b"" if data is None else data.draw(corrupted(file.read_bytes()))
+    table = read_corrupted(file, bad, lambda: results.load([str(run)]))
     if table is not None:
         assert len(table) <= bad.count(b"\n") + 1
 
 
 @pytest.mark.parametrize("content", [b"A\tB\n" + b"1\t2\n" * 500_000, b"\t" * 1_000_000, b"\x00" * 1_000_000])
 def test_huge_progress(run, content):
-    in_place_of(run / "progress.txt", content, lambda: results.load([str(run)]))
+    read_corrupted(run / "progress.txt", content, lambda: results.load([str(run)]))
 
 
 @FUZZ
 @given(data=st.data())
 def test_model(run, data):
-    """A policy that is loaded from spoilt bytes is the policy that was saved."""
+    """If a corrupted file can be loaded, it is the policy that was saved."""
     file = run / "model.pt"
     good = torch.load(file, weights_only=True)
-    state = in_place_of(file, data.draw(spoilt(file.read_bytes())), lambda: watch.read_state(run, None))
+    state = read_corrupted(file, data.draw(corrupted(file.read_bytes())), lambda: watch.read_state(run, None))
     if state is not None:
-        assert state.keys() == {key for key in good if not key.startswith(watch.ONLY_TRAINING)}
+        assert state.keys() == {key for key in good if not key.startswith(watch.TRAINING_ONLY)}
         for key, value in state.items():
             np.testing.assert_array_equal(value, good[key])

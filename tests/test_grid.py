@@ -1,4 +1,4 @@
-"""ExperimentGrid: names as the original documents them, no two alike, and runs that do not stop each other."""
+"""ExperimentGrid: names as the original documents them, all different, and runs that don't affect each other."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from spinup.experiments.grid import ExperimentGrid, default_shorthand, physical_
 
 
 def make(name="", **settings):
-    """A grid from key=values; `__` stands for `:`."""
+    """A grid from key=values, with `__` for `:`."""
     grid = ExperimentGrid(name)
     for key, vals in settings.items():
         grid.add(key.replace("__", ":"), vals)
@@ -82,12 +82,12 @@ def test_seed_is_never_in_the_name():
     assert names(grid) == ["g", "g"]
 
 
-def test_boolean_keys_show_where_they_are_true():
+def test_boolean_keys_are_shown_if_true():
     assert names(make("g", anneal=[True, False], lam=[0.9, 1])) == ["g_ann_lam0-9", "g_ann_lam1", "g_lam0-9", "g_lam1"]
     assert names(make("g", anneal=[True, None])) == ["g_anntrue", "g_annnone"]
 
 
-def test_single_values_show_only_with_in_name():
+def test_single_values_are_shown_only_with_in_name():
     grid = ExperimentGrid("g")
     grid.add("lam", 0.9)
     grid.add("gamma", [0.99], in_name=True)
@@ -140,11 +140,11 @@ def test_only_shorthands_that_collide_are_longer(keys, short):
     assert list(grid.shorthands().values()) == short
 
 
-def test_keys_that_show_in_no_name_take_no_shorthand():
+def test_keys_that_names_do_not_show_have_no_shorthand():
     assert make(train_pi_iters=[1, 2], train_v_iters=80).shorthands() == {"train_pi_iters": "tra"}
 
 
-def test_default_shorthand_makes_way_for_a_given_one():
+def test_a_default_shorthand_avoids_given_ones():
     grid = ExperimentGrid()
     grid.add("gamma", [1, 2], "lam")
     grid.add("lambda_decay", [1, 2])
@@ -176,8 +176,8 @@ def test_shorthands_differ(keys):
         ("a", "a", "'a' and 'a' set the same argument; give it once"),
         ("a", "a:b", "'a:b' and 'a' set the same argument; give it once"),
         ("a:b:c", "a:b", "'a:b' and 'a:b:c' set the same argument; give it once"),
-        ("a", "b:", "'b:' is not a name, as in key or key:sub"),
-        ("a", "", "'' is not a name, as in key or key:sub"),
+        ("a", "b:", "'b:' is not a name, such as key or key:sub"),
+        ("a", "", "'' is not a name, such as key or key:sub"),
     ],
 )
 def test_add_refuses(first, second, message):
@@ -200,7 +200,7 @@ def test_add_refuses_a_value_given_twice(vals):
     assert str(error.value) == f"'a' has the value {vals[-1]} 2 times; give each value once"
 
 
-def test_run_refuses_two_runs_of_one_name(data_dir):
+def test_run_refuses_two_runs_with_the_same_name(data_dir):
     with pytest.raises(UserError, match=r"2 runs of the grid would be named 'g_lama-b' with seed 0"):
         make("g", lam=["a/b", "a-b"]).run(pytest.fail)
     assert not data_dir.exists()
@@ -208,7 +208,7 @@ def test_run_refuses_two_runs_of_one_name(data_dir):
 
 @pytest.mark.parametrize("name", ["num_cpu", "jobs"])
 @pytest.mark.parametrize("number", [0, 1.5, "many", None])
-def test_run_refuses_what_is_no_number_of_processes(name, number, data_dir):
+def test_run_refuses_an_invalid_number_of_processes(name, number, data_dir):
     with pytest.raises(UserError) as error:
         make("g", lam=[1, 2]).run(pytest.fail, **{name: number})
     assert str(error.value) == f"{name} is '{number}'; it must be auto or a whole number from 1, for example 4"
@@ -242,7 +242,7 @@ def test_run_passes_the_variant_and_a_folder(data_dir):
     ]
 
 
-def test_run_gives_a_seed_and_a_name_where_there_is_none(data_dir):
+def test_run_adds_a_default_seed_and_name(data_dir):
     calls = []
     ExperimentGrid().run(lambda **kwargs: calls.append(kwargs), data_dir="here", datestamp=False)
     logger_kwargs = {"output_dir": str(Path("here/experiment/experiment_s0")), "exp_name": "experiment"}
@@ -272,7 +272,7 @@ def fails(seed, logger_kwargs):
         raise ZeroDivisionError("a bug")
 
 
-def test_a_failed_run_is_reported_and_the_others_go_on(capsys):
+def test_a_failed_run_is_reported_and_the_others_continue(capsys):
     runs = make("g", seed=[0, 1, 2, 3]).run(fails)
     assert [run.outcome for run in runs] == ["done", "wrong input", "failed", "done"]
     out, err = capsys.readouterr()
@@ -283,7 +283,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(capsys):
     assert " ".join(rows[4]) == "2 of 4 runs done, 2 not"
 
 
-def test_the_only_run_raises():
+def test_a_single_run_raises():
     with pytest.raises(ZeroDivisionError):
         make(seed=2).run(fails)
 

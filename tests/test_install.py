@@ -1,4 +1,4 @@
-"""The package as installed, what importing it costs, and that pages name only commands, flags and files there are."""
+"""The installed package, the cost of importing it, and pages that name only existing commands, flags and files."""
 
 import ast
 import contextlib
@@ -80,10 +80,10 @@ def test_pre_commit_uses_the_tested_ruff():
 
 
 @pytest.mark.parametrize("args", [["-c", "import spinup"], ["-m", "spinup.run", "--help"]], ids=["import", "help"])
-def test_start_imports_nothing_heavy(args):
+def test_startup_imports_nothing_heavy(args):
     result = python("-X", "importtime", *args)
     assert result.returncode == 0, result.stderr
-    # One line to a module: "import time:  self | cumulative | name"
+    # One line per module: "import time:  self | cumulative | name"
     modules = {
         line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import time:")
     }
@@ -95,8 +95,8 @@ def test_start_imports_nothing_heavy(args):
 
 
 def commands(page: Path) -> list[str]:
-    """Everything that a page sets as code, line by line, without comments."""
-    text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))  # a line that goes on
+    """All code on a page, line by line, without comments."""
+    text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))  # continued lines
     fenced = [line for block in text.split("```")[1::2] for line in block.splitlines()]
     indented = re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)
     spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
@@ -147,7 +147,7 @@ def test_readme_table_names_existing_files():
             assert all((folder / other).exists() for other in others), cell
 
 
-def test_readme_python_fits_the_signatures():
+def test_readme_python_matches_the_signatures():
     import spinup
 
     blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
@@ -160,7 +160,7 @@ def test_readme_python_fits_the_signatures():
         inspect.signature(function).bind(*arguments, **{k.arg: ast.unparse(k.value) for k in call.keywords})
 
 
-def test_extras_in_readme_are_those_there_are():
+def test_readme_names_all_extras():
     section = (ROOT / "README.md").read_text(encoding="utf-8").partition("| extra | for |")[2].partition("\n\n")[0]
     named = {name for row in section.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1] if row else "")}
     assert named == EXTRAS

@@ -1,4 +1,4 @@
-"""Runs of a grid in processes of their own: none takes another along, none is done twice, none outlives the grid."""
+"""A grid's runs in separate processes: none affects another, none is done twice, and none outlives the grid."""
 
 import ast
 import json
@@ -19,7 +19,7 @@ import thunks
 
 from spinup.errors import UserError
 from spinup.experiments.grid import ExperimentGrid
-from spinup.experiments.jobs import Job, Overview, Run, first_and_last_line, progress, write_status
+from spinup.experiments.jobs import GridProgress, Job, Run, first_and_last_line, run_progress, write_status
 from spinup.system.locks import lock
 
 TESTS = Path(__file__).parent
@@ -49,11 +49,11 @@ def outcomes(runs) -> dict[int, str]:
     return {seed: run.outcome for seed, run in runs.items()}
 
 
-# ---- every run by itself
+# ---- runs don't affect each other
 
 
 @pytest.mark.parametrize(
-    ("does", "outcome", "told"),
+    ("does", "outcome", "message"),
     [
         ("work", "done", None),
         ("raise", "failed", "ValueError: a bug of ours"),
@@ -63,7 +63,7 @@ def outcomes(runs) -> dict[int, str]:
         pytest.param("die", "killed", "killed by SIGKILL", marks=pytest.mark.skipif(os.name == "nt", reason="signals")),
     ],
 )
-def test_one_run_does_not_touch_the_others(tmp_path, log, capfd, does, outcome, told):
+def test_a_failed_run_does_not_affect_the_others(tmp_path, log, capfd, does, outcome, message):
     runs = run_grid(tmp_path, log, does=does)
     assert outcomes(runs) == {0: "done", 1: outcome, 2: "done"}
     assert seeds_run(log) == [0, 1, 2]
@@ -75,27 +75,27 @@ def test_one_run_does_not_touch_the_others(tmp_path, log, capfd, does, outcome, 
         assert status["arguments"]["log"] == str(log)
         assert (folder / "output.txt").read_text().startswith(f"seed {seed} threads ")
     error = Path(runs[1].folder) / "error.txt"
-    assert error.exists() == (told is not None)
-    if told:
-        assert told in error.read_text()
+    assert error.exists() == (message is not None)
+    if message:
+        assert message in error.read_text()
     out, err = capfd.readouterr()
-    if told:
+    if message:
         assert err.startswith("spinup: error: g, seed 1: ")
-        assert err.endswith(f"{told}; see {Path(runs[1].folder) / 'output.txt'}\n")
+        assert err.endswith(f"{message}; see {Path(runs[1].folder) / 'output.txt'}\n")
         assert err.count("\n") == 1
     else:
         assert "done: g, seed 1, " in out
-    assert ("3 of 3 runs done" if told is None else "2 of 3 runs done, 1 not") in out
-    assert "threads" not in out, "what a run prints is in its folder"
+    assert ("3 of 3 runs done" if message is None else "2 of 3 runs done, 1 not") in out
+    assert "threads" not in out, "a run's output belongs in its folder"
 
 
-def test_quiet_tells_of_errors_alone(tmp_path, log, capfd):
+def test_quiet_prints_only_errors(tmp_path, log, capfd):
     runs = run_grid(tmp_path, log, does="mistake", quiet=True)
-    told = f"gamma is 2; it must be 1; see {Path(runs[1].folder) / 'output.txt'}"
-    assert capfd.readouterr() == ("", f"spinup: error: g, seed 1: {told}\n")
+    message = f"gamma is 2; it must be 1; see {Path(runs[1].folder) / 'output.txt'}"
+    assert capfd.readouterr() == ("", f"spinup: error: g, seed 1: {message}\n")
 
 
-def test_cores_are_shared_out(tmp_path, log, monkeypatch):
+def test_cores_are_divided_among_jobs(tmp_path, log, monkeypatch):
     monkeypatch.setattr("spinup.experiments.grid.physical_cores", lambda: 6)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     runs = run_grid(tmp_path, log, seeds=(0, 1), jobs=2)
@@ -112,7 +112,7 @@ def test_jobs_run_at_the_same_time(tmp_path, log):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_grid_started_again_does_what_is_left(tmp_path, log, jobs):
+def test_a_restarted_grid_does_only_unfinished_runs(tmp_path, log, jobs):
     run_grid(tmp_path, log, jobs=jobs, does="raise")
     assert seeds_run(log) == [0, 1, 2]
     junk = tmp_path / "data" / "g" / "g_s1" / "progress.txt"
@@ -120,12 +120,12 @@ def test_a_grid_started_again_does_what_is_left(tmp_path, log, jobs):
     runs = run_grid(tmp_path, log, jobs=jobs, does="raise")
     assert outcomes(runs) == {0: "done before", 1: "failed", 2: "done before"}
     assert seeds_run(log) == [0, 1, 1, 2]
-    assert not junk.exists(), "the second try began in what the first had left"
+    assert not junk.exists(), "the second attempt kept the first one's files"
     assert sorted(p.name for p in (tmp_path / "data" / "g").iterdir()) == ["g_s0", "g_s1", "g_s2"]
 
 
-def test_an_unfinished_run_goes_on_from_its_checkpoint(tmp_path, log):
-    """The second try trains the last two epochs alone, and ends with the table of a run that was never ended."""
+def test_an_unfinished_run_resumes_from_its_checkpoint(tmp_path, log):
+    """The second attempt trains only the last two epochs, and its table equals that of an uninterrupted run."""
     quick = dict(thunk=thunks.train, seeds=(1, 2))
     assert outcomes(run_grid(tmp_path / "whole", log, **quick)) == {1: "done", 2: "done"}
     assert outcomes(run_grid(tmp_path, log, **quick, stop_at=130)) == {1: "failed", 2: "done"}
@@ -141,9 +141,9 @@ def test_an_unfinished_run_goes_on_from_its_checkpoint(tmp_path, log):
     assert table(folder) == table(tmp_path / "whole" / "data" / "g" / "g_s1")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="cannot be told there")
-def test_an_executor_that_tries_again_takes_the_same_folder(tmp_path, log):
-    """A node that died has left its folder as a run at work."""
+@pytest.mark.skipif(os.name == "nt", reason="checks a process by its id")
+def test_an_executor_that_retries_uses_the_same_folder(tmp_path, log):
+    """A node that died has left the status `running` in its folder."""
     kwargs = {"output_dir": str(tmp_path / "g_s0"), "exp_name": "g", "quiet": True}
     job = Job("g", 0, thunks.train, {"seed": 0, "log": str(log), "logger_kwargs": kwargs})
     (tmp_path / "g_s0").mkdir()
@@ -152,8 +152,8 @@ def test_an_executor_that_tries_again_takes_the_same_folder(tmp_path, log):
     file = tmp_path / "g_s0" / "status.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "process": ["a node that died", 1]}))
     code = (
-        "import sys, thunks; from spinup.experiments.jobs import Job, perform\n"
-        f"print(perform(Job('g', 0, thunks.train, {job.arguments!r}), True).outcome)"
+        "import sys, thunks; from spinup.experiments.jobs import Job, run_job\n"
+        f"print(run_job(Job('g', 0, thunks.train, {job.arguments!r}), True).outcome)"
     )
     env = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
     done = subprocess.run(
@@ -164,7 +164,7 @@ def test_an_executor_that_tries_again_takes_the_same_folder(tmp_path, log):
     assert (tmp_path / "g_s0" / "progress.txt").read_text().count("\n") == 5
 
 
-def test_other_arguments_are_another_run(tmp_path, log):
+def test_other_arguments_make_another_run(tmp_path, log):
     run_grid(tmp_path, log, seeds=(0, 2), epochs=1)
     assert outcomes(run_grid(tmp_path, log, seeds=(0, 2), epochs=2)) == {0: "done", 2: "done"}
     again = run_grid(tmp_path, log, seeds=(0, 2), epochs=2)
@@ -174,16 +174,16 @@ def test_other_arguments_are_another_run(tmp_path, log):
     assert seeds_run(log) == [0, 0, 2, 2]
 
 
-def test_a_run_that_is_no_grids_is_left_alone(tmp_path, log):
+def test_a_run_of_another_program_is_left_alone(tmp_path, log):
     folder = tmp_path / "data" / "g" / "g_s0"
     folder.mkdir(parents=True)
-    (folder / "progress.txt").write_text("of somebody else")
+    (folder / "progress.txt").write_text("someone else's")
     runs = run_grid(tmp_path, log, seeds=(0, 2))
     assert runs[0].folder == f"{folder}-2"
     assert [p.name for p in folder.iterdir()] == ["progress.txt"]
 
 
-# ---- several at work at once
+# ---- several grids at once
 
 
 @pytest.mark.parametrize(
@@ -191,8 +191,8 @@ def test_a_run_that_is_no_grids_is_left_alone(tmp_path, log):
     [[platform.node(), 1], [platform.node(), os.getpid()], [1, 2, 3], [], None, 7, "x", {}, [None, None], ["x", "y"]]
     + [[platform.node(), number] for number in (-1, 0, 10**30, "1", 1.5, True, [1])],
 )
-def test_a_process_id_in_status_json_says_nothing(tmp_path, log, process):
-    """The lock does: after kill -9 and a restart, the number is another process's."""
+def test_a_process_id_in_status_json_is_ignored(tmp_path, log, process):
+    """Only the lock counts: after kill -9 and a reboot, another process can have the same id."""
     run_grid(tmp_path, log, seeds=(0, 2), jobs=1)
     file = tmp_path / "data" / "g" / "g_s0" / "status.json"
     status = json.loads(file.read_text())
@@ -204,7 +204,7 @@ def test_a_process_id_in_status_json_says_nothing(tmp_path, log, process):
 @pytest.mark.parametrize(
     "content", ["[]", "[" * 10**5, '{"outcome": {}, "arguments": 1}', '{"outcome": ["done"]}', "\x00"]
 )
-def test_a_status_that_is_none_of_ours(tmp_path, log, content):
+def test_a_status_that_spinup_did_not_write(tmp_path, log, content):
     run_grid(tmp_path, log, seeds=(0, 2), jobs=1)
     (tmp_path / "data" / "g" / "g_s0" / "status.json").write_text(content)
     runs = run_grid(tmp_path, log, seeds=(0, 2), jobs=1)
@@ -213,32 +213,34 @@ def test_a_status_that_is_none_of_ours(tmp_path, log, content):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_run_at_work_elsewhere_is_not_touched(tmp_path, log, jobs, capfd, monkeypatch):
-    """By a process that can be looked up, none of the grid begins; one of another host or container is left out."""
+def test_a_run_of_another_process_is_not_touched(tmp_path, log, jobs, capfd, monkeypatch):
+    """If the other process can be looked up, the grid doesn't start; otherwise it skips the run."""
     run_grid(tmp_path, log, seeds=(0, 2), does="raise", jobs=1)
     folder = tmp_path / "data" / "g" / "g_s0"
     file = folder / "status.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "outcome": "running"}))
-    before = {path: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}  # that one is the holder's
+    before = {
+        path: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"
+    }  # the lock's owner rewrites that one
     code = "import sys\nfrom pathlib import Path\nfrom spinup.system.locks import lock\nlock(Path(sys.argv[1]))\n"
     command = [sys.executable, "-c", code + "print(flush=True)\ninput()", str(folder)]
     env = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         holder.stdout.readline()
-        with pytest.raises(UserError, match=rf"another process is at work on {folder} \(process {holder.pid} on "):
+        with pytest.raises(UserError, match=rf"another process is using {folder} \(process {holder.pid} on "):
             run_grid(tmp_path, log, seeds=(0, 2), does="raise", jobs=jobs)
-        monkeypatch.setattr("spinup.experiments.grid.at_work", lambda folder: "")
+        monkeypatch.setattr("spinup.experiments.grid.folder_in_use", lambda folder: "")
         runs = run_grid(tmp_path, log, seeds=(0, 2), does="raise", jobs=jobs)
-        assert outcomes(runs) == {0: "at work elsewhere", 2: "done before"}
-        assert f"spinup: error: g, seed 0: another process is at work on {folder}\n" in capfd.readouterr().err
+        assert outcomes(runs) == {0: "running elsewhere", 2: "done before"}
+        assert f"spinup: error: g, seed 0: another process is using {folder}\n" in capfd.readouterr().err
         for path, content in before.items():
             assert path.read_bytes() == content, path
         holder.communicate("\n")
     assert outcomes(run_grid(tmp_path, log, seeds=(0, 2), does="raise", jobs=jobs)) == {0: "done", 2: "done before"}
 
 
-def test_a_grid_writes_no_status_over_that_of_another(tmp_path):
-    """Its worker was killed, and before it saw that, another grid went on with the run."""
+def test_a_grid_does_not_overwrite_another_grids_status(tmp_path):
+    """Its worker was killed, and another grid resumed the run before the first one noticed."""
     kwargs = {"output_dir": str(tmp_path / "g_s0"), "exp_name": "g"}
     job = Job("g", 0, thunks.run, {"seed": 0, "logger_kwargs": kwargs})
     (tmp_path / "g_s0").mkdir()
@@ -246,43 +248,43 @@ def test_a_grid_writes_no_status_over_that_of_another(tmp_path):
     status = (tmp_path / "g_s0" / "status.json").read_bytes()
     code = f"""
 import thunks
-from spinup.experiments.jobs import Job, settle
-print(settle(Job("g", 0, thunks.run, {job.arguments!r}), "killed", "why").outcome)
+from spinup.experiments.jobs import Job, record_outcome
+print(record_outcome(Job("g", 0, thunks.run, {job.arguments!r}), "killed", "why").outcome)
 """
     env = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
 
-    def settle():
+    def record_outcome():
         command = [sys.executable, "-c", code]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=True).stdout
 
     held = lock(tmp_path / "g_s0")
-    assert settle() == "killed\n"
+    assert record_outcome() == "killed\n"
     assert (tmp_path / "g_s0" / "status.json").read_bytes() == status
     assert not (tmp_path / "g_s0" / "error.txt").exists()
     held.release()
-    assert settle() == "killed\n"
+    assert record_outcome() == "killed\n"
     assert json.loads((tmp_path / "g_s0" / "status.json").read_text())["outcome"] == "killed"
     assert (tmp_path / "g_s0" / "error.txt").read_text() == "why\n"
 
 
-def test_a_run_that_loses_its_folder_says_nothing_more_there(tmp_path, log):
-    """As one that was stopped for long on a file system whose locks do not reach the host that took the folder."""
+def test_a_run_that_loses_its_folder_writes_no_more_there(tmp_path, log):
+    """As after a long suspension, on a file system that doesn't enforce locks across hosts."""
     grid = ExperimentGrid("g")
     grid.add("seed", [0, 2])
-    (zero, two) = grid.run(loses_its_folder, data_dir=str(tmp_path), logger_kwargs={"quiet": True})
-    assert (zero.outcome, two.outcome) == ("at work elsewhere", "done")
+    (zero, two) = grid.run(lose_folder, data_dir=str(tmp_path), logger_kwargs={"quiet": True})
+    assert (zero.outcome, two.outcome) == ("running elsewhere", "done")
     assert json.loads((tmp_path / "g" / "g_s0" / "status.json").read_text()) == "another's"
 
 
-def loses_its_folder(seed, logger_kwargs):
+def lose_folder(seed, logger_kwargs):
     folder = Path(logger_kwargs["output_dir"])
     if seed == 0:
         (folder / ".lock").write_text('{"token": "another"}')
         (folder / "status.json").write_text('"another\'s"')
 
 
-def test_what_a_try_left_is_removed_and_nothing_else(tmp_path, log):
-    """The user's files stay, and what is behind links."""
+def test_only_the_files_of_an_earlier_attempt_are_removed(tmp_path, log):
+    """The user's files stay, and so do the targets of links."""
     run_grid(tmp_path, log, seeds=(0, 1), does="raise", jobs=1)
     folder, outside = tmp_path / "data" / "g" / "g_s1", tmp_path / "outside"
     (outside / "thesis").mkdir(parents=True)
@@ -307,8 +309,8 @@ def test_what_a_try_left_is_removed_and_nothing_else(tmp_path, log):
     assert [path.name for path in (folder / "checkpoint").iterdir()] == ["mine"]
 
 
-def test_a_fresh_start_removes_nothing_behind_a_link(tmp_path, log, capfd):
-    """A run's folder that is a link itself: it is trained in, but what it leads to is not cleared for another try."""
+def test_a_fresh_start_removes_nothing_through_a_link(tmp_path, log, capfd):
+    """A run may use a folder that is a link, but the link's target is not cleared for another attempt."""
     run_grid(tmp_path, log, seeds=(0, 1), does="raise", jobs=1)
     folder, scratch = tmp_path / "data" / "g" / "g_s1", tmp_path / "scratch"
     folder.rename(scratch)
@@ -334,20 +336,20 @@ def leaves(seed, logger_kwargs, **arguments):
 
 
 def test_three_grids_at_once(tmp_path, log):
-    share_out(tmp_path, log, [[]] * 3)
+    run_grids_at_once(tmp_path, log, [[]] * 3)
 
 
 @pytest.mark.slow
-def test_three_grids_at_once_in_name_spaces_of_their_own(tmp_path, log):
-    """As in containers that share a folder. Needs a user who can make name spaces for process ids, for example root."""
+def test_three_grids_at_once_in_separate_namespaces(tmp_path, log):
+    """As in containers that share a folder. Needs a user who can create PID namespaces, such as root."""
     space = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if not shutil.which("unshare") or subprocess.run([*space, "true"], capture_output=True).returncode:
-        pytest.skip("this user or system can make no name spaces for process ids")
-    share_out(tmp_path, log, [space, space, []])
+        pytest.skip("can't create PID namespaces here")
+    run_grids_at_once(tmp_path, log, [space, space, []])
 
 
-def share_out(tmp_path, log, wrappers):
-    """Each grid has all the runs; together they do each once, and none reports one as failed."""
+def run_grids_at_once(tmp_path, log, wrappers):
+    """Each grid has all the runs; together they do each run once, and none reports a failure."""
     seeds = [0, 2, 4, 6]
     script = f"""
         import sys, thunks
@@ -372,9 +374,9 @@ def share_out(tmp_path, log, wrappers):
     said = [grid.communicate(timeout=300) for grid in grids]
     last = [out.splitlines()[-1] if out else err for out, err in said]
     for line in last:
-        told = line.startswith("refused another process is at work on ")
-        assert told or set(ast.literal_eval(line)) <= {"done", "done before", "at work elsewhere"}, said
-    assert seeds_run(log) == seeds, "a run was begun twice, or by none"
+        refused = line.startswith("refused another process is using ")
+        assert refused or set(ast.literal_eval(line)) <= {"done", "done before", "running elsewhere"}, said
+    assert seeds_run(log) == seeds, "a run was started twice, or never"
     for seed in seeds:
         folder = tmp_path / "data" / "g" / f"g_s{seed}"
         assert json.loads((folder / "status.json").read_text())["outcome"] == "done"
@@ -385,7 +387,7 @@ def share_out(tmp_path, log, wrappers):
 # ---- other executors
 
 
-def test_an_executor_of_ones_own(tmp_path, log):
+def test_a_users_executor(tmp_path, log):
     with ProcessPoolExecutor(2) as executor:
         runs = run_grid(tmp_path, log, executor=executor, does="raise")
     assert outcomes(runs) == {0: "done", 1: "failed", 2: "done"}
@@ -393,7 +395,7 @@ def test_an_executor_of_ones_own(tmp_path, log):
 
 
 def test_an_mpi_pool(tmp_path, log):
-    """The workers belong to an MPI world, and still each run is one of a single process."""
+    """The workers belong to an MPI world, but each run has a single process."""
     script = f"""
         import thunks
         from mpi4py.futures import MPIPoolExecutor
@@ -421,7 +423,7 @@ def test_an_mpi_pool(tmp_path, log):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(executor=ThreadPoolExecutor(1)), "executor has threads"),
+        (dict(executor=ThreadPoolExecutor(1)), "executor uses threads"),
         (dict(executor="rai"), "executor is 'rai'; it must be process or ray; did you mean 'ray'?"),
         (dict(thunk=lambda **kwargs: None), "cannot be sent to another process"),
     ],
@@ -435,7 +437,7 @@ def test_refuses(tmp_path, log, options, message):
 def test_refuses_jobs_and_num_cpu(tmp_path):
     grid = ExperimentGrid("g")
     grid.add("seed", [0, 1])
-    with pytest.raises(UserError, match="jobs and num_cpu do not go together"):
+    with pytest.raises(UserError, match="jobs and num_cpu can't be combined"):
         grid.run(thunks.run, num_cpu=2, jobs=2, data_dir=str(tmp_path))
 
 
@@ -481,13 +483,13 @@ def processes_of(session: int) -> list[str]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
-def test_no_child_outlives_the_grid(tmp_path, log, how):
+def test_no_child_process_outlives_the_grid(tmp_path, log, how):
     process = start_script(tmp_path, log)
     with process:
-        stop_and_look(process, how, log)
+        stop_and_check(process, how, log)
 
 
-def stop_and_look(process, how, log):
+def stop_and_check(process, how, log):
     deadline = time.time() + 60
     while len(seeds_run(log)) < 2 and time.time() < deadline:
         time.sleep(0.1)
@@ -504,9 +506,9 @@ def stop_and_look(process, how, log):
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP", "SIGTERM again and again", "SIGTERM to all", "SIGKILL"])
 def test_a_grid_that_is_stopped_leaves_checkpoints(tmp_path, log, how, jobs):
-    """And a status that says so; started again, it goes on. `timeout` and Slurm tell its processes too, or twice."""
+    """And the status `stopped`. `timeout` and Slurm may signal all processes, or the same one twice."""
     if how == "SIGKILL" and jobs == 1:
-        pytest.skip("nobody is left to write a checkpoint")
+        pytest.skip("no process is left to write a checkpoint")
     script = f"""
         import thunks
         from spinup.experiments.grid import ExperimentGrid
@@ -545,32 +547,32 @@ def test_a_grid_that_is_stopped_leaves_checkpoints(tmp_path, log, how, jobs):
     assert not (tmp_path / "data" / "g" / "g_s4").exists()
 
 
-def test_a_script_without_its_guard_is_told_so(tmp_path, log):
+def test_a_script_without_a_main_guard_gets_an_error(tmp_path, log):
     process = start_script(tmp_path, log, guard="if True:")
     _, error = process.communicate(timeout=120)
     assert "must do it under: if __name__ == '__main__':" in error
     assert seeds_run(log) == []
 
 
-# ---- the overview
+# ---- progress
 
 
-def test_an_overview_of_many_runs_fits_the_terminal_and_shows_those_at_work(tmp_path):
+def test_the_table_of_many_runs_fits_the_terminal_and_shows_running_ones(tmp_path):
     todo = [Job("x", i, print, {"logger_kwargs": {"output_dir": str(tmp_path / f"x_s{i}")}}) for i in range(50)]
     for i, outcome in ((3, "done"), (40, "running"), (49, "running")):
         todo[i].folder.mkdir()
         (todo[i].folder / "status.json").write_text(json.dumps({"outcome": outcome}))
-    overview = Overview(todo, quiet=True)
-    assert overview.table().row_count == 50
-    overview.live = types.SimpleNamespace(console=types.SimpleNamespace(height=10))
-    overview.runs = {str(todo[0].folder): Run("x", 0, str(todo[0].folder), 1.0, "done")}
-    table = overview.table()
+    progress = GridProgress(todo, quiet=True)
+    assert progress.table().row_count == 50
+    progress.live = types.SimpleNamespace(console=types.SimpleNamespace(height=10))
+    progress.runs = {str(todo[0].folder): Run("x", 0, str(todo[0].folder), 1.0, "done")}
+    table = progress.table()
     assert list(table.columns[1].cells)[:4] == ["40", "49", "0", "1"]
     assert table.row_count == 7
     assert table.caption == "46 waiting, 2 done, 2 running"
 
 
-def test_the_last_row_of_a_long_table_is_found_at_its_end(tmp_path):
+def test_the_last_row_of_a_long_table_is_read_from_its_end(tmp_path):
     file = tmp_path / "progress.txt"
     file.write_text("Epoch\tX\n" + "".join(f"{i}\t{'0' * 1000}\n" for i in range(1000)) + "1000\tto")
     assert first_and_last_line(file) == ("Epoch\tX", "999\t" + "0" * 1000)
@@ -580,13 +582,13 @@ def test_the_last_row_of_a_long_table_is_found_at_its_end(tmp_path):
             first_and_last_line(file)
 
 
-def test_progress(tmp_path):
-    assert progress(tmp_path, running=True) == ("", "", "")
+def test_run_progress(tmp_path):
+    assert run_progress(tmp_path, running=True) == ("", "", "")
     (tmp_path / "config.json").write_text('{"epochs": 10}')
     rows = "Epoch\tAverageEpRet\tTotalEnvInteracts\tTime\n1\t5\t1000\t3\n2\t7.5\t2000\t6\n"
     (tmp_path / "progress.txt").write_text(rows + "3\t8")  # the last line is half written
-    assert progress(tmp_path, running=True) == ("2,000", "7.5", "0:00:24")  # 6 s for 2 of 10
-    assert progress(tmp_path, running=False) == ("2,000", "7.5", "")
+    assert run_progress(tmp_path, running=True) == ("2,000", "7.5", "0:00:24")  # 6 s for 2 of 10
+    assert run_progress(tmp_path, running=False) == ("2,000", "7.5", "")
 
 
 # ---- Ray
@@ -595,7 +597,7 @@ def test_progress(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", [False, True])
 def test_ray_with_a_node_that_dies(tmp_path, log, kill):
-    """Two nodes of one core each and four runs; a node that is removed in the middle costs no run, and repeats none."""
+    """Two nodes of one core each, four runs: if a node is removed, only its run is repeated, and all are done."""
     script = f"""
         import threading, time
         import ray, thunks
@@ -629,4 +631,4 @@ def test_ray_with_a_node_that_dies(tmp_path, log, kill):
     assert done.stdout.splitlines()[-1] == str([(seed, "done") for seed in (0, 2, 4, 6)])
     finished = Path(f"{log}.finished").read_text().split()
     assert sorted(finished) == ["0", "2", "4", "6"]
-    assert len(seeds_run(log)) == (5 if kill else 4), "one run was begun twice where its node died"
+    assert len(seeds_run(log)) == (5 if kill else 4), "exactly the run whose node died must start twice"

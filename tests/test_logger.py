@@ -1,4 +1,4 @@
-"""The logger: exact statistics and files first, then what it shows in a pipe and on a terminal."""
+"""The logger: exact statistics and files first, then its output in a pipe and on a terminal."""
 
 import functools
 import io
@@ -26,9 +26,9 @@ import spinup
 from spinup.compute import mpi
 from spinup.errors import UserError, install
 from spinup.runs import logger as logger_module
-from spinup.runs.config import _git, convert_json, record, setup_logger_kwargs
+from spinup.runs.config import _git, convert_json, provenance, setup_logger_kwargs
 from spinup.runs.logger import EpochLogger, Logger
-from spinup.system.terminal import colorize, short, show, table
+from spinup.system.terminal import abbreviate, colorize, format_table, format_value
 
 ROOT = Path(__file__).parent.parent
 nan, inf = math.nan, math.inf
@@ -45,7 +45,7 @@ def lines(logger):
 
 
 def strict_json(path):
-    """json.loads alone would accept NaN and Infinity, which are not JSON."""
+    """json.loads alone accepts NaN and Infinity, which aren't JSON."""
     return json.loads(Path(path).read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
@@ -66,22 +66,22 @@ def test_statistics_by_hand(log):
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.lists(st.floats(-1e3, 1e3), max_size=6), max_size=8),
-    st.sampled_from([0.0, 1e8]),  # far from zero, a sum of squares would have lost every digit of the deviation
+    st.sampled_from([0.0, 1e8]),  # far from zero, a sum of squares would lose every digit of the deviation
 )
-def test_batches_merge_to_the_whole(batches, offset):
-    running = logger_module._Running()
+def test_merged_batches_equal_the_whole_sample(batches, offset):
+    statistics = logger_module._RunningStats()
     for batch in batches:
-        running.add(np.array(batch) + offset)
+        statistics.add(np.array(batch) + offset)
     x = np.concatenate([np.array(batch, dtype=float) + offset for batch in batches] or [np.array([])])
     if x.size == 0:
-        assert all(map(math.isnan, running.stats()))
+        assert all(map(math.isnan, statistics.stats()))
     else:
-        assert running.stats() == pytest.approx(
+        assert statistics.stats() == pytest.approx(
             (x.mean(), x.std(), x.min(), x.max()), rel=1e-12, abs=1e-6 if offset else 1e-9
         )
 
 
-def test_constant_data_has_no_spread(log):
+def test_constant_data_has_zero_std(log):
     for n in (1, 3, 7):
         log.store(X=np.full(n, 0.1))
     assert log.get_stats("X") == pytest.approx((0.1, 0.0, 0.1, 0.1), abs=1e-16)
@@ -98,13 +98,13 @@ def test_constant_data_has_no_spread(log):
         ([inf, -inf], (nan, nan, -inf, inf)),
     ],
 )
-def test_not_finite(log, batches, expected):
+def test_non_finite_values(log, batches, expected):
     for batch in batches:
         log.store(X=batch)
     np.testing.assert_equal(log.get_stats("X"), expected)
 
 
-def test_what_is_never_logged_does_not_grow(log):
+def test_values_that_are_never_logged_do_not_accumulate(log):
     log.store(Unused=np.arange(3.0))
     before = len(pickle.dumps(log._running))
     for _ in range(1000):
@@ -112,8 +112,8 @@ def test_what_is_never_logged_does_not_grow(log):
     assert len(pickle.dumps(log._running)) <= before + 16
 
 
-def test_tensors_are_taken_as_they_are_when_stored(log):
-    """They wait for the row; what becomes of the caller's own until then is nothing to them."""
+def test_store_copies_tensors(log):
+    """The caller may change its tensors before the row is written."""
     x = torch.tensor([1.0, 2.0], requires_grad=True)
     log.store(X=x)
     with torch.no_grad():
@@ -124,11 +124,11 @@ def test_tensors_are_taken_as_they_are_when_stored(log):
 
 
 @pytest.mark.parametrize("n", [1, 99, 100, 101, 999, 1000, 1001, 2500])
-def test_waiting_tensors_are_all_counted_once(log, n):
+def test_pending_tensors_are_counted_exactly_once(log, n):
     for i in range(n):
         log.store(X=torch.tensor([float(i), -1.0]), Y=torch.tensor(2.0 * i))
     x = np.concatenate([np.arange(n), np.full(n, -1)])
-    for _ in range(2):  # asking takes nothing away
+    for _ in range(2):  # get_stats doesn't reset the statistics
         assert log.get_stats("X") == pytest.approx((x.mean(), x.std(), -1, n - 1))
     log.log_tabular("X")
     log.log_tabular("Y", average_only=True)
@@ -137,7 +137,7 @@ def test_waiting_tensors_are_all_counted_once(log, n):
     assert np.isnan(log.get_stats("Y")).all()
 
 
-def test_waiting_tensors_and_numbers_under_one_key(log):
+def test_tensors_and_numbers_under_one_key(log):
     log.store(X=torch.tensor([1.0, 2.0]))
     log.store(X=3.0)
     log.store(X=[4, 5])
@@ -147,20 +147,20 @@ def test_waiting_tensors_and_numbers_under_one_key(log):
     assert log.get_stats("X")[2:] == (1, 8)
 
 
-def test_tensors_that_are_never_logged_do_not_grow(log):
+def test_tensors_that_are_never_logged_do_not_accumulate(log):
     for i in range(3000):
         log.store(Unused=torch.ones(2))
-        assert len(log._waiting.get("Unused", [])) <= 1000, i
+        assert len(log._pending.get("Unused", [])) <= 1000, i
 
 
 @pytest.mark.parametrize("value", ["high", [1.0, "x"], object(), [[1.0], [2.0, 3.0]]])
-def test_store_takes_numbers(log, value):
+def test_store_accepts_only_numbers(log, value):
     with pytest.raises(UserError, match=r"^store\(EpRet=\.\.\.\) takes numbers"):
         log.store(EpRet=value)
 
 
-def test_statistics_are_those_of_all_processes(tmp_path, monkeypatch):
-    """Three ranks as threads; a collective that one of them left out would break the barrier."""
+def test_statistics_cover_all_processes(tmp_path, monkeypatch):
+    """Three ranks as threads; if one of them skipped a collective call, the barrier would break."""
     data = [[1.0, 2.0, 6.0], [], [5.0]]  # 1 2 6 5: mean 3.5, mean square 16.5
     local, barrier, box = threading.local(), threading.Barrier(3, timeout=10), [None] * 3
 
@@ -201,7 +201,7 @@ def test_statistics_are_those_of_all_processes(tmp_path, monkeypatch):
     for stats, empty in results:
         assert stats == pytest.approx((3.5, math.sqrt(16.5 - 3.5**2), 1.0, 6.0))
         assert all(map(math.isnan, empty))
-    assert os.listdir(tmp_path) == ["run"]  # made once, by rank 0
+    assert os.listdir(tmp_path) == ["run"]  # created once, by rank 0
     assert (tmp_path / "run" / "progress.txt").read_text().startswith("AverageX\tStdX\tMaxX\tMinX\n3.5\t")
 
 
@@ -213,7 +213,7 @@ def test_columns_and_cells(log):
     log.log_tabular("Epoch", 1)
     log.log_tabular("EpRet", with_min_and_max=True)
     log.log_tabular("EpLen", average_only=True)
-    log.store(EpLen=100)  # after its row was filled: belongs to the next
+    log.store(EpLen=100)  # after EpLen was logged: belongs to the next row
     log.log_tabular("VVals")
     log.log_tabular("Note", "two\twords\n")
     log.log_tabular("Third", 1 / 3)
@@ -241,18 +241,18 @@ def test_late_columns_widen_the_table(log):
         assert lines(log) == [*so_far, ""]
 
 
-def test_a_row_without_columns_is_no_row(log):
+def test_an_empty_row_is_not_written(log):
     log.dump_tabular()
     assert lines(log) == [""]
 
 
-def test_a_key_goes_into_a_row_once(log):
+def test_a_key_can_be_logged_once_per_row(log):
     log.log_tabular("A", 1)
-    with pytest.raises(UserError, match="A is in this row already"):
+    with pytest.raises(UserError, match="A is already in this row"):
         log.log_tabular("A", 2)
 
 
-def test_a_full_disk_leaves_no_torn_line(log):
+def test_a_full_disk_leaves_no_partial_line(log):
     resource = pytest.importorskip("resource")
     for i in range(2):
         log.log_tabular("LongColumnName", i)
@@ -356,9 +356,9 @@ def test_config_is_strict_json(log):
     config["self"] = config
     log.save_config(config)
     saved = strict_json(log.output_dir / "config.json")
-    assert saved["exp_name"] == "run"  # without a name of its own, that of the folder
+    assert saved["exp_name"] == "run"  # default: the folder's name
     assert saved["seed"] == 3
-    assert saved["run"]["torch"] == torch.__version__  # with the build, as in 2.13.0+cu130
+    assert saved["run"]["torch"] == torch.__version__  # includes the build, as in 2.13.0+cu130
     assert saved["run"]["processes"] == 1
     assert saved["run"]["threads"] == torch.get_num_threads()
     assert {"command", "started", "spinup", "python", "numpy", "gymnasium", "git", "device"} <= saved["run"].keys()
@@ -380,11 +380,11 @@ def test_commit_of_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "a").write_text("1")
     git("add", "a")
     git("commit", "-m", "a")
-    assert record({})["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    assert provenance({})["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
     (tmp_path / "a").write_text("2")
-    assert record({})["git"]["dirty"]
+    assert provenance({})["git"]["dirty"]
     monkeypatch.setenv("PATH", "")
-    assert record({})["git"] is None
+    assert provenance({})["git"] is None
 
 
 # ---- the run's folder
@@ -405,19 +405,19 @@ def test_folder_names(monkeypatch):
 def test_no_run_is_overwritten(tmp_path, capsys):
     folder = tmp_path / "ppo_s0"
     folder.mkdir()
-    (folder / "stdout.log").write_text("a folder with no run in it is taken as it is")
+    (folder / "stdout.log").write_text("a folder without a run is used as it is")
     loggers = [Logger(folder, quiet=True) for _ in range(3)]
     assert [logger.output_dir.name for logger in loggers] == ["ppo_s0", "ppo_s0-2", "ppo_s0-3"]
     assert {logger.exp_name for logger in loggers} == {"ppo_s0"}
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        f"warning: {folder} holds a run already; this one goes to {folder}-2",
-        f"warning: {folder} holds a run already; this one goes to {folder}-3",
+        f"warning: {folder} already contains a run; this one goes to {folder}-2",
+        f"warning: {folder} already contains a run; this one goes to {folder}-3",
     ]
 
 
-def test_a_configuration_alone_is_a_run_too(tmp_path):
+def test_a_folder_with_only_a_config_is_a_run(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert Logger(tmp_path, quiet=True).output_dir == tmp_path.with_name(tmp_path.name + "-2")
 
@@ -429,12 +429,12 @@ def test_current_folder(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.count("warning") == 1
 
 
-def test_one_folder_each_when_many_start_at_once(tmp_path):
+def test_concurrent_loggers_get_different_folders(tmp_path):
     folders, barrier = [], threading.Barrier(8)
 
     def start():
         barrier.wait()
-        folders.append(logger_module._claim(tmp_path / "a" / "run", "progress.txt")[0].name)
+        folders.append(logger_module._create_folder(tmp_path / "a" / "run", "progress.txt")[0].name)
 
     threads = [threading.Thread(target=start) for _ in range(8)]
     for thread in threads:
@@ -445,7 +445,7 @@ def test_one_folder_each_when_many_start_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["file", "file/run"])
-def test_a_folder_that_cannot_be_made(tmp_path, folder):
+def test_a_folder_that_cannot_be_created(tmp_path, folder):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=f"cannot write .*{folder}: .*--data_dir"):
         Logger(tmp_path / folder, quiet=True)
@@ -531,8 +531,8 @@ def test_tensorboard_gets_every_number(tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
-def test_tensorboard_hides_what_comes_again(tmp_path, monkeypatch):
-    """Killed after epoch 3 with a checkpoint of epoch 2: what was written beyond it is hidden, and comes again."""
+def test_tensorboard_hides_rows_that_are_written_again(tmp_path, monkeypatch):
+    """Killed after epoch 3 with a checkpoint of epoch 2: the row of epoch 3 is hidden and written again."""
     opened = []
 
     class SummaryWriter:
@@ -564,13 +564,13 @@ def test_tensorboard_hides_what_comes_again(tmp_path, monkeypatch):
         logger.load_state_dict(saved)
         row(logger, 4)
     with Logger(tmp_path / "run", quiet=True, tensorboard=True, resume=True) as logger:
-        logger.begin_table()  # no checkpoint: all comes again
+        logger.clear_table()  # no checkpoint: all rows are written again
         row(logger, 1)
     assert opened == [None, 801, 1201, 0]
 
 
-def test_tensorboard_of_a_run_that_was_killed(tmp_path):
-    """What TensorBoard itself shows."""
+def test_tensorboard_of_a_killed_run(tmp_path):
+    """As TensorBoard itself reads the files."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
     def train(**more):
@@ -584,7 +584,7 @@ def test_tensorboard_of_a_run_that_was_killed(tmp_path):
 
     with pytest.raises(ZeroDivisionError):
         train()
-    time.sleep(1.1)  # the names of its files count seconds
+    time.sleep(1.1)  # its file names have a resolution of a second
     train(resume=True)
     events = accumulator.EventAccumulator(str(tmp_path / "x")).Reload().Scalars("Epoch")
     assert [(event.step, event.value) for event in events] == [(10 * i, i) for i in range(1, 6)]
@@ -597,7 +597,7 @@ def test_tensorboard_is_missing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-# ---- what it shows
+# ---- output
 
 
 def test_colorize():
@@ -623,22 +623,22 @@ def test_colorize():
         (None, "nan"),
     ],
 )
-def test_numbers_for_the_eye(value, text):
-    assert show(value) == text
+def test_format_value(value, text):
+    assert format_value(value) == text
 
 
 @pytest.mark.parametrize(
     ("n", "text"), [(0, "0"), (999, "999"), (2048, "2.05k"), (999_999, "1M"), (1_024_000, "1.02M"), (3e9, "3G")]
 )
-def test_steps_on_the_bar(n, text):
-    assert short(n) == text
+def test_abbreviate(n, text):
+    assert abbreviate(n) == text
 
 
 def test_table_by_hand():
     row = {"Epoch": 3, "AverageEpRet": 12.5, "KL": 0.01}
     wide = "Epoch                3   KL      0.01"
-    assert table(row, 40) == "\n".join(["-" * len(wide), wide, "AverageEpRet      12.5"])
-    assert table(row, 10).split("\n")[1:] == [
+    assert format_table(row, 40) == "\n".join(["-" * len(wide), wide, "AverageEpRet      12.5"])
+    assert format_table(row, 10).split("\n")[1:] == [
         "Epoch                3",
         "AverageEpRet      12.5",
         "KL                0.01",
@@ -692,8 +692,8 @@ def test_plain_lines_in_a_pipe(tmp_path):
     ]
 
 
-def terminal(tmp_path, *args, env=()):
-    """What a terminal of 80 columns receives, and the exit status."""
+def run_on_a_terminal(tmp_path, *args, env=()):
+    """The output on a terminal of 80 columns, and the exit status."""
     pty = pytest.importorskip("pty")
     master, slave = pty.openpty()
     with child(tmp_path, *args, env=env, stdin=slave, stdout=slave, stderr=slave) as process:
@@ -702,42 +702,42 @@ def terminal(tmp_path, *args, env=()):
         try:
             while chunk := os.read(master, 65536):
                 received += chunk
-        except OSError:  # Linux says so when the other side is closed
+        except OSError:  # how Linux reports that the other side is closed
             pass
         os.close(master)
     return received.decode(), process.returncode
 
 
-def test_bar_on_a_terminal(tmp_path):
-    out, status = terminal(tmp_path)
+def test_progress_bar_on_a_terminal(tmp_path):
+    out, status = run_on_a_terminal(tmp_path)
     assert status == 0, out
     assert "0/3k steps" in out
-    assert "return" not in out[: out.index("AverageEpRet")]  # none yet
+    assert "return" not in out[: out.index("AverageEpRet")]  # no episode has ended yet
     assert re.search(r"━.* 2k/3k steps  [\d.]+[kM]?/s  return 20  0:00:\d\d left", out)
     assert "AverageEpRet        20" in out
     assert "\x1b[32;1mLogging" in out
-    assert out.rindex("The run is in") > out.rindex("━")  # the bar is gone from the last line
-    assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")  # and the cursor is there
+    assert out.rindex("The run is in") > out.rindex("━")  # the bar was removed
+    assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")  # the cursor is visible
 
 
-def test_an_exception_leaves_the_terminal_in_order(tmp_path):
-    out, status = terminal(tmp_path, "fail")
+def test_an_exception_restores_the_terminal(tmp_path):
+    out, status = run_on_a_terminal(tmp_path, "fail")
     assert status == 1
     assert "RuntimeError: boom" in out
     assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")
-    assert "━" not in out[out.rindex("\x1b[2K") :]  # what was drawn last was cleared
+    assert "━" not in out[out.rindex("\x1b[2K") :]  # the last bar was cleared
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_no_colour(tmp_path, env):
-    out, status = terminal(tmp_path, env=env)
+def test_no_color(tmp_path, env):
+    out, status = run_on_a_terminal(tmp_path, env=env)
     assert status == 0, out
     assert not re.search(r"\x1b\[[\d;]*3\d[;m]", out)
-    assert ("2k/3k steps" in out) == ("NO_COLOR" in env)  # a dumb terminal cannot show a bar
+    assert ("2k/3k steps" in out) == ("NO_COLOR" in env)  # a dumb terminal can't show a bar
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), None, types.SimpleNamespace(write=len, flush=int)])
-def test_any_stdout_will_do(tmp_path, monkeypatch, stream):
+def test_unusual_stdout(tmp_path, monkeypatch, stream):
     monkeypatch.setattr(sys, "stdout", stream)
     with Logger(tmp_path / "run") as logger:
         logger.save_config({"steps_per_epoch": 10, "epochs": 1})
@@ -758,16 +758,16 @@ def test_quiet_prints_warnings_only(tmp_path, capsys):
     assert capsys.readouterr() == ("", "warning: look out\n")
 
 
-def test_close_speaks_once(tmp_path, capsys):
+def test_close_prints_once(tmp_path, capsys):
     with Logger(tmp_path / "run") as logger:
         logger.close()
     assert capsys.readouterr().out.count("The run is in") == 1
 
 
-def test_a_number_of_log_info_that_has_a_column_is_named(tmp_path):
+def test_log_info_cannot_reuse_a_column(tmp_path):
     logger = EpochLogger(output_dir=str(tmp_path / "run"), quiet=True)
     logger.means = ["Speed"]
     logger.store(Speed=1.0)
     logger.log_tabular("Speed", average_only=True)
-    with pytest.raises(UserError, match="log_info: the table has a column 'Speed' of its own"):
+    with pytest.raises(UserError, match="log_info: the table already has a column 'Speed'"):
         logger.dump_tabular()

@@ -125,7 +125,7 @@ for name in t.SETTINGS:
     try:
         t.train(name, cut, step=200, **more)
         raise AssertionError("went on")
-    except t.Ended:
+    except t.ProcessEnded:
         pass
     try:
         action = t.terminate if mpi.proc_id() == 1 else (lambda: None)  # one of them is told, both stop
@@ -270,7 +270,7 @@ def test_parameters_that_differ_are_named(tmp_path):
         """,
     )
     assert result.returncode != 0
-    assert "critic.1.2.weight on process 1 is not that on process 0, after epoch 1" in result.stderr
+    assert "critic.1.2.weight differs between processes 1 and 0 after epoch 1" in result.stderr
 
 
 # ---- two hosts

@@ -1,4 +1,4 @@
-"""Which observations are images, how they are read, and what runs on them make of all kinds."""
+"""Which observations are images, how networks read them, and training runs on every kind."""
 
 import gymnasium as gym
 import numpy as np
@@ -44,7 +44,7 @@ def test_images(space):
     [
         box((128,)),
         box((2, 2, 2, 2, 2)),
-        box((84, 84), 0, 1, np.float32),  # could be a table of features as well
+        box((84, 84), 0, 1, np.float32),  # might be a table of features
         box((3, 64, 64), -1, 1, np.float32),
         box((64, 64, 3), -np.inf, np.inf, np.float32),
         box((5, 5, 3), 0, 1, np.float32),
@@ -54,7 +54,7 @@ def test_images(space):
         spaces.Dict(image=box((8, 8))),
     ],
 )
-def test_no_images(space):
+def test_spaces_that_arent_images(space):
     assert not is_image(space)
 
 
@@ -67,7 +67,7 @@ def test_no_images(space):
         ((84, 84, 4), True),
         ((210, 160, 3), True),
         ((3, 210, 160), False),
-        ((7, 7, 20), True),  # more channels than pixels in height
+        ((7, 7, 20), True),  # more channels than rows
         ((20, 7, 7), False),
         ((8, 8, 119), True),
         ((119, 8, 8), False),
@@ -92,7 +92,7 @@ def test_which_axis_has_the_channels(shape, last):
         assert height_and_width((k, *shape)) == (h, w)
 
 
-# ---- how they are read
+# ---- how networks read them
 
 
 @pytest.mark.parametrize("inner", [(3, 30, 31), (30, 31, 3)])
@@ -110,20 +110,20 @@ def test_a_stack_of_color_images_is_one_image_with_all_channels(inner):
         (box((2, 9, 9), 0, 1, np.float32), 1),
         (box((2, 9, 9), 0, 255, np.float32), 255),
         (box((2, 9, 9), 0, 1, bool), 1),
-        (box((2, 9, 9), 0, 1), 255),  # uint8 is read as ever
+        (box((2, 9, 9), 0, 1), 255),  # uint8 is always divided by 255
     ],
 )
-def test_pixels_are_divided_by_the_brightest(space, brightest):
+def test_pixels_are_scaled_to_0_to_1(space, brightest):
     encoder, _ = make_encoder(observations.network_space(space))
     o = torch.as_tensor(space.sample()[None].astype(np.float32))
     torch.testing.assert_close(encoder(o), encoder.net(o / brightest), rtol=0, atol=0)
 
 
-# ---- environments of all kinds, trained on
+# ---- training in environments of every kind
 
 
 class Pictures(gym.Env):
-    """Observations drawn from any space; the action is right where it is the sign of the first number."""
+    """Observations drawn from any space, reward 1 and episodes of 7 steps."""
 
     def __init__(self, space, discrete=False):
         self.observation_space = space
@@ -149,7 +149,7 @@ KINDS = {
     "floats": (box((3, 16, 16), 0, 1, np.float32), np.float32, CNN),
     "booleans": (box((10, 10, 4), 0, 1, bool), np.float32, CNN),
     "robot": (ROBOT, np.float32, PartsEncoder),
-    "images alone": (spaces.Tuple((box((8, 8)), box((9, 9, 3)))), np.float32, PartsEncoder),
+    "only images": (spaces.Tuple((box((8, 8)), box((9, 9, 3)))), np.float32, PartsEncoder),
     "nested": (
         spaces.Dict(a=spaces.Discrete(4), b=spaces.Dict(x=box((8, 8)), y=spaces.MultiDiscrete([2, 3]))),
         np.float32,
@@ -160,7 +160,7 @@ KINDS = {
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_environments_give_what_networks_read(kind, vectorization):
+def test_environments_return_what_networks_read(kind, vectorization):
     space, dtype, encoder = KINDS[kind]
     envs = make_envs(lambda: Pictures(space), 2, vectorization=vectorization)
     o = envs.reset()
@@ -210,8 +210,8 @@ def test_training_saving_and_loading(kind, algo, tmp_path, monkeypatch):
         store(self, o, a, r, o2, *flags)
         stored.append((o, o2))
         row = torch.as_tensor([(self.t - 1) % self.rows * self.num_envs])
-        np.testing.assert_array_equal(self.images.join(self.pick("o", row), row, following=False)[0].numpy(), o[0])
-        np.testing.assert_array_equal(self.images.join(self.pick("o2", row), row, following=True)[0].numpy(), o2[0])
+        np.testing.assert_array_equal(self.images.join(self.gather("o", row), row, following=False)[0].numpy(), o[0])
+        np.testing.assert_array_equal(self.images.join(self.gather("o2", row), row, following=True)[0].numpy(), o2[0])
 
     monkeypatch.setattr(ReplayBuffer, "store", store_and_keep)
     kwargs = ON if name == "ppo" else OFF
@@ -235,8 +235,8 @@ def test_training_saving_and_loading(kind, algo, tmp_path, monkeypatch):
         (spaces.Tuple((box((2,), -1, 1, np.float32), box((20, 20, 3), 0, 8, np.int64))), "(20, 20, 3)"),
     ],
 )
-def test_likely_images_that_are_flattened_are_told_once(space, shape, capsys):
-    observations.warn_of_flat_image.cache_clear()
+def test_likely_images_that_are_flattened_warn_once(space, shape, capsys):
+    observations.warn_about_flat_image.cache_clear()
     for _ in range(2):
         envs = make_envs(lambda: Pictures(space), 3)
         envs.reset()
@@ -248,7 +248,7 @@ def test_likely_images_that_are_flattened_are_told_once(space, shape, capsys):
 
 
 @pytest.mark.parametrize("space", [box((64, 64, 3)), box((5, 5), -1, 1, np.float32), ROBOT, box((128,))])
-def test_others_are_not_warned_of(space, capsys):
-    observations.warn_of_flat_image.cache_clear()
+def test_other_observations_do_not_warn(space, capsys):
+    observations.warn_about_flat_image.cache_clear()
     make_envs(lambda: Pictures(space)).close()
     assert "warning" not in capsys.readouterr().err

@@ -396,8 +396,8 @@ UNFIT = [(algo, env) for algo in OFF_POLICY for env in (Multi, Unbounded, HalfBo
 UNFIT += [("ddpg", Probe), ("td3", Probe)]
 SAYS = {
     Multi: "not MultiDiscrete([2 3]); ",
-    Unbounded: "needs bounded actions, and these have no bounds: Box(-inf, inf, (2,), float32); ppo, trpo and vpg take",
-    HalfBounded: "needs bounded actions, and these have no bounds: Box(",
+    Unbounded: "needs bounded actions, and these are unbounded: Box(-inf, inf, (2,), float32); ppo, trpo and vpg take",
+    HalfBounded: "needs bounded actions, and these are unbounded: Box(",
     Probe: "needs a bounded Box of actions, not Discrete(2); dqn, ppo, sac, trpo and vpg take these",
 }
 

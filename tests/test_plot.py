@@ -1,4 +1,4 @@
-"""The plotter: what is on the picture and what the command does."""
+"""The plotter: what its figures contain, and the command."""
 
 import math
 import os
@@ -36,7 +36,7 @@ def line(x, y):
     return Line("a", "unknown", "a_s0", "AverageEpRet", np.array(x, dtype=float), np.array(y, dtype=float))
 
 
-# ---- numbers
+# ---- aggregation
 
 
 def test_aggregate_by_hand():
@@ -47,23 +47,23 @@ def test_aggregate_by_hand():
 
 def test_aggregate_bounds_the_grid():
     same = [line(np.arange(50), np.arange(50))] * 2
-    assert len(aggregate(same, points=13)[0]) == 50  # no interpolation where none is needed
+    assert len(aggregate(same, points=13)[0]) == 50  # no interpolation if all lines have the same x
     x, ys = aggregate(same, points=10)
-    assert len(x) == 40  # more than a picture can show
+    assert len(x) == 40  # still more than a figure can show
     assert x[[0, -1]].tolist() == [0, 49]
-    assert set(x) <= set(range(50))  # rows that there are
+    assert set(x) <= set(range(50))  # a subset of the rows
     np.testing.assert_array_equal(ys[1], x)
-    assert len(aggregate(same[:1], points=10)[0]) == 50  # one line is drawn as it is
+    assert len(aggregate(same[:1], points=10)[0]) == 50  # a single line is drawn unchanged
     x, ys = aggregate([*same, line([0.5], [1])], points=8)
     np.testing.assert_allclose(x, np.linspace(0, 49, 8))
     np.testing.assert_allclose(ys[0], x)
 
 
-# ---- the picture
+# ---- figures
 
 
 def drawn(ax):
-    """The labelled lines of the legend, the faint ones and the dashed ones, as lists of (x, y) without NaN."""
+    """The labeled, faint and dashed lines, as lists of (x, y) without NaN."""
     kinds = {"labelled": [], "faint": [], "dashed": []}
     for line in ax.get_lines():
         kind = "faint" if line.get_alpha() else "dashed" if line.get_label().startswith("_") else "labelled"
@@ -77,7 +77,7 @@ def test_mean_and_band_over_the_seeds(runs):
     lines = drawn(ax)
     assert sorted(lines["faint"]) == [([100, 200], [5, 7]), ([100, 200, 300], [1, 2, 3]), ([100, 200, 300], [3, 6, 9])]
     assert lines["labelled"] == [([100, 200], [3, 5])]
-    assert lines["dashed"] == [([200, 300], [5, 6])]  # after the second run's end the mean is over two
+    assert lines["dashed"] == [([200, 300], [5, 6])]  # after the second run has ended, the mean is over two
     (band,) = ax.collections
     points = {tuple(np.round(p, 9)) for p in band.get_paths()[0].vertices}
     stds = [np.std([1, 3, 5]), np.std([2, 6, 7]), np.std([3, 9])]
@@ -109,7 +109,7 @@ def test_other_estimators_have_no_band(runs, estimator, expected):
         curves(load(str(runs / "ppo")), estimator="median")
 
 
-def test_environments_are_apart_unless_normalized():
+def test_environments_are_separate_unless_normalized():
     rows = [(0, "a", "A-v0"), (10, "a", "A-v0"), (100, "a", "B-v0"), (300, "a", "B-v0"), (5, "b", "A-v0")]
     df = frame(*(([1], [y], *names) for y, *names in rows))
     ax = curves(df)
@@ -123,7 +123,7 @@ def test_environments_are_apart_unless_normalized():
     assert [t.get_text() for t in one.get_legend().get_texts()] == ["a, unknown environment", "a, B-v0"]
 
 
-def test_goes_on_from_a_filtered_table(runs):
+def test_curves_of_a_filtered_table(runs):
     df = load(str(runs) + "/")
     df["Score"] = 10 * df["AverageEpRet"]
     ax = curves(df[(df["seed"] != 1) & (df["group"] == "ppo")], "Score")
@@ -131,7 +131,7 @@ def test_goes_on_from_a_filtered_table(runs):
     assert ax.get_ylabel() == "Score"
 
 
-def test_the_line_ends_where_few_runs_are_left():
+def test_the_line_ends_when_few_runs_are_left():
     df = frame(([1, 2, 3, 4], [0] * 4), ([1, 2, 3], [2] * 3), ([1, 2], [4] * 2), ([1, 2], [6] * 2))
     ax = curves(df)
     lines = drawn(ax)
@@ -156,12 +156,12 @@ def test_legend_is_outside_the_data(runs):
     legend, figure = ax.get_legend().get_window_extent(), ax.figure.bbox
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["ppo (3 runs)", "trpo (1 run)"]
     assert legend.y0 >= ax.get_window_extent().y1
-    assert figure.y1 >= legend.y1  # and inside the picture
+    assert figure.y1 >= legend.y1  # and inside the figure
     assert figure.x1 >= legend.x1
     assert len({line.get_color() for line in ax.get_lines() if not line.get_label().startswith("_")}) == 2
 
 
-def test_names_that_matplotlib_would_leave_out(tmp_path):
+def test_names_that_matplotlib_would_omit(tmp_path):
     df = frame(([1, 2], [3, 4], "_a"), ([1, 2], [5, 6], "b"), ([1, 2], [5, 6], " "))
     assert [t.get_text().strip() for t in curves(df).get_legend().get_texts()] == ["_a", "b", ""]
     df = frame(([1, 2], [3, 4], "_a"), ([1, 2], [5, 6], "_b"))
@@ -171,13 +171,15 @@ def test_names_that_matplotlib_would_leave_out(tmp_path):
     assert [t.get_text().strip() for t in profile(two).get_legend().get_texts()] == ["_a", "__b__"]
 
 
-def test_so_many_groups_that_a_legend_says_nothing(monkeypatch):
+def test_too_many_groups_for_a_legend(monkeypatch):
     df = frame(*(([1, 2], [i, 4], f"g{i}") for i in range(51)))
     monkeypatch.setattr(matplotlib.axes.Axes, "legend", None)
     ax = curves(df)
     assert ax.get_title(loc="left") == "51 curves, too many for a legend"
     assert len(ax.lines) == 51
-    with pytest.raises(UserError, match="compares at most 20 groups, and there are 51; --select and --exclude choose"):
+    with pytest.raises(
+        UserError, match="compares at most 20 groups, but there are 51; choose with --select and --exclude"
+    ):
         improvement(pd.concat([df, df.assign(run=df["run"] + "x")]))
 
 
@@ -188,14 +190,14 @@ def test_a_legend_is_laid_out_a_few_times(monkeypatch):
     assert len(calls) <= 12
 
 
-def test_many_long_names_stay_in_the_picture():
-    # $x_$ would be an error as mathematics
+def test_many_long_names_fit_the_figure():
+    # $x_$ would be a syntax error in math mode
     ax = curves(frame(*(([0, 1e6], [i, i], f"a rather long name of a group $x_$ {i}") for i in range(9))))
     ax.figure.canvas.draw()
     legend, figure = ax.get_legend().get_window_extent(), ax.figure.bbox
     assert figure.x1 >= legend.x1
     assert figure.y1 >= legend.y1 > legend.y0 >= ax.get_window_extent().y1
-    assert ax.get_window_extent().height > 1.5 * ax.figure.dpi  # inches: the data keep their room
+    assert ax.get_window_extent().height > 1.5 * ax.figure.dpi  # inches: there is still room for the data
     styles = [(line.get_color(), line.get_linestyle()) for line in ax.get_lines()]
     assert len(set(styles)) == 9
     assert [label.get_text() for label in ax.get_xticklabels()][1:-1] == ["0", "200k", "400k", "600k", "800k", "1M"]
@@ -204,7 +206,7 @@ def test_many_long_names_stay_in_the_picture():
 @pytest.mark.parametrize(
     ("last", "x", "unit"), [(100, 100, "s"), (600, 10, "min"), (7200, 120, "min"), (36000, 10, "h")]
 )
-def test_time_has_a_fitting_unit(last, x, unit):
+def test_time_has_a_suitable_unit(last, x, unit):
     ax = curves(frame(([1, 2], [3, 4]), Time=[0.0, last]), xaxis="Time")
     assert ax.get_xlabel() == f"wall-clock time ({unit})"
     assert drawn(ax)["labelled"] == [([0, x], [3, 4])]
@@ -230,8 +232,8 @@ def test_a_gap_between_two_runs_is_a_gap():
     assert lines["dashed"] == [([1, 2, 10, 11], [0, 2, 4, 6])]
 
 
-def test_seen_on_white_and_on_black():
-    """Contrast ratios as WCAG 2 has them. It asks for 3; the orange, on white, has the least of the palette: 2.2."""
+def test_colors_are_visible_on_white_and_on_black():
+    """Contrast ratios as defined by WCAG 2, which requires 3; orange on white has the lowest of the palette, 2.2."""
 
     def luminance(color):
         rgb = np.array(matplotlib.colors.to_rgb(color))
@@ -250,8 +252,8 @@ def test_seen_on_white_and_on_black():
 
 
 @pytest.mark.parametrize(("style", "page"), [("default", 1), ("dark_background", 0)])
-def test_seeds_are_faint_and_not_lost(style, page):
-    """On the page and on the band, a seed's line lies between the page and the line over all seeds."""
+def test_seeds_are_faint_but_visible(style, page):
+    """On the background and on the band, a seed's line is fainter than the line over all seeds, but visible."""
     with plt.style.context(style):
         ax = curves(frame(([0, 1], [0, 0]), ([0, 1], [2, 2])))
     (band,) = ax.collections
@@ -264,7 +266,7 @@ def test_seeds_are_faint_and_not_lost(style, page):
         assert 0.15 < np.abs(faint - under).max() < 0.7 * np.abs(ink - page).max()
 
 
-# What a colour looks like without the long, the middle and the short cones, in linear RGB: Machado, Oliveira and
+# How a color looks without the long, medium and short cones, in linear RGB: Machado, Oliveira and
 # Fernandes 2009, doi:10.1109/TVCG.2009.113, severity 1.
 BLINDNESS = {
     "none": np.eye(3),
@@ -275,7 +277,7 @@ BLINDNESS = {
 
 
 def lab(color, matrix):
-    """CIELAB of an sRGB colour as it is seen through the matrix."""
+    """CIELAB of an sRGB color after the color-blindness matrix."""
     rgb = np.array(matplotlib.colors.to_rgb(color))
     rgb = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
@@ -295,17 +297,17 @@ def test_lab_by_hand():
 
 
 @pytest.mark.parametrize("blindness", BLINDNESS)
-def test_told_apart_by_colour_blind_readers(blindness):
+def test_color_blind_readers_can_tell_colors_apart(blindness):
     """A distance of 2.3 in CIELAB is just noticeable."""
     assert closest_pair((*plot.COLORS[:-1], "black"), blindness) > 14
 
 
-def test_red_and_green_would_not_be():
+def test_red_and_green_would_look_alike():
     assert closest_pair(("tab:red", "tab:green"), "deuteranopia") < 8
 
 
-def test_later_figures_show_in_a_notebook(monkeypatch):
-    """The backend of notebooks shows a figure if interactive mode is on, and turns that on with the first one."""
+def test_later_figures_are_displayed_in_a_notebook(monkeypatch):
+    """A notebook's backend displays figures in interactive mode, which the first figure turns on."""
     subplots = plt.subplots
 
     def first_figure(*args, **kwargs):
@@ -323,7 +325,7 @@ def test_later_figures_show_in_a_notebook(monkeypatch):
 
 
 def ends(**groups):
-    """A table of runs of one row each from the final scores of groups, or of (group, environment)s."""
+    """A table of single-row runs from the final scores of groups, or of (group, environment)s."""
     return frame(*(([1], [y], *name.split("_")) for name, ys in groups.items() for y in ys))
 
 
@@ -377,9 +379,9 @@ def test_improvement_compares_on_common_environments():
 
 @pytest.mark.parametrize("draw", [profile, improvement])
 def test_comparisons_need_two_runs(draw):
-    with pytest.raises(UserError, match="b has a single run on unknown; an interval needs two or more"):
+    with pytest.raises(UserError, match="b has a single run on unknown; an interval needs at least two"):
         draw(ends(a=[1, 2], b=[1]))
-    with pytest.raises(UserError, match="--improvement compares groups, and there is only a"):
+    with pytest.raises(UserError, match="--improvement compares groups, but there is only a"):
         improvement(ends(a=[1, 2]))
 
 
@@ -391,7 +393,7 @@ def test_runs_without_numbers_are_named(runs, capsys):
     make(empty, "TotalEnvInteracts|AverageEpRet|Time\n100|nan|60\n", exp_name="vpg", env_fn="A-v0", seed=0)
     main([str(runs / "ppo"), str(runs / "vpg"), "--table"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["Runs: ppo (3), vpg (1)", f"Left out, without numbers in Performance: {empty}"]
+    assert lines[:2] == ["Runs: ppo (3), vpg (1)", f"Left out because they have no numbers in Performance: {empty}"]
 
 
 @pytest.mark.parametrize(("kind", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
@@ -404,7 +406,7 @@ def test_out(runs, capsys, kind, magic):
 
 
 def test_out_is_a_column_wide(runs):
-    main([str(runs / "ppo"), "--out", str(runs / "figure")])  # png where nothing else is said
+    main([str(runs / "ppo"), "--out", str(runs / "figure")])  # png by default
     assert plt.imread(runs / "figure.png").shape[1] == 3.4 * 300
 
 
@@ -413,7 +415,7 @@ def test_a_figure_for_each_value(runs):
     assert sorted(path.name for path in runs.glob("*.png")) == ["f-Performance.png", "f-Time.png"]
 
 
-def test_every_flag_arrives(runs, monkeypatch):
+def test_every_flag_has_an_effect(runs, monkeypatch):
     calls = []
 
     def record(name):
@@ -444,10 +446,10 @@ def test_dark(runs):
         np.testing.assert_array_equal(plt.imread(runs / "f.png")[0, 0, :3], corner)
 
 
-def test_the_same_picture_every_time(runs):
+def test_figures_are_reproducible(runs):
     for name in ("one.png", "two.png"):
         main([f"{runs}/", "--est", "iqm", "--out", str(runs / name)])
-        stats._draws.cache_clear()
+        stats._draw_counts.cache_clear()
     assert (runs / "one.png").read_bytes() == (runs / "two.png").read_bytes()
 
 
@@ -487,11 +489,11 @@ def test_a_folder_of_the_original(tmp_path, monkeypatch, capsys):
     assert found["best_std"].fillna(-1).tolist() == [-1, 2]
     ax = curves(load("data"))
     assert drawn(ax)["labelled"] == [([4000, 8000], [30, 40]), ([4000, 8000, 12000], [21.5, 34, 48])]
-    assert ax.get_ylabel() == "return"  # one group's is of training, the other's of evaluation
+    assert ax.get_ylabel() == "return"  # training return in one group, evaluation return in the other
 
 
 def test_a_hundred_runs_take_seconds(tmp_path):
-    """100 runs of 1000 rows and 20 columns, read and drawn: below 10 s of one core."""
+    """Reading and drawing 100 runs of 1000 rows and 20 columns takes less than 10 s of CPU time."""
     keys = ["AverageEpRet", "TotalEnvInteracts", *(f"Column{i}" for i in range(18))]
     values = np.random.default_rng(0).normal(size=(1000, 20))
     values[:, 1] = np.arange(1, 1001) * 4000
@@ -516,7 +518,7 @@ def test_without_a_display(runs, monkeypatch, capsys, backend):
     assert (runs / "curves.png").stat().st_size > 5000
     assert capsys.readouterr().out.splitlines()[1:] == [
         "Saved curves.png",
-        "There is no display for a window here; --out FILE chooses the file's name.",
+        "Without a display there is no window; --out FILE sets the file's name.",
     ]
 
 
@@ -525,17 +527,20 @@ def test_without_a_display(runs, monkeypatch, capsys, backend):
     [
         ([], "plot: the following arguments are required: logdir"),
         (["empty"], "plot: no progress.txt in or below empty"),
-        (["nowhere"], "plot: there is no folder nowhere and none that begins so"),
+        (["nowhere"], "plot: there is no folder nowhere, and none that begins with it"),
         (["ppo", "--smoth", "3"], "plot: unknown argument '--smoth'; did you mean '--smooth'?"),
-        (["ppo", "-s", "0"], "plot: --smooth is a number of rows, at least 1, not 0"),
+        (["ppo", "-s", "0"], "plot: --smooth is 0; it must be a number of rows, at least 1"),
         (["ppo", "-s", "x"], "plot: argument -s/--smooth: invalid int value: 'x'"),
         (["ppo", "--est", "median"], "plot: argument --est: invalid choice: 'median'"),
-        (["ppo", "--profile", "--est", "iqm"], "plot: --est is about curves; it does not go with --profile or"),
+        (
+            ["ppo", "--profile", "--est", "iqm"],
+            "plot: --est is only for curves; it can't be combined with --profile or",
+        ),
         (["ppo", "--profile", "--count"], "plot: argument --count: not allowed with argument --profile"),
-        (["ppo", "--improvement"], "plot: --improvement compares groups, and there is only ppo"),
-        (["ppo/", "trpo/", "--improvement"], "plot: trpo has a single run on A-v0; an interval needs two or more"),
-        (["ppo", "--table", "t.doc"], "plot: argument --table: t.doc ends in none of .csv, .md, .txt"),
-        (["--table", "ppo"], "plot: argument --table: ppo ends in none of .csv, .md, .txt (to print the table, put"),
+        (["ppo", "--improvement"], "plot: --improvement compares groups, but there is only ppo"),
+        (["ppo/", "trpo/", "--improvement"], "plot: trpo has a single run on A-v0; an interval needs at least two"),
+        (["ppo", "--table", "t.doc"], "plot: argument --table: t.doc does not end in .csv, .md or .txt"),
+        (["--table", "ppo"], "plot: argument --table: ppo does not end in .csv, .md or .txt (to print the table, put"),
         (["ppo", "--table", "ppo/ppo_s0/progress.txt/t.md"], "plot: cannot write ppo"),
         (
             ["ppo", "--normalize", "1"],
@@ -559,7 +564,7 @@ def test_mistakes(runs, monkeypatch, argv, message):
     assert list(runs.rglob("*.png")) == []
 
 
-def test_help_waits_for_nothing_slow():
+def test_plot_help_imports_nothing_slow():
     heavy = {"torch", "gymnasium", "pandas", "seaborn", "scipy", "matplotlib.pyplot"}
     code = (
         "import sys\nimport spinup.plot\n"

@@ -189,7 +189,7 @@ def test_an_environment_without_a_limit(tmp_path, capsys):
 def test_a_limit_below_the_environments_own_is_told_once(tmp_path, capsys, make):
     own = 500 if isinstance(make, str) else 30
     train(tmp_path / "x", make, max_ep_len=7)
-    line = f"warning: max_ep_len 7 cuts episodes that the environment itself lets last {own} steps; "
+    line = f"warning: max_ep_len 7 cuts off episodes that the environment itself would end after {own} steps; "
     assert capsys.readouterr().err.count(line) == 1
     train(tmp_path / "y", make, max_ep_len=own)
     train(tmp_path / "z", functools.partial(Any, length=-1), max_ep_len=7)
@@ -273,7 +273,7 @@ def test_a_config_that_was_edited_counts_as_edited(tmp_path):
     assert config["ac_kwargs"] == {"hidden_sizes": [8]}  # readable
     config["ac_kwargs"]["hidden_sizes"] = [9]
     (tmp_path / "x" / "config.json").write_text(json.dumps(config))
-    assert "the saved parameters do not fit the networks" in error_of(spinup.load, tmp_path / "x")
+    assert "the saved parameters do not match the networks" in error_of(spinup.load, tmp_path / "x")
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,10 @@ TEACHING = [
 ]
 PLAIN = [
     *DOCS.glob("*/*.md"),
-    *(DOCS / f"{name}.md" for name in ("index", "research", "glossary", "exercises", "debugging", "notebooks")),
+    *(
+        DOCS / f"{name}.md"
+        for name in ("index", "research", "glossary", "exercises", "debugging", "notebooks", "teaching")
+    ),
     DOCS.parent / "README.md",
     *(DOCS.parent / "spinup" / "exercises").rglob("*.md"),
 ]

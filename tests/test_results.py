@@ -1,4 +1,4 @@
-"""Reading runs and scoring them: what is read and computed, by hand."""
+"""Reading runs and scoring them, with values computed by hand."""
 
 import json
 import math
@@ -10,27 +10,27 @@ import pytest
 
 from spinup.analysis import results
 from spinup.analysis.results import (
-    column,
+    candidate_columns,
     expand,
+    first_with_numbers,
+    format_numbers,
     load,
-    meanings,
-    numbers,
+    moving_average,
     read,
     scores,
     series,
-    smoothed,
     table,
     table_text,
 )
 from spinup.errors import UserError
 from spinup.runs.logger import Logger
-from spinup.system.terminal import short
+from spinup.system.terminal import abbreviate
 
 nan = math.nan
 
 
 def make(folder, table, **config):
-    """A run's folder; `table` is the text of progress.txt with | between cells."""
+    """Create a run's folder; `table` is the text of progress.txt with | between cells."""
     folder.mkdir(parents=True)
     (folder / "progress.txt").write_text(table.replace("|", "\t"))
     if config:
@@ -39,7 +39,7 @@ def make(folder, table, **config):
 
 
 def frame(*runs, **columns):
-    """What `load` would return of runs (x, y) or (x, y, group) or (x, y, group, env); `columns` go to each."""
+    """What `load` would return for runs (x, y), (x, y, group) or (x, y, group, env); `columns` are added to each."""
     parts = []
     for i, (x, y, *names) in enumerate(runs):
         group, env = (*names, *["a", "unknown"][len(names) :])
@@ -92,23 +92,23 @@ def test_read_by_hand(tmp_path, text, expected):
         np.testing.assert_array_equal(columns[key], values)
 
 
-def test_numbers_are_read_at_numpys_speed(tmp_path, monkeypatch):
+def test_tables_of_numbers_are_read_by_numpy(tmp_path, monkeypatch):
     numbers = ["1e-3", "0.1", "-inf", "nan", "12345678901234567890", " 7 ", "1.7976931348623157e308", "5e-324"]
     rows = ["|".join(numbers[i:] + numbers[:i]) for i in range(len(numbers))]
     text = "|".join("ABCDEFGH") + "\n" + "\n".join(rows) + "\nhalf a row"
     folder = make(tmp_path / "r", text)
     slow = {
-        key: results._column(tuple(row.split("|")[i] for row in rows))  # as float() reads them
+        key: results._parse_column(tuple(row.split("|")[i] for row in rows))  # as float() reads them
         for i, key in enumerate("ABCDEFGH")
     }
-    monkeypatch.setattr(results, "_column", None)
+    monkeypatch.setattr(results, "_parse_column", None)
     columns = read(folder / "progress.txt")
     assert list(columns) == list("ABCDEFGH")
     for key, expected in slow.items():
         np.testing.assert_array_equal(columns[key], expected)
 
 
-def test_read_words(tmp_path):
+def test_read_strings(tmp_path):
     columns = read(make(tmp_path / "r", "A|B\n1|x\n2|y\n") / "progress.txt")
     assert columns["B"].tolist() == ["x", "y"]
 
@@ -133,8 +133,8 @@ def test_runs_behind_symbolic_links(tmp_path):
     (data / "again").mkdir(parents=True)
     (data / "ppo").symlink_to(tmp_path / "scratch" / "ppo")  # a group
     (data / "run").symlink_to(tmp_path / "scratch" / "trpo" / "trpo_s0")  # a run
-    (data / "again" / "run").symlink_to(data / "run")  # the same once more
-    (data / "again" / "up").symlink_to(data)  # a circle
+    (data / "again" / "run").symlink_to(data / "run")  # the same run again
+    (data / "again" / "up").symlink_to(data)  # a cycle
     (data / "nowhere").symlink_to(tmp_path / "nowhere")
     df = load(data)
     assert sorted(set(df["run"])) == [
@@ -144,7 +144,7 @@ def test_runs_behind_symbolic_links(tmp_path):
     assert load(str(tmp_path / "data" / "run"))["group"].unique() == ["trpo"]
 
 
-def test_runs_with_columns_that_others_have_not(tmp_path):
+def test_runs_with_different_columns(tmp_path):
     make(tmp_path / "a_s0", "A|B|run\n1|2|3\n", exp_name="a")
     make(tmp_path / "b_s0", "B|C\n4|x\n5|y\n", exp_name="b", seed=7)
     df = load(tmp_path)
@@ -153,11 +153,11 @@ def test_runs_with_columns_that_others_have_not(tmp_path):
     np.testing.assert_array_equal(df["A"], [1, nan, nan])
     assert df["B"].tolist() == [2, 4, 5]
     assert df["C"].tolist()[1:] == ["x", "y"]
-    assert column(meanings(df, "C")) is None
+    assert first_with_numbers(candidate_columns(df, "C")) is None
 
 
-# What two algorithms of the original Spinning Up 0.2.0 write: VPG by the command line, SAC on a cluster's gym. Its
-# config.json separates keys by ":\t", and holds the environment as the text of a lambda.
+# What two algorithms of the original Spinning Up 0.2.0 write: VPG from the command line, SAC on a cluster's gym. Its
+# config.json separates keys with ":\t", and contains the environment as the text of a lambda.
 ORIGINAL_CONFIG = """{
     "ac_kwargs":\t{
         "hidden_sizes":\t[
@@ -236,10 +236,12 @@ def test_expand(tmp_path, monkeypatch):
     make(tmp_path / "x_s1", "A\n1\n")
     make(tmp_path / "x_s10", "A\n1\n")
     monkeypatch.chdir(tmp_path)
-    assert expand("data") == ["data", "data2", "data10"]  # begins so, not: contains
+    assert expand("data") == ["data", "data2", "data10"]  # a prefix, not any substring
     assert expand("data/") == ["data/"]
     assert expand(str(tmp_path / "dat")) == [str(tmp_path / name) for name in ("data", "data2", "data10")]
-    assert expand("x_s1") == expand("x_s1/progress.txt") == ["x_s1"]  # a run is itself, not also x_s10
+    assert (
+        expand("x_s1") == expand("x_s1/progress.txt") == ["x_s1"]
+    )  # a run's folder is not a prefix: x_s10 is left out
     assert expand("x_") == ["x_s1", "x_s10"]
     assert expand(".") == ["."]
     monkeypatch.chdir("x_s1")
@@ -264,7 +266,7 @@ def folders(df):
 def test_load_is_a_tidy_table(runs):
     df = load(runs / "ppo")
     assert df.columns.tolist() == ["group", "env", "seed", "run", "TotalEnvInteracts", "AverageEpRet", "Time"]
-    assert df["seed"].tolist() == [0, 0, 0, 1, 1, 10, 10, 10]  # by number, not by letter
+    assert df["seed"].tolist() == [0, 0, 0, 1, 1, 10, 10, 10]  # in numeric order
     assert df["AverageEpRet"].tolist() == [3, 6, 9, 5, 7, 1, 2, 3]
     assert set(df["run"]) == {str(runs / "ppo" / name) for name in ("ppo_s0", "ppo_s1", "ppo_s10")}
     assert df.index.tolist() == list(range(8))
@@ -302,7 +304,7 @@ def test_environments(tmp_path):
 
 
 @pytest.mark.parametrize("config", [None, "", "{", "[]", '{"exp_name": null}'])
-def test_without_a_usable_config_the_folder_names_the_group(tmp_path, config):
+def test_without_a_usable_config_the_group_is_named_after_the_folder(tmp_path, config):
     folder = make(tmp_path / "my_run_s3-2", "A\n1\n")
     if config is not None:
         (folder / "config.json").write_text(config)
@@ -326,7 +328,7 @@ def test_select_and_exclude(runs):
 
     assert names(select=["ppo", "s1"]) == ["ppo_s1", "ppo_s10"]
     assert names(exclude=["trpo", "s10"]) == ["ppo_s0", "ppo_s1"]
-    with pytest.raises(UserError, match=r"no progress\.txt that --select and --exclude let through in or below"):
+    with pytest.raises(UserError, match=r"no progress\.txt that --select and --exclude allow in or below"):
         names(select=["ppo"], exclude=["ppo"])
 
 
@@ -335,33 +337,33 @@ def test_no_runs(tmp_path):
         load(str(tmp_path) + "/")
 
 
-# ---- numbers
+# ---- curves
 
 
 @pytest.mark.parametrize(
     ("window", "expected"),
     [
         (1, [1, 2, 6, 3, 8]),
-        (2, [1, 1.5, 4, 4.5, 5.5]),  # an even window reaches one further back, as numpy's "same" does
+        (2, [1, 1.5, 4, 4.5, 5.5]),  # an even window extends one further back, as numpy's "same" does
         (3, [1.5, 3, 11 / 3, 17 / 3, 5.5]),
         (5, [3, 3, 4, 19 / 4, 17 / 3]),
         (9, [4, 4, 4, 4, 4]),
         (100, [4, 4, 4, 4, 4]),
     ],
 )
-def test_smoothed_by_hand(window, expected):
-    np.testing.assert_allclose(smoothed(np.array([1.0, 2, 6, 3, 8]), window), expected)
+def test_moving_average_by_hand(window, expected):
+    np.testing.assert_allclose(moving_average(np.array([1.0, 2, 6, 3, 8]), window), expected)
 
 
-def test_smoothed_over_more_than_there_is():
-    np.testing.assert_allclose(smoothed(np.array([1.0, 2, 6]), 10**12), [3, 3, 3])
+def test_moving_average_over_more_than_all_rows():
+    np.testing.assert_allclose(moving_average(np.array([1.0, 2, 6]), 10**12), [3, 3, 3])
 
 
-def test_performance_is_the_evaluation_where_there_is_one():
+def test_performance_is_the_evaluation_if_there_is_one():
     df = frame(([1, 2], [3, 4]), Word=["a", "b"])
 
     def found(df, value, rows=slice(None)):
-        return column(meanings(df, value), rows)
+        return first_with_numbers(candidate_columns(df, value), rows)
 
     assert found(df, "Performance")[0] == found(df, "EpRet")[0] == "AverageEpRet"
     evaluated = df.assign(AverageTestEpRet=[nan, 5.0])
@@ -373,7 +375,7 @@ def test_performance_is_the_evaluation_where_there_is_one():
     assert found(df.assign(seed=pd.array([7, None], "Int64")), "seed")[1].tolist()[0] == 7
 
 
-def test_series_leaves_out_what_is_no_number():
+def test_series_leaves_out_missing_numbers():
     df = frame(([1, 2, 3, 4], [nan, 5, math.inf, 7]), ([1], [nan], "b"))
     (line,) = series(df, "EpRet", "TotalEnvInteracts")
     assert (line.group, line.x.tolist(), line.y.tolist()) == ("a", [2, 4], [5, 7])
@@ -383,10 +385,12 @@ def test_series_leaves_out_what_is_no_number():
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 101])
 @pytest.mark.parametrize("window", [1, 2, 3, 4, 9, 50, 101, 1000])
-def test_smoothing_is_the_mean_of_each_window(n, window):
-    y = np.random.default_rng(0).normal(size=n) * 10.0 ** np.arange(n)  # differences of running sums would not do
+def test_moving_average_is_the_mean_of_each_window(n, window):
+    y = np.random.default_rng(0).normal(size=n) * 10.0 ** np.arange(
+        n
+    )  # differences of running sums would be inaccurate
     spans = [slice(max(0, i + (window - 1) // 2 - window + 1), i + (window - 1) // 2 + 1) for i in range(n)]
-    np.testing.assert_allclose(smoothed(y, window), [y[span].mean() for span in spans], rtol=1e-12)
+    np.testing.assert_allclose(moving_average(y, window), [y[span].mean() for span in spans], rtol=1e-12)
 
 
 def test_series_of_a_filtered_table():
@@ -448,14 +452,14 @@ def test_table_by_hand():
     assert found.index.tolist() == [("a", "A-v0"), ("a", "B-v0"), ("b", "A-v0")]
     assert found.loc[("a", "A-v0")].tolist() == [2, 100, 300, *2 * [2, 1, 2, 1, 3]]
     np.testing.assert_array_equal(found.loc[("b", "A-v0")], [1, 5, 5, *2 * [6, nan, 6, nan, nan]])
-    # Normalized, environments can be taken together; B-v0's only run leaves its spread unknown.
+    # Normalized, environments share a row; with B-v0's single run, the spread is unknown.
     row = table(df, normalize=(0, 2)).loc[0]
     assert row[["group", "env", "runs"]].tolist() == ["a", "2 environments", 3]
     numbers = [2, np.std([0.5, 1.5, 4]), 2, nan, nan]
     np.testing.assert_allclose(row.iloc[3:].astype(float), [100, 300, *2 * numbers])
 
 
-def test_table_texts():
+def test_table_text():
     found = table(frame(([1000], [123.44]), ([2500], [123.46]), ([10], [0.5], "b|c", "A-v0")))
     assert table_text(found, "txt").splitlines() == [
         "group  env      runs         end    final  final IQM [95%]     best  best IQM [95%]",
@@ -483,13 +487,13 @@ def test_table_texts():
         ((0, nan), ["0", "nan"]),
     ],
 )
-def test_numbers(values, texts):
-    assert numbers(*values) == texts
+def test_format_numbers(values, texts):
+    assert format_numbers(*values) == texts
 
 
 @pytest.mark.parametrize(
     ("n", "text"),
     [(0, "0"), (500, "500"), (250e3, "250k"), (1e6, "1M"), (1.25e6, "1.25M"), (-2e3, "-2k"), (0.5, "0.5")],
 )
-def test_short(n, text):
-    assert short(n, 4) == text
+def test_abbreviate_by_hand(n, text):
+    assert abbreviate(n, 4) == text

@@ -1,4 +1,4 @@
-"""A run that was ended goes on exactly: its table and its policy are those of the run that was never ended."""
+"""A resumed run continues exactly: its table and policy equal those of an uninterrupted run."""
 
 import csv
 import os
@@ -45,38 +45,38 @@ SETTINGS = {
 }
 
 
-class Ended(BaseException):
-    """Stands for the end of the process: nothing that the run could still do is done."""
+class ProcessEnded(BaseException):
+    """Simulates the end of the process: the run gets no chance to do anything more."""
 
 
-class At(gym.Wrapper):
-    """Does something at a certain step, counted over all training environments."""
+class ActsAtStep(gym.Wrapper):
+    """Calls a function at a certain step, counted over all training environments."""
 
     def __init__(self, env, count, step, action):
         super().__init__(env)
-        self.count, self.at, self.action = count, step, action
+        self.count, self.step_to_act, self.action = count, step, action
 
     def step(self, action):
         self.count[0] += 1
-        if self.count[0] == self.at:
+        if self.count[0] == self.step_to_act:
             self.action()
         return self.env.step(action)
 
 
-def at(env_id, num_envs, step, action):
-    """A maker of environments; the first that it makes is only tried, and those after `num_envs` more are for tests."""
+def acting_at_step(env_id, num_envs, step, action):
+    """An env_fn. The first environment is only inspected, the next `num_envs` are for training, the rest for tests."""
     made, count = [0], [0]
 
     def make():
         made[0] += 1
         env = gym.make(env_id)
-        return At(env, count, step, action) if 1 < made[0] <= 1 + num_envs else env
+        return ActsAtStep(env, count, step, action) if 1 < made[0] <= 1 + num_envs else env
 
     return make
 
 
-def end():
-    raise Ended
+def end_process():
+    raise ProcessEnded
 
 
 def terminate():
@@ -87,12 +87,14 @@ def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def train(name, folder, step=-1, action=end, resume=False, **more):
+def train(name, folder, step=-1, action=end_process, resume=False, **more):
     algo = name.partition("-")[0]
     env, settings = SETTINGS[name]
     kwargs = dict(output_dir=str(folder), exp_name="x", quiet=True, resume=resume)
     settings = {**settings, **more}
-    return getattr(spinup, algo)(at(env, settings["num_envs"], step, action), **settings, logger_kwargs=kwargs)
+    return getattr(spinup, algo)(
+        acting_at_step(env, settings["num_envs"], step, action), **settings, logger_kwargs=kwargs
+    )
 
 
 def table(folder):
@@ -128,7 +130,7 @@ def whole(tmp_path_factory):
     return get
 
 
-# ---- the run goes on as if nothing had been
+# ---- resuming is exact
 
 
 def test_every_algorithm_is_among_the_runs():
@@ -136,9 +138,9 @@ def test_every_algorithm_is_among_the_runs():
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_run_that_died_goes_on_exactly(name, whole, tmp_path):
-    """Ended without warning in the fourth epoch, so that it goes on from the checkpoint after the second."""
-    with pytest.raises(Ended):
+def test_a_run_that_died_is_resumed_exactly(name, whole, tmp_path):
+    """Killed in the fourth epoch, so it resumes from the checkpoint after the second."""
+    with pytest.raises(ProcessEnded):
         train(name, tmp_path, step=200)
     assert len(table(tmp_path)) == 3
     assert (tmp_path / "checkpoint" / "120" / "manifest.json").exists()
@@ -147,8 +149,8 @@ def test_a_run_that_died_goes_on_exactly(name, whole, tmp_path):
     same_run(tmp_path, whole(name))
 
 
-def test_a_run_that_died_before_its_first_checkpoint_begins_anew(whole, tmp_path):
-    with pytest.raises(Ended):
+def test_a_run_that_died_before_its_first_checkpoint_starts_over(whole, tmp_path):
+    with pytest.raises(ProcessEnded):
         train("vpg", tmp_path, step=100)
     assert len(table(tmp_path)) == 1
     assert not (tmp_path / "checkpoint").exists()
@@ -158,13 +160,13 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_anew(whole, tmp_path
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize(("action", "error"), [(terminate, SystemExit), (interrupt, KeyboardInterrupt)])
-def test_a_run_that_was_stopped_goes_on_exactly_from_that_step(name, action, error, whole, tmp_path):
+def test_a_stopped_run_is_resumed_exactly_from_that_step(name, action, error, whole, tmp_path):
     with pytest.raises(error) as stopped:
         train(name, tmp_path, step=153, action=action)
     if error is SystemExit:
         assert stopped.value.code == 128 + signal.SIGTERM
     (kept,) = (tmp_path / "checkpoint").iterdir()
-    assert kept.name == ("153" if SETTINGS[name][1]["num_envs"] == 1 else "154")  # the step at work was done first
+    assert kept.name == ("153" if SETTINGS[name][1]["num_envs"] == 1 else "154")  # the step in progress was finished
     train(name, tmp_path, resume=True)
     same_run(tmp_path, whole(name))
 
@@ -173,7 +175,7 @@ def test_a_run_that_was_stopped_goes_on_exactly_from_that_step(name, action, err
 
 
 def start(folder, *words):
-    """The command in a session of its own, so that all its processes can be killed at once."""
+    """Start the command in a session of its own, so that all its processes can be killed at once."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with open(folder.with_suffix(".log"), "ab") as log:
         return subprocess.Popen(
@@ -194,7 +196,7 @@ COMMANDS = {
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("algo", COMMANDS)
 def test_killed_at_ten_random_moments(algo, processes, tmp_path):
-    """kill -9 on all processes of the run: as it starts, and after some epochs, in whatever it does then."""
+    """kill -9 on all processes of the run, at startup or after some epochs, at any point."""
     flags = [*COMMANDS[algo].split(), "--checkpoint_freq", "1", "--cpu", str(processes), "--quiet"]
     assert start(tmp_path / "whole", algo, *flags, "--data_dir", str(tmp_path / "whole")).wait(500) == 0
     run, luck = tmp_path / "killed" / f"cmd_{algo}" / f"cmd_{algo}_s0", random.Random(f"{algo}{processes}")
@@ -224,7 +226,7 @@ def test_killed_at_ten_random_moments(algo, processes, tmp_path):
     same_run(run, tmp_path / "whole" / f"cmd_{algo}" / f"cmd_{algo}_s0")
 
 
-# ---- how its environments are made
+# ---- environments and wrappers
 
 
 def short(folder, **kwargs):
@@ -232,7 +234,7 @@ def short(folder, **kwargs):
     return spinup.vpg("CartPole-v1", **{**settings, **kwargs})
 
 
-def test_a_run_goes_on_with_its_wrappers_and_numbers(tmp_path):
+def test_a_resumed_run_keeps_its_wrappers_and_log_info(tmp_path):
     short(tmp_path, wrappers="gymnasium.wrappers:TimeLimit(7)", log_info="x.y", reseed=False, num_test_envs=1)
     spinup.resume(tmp_path, epochs=3)
     table = list(csv.DictReader((tmp_path / "progress.txt").read_text().splitlines(), delimiter="\t"))

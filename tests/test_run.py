@@ -1,4 +1,4 @@
-"""The command line: flags to arguments, grids, help, exit statuses, and one line for every mistake."""
+"""The command line: flags to arguments, grids, help, exit statuses, and one line for each mistake."""
 
 import inspect
 import json
@@ -63,20 +63,20 @@ ALGORITHM = Algorithm(
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Adds a command `fake`, which records what it is called with and then calls fake.effect with the same."""
+    """Adds a command `fake`, which records its arguments and then calls fake.effect with them."""
     fake.calls, fake.effect = [], None
     module = types.ModuleType("spinup.algos.fake")
     module.ALGORITHM = ALGORITHM
     monkeypatch.setitem(sys.modules, "spinup.algos.fake", module)
     real = algorithm.files()
-    for place in (run, algorithm):
-        monkeypatch.setattr(place, "files", lambda: {**real, "fake": Path(__file__)})
+    for module in (run, algorithm):
+        monkeypatch.setattr(module, "files", lambda: {**real, "fake": Path(__file__)})
     monkeypatch.setattr(mpi, "mpi_fork", lambda n: None)
     return fake.calls
 
 
 def changed(call):
-    """What a call of `fake` sets beside the environment and the folder, without its defaults."""
+    """The arguments of a call of `fake` that differ from the defaults, without the environment and the folder."""
     defaults = {name: p.default for name, p in inspect.signature(fake).parameters.items()} | {"env_fn": "CartPole-v1"}
     del defaults["logger_kwargs"]
     return {k: call[k] for k, v in defaults.items() if call[k] != v or type(call[k]) is not type(v)}
@@ -132,7 +132,7 @@ def test_flags_become_arguments(calls, words, arguments):
     assert call["env_fn"] == "CartPole-v1"
 
 
-def test_several_wrappers_after_one_flag_are_runs(calls):
+def test_several_wrappers_after_one_flag_make_a_grid(calls):
     a, b, c = (f"gymnasium.wrappers:{name}" for name in ("ClipReward", "Autoreset", "TimeLimit(3)"))
     run.main(["fake", "--env", "CartPole-v1", "--wrapper", "none", a, b, "--wrapper", c])
     assert [call["wrappers"] for call in calls] == [[c], [a, c], [b, c]]
@@ -140,19 +140,22 @@ def test_several_wrappers_after_one_flag_are_runs(calls):
 
 
 @pytest.mark.parametrize(
-    ("wrapper", "said"),
+    ("wrapper", "message"),
     [
-        ("TimeLimit", "it must be a function of an environment or module:Name, as gymnasium.wrappers:TimeLimit(50)"),
+        ("TimeLimit", "it must be a function of an environment or module:Name, as in gymnasium.wrappers:TimeLimit(50)"),
         ("gymnasium.wrappers:Tim", "module gymnasium.wrappers has no 'Tim'"),
         ("no_such:A", "there is no module 'no_such' to import"),
-        ("gymnasium.wrappers:TimeLimit(__import__('os'))", "its arguments must be as in TimeLimit(1, name=[2, 'x'])"),
+        (
+            "gymnasium.wrappers:TimeLimit(__import__('os'))",
+            "its arguments must be literals: TimeLimit(1, name=[2, 'x'])",
+        ),
     ],
 )
-def test_wrappers_that_cannot_be_are_told_before_the_run(calls, wrapper, said, capsys):
+def test_invalid_wrappers_are_reported_before_the_run(calls, wrapper, message, capsys):
     with pytest.raises(SystemExit) as end:
         run.main(["fake", "--env", "CartPole-v1", "--wrapper", wrapper])
     assert end.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not calls
 
 
@@ -213,8 +216,8 @@ def assert_refused(words, message, capsys):
 MISTAKES = [
     ("--env CartPol-v1", "there is no environment 'CartPol-v1'; did you mean 'CartPole-v1'?"),
     ("--env no_such_module:CartPole-v1", "there is no module 'no_such_module'"),
-    ("--env .:CartPole-v1", "'.' is not a module's name, as in my_module:MyEnv-v0"),
-    ("--env :CartPole-v1", "'' is not a module's name"),
+    ("--env .:CartPole-v1", "'.' is not a valid module name; write it as in my_module:MyEnv-v0"),
+    ("--env :CartPole-v1", "'' is not a valid module name"),
     ("--env", "env takes a string, for example --env CartPole-v1"),
     ("", "no environment; give one, for example: python -m spinup.run fake --env CartPole-v1"),
     ("--env CartPole-v1 --epoch 3", "unknown flag --epoch; did you mean '--epochs'?"),
@@ -231,33 +234,33 @@ MISTAKES = [
     ("--env CartPole-v1 --epochs abc", "epochs takes an int, for example --epochs 500; got 'abc'"),
     ("--env CartPole-v1 --hid 64 x", "hid takes an int or a list of ints, for example --hid [64,64]; got 'x'"),
     ("--env CartPole-v1 --hid [64,0]", "hidden_sizes is [64,0]; every size must lie in 1 to"),
-    ("--env CartPole-v1 --hid 64 64", "--hid 64 64 has a value twice, and each value is a run; the layers of one run"),
-    ("--env CartPole-v1 --hid 64 [64,64]", "--hid 64 [64,64] has a value twice, and each value is a run"),
+    ("--env CartPole-v1 --hid 64 64", "--hid 64 64 repeats a value, and each value is a run; give one run's layers"),
+    ("--env CartPole-v1 --hid 64 [64,64]", "--hid 64 [64,64] repeats a value, and each value is a run"),
     ("--env CartPole-v1 --hid 1e300", "every size must lie in 1 to"),
     ("--env CartPole-v1 --l -1", "l is -1; it must lie in 0 to 100"),
     ("--env CartPole-v1 --l 1e9", "l is 1000000000; it must lie in 0 to 100"),
-    ("--env CartPole-v1 --l 2 --hid [64]", "--l goes with a width, as in --hid 64 --l 2"),
+    ("--env CartPole-v1 --l 2 --hid [64]", "--l needs a width, as in --hid 64 --l 2"),
     ("--env CartPole-v1 --act Tan", "there is no activation torch.nn.Tan; did you mean 'tanh'?"),
     ("--env CartPole-v1 --act os.system", "there is no activation torch.nn.os.system"),
-    ("--env CartPole-v1 -s 0 --seed 1", "--seed is given twice; several values go after one flag: --seed A B"),
+    ("--env CartPole-v1 -s 0 --seed 1", "--seed is given twice; give several values after one flag: --seed A B"),
     ("--env CartPole-v1 --hid 1 --ac_kwargs:hidden_sizes 2", "is given twice"),
     ("--env CartPole-v1 --seed 0 0", "'seed' has the value 0 2 times; give each value once"),
     ("--env CartPole-v1 --preset od", "fake has no preset 'od'; did you mean 'old'?"),
     ("--env CartPole-v1 --preset zzz", "fake has no preset 'zzz'; it has old"),
     ("--env CartPole-v1 --exp_name a b", "--exp_name takes one value; got 2"),
-    ("--env CartPole-v1 --exp_name ../x", "exp_name is '../x'; it must do as a folder's name, for example walker"),
-    ("--env CartPole-v1 --exp_name ..", "it must do as a folder's name"),
-    ("--env CartPole-v1 --exp_name=", "it must do as a folder's name"),
+    ("--env CartPole-v1 --exp_name ../x", "exp_name is '../x'; it must be a valid folder name, for example walker"),
+    ("--env CartPole-v1 --exp_name ..", "it must be a valid folder name"),
+    ("--env CartPole-v1 --exp_name=", "it must be a valid folder name"),
     ("--env CartPole-v1 --cpu 0", "num_cpu is '0'; it must be auto or a whole number from 1, for example 4"),
     ("--env CartPole-v1 --cpu many", "num_cpu is 'many'"),
     ("--env CartPole-v1 --dt 3", "dt takes True or False, for example --dt False; got '3'"),
-    ("CartPole-v1", "'CartPole-v1' stands where a flag was expected"),
+    ("CartPole-v1", "'CartPole-v1' is not a flag; expected one"),
     ("--env CartPole-v1 --hid[h 3", "'--hid[h' is not a flag"),
 ]
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES)
-def test_a_mistake_is_told_in_one_line_before_anything_is_done(calls, words, message, capsys, data_dir):
+def test_a_mistake_is_reported_in_one_line_before_anything_is_done(calls, words, message, capsys, data_dir):
     assert_refused(["fake", *words.split()], message, capsys)
     assert calls == []
     assert not data_dir.exists()
@@ -282,7 +285,7 @@ WORDS = st.sampled_from(VOCABULARY.split()) | st.text(max_size=8) | st.text("-[]
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
 @given(st.lists(WORDS, max_size=8))
-def test_no_words_give_a_traceback(calls, capsys, words):
+def test_no_arguments_cause_a_traceback(calls, capsys, words):
     try:
         run.main(["fake", "--env", "CartPole-v1", *words])
         status = 0
@@ -306,8 +309,11 @@ def test_no_words_give_a_traceback(calls, capsys, words):
         ("ppo --env CartPole-v1 --seed 0 1 --data_dir ~nosuchuser/x", "there is no home folder ~nosuchuser"),
         (f"ppo --env CartPole-v{'1' * 5000}", "there is no environment 'CartPole-v1111"),
         (f"ppo --env {'x' * 5000}", "there is no environment 'xxxx"),
-        (f"ppo --env CartPole-v1 --device {'x' * 5000} cpu", "letters; at most 200 make a folder's name"),
-        (f"ppo --env CartPole-v1 --seed 0 1 --exp_name {'x' * 5000}", "with 5,000 letters; at most 200 make"),
+        (f"ppo --env CartPole-v1 --device {'x' * 5000} cpu", "letters; a folder's name can have at most 200"),
+        (
+            f"ppo --env CartPole-v1 --seed 0 1 --exp_name {'x' * 5000}",
+            "with 5,000 letters; a folder's name can have at most 200",
+        ),
         (f"ppo --env CartPole-v1 --data_dir {'x' * 5000}", "File name too long"),
         (f"ppo --env CartPole-v1 --seed 0 1 --data_dir {'x' * 5000}", "File name too long"),
         (f"plot {'x' * 5000}", "there is no folder xxx"),
@@ -319,7 +325,7 @@ def test_no_words_give_a_traceback(calls, capsys, words):
         ("sac --env Pendulum-v1 --replay_ratio 1e30", "it must be a number in 0 to 1000000"),
     ],
 )
-def test_odd_words_for_the_real_commands(tmp_path, monkeypatch, capsys, words, message):
+def test_unusual_arguments_of_real_commands(tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "progress.txt").write_text("TotalEnvInteracts\tAverageEpRet\n1\t2\n")
     (tmp_path / "config.json").write_text("{}")
@@ -331,7 +337,7 @@ def test_odd_words_for_the_real_commands(tmp_path, monkeypatch, capsys, words, m
     assert message in err
 
 
-def test_a_home_that_nobody_knows(monkeypatch, capsys):
+def test_an_unknown_home_folder(monkeypatch, capsys):
     def unknown(path):
         raise RuntimeError("Could not determine home directory.")
 
@@ -379,7 +385,7 @@ def test_a_failure_under_mpi_ends_all_processes(calls, capsys, monkeypatch, rank
         with pytest.raises(SystemExit):
             run.main(["fake", "--env", "CartPole-v1", *words])
     assert ended == [2, 1]
-    assert waited == [rank, 0.5] * 2  # the first tells it; and what was told is passed on
+    assert waited == [rank, 0.5] * 2  # so that rank 0 prints first, and its output is forwarded
     out, err = capsys.readouterr()
     assert "got 'x'" in err
     assert "ZeroDivisionError" in err
@@ -397,7 +403,7 @@ def test_interrupt(calls, capsys):
     assert capsys.readouterr().err == "spinup: stopped; what was logged and saved stays\n"
 
 
-def test_arrays_that_do_not_fit_are_told_in_one_line(calls, capsys, data_dir):
+def test_a_memory_error_is_reported_in_one_line(calls, capsys, data_dir):
     def effect(**_):
         raise MemoryError("Unable to allocate 9 TiB")
 
@@ -411,13 +417,13 @@ def test_arrays_that_do_not_fit_are_told_in_one_line(calls, capsys, data_dir):
     assert capsys.readouterr().err.splitlines()[-1] == line
 
 
-# ---- what is shown
+# ---- output
 
 
 def test_summary_and_next_steps(calls, capsys, data_dir):
     fake.effect = lambda logger_kwargs, **_: Logger(**logger_kwargs, quiet=True).save_config({})
     words = ["fake", "--env", "CartPole-v1", "--hid", "64,64", "--gamma", "0.99", "--env_kwargs:x", "--epochs", "3"]
-    for folder in ("cmd_fake_s0", "cmd_fake_s0-2"):  # the first holds a run by then
+    for folder in ("cmd_fake_s0", "cmd_fake_s0-2"):  # the first already contains a run by then
         run.main(words)
         path = data_dir / "cmd_fake" / folder
         assert capsys.readouterr().out.splitlines() == [
@@ -429,7 +435,7 @@ def test_summary_and_next_steps(calls, capsys, data_dir):
     assert capsys.readouterr().out.startswith("fake on CartPole-v1: all defaults\n")
 
 
-def test_next_steps_allow_the_import_of_a_module(calls, capsys, data_dir):
+def test_next_steps_name_the_environments_module(calls, capsys, data_dir):
     fake.effect = lambda logger_kwargs, **_: Logger(**logger_kwargs, quiet=True).save_config({})
     run.main(["fake", "--env", "gymnasium:CartPole-v1"])
     assert capsys.readouterr().out.splitlines()[-1].endswith("cmd_fake_s0 --env gymnasium:CartPole-v1")
@@ -482,7 +488,7 @@ def test_help_and_version(capsys):
     assert capsys.readouterr().out == "1.0.0.dev0\n"
 
 
-def test_other_commands_get_their_words(monkeypatch):
+def test_other_commands_get_their_arguments(monkeypatch):
     got = []
     for name, module in (("plot", "plot"), ("test_policy", "play")):
         fake = types.ModuleType(module)
@@ -497,7 +503,7 @@ def test_other_commands_get_their_words(monkeypatch):
 
 
 @pytest.mark.parametrize("algo", algorithm.files())
-def test_every_flag_has_help_and_takes_its_own_default(algo):
+def test_every_flag_has_help_and_accepts_its_own_default(algo):
     presets = algorithm.find(algo).presets
     flags = run.flags_of(*run.describe(algo)) | run.SPECIAL
     assert "gamma" in flags
@@ -505,7 +511,9 @@ def test_every_flag_has_help_and_takes_its_own_default(algo):
     assert [name for name, parameter in flags.items() if not parameter.help] == []
     for name, parameter in flags.items():
         if parameter.default is not None:
-            assert cli.show(cli.convert(cli.show(parameter.default), parameter, name)) == cli.show(parameter.default)
+            assert cli.format_value(
+                cli.convert(cli.format_value(parameter.default), parameter, name)
+            ) == cli.format_value(parameter.default)
     for preset in presets.values():
         assert {name for name in run.flatten(preset) if not name.startswith("env_kwargs:")} <= set(flags)
     assert all(alias == "s" or name in flags for alias, name in run.ALIASES.items())
@@ -520,7 +528,7 @@ def test_help_has_one_sentence_and_no_empty_section(algo):
     assert all(lines[i - 1] == "" and lines[i + 1].startswith("  -") for i in sections)
 
 
-ENVS = {"dqn": "CartPole-v1"}  # of algorithms that take no Box of actions
+ENVS = {"dqn": "CartPole-v1"}  # for algorithms that don't support Box actions
 
 
 @pytest.mark.parametrize("algo", algorithm.files())
@@ -547,7 +555,7 @@ def python(*words, **kwargs):
 
 
 @pytest.mark.parametrize("command", ["spinup.run --help", "spinup.exercises list"])
-def test_nothing_is_said_where_nobody_reads(command):
+def test_a_closed_pipe_ends_a_command_silently(command):
     with python("-m", *command.split()) as process:
         process.stdout.close()  # as `| head` does
         assert process.stderr.read() == ""
@@ -569,29 +577,29 @@ def test_help_imports_nothing_slow(command):
     assert err == "[]\n"
 
 
-def test_the_newest_run_among_broken_ones_and_time_zones(tmp_path):
-    """Whatever was written later: a resumed run's config.json is, and so is that of a folder that was copied."""
+def test_the_newest_run_among_broken_ones_and_other_time_zones(tmp_path):
+    """When config.json was written doesn't matter: resuming a run or copying its folder changes that."""
 
     def add(name, started):
         (tmp_path / name).mkdir()
         text = started if started in ("", "[]", "{") else json.dumps({"run": {"started": started}})
         (tmp_path / name / "config.json").write_text(text)
 
-    assert run.newest(tmp_path / "x_s0") == tmp_path / "x_s0"
+    assert run.newest_run(tmp_path / "x_s0") == tmp_path / "x_s0"
     add("x_s0-3", "2026-03-01T12:00:00+02:00")  # two hours before the next
     add("x_s0-2", "2026-03-01T12:00:00+00:00")
     add("x_s0", "2026-03-01T11:00:00+00:00")
     add("x_s01", "2027-03-01T11:00:00+00:00")  # another seed
     for i, broken in enumerate(("", "[]", "{", "soon", 5, None)):
         add(f"x_s0-{i + 4}", broken)
-    assert run.newest(tmp_path / "x_s0") == tmp_path / "x_s0-2"
+    assert run.newest_run(tmp_path / "x_s0") == tmp_path / "x_s0-2"
 
 
 @pytest.mark.parametrize("algo", algorithm.files())
-def test_the_source_says_what_the_imported_function_says(algo):
+def test_the_source_gives_the_same_flags_as_the_imported_function(algo):
     function, presets = algorithm.find(algo).function, algorithm.find(algo).presets
     networks = inspect.signature(function).parameters["actor_critic"].default
-    imported = run.flags_of(source.imported(function), source.imported(networks))
+    imported = run.flags_of(source.describe_imported(function), source.describe_imported(networks))
     assert run.flags_of(*run.describe(algo)) == imported
     assert source.presets(algorithm.files()[algo]) == list(presets)
 

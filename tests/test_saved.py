@@ -1,4 +1,4 @@
-"""What a stranger's folder can ask for: no file and no number in it takes memory or time beyond the folder's size."""
+"""Untrusted folders: no file and no number in them can take more memory or time than the folder's size allows."""
 
 import copy
 import hashlib
@@ -52,7 +52,7 @@ def error_of(function, *args, **kwargs):
 
 
 def rewrite(file, change=lambda name, data: data, compression=zipfile.ZIP_STORED, more=()):
-    """The archive again, member by member, and its digest in the manifest where it is a checkpoint's."""
+    """Rewrite an archive member by member, and if it is a checkpoint's, its digest in the manifest."""
     with zipfile.ZipFile(file) as archive:
         members = [(name, archive.read(name)) for name in archive.namelist()]
     with zipfile.ZipFile(file, "w", compression) as archive:
@@ -67,7 +67,7 @@ def sign(file):
 
 
 def pickled(data):
-    """A change of an archive that puts this in the place of its pickle."""
+    """A change for `rewrite` that replaces the archive's pickle."""
     return lambda name, old: data if name.endswith("data.pkl") else old
 
 
@@ -84,13 +84,13 @@ def checkpoint(run):
 
 
 @pytest.mark.parametrize("what", [model, checkpoint])
-def test_a_compressed_member_is_not_inflated(run, what):
+def test_a_compressed_archive_is_not_decompressed(run, what):
     file, read = what(run)
     rewrite(file, compression=zipfile.ZIP_DEFLATED)
-    assert error_of(read) == f"{file} is compressed, as no file of spinup's is; it is not loaded"
+    assert error_of(read) == f"{file} is compressed, so spinup didn't write it; it is not loaded"
 
 
-def test_one_compressed_member_among_others(run):
+def test_an_archive_with_one_compressed_member(run):
     with zipfile.ZipFile(run / "model.pt", "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data/99", bytes(2**24))
     assert "is compressed" in error_of(watch.load, run)
@@ -98,15 +98,15 @@ def test_one_compressed_member_among_others(run):
 
 @pytest.mark.parametrize("what", [model, checkpoint])
 @pytest.mark.parametrize("data", [BYTEARRAY, TENSOR], ids=["bytearray", "tensor"])
-def test_a_pickle_that_asks_for_memory(run, what, data):
+def test_a_pickle_that_allocates_memory(run, what, data):
     file, read = what(run)
     rewrite(file, pickled(data))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert f"{file} is damaged, or holds more than tensors and is not loaded" == error_of(read)
+    assert f"{file} is damaged or contains more than tensors; it is not loaded" == error_of(read)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 2**10  # KiB
 
 
-def test_a_pickle_under_a_name_that_torch_takes_too(run):
+def test_a_pickle_under_another_name_that_torch_accepts(run):
     rewrite(run / "model.pt", lambda name, data: data)
     with zipfile.ZipFile(run / "model.pt") as archive:
         members = {name.replace("data.pkl", "DATA.PKL"): archive.read(name) for name in archive.namelist()}
@@ -116,8 +116,8 @@ def test_a_pickle_under_a_name_that_torch_takes_too(run):
     assert "is not loaded" in error_of(watch.load, run)
 
 
-def test_members_that_share_their_bytes(run):
-    """The list at the archive's end may have many names for the same bytes."""
+def test_archive_members_that_overlap(run):
+    """The directory at the archive's end can list the same bytes under many names."""
     file, read = checkpoint(run)
     torch.save([torch.zeros(10_000) for _ in range(50)], file)
     with zipfile.ZipFile(file) as archive:
@@ -137,8 +137,8 @@ def test_members_that_share_their_bytes(run):
     assert f"{file} is damaged (BadZipFile: its members are not those" in error_of(read)
 
 
-def test_an_archive_that_two_readers_see_differently(run):
-    """zipfile finds the list of members before the archive's end, torch where the end says: there it is another one."""
+def test_an_archive_that_torch_and_zipfile_read_differently(run):
+    """zipfile looks for the directory just before the archive's end record, torch at the offset in that record."""
     file = run / "model.pt"
     rewrite(file, compression=zipfile.ZIP_DEFLATED)
     hidden = file.read_bytes()
@@ -150,7 +150,7 @@ def test_an_archive_that_two_readers_see_differently(run):
 
 
 @pytest.mark.parametrize("what", [model, checkpoint])
-def test_a_tensor_that_says_it_is_larger_than_its_bytes(run, what):
+def test_a_tensor_larger_than_its_storage(run, what):
     file, read = what(run)
     state = torch.load(file, weights_only=True)
     if what is model:
@@ -162,7 +162,7 @@ def test_a_tensor_that_says_it_is_larger_than_its_bytes(run, what):
     assert "a tensor of shape (1000000, 1000000) has only 4 bytes" in error_of(read)
 
 
-def test_lists_of_lists_of_one_list_are_unpacked_once():
+def test_shared_lists_are_unpacked_once():
     x = [1]
     for _ in range(60):
         x = [x, x]
@@ -185,10 +185,10 @@ def test_lists_of_lists_of_one_list_are_unpacked_once():
     ],
 )
 @pytest.mark.parametrize("what", [model, checkpoint])
-def test_networks_larger_than_the_file_of_their_parameters(run, what, changes):
+def test_networks_larger_than_their_parameter_file(run, what, changes):
     edit(run / "config.json", ac_kwargs=changes)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert "MiB at least, and " in error_of(what(run)[1])
+    assert "the networks need at least " in error_of(what(run)[1])
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 2**10  # KiB
 
 
@@ -201,23 +201,23 @@ def test_networks_larger_than_the_file_of_their_parameters(run, what, changes):
     ],
 )
 @pytest.mark.parametrize("what", [model, checkpoint])
-def test_networks_that_would_fail_after_they_took_the_memory(run, what, changes):
+def test_networks_that_would_allocate_memory_and_then_fail(run, what, changes):
     edit(run / "config.json", ac_kwargs=changes)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "cannot build the networks from ac_kwargs (hidden_sizes is [" in error_of(what(run)[1])
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 2**10  # KiB
 
 
-def test_lists_in_lists_without_end(run):
+def test_deeply_nested_lists(run):
     file, read = checkpoint(run)
     rewrite(file, pickled(b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b"."))
     assert f"{file} is damaged (RecursionError" in error_of(read)
 
 
-def test_networks_of_a_folder_without_a_checkpoint(run):
+def test_large_networks_in_a_folder_without_a_checkpoint(run):
     shutil.rmtree(run / "checkpoint")
     edit(run / "config.json", ac_kwargs={"hidden_sizes": [20_000] * 1000})
-    assert "are free; none are built" in error_of(spinup.resume, run)
+    assert "are free; they are not built" in error_of(spinup.resume, run)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_networks_of_a_folder_without_a_checkpoint(run):
     ],
 )
 @pytest.mark.parametrize("algo", ["vpg", "sac"])
-def test_networks_as_large_as_their_file_are_built(tmp_path, algo, ac_kwargs):
+def test_networks_that_match_their_file_are_built(tmp_path, algo, ac_kwargs):
     more = {} if algo == "vpg" else dict(start_steps=5, update_after=5, batch_size=4, replay_size=50, eval_freq=0)
     logger_kwargs = dict(output_dir=str(tmp_path / "x"), exp_name="x", quiet=True)
     settings = dict(num_envs=1, steps_per_epoch=20, epochs=2, ac_kwargs=ac_kwargs, **more)
@@ -239,7 +239,7 @@ def test_networks_as_large_as_their_file_are_built(tmp_path, algo, ac_kwargs):
     spinup.resume(tmp_path / "x", epochs=3)
 
 
-def test_numbers_without_bound(run):
+def test_unbounded_numbers(run):
     edit(run / "config.json", eval_freq=1, num_test_episodes=10**12)
     assert (
         error_of(spinup.resume, run, epochs=4)
@@ -248,7 +248,7 @@ def test_numbers_without_bound(run):
 
 
 @pytest.mark.parametrize("what", [model, checkpoint])
-def test_a_file_larger_than_the_memory(run, what, monkeypatch):
+def test_a_file_larger_than_free_memory(run, what, monkeypatch):
     file, _ = what(run)
     monkeypatch.setattr(saved.accel, "free_memory", lambda device: 100)
     assert f"{file} has " in error_of(saved.load_tensors, file)
@@ -260,8 +260,8 @@ def test_a_file_larger_than_the_memory(run, what, monkeypatch):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
 @pytest.mark.parametrize("name", ["config.json", "model.pt", "manifest.json", "rank0.pt"])
-def test_what_is_not_a_file_is_not_read(run, name, kind):
-    """A pipe gives nothing for ever, /dev/zero gives zeros for ever."""
+def test_only_regular_files_are_read(run, name, kind):
+    """Reading a pipe would block forever, and /dev/zero never ends."""
     file = newest(run) / name if name in ("manifest.json", "rank0.pt") else run / name
     file.unlink()
     {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": Path.mkdir}[kind](file)
@@ -276,21 +276,21 @@ def test_what_is_not_a_file_is_not_read(run, name, kind):
     assert str(file) in last
 
 
-def test_a_config_without_end(run):
+def test_a_huge_config(run):
     with open(run / "config.json", "ab") as file:
         file.write(b" " * LONGEST_CONFIG)
     assert f"it has more than {LONGEST_CONFIG} bytes" in error_of(watch.load, run)
 
 
-def test_a_deep_tree_is_not_searched_for_runs(tmp_path):
+def test_a_deep_folder_is_not_searched_for_runs(tmp_path):
     deep = tmp_path.joinpath(*"abcdefgh")
     deep.mkdir(parents=True)
     (deep / "config.json").write_text("{}")
     (tmp_path / "a" / "b" / "config.json").write_text("{}")
-    assert error_of(watch.load, tmp_path).endswith(f"runs below it: {tmp_path / 'a' / 'b'}")
+    assert error_of(watch.load, tmp_path).endswith(f"runs in it: {tmp_path / 'a' / 'b'}")
 
 
-def test_pickles_of_ours_name_nothing_else(run):
+def test_our_own_pickles_contain_only_allowed_globals(run):
     for file in (run / "model.pt", run / "model_best.pt", newest(run) / "rank0.pt"):
         saved.load_tensors(file)
     with pytest.raises(pickle.UnpicklingError):

@@ -1,4 +1,4 @@
-"""Where a table's rows go besides progress.txt: objects, and stand-ins for packages. TensorBoard: test_logger.py."""
+"""Sinks: objects, and stand-ins for packages. TensorBoard is tested in test_logger.py."""
 
 import re
 import sys
@@ -15,8 +15,8 @@ from spinup.runs.sinks import NAMED, make_sink
 SMALL = dict(num_envs=1, steps_per_epoch=10, train_v_iters=1, checkpoint_freq=2)
 
 
-class Kept:
-    """What a sink is told, in order."""
+class RecordingSink:
+    """Records its calls in order."""
 
     def __init__(self):
         self.calls = []
@@ -31,7 +31,7 @@ class Kept:
         self.calls.append("close")
 
 
-class Appended(Kept):
+class AppendOnlySink(RecordingSink):
     append_only = True
 
 
@@ -44,36 +44,36 @@ def train(folder, sinks, epochs=5, killed_in=None, resume=False):
     spinup.vpg("CartPole-v1", **SMALL, epochs=epochs, on_epoch=on_epoch, logger_kwargs=kwargs)
 
 
-def test_an_object_gets_every_row(tmp_path):
-    kept = Kept()
-    train(tmp_path, [kept], epochs=2)
-    assert kept.calls == [("start", "x", "vpg", None), (1, 10), (2, 20), "close"]
+def test_a_sink_object_gets_every_row(tmp_path):
+    sink = RecordingSink()
+    train(tmp_path, [sink], epochs=2)
+    assert sink.calls == [("start", "x", "vpg", None), (1, 10), (2, 20), "close"]
 
 
-def test_a_resumed_run_tells_where_it_continues_and_repeats_no_row(tmp_path):
+def test_a_resumed_run_passes_its_step_and_repeats_no_row(tmp_path):
     """Killed after the row of epoch 3, with a checkpoint of epoch 2."""
-    first, second, appended = Kept(), Kept(), Appended()
+    first, second, append_only = RecordingSink(), RecordingSink(), AppendOnlySink()
     with pytest.raises(ZeroDivisionError):
         train(tmp_path, [first], killed_in=3)
     assert first.calls == [("start", "x", "vpg", None), (1, 10), (2, 20), (3, 30)]
-    train(tmp_path, [second, appended], resume=True)
+    train(tmp_path, [second, append_only], resume=True)
     assert second.calls == [("start", "x", "vpg", 20), (3, 30), (4, 40), (5, 50), "close"]
-    assert appended.calls == [("start", "x", "vpg", 20), (4, 40), (5, 50), "close"]
+    assert append_only.calls == [("start", "x", "vpg", 20), (4, 40), (5, 50), "close"]
 
 
-def test_resume_keeps_sinks_with_a_name_and_takes_objects(tmp_path, monkeypatch):
+def test_resume_keeps_named_sinks_and_accepts_objects(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setitem(NAMED, "trackio", lambda: made.append(Kept()) or made[-1])
-    train(tmp_path, ["trackio", Kept()], epochs=1)
-    kept = Kept()
-    spinup.resume(tmp_path / "x", epochs=2, sinks=[kept])
-    assert made[1].calls == kept.calls == [("start", "x", "vpg", 10), (2, 20), "close"]
+    monkeypatch.setitem(NAMED, "trackio", lambda: made.append(RecordingSink()) or made[-1])
+    train(tmp_path, ["trackio", RecordingSink()], epochs=1)
+    sink = RecordingSink()
+    spinup.resume(tmp_path / "x", epochs=2, sinks=[sink])
+    assert made[1].calls == sink.calls == [("start", "x", "vpg", 10), (2, 20), "close"]
 
 
 def test_a_closed_logger_without_rows_starts_no_sink(tmp_path):
-    kept = Kept()
-    Logger(tmp_path / "x", quiet=True, sinks=[kept]).close()
-    assert kept.calls == []
+    sink = RecordingSink()
+    Logger(tmp_path / "x", quiet=True, sinks=[sink]).close()
+    assert sink.calls == []
 
 
 # ---- packages
@@ -81,7 +81,7 @@ def test_a_closed_logger_without_rows_starts_no_sink(tmp_path):
 
 @pytest.fixture
 def packages(monkeypatch):
-    """Stand-ins for wandb and trackio, and what is asked of them."""
+    """Stand-ins for wandb and trackio; returns the list of calls."""
     calls = []
     run = types.SimpleNamespace(
         log=lambda row, step: calls.append(("wandb", row, step)), finish=lambda: calls.append("wandb ends")
@@ -97,7 +97,7 @@ def packages(monkeypatch):
     return calls
 
 
-def test_numbers_go_to_packages(tmp_path, packages):
+def test_packages_get_only_numbers(tmp_path, packages):
     with Logger(tmp_path / "run", exp_name="e", quiet=True, sinks="wandb,trackio") as logger:
         logger.save_config({"seed": 3})
         for key, value in {"Epoch": 1, "Word": "x", "TotalEnvInteracts": 400}.items():
@@ -110,7 +110,7 @@ def test_numbers_go_to_packages(tmp_path, packages):
     assert begun == [("e", "run", 3, "allow")] * 2
 
 
-def test_a_resumed_run_is_the_same_run_there(tmp_path, packages):
+def test_a_resumed_run_keeps_its_wandb_id(tmp_path, packages):
     train(tmp_path, ["wandb"], epochs=1)
     spinup.resume(tmp_path / "x", epochs=2)
     train(tmp_path / "other", ["wandb"], epochs=1)
@@ -120,7 +120,7 @@ def test_a_resumed_run_is_the_same_run_there(tmp_path, packages):
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_a_missing_package_is_told_before_a_folder_is_made(tmp_path, monkeypatch, name):
+def test_a_missing_package_is_reported_before_a_folder_is_created(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=re.escape(install(name))):
         Logger(tmp_path / "run", sinks=[name])
@@ -130,17 +130,17 @@ def test_a_missing_package_is_told_before_a_folder_is_made(tmp_path, monkeypatch
 # ---- mistakes
 
 
-def test_an_unknown_name(tmp_path, capsys):
+def test_an_unknown_sink(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["ppo", "--env", "CartPole-v1", "--data_dir", str(tmp_path), "--sinks", "wandbb", "--quiet"])
     assert stop.value.code == 2
     assert capsys.readouterr().err == (
-        "spinup: error: there is no sink 'wandbb'; the names are tensorboard, wandb, trackio; did you mean 'wandb'?\n"
+        "spinup: error: unknown sink 'wandbb'; the sinks are tensorboard, wandb, trackio; did you mean 'wandb'?\n"
     )
 
 
 @pytest.mark.parametrize("missing", ["start", "write", "close"])
-def test_an_object_without_a_method(missing):
+def test_a_sink_without_a_method(missing):
     methods = {name: lambda *args: None for name in ("start", "write", "close") if name != missing}
     with pytest.raises(UserError, match=f"has no method '{missing}'"):
         make_sink(types.SimpleNamespace(**methods))

@@ -1,4 +1,4 @@
-"""Signatures and docstrings from source files: what inspect says of the imported function, or Unreadable."""
+"""Signatures and docstrings read from source files: equal to those of the imported function, or Unreadable."""
 
 import importlib.util
 
@@ -50,7 +50,7 @@ def twice(a: int = 2): ...
 
 @pytest.fixture
 def sample(tmp_path):
-    """The sample's file, and the module that it is when imported."""
+    """The sample's file, and the imported module."""
     path = tmp_path / "sample.py"
     path.write_text(SAMPLE)
     spec = importlib.util.spec_from_file_location("sample", path)
@@ -60,9 +60,9 @@ def sample(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train", "Own", "Base", "Wider"])
-def test_the_flags_are_those_of_the_imported_function(sample, name):
+def test_flags_equal_those_of_the_imported_function(sample, name):
     path, module = sample
-    read, imported = source.describe(path, name), source.imported(getattr(module, name))
+    read, imported = source.describe(path, name), source.describe_imported(getattr(module, name))
     assert read.doc == imported.doc
     flags, expected = (cli.parameters(x.arguments.values()) for x in (read, imported))
     assert [(a.help, a.range, a.changeable, a.shared) for a in read.arguments.values()] == [
@@ -73,7 +73,7 @@ def test_the_flags_are_those_of_the_imported_function(sample, name):
     assert flags
 
 
-def test_networks_are_found_where_they_are_defined(sample):
+def test_networks_are_traced_to_their_definition(sample):
     path, _ = sample
     parameters = source.describe(path, "train").arguments
     assert parameters["actor_critic"].default == source.Reference(path, "Own")
@@ -83,6 +83,6 @@ def test_networks_are_found_where_they_are_defined(sample):
 
 
 @pytest.mark.parametrize("name", ["decorated", "computed", "twice", "nowhere", "GAMMA"])
-def test_what_only_importing_tells(sample, name):
+def test_sources_that_must_be_imported_are_unreadable(sample, name):
     with pytest.raises(source.Unreadable):
         source.describe(sample[0], name)

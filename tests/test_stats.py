@@ -1,4 +1,4 @@
-"""Statistics over runs: by hand first, then against plain twins and against every resample there is."""
+"""Statistics over runs: by hand first, then against plain reference versions and all possible resamples."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ ONE = np.array(["a"] * 4)  # one stratum
     ("scores", "expected"),
     [
         ([7], 7),
-        ([1, 2, 9], 4),  # a quarter of three is no whole run: nothing is dropped
+        ([1, 2, 9], 4),  # a quarter of three is less than one run: nothing is dropped
         ([1, 2, 4, 100], 3),
         ([5, -100, 4, 100, 3], 4),
         ([8, 7, 6, 5, 4, 3, 2, 1], 4.5),
@@ -43,7 +43,7 @@ def plain_iqm(values):
     return sum(kept) / len(kept) if kept else nan
 
 
-def test_iqm_against_its_plain_twin():
+def test_iqm_against_a_plain_version():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(11, 30)).round(1)  # with ties
     scores[rng.random(scores.shape) < 0.3] = nan
@@ -55,27 +55,27 @@ def test_iqm_against_its_plain_twin():
 # ---- the bootstrap
 
 
-def test_a_resample_draws_each_stratum_as_often_as_it_has_runs():
+def test_a_resample_keeps_the_size_of_each_stratum():
     strata = np.array(["b", "a", "b", "b", "a", "c"])
     counts = resample(strata)
     assert counts.shape == (stats.RESAMPLES, 6)
     for stratum, size in {"a": 2, "b": 3, "c": 1}.items():
         assert (counts[:, strata == stratum].sum(axis=1) == size).all()
     assert (counts[:, 5] == 1).all()
-    # Drawn evenly: P(a given one of three runs is in no draw) is (2/3)^3 and so on.
+    # Drawn uniformly: P(a given one of three runs is never drawn) is (2/3)^3 and so on.
     for runs in ([0, 2, 3], [1, 4]):
         for k in range(len(runs) + 1):
             n = len(runs)
             p = math.comb(n, k) * (1 / n) ** k * (1 - 1 / n) ** (n - k)
             np.testing.assert_allclose((counts[:, runs] == k).mean(axis=0), p, atol=0.04)
-    # Independent of each other.
+    # Strata are independent of each other.
     assert abs(np.corrcoef(counts[:, 0], counts[:, 1])[0, 1]) < 0.07
 
 
-def test_the_same_resamples_every_time():
+def test_resamples_are_reproducible():
     strata = np.array(["a", "a", "a", "b", "b"])
     first, other = resample(strata), resample(strata, seed=1)
-    stats._draws.cache_clear()
+    stats._draw_counts.cache_clear()
     np.testing.assert_array_equal(resample(strata), first)
     assert (first != other).any()
 
@@ -90,14 +90,14 @@ def test_iqm_interval_by_hand():
     # Two runs: both low 1/4, one each 1/2, both high 1/4. The 2.5% and 97.5% percentiles are the ends.
     low, high = iqm_interval(np.array([[1.0, 5], [3, 5]]), ONE[:2])
     assert (low.tolist(), high.tolist()) == ([1, 5], [3, 5])
-    # A single run of a stratum, or none, says nothing of the spread.
+    # A stratum with a single run, or none, doesn't show the spread.
     low, high = iqm_interval(np.array([[1.0, 1, nan], [3, nan, nan]]), ONE[:2])
     np.testing.assert_array_equal([low, high], [[1, nan, nan], [3, nan, nan]])
     low, high = iqm_interval(np.array([[1.0], [3], [5]]), np.array(["a", "a", "b"]))
     np.testing.assert_array_equal([low, high], [[nan], [nan]])
 
 
-def test_iqm_interval_against_every_resample():
+def test_iqm_interval_against_all_resamples():
     """Of 6 runs there are 6^6 equally likely resamples; of strata of 4 and 2 runs 4^4 * 2^2."""
     scores = np.array([3.0, 1, 4, 1, 5, 92])
     for strata in (np.zeros(6), np.array([0, 1, 0, 0, 1, 0])):
@@ -112,8 +112,8 @@ def test_iqm_interval_against_every_resample():
 
 
 @pytest.mark.parametrize("strata", [np.zeros(7, int), np.array([0, 1, 0, 1, 2, 2, 0])])
-def test_iqm_interval_against_its_plain_twin(strata):
-    """The twin writes every resample out, point by point, from the same draws: those of the ranks in each stratum."""
+def test_iqm_interval_against_a_plain_version(strata):
+    """The reference writes out each resample, point by point, from the same draws of the ranks in each stratum."""
     rng = np.random.default_rng(1)
     scores = rng.normal(size=(7, 12))
     scores[0, 3] = scores[6, 4:6] = nan
@@ -125,8 +125,8 @@ def test_iqm_interval_against_its_plain_twin(strata):
         np.testing.assert_allclose([low[point], high[point]], np.percentile(samples, [2.5, 97.5]))
 
 
-def test_iqm_interval_covers_the_truth():
-    """Of 95% intervals about 95% hold the true value; with 20 runs the percentile bootstrap is a little too narrow."""
+def test_iqm_interval_covers_the_true_value():
+    """About 95% of the intervals contain the true value; with 20 runs, percentile intervals are slightly too narrow."""
     scores = np.random.default_rng(2).normal(loc=3, size=(20, 2000))
     low, high = iqm_interval(scores, np.zeros(20))
     assert 0.89 < ((low < 3) & (high > 3)).mean() < 0.96
@@ -137,7 +137,7 @@ def test_iqm_interval_is_fast():
     start = time.process_time()
     iqm_interval(rng.normal(size=(100, 1000)), np.zeros(100))
     assert time.process_time() - start < 3
-    iqm_interval(rng.normal(size=(30, 1000)), np.arange(30) % 3)  # strata follow each other in 1000 different orders
+    iqm_interval(rng.normal(size=(30, 1000)), np.arange(30) % 3)  # the strata have 1000 different orders
     assert time.process_time() - start < 10
 
 
@@ -151,12 +151,12 @@ def test_profile_by_hand():
     np.testing.assert_allclose(high, [1, 1, 1, 0])
 
 
-def test_profile_weighs_environments_alike():
+def test_profile_weights_environments_equally():
     y, _, _ = profile(np.array([1.0, 1, 1, 5]), np.array(["a", "a", "a", "b"]), np.array([2.0]))
     np.testing.assert_allclose(y, [0.5])
 
 
-def test_profile_against_its_plain_twin():
+def test_profile_against_a_plain_version():
     rng = np.random.default_rng(3)
     strata, scores, thresholds = np.array([0, 1, 0, 1, 1]), rng.normal(size=5), np.linspace(-2, 2, 9)
     counts = resample(strata).astype(int)
@@ -198,7 +198,7 @@ def test_improvement_compares_within_each_environment():
         improvement(np.ones(2), np.ones(2), np.array([*"aa"]), np.array([*"ab"]))
 
 
-def test_improvement_against_its_plain_twin():
+def test_improvement_against_a_plain_version():
     rng = np.random.default_rng(4)
     x, y = rng.integers(0, 5, 7), rng.integers(0, 4, 5)
     x_strata, y_strata = np.array([0, 1, 0, 1, 0, 1, 1]), np.array([1, 0, 0, 1, 1])

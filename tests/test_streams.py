@@ -1,4 +1,4 @@
-"""Training does not depend on anyone reading: streams that are closed, full, abandoned or of another encoding."""
+"""Training does not depend on its output being read: streams that are closed, full, broken or not UTF-8."""
 
 import os
 import shlex
@@ -27,7 +27,7 @@ REDIRECTIONS = ["> /dev/full", "| true", ">&- 2>&- <&-", "> /dev/full 2>&1"]
 
 
 def shell(words: str, redirection: str, tmp_path, **variables):
-    """Status and stderr of `python WORDS REDIRECTION`, in tmp_path."""
+    """Exit status, stdout and stderr of `python WORDS REDIRECTION`, in tmp_path."""
     command = f"set -o pipefail; {shlex.quote(sys.executable)} {words} {redirection}"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "SPINUP_DATA_DIR": "data", **variables}
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, timeout=170)
@@ -39,14 +39,14 @@ def rows(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("redirection", REDIRECTIONS)
-def test_a_training_goes_on_though_nobody_reads(tmp_path, redirection):
+def test_training_continues_if_nobody_reads_its_output(tmp_path, redirection):
     status, _, err = shell(TRAIN, redirection, tmp_path)
     assert (status, err) == (0, "")
     assert rows(tmp_path / "data/cmd_vpg/cmd_vpg_s0") == 3
 
 
 @pytest.mark.parametrize("redirection", ["| true", "2>&1 | true", "> /dev/full"])
-def test_several_processes_go_on_though_nobody_reads(tmp_path, redirection):
+def test_mpi_training_continues_if_nobody_reads_its_output(tmp_path, redirection):
     pytest.importorskip("mpi4py")
     status, _, err = shell(f"{TRAIN} --num_cpu 2", redirection, tmp_path)
     assert (status, err) == (0, "")
@@ -54,7 +54,7 @@ def test_several_processes_go_on_though_nobody_reads(tmp_path, redirection):
 
 
 @pytest.mark.parametrize("redirection", [">&-", "> /dev/full"])
-def test_a_grid_goes_on_though_nobody_reads(tmp_path, redirection):
+def test_a_grid_continues_if_nobody_reads_its_output(tmp_path, redirection):
     status, _, err = shell(f"{TRAIN} --seed 0 1 --jobs 2", redirection, tmp_path)
     assert (status, err) == (0, "")
     assert [rows(tmp_path / f"data/cmd_vpg/cmd_vpg_s{seed}") for seed in (0, 1)] == [3, 3]
@@ -64,7 +64,7 @@ def test_a_grid_goes_on_though_nobody_reads(tmp_path, redirection):
     ("script", "redirection"),
     [(SCRIPT, "> /dev/full 2> /dev/full"), (SCRIPT, "2>&1 | true"), (GRID_SCRIPT, ">&- 2>&-"), (GRID_SCRIPT, "| true")],
 )
-def test_a_script_of_ones_own_goes_on_though_nobody_reads(tmp_path, script, redirection):
+def test_a_users_script_continues_if_nobody_reads_its_output(tmp_path, script, redirection):
     (tmp_path / "script.py").write_text(script)
     status, _, err = shell("script.py", redirection, tmp_path)
     assert (status, err) == (0, "")
@@ -72,7 +72,7 @@ def test_a_script_of_ones_own_goes_on_though_nobody_reads(tmp_path, script, redi
 
 
 @pytest.mark.parametrize("words", ["--help", "--version", "plot data --table", "plot data --out a.png"])
-def test_a_command_that_prints_says_when_it_could_not(tmp_path, words):
+def test_a_command_reports_that_its_output_could_not_be_written(tmp_path, words):
     for seed in (0, 1):
         folder = tmp_path / f"data/x/x_s{seed}"
         folder.mkdir(parents=True)
@@ -86,7 +86,7 @@ def test_a_command_that_prints_says_when_it_could_not(tmp_path, words):
     assert (tmp_path / "a.png").exists() == words.endswith("a.png")
 
 
-def test_no_file_gets_the_number_of_a_stream_that_was_closed(tmp_path):
+def test_no_file_gets_the_descriptor_of_a_closed_stream(tmp_path):
     code = "import os, spinup.system.terminal as t; t.open_closed_streams(); f = open('f', 'w'); os.write(1, b'x')"
     shell(f"-c {shlex.quote(code)}", "<&- >&- 2>&-", tmp_path)
     assert (tmp_path / "f").read_text() == ""
@@ -106,7 +106,7 @@ def test_what_stdout_cannot_encode_is_escaped(tmp_path, encoding):
 
 
 @pytest.mark.parametrize("script", [SCRIPT, GRID_SCRIPT])
-def test_a_script_with_names_that_stdout_cannot_encode(tmp_path, script):
+def test_a_script_with_a_name_that_stdout_cannot_encode(tmp_path, script):
     (tmp_path / "script.py").write_text(script.replace("cmd_vpg", "\u5b9f\u9a13"), "utf-8")
     variables = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}
     status, out, err = shell("script.py", "", tmp_path, **variables)
@@ -115,10 +115,10 @@ def test_a_script_with_names_that_stdout_cannot_encode(tmp_path, script):
     assert [rows(folder) for folder in tmp_path.glob("data/\u5b9f\u9a13/*")] == [3] * (1 if script is SCRIPT else 2)
 
 
-def test_a_pipe_that_does_not_block_gets_everything(tmp_path):
+def test_a_non_blocking_pipe_gets_everything(tmp_path):
     code = (
         "import os, sys, spinup.system.terminal as t; os.set_blocking(1, False); t.protect_streams();"
-        "print('x' * 1_000_000); sys.exit(t.undelivered(t.protect_streams()))"
+        "print('x' * 1_000_000); sys.exit(t.exit_status_of_output(t.protect_streams()))"
     )
     status, out, err = shell(f"-c {shlex.quote(code)}", "| (sleep 1; cat)", tmp_path)
     assert (status, len(out), err) == (0, 1_000_001, "")

@@ -1,4 +1,4 @@
-"""Loading, playing and recording saved policies: the same policy comes back, nothing in a run's folder is executed."""
+"""Loading, playing and recording saved policies. Loading restores the same policy and runs no code from the folder."""
 
 import contextlib
 import ctypes
@@ -30,11 +30,11 @@ with contextlib.suppress(ImportError):
 
 
 class Wide(nets.ActorCritic):
-    """Somebody's own networks."""
+    """A user's own networks."""
 
 
 class Corridor(gym.Env):
-    """Three steps of reward 1; counts the frames that it shows, and can fail to show any."""
+    """Three steps with reward 1; counts the frames it shows, and can fail to show them."""
 
     metadata = {"render_modes": ["human"], "render_fps": 10}  # noqa: RUF012
     observation_space = spaces.Box(-1, 1, (2,), np.float32)
@@ -65,7 +65,7 @@ class Corridor(gym.Env):
 
 
 class Painter(Corridor):
-    """Shows itself as a picture, one side of it brighter with every step."""
+    """Renders a picture, one side of which gets brighter with each step."""
 
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 25}  # noqa: RUF012
 
@@ -104,7 +104,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A copy of that folder, to spoil."""
+    """A copy of that folder, which tests may damage."""
     return shutil.copytree(trained[0], tmp_path / "run")
 
 
@@ -125,18 +125,18 @@ def error_of(function, *args, **kwargs):
 
 def same_policy(one, other, size):
     o = np.random.default_rng(0).normal(size=(50, size)).astype(np.float32)
-    # The last bits of a matrix product depend on where in memory its factors lie.
+    # The last bits of a matrix product depend on the memory alignment of its factors.
     return np.allclose(one.act(o, deterministic=True), other.act(o, deterministic=True), atol=1e-6) and all(
         torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items()
     )
 
 
-def test_load_gives_the_policy_back(trained):
+def test_load_restores_the_policy(trained):
     folder, ac = trained
     policy = spinup.load(folder)
     assert same_policy(policy, ac, 4)
     assert not policy.training
-    assert policy.obs_norm.count == 64  # statistics of observations come along
+    assert policy.obs_norm.count == 64  # observation statistics are loaded too
     other = spinup.load(str(folder))
     other.actor.net[1][0].weight.data[0] += 1
     assert not same_policy(other, ac, 4)
@@ -182,7 +182,7 @@ def test_load_of_one_of_several_saves(run):
     assert torch.equal(spinup.load(run, itr=7).state_dict()[key], spinup.load(run).state_dict()[key] + 1)
 
 
-def test_load_with_networks_and_an_environment_of_ones_own(tmp_path):
+def test_load_with_a_users_networks_and_environment(tmp_path):
     ac = train(tmp_path, Corridor, actor_critic=Wide)
     assert "spinup.load(..., actor_critic=" in error_of(spinup.load, tmp_path, env_fn=Corridor)
     assert "(env_fn=)" in error_of(spinup.load, tmp_path, actor_critic=Wide)
@@ -191,7 +191,7 @@ def test_load_with_networks_and_an_environment_of_ones_own(tmp_path):
     assert same_policy(policy, ac, 2)
 
 
-def test_errors_of_ones_own_networks_keep_their_traceback(trained):
+def test_errors_in_a_users_networks_keep_their_traceback(trained):
     def broken(*args, **kwargs):
         raise TypeError("a bug")
 
@@ -199,7 +199,7 @@ def test_errors_of_ones_own_networks_keep_their_traceback(trained):
         spinup.load(trained[0], actor_critic=broken)
 
 
-# ---- what a folder can get wrong
+# ---- damaged folders
 
 
 def test_no_run(trained, tmp_path):
@@ -210,15 +210,15 @@ def test_no_run(trained, tmp_path):
     assert error_of(spinup.load, tmp_path / "a" / "b").startswith("there is no folder")
     assert (
         error_of(spinup.load, folder.parent)
-        == f"'{folder.parent}' holds no run (no config.json); runs below it: {folder}"
+        == f"'{folder.parent}' is not a run's folder (no config.json); runs in it: {folder}"
     )
-    assert error_of(spinup.load, tmp_path).endswith("runs below it: none")
+    assert error_of(spinup.load, tmp_path).endswith("runs in it: none")
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "3", "null", '{"ac_kwargs": 3}', '{"env_kwargs": "x"}', "[" * 100_000, "\x00"]
 )
-def test_config_that_is_none(run, text):
+def test_invalid_config(run, text):
     (run / "config.json").write_text(text)
     assert f"{run / 'config.json'} is not a config.json that spinup wrote" in error_of(spinup.load, run)
 
@@ -231,9 +231,13 @@ def test_the_best_policy(run):
 
 
 def test_missing_model(run):
-    assert error_of(spinup.load, run, itr=3) == f"there is no {run / 'model3.pt'}; saved there: model.pt, model_best.pt"
+    assert (
+        error_of(spinup.load, run, itr=3) == f"{run / 'model3.pt'} doesn't exist; saved there: model.pt, model_best.pt"
+    )
     (run / "model.pt").unlink(), (run / "model_best.pt").unlink()
-    assert error_of(spinup.load, run) == f"there is no {run / 'model.pt'}; saved there: nothing; did the run save yet?"
+    assert (
+        error_of(spinup.load, run) == f"{run / 'model.pt'} doesn't exist; saved there: nothing; did the run save yet?"
+    )
 
 
 class Evil:
@@ -248,32 +252,32 @@ class Evil:
 def test_pickled_code_is_not_run(run, tmp_path, legacy):
     harm = tmp_path / "harm"
     torch.save({"x": Evil(str(harm))}, run / "model.pt", _use_new_zipfile_serialization=not legacy)
-    assert "holds more than tensors and is not loaded" in error_of(spinup.load, run)
+    assert "contains more than tensors; it is not loaded" in error_of(spinup.load, run)
     (run / "model.pt").write_bytes(pickle.dumps(Evil(str(harm))))
     assert f"{run / 'model.pt'} is damaged" in error_of(spinup.load, run)
     assert not harm.exists()
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 2000, -1])
-def test_cut_model(run, size):
+def test_truncated_model(run, size):
     (run / "model.pt").write_bytes((run / "model.pt").read_bytes()[:size])
     assert f"{run / 'model.pt'} is damaged" in error_of(spinup.load, run)
 
 
-def test_noise_instead_of_a_model(run):
+def test_random_bytes_instead_of_a_model(run):
     (run / "model.pt").write_bytes(np.random.default_rng(0).bytes(5000))
     assert f"{run / 'model.pt'} is damaged" in error_of(spinup.load, run)
 
 
 @pytest.mark.parametrize("content", [3, [torch.zeros(1)], {"a": 3}, torch.zeros(2)])
-def test_model_that_is_no_state_dict(run, content):
+def test_model_that_is_not_a_state_dict(run, content):
     torch.save(content, run / "model.pt")
-    assert error_of(spinup.load, run) == f"{run / 'model.pt'} holds no state_dict"
+    assert error_of(spinup.load, run) == f"{run / 'model.pt'} doesn't contain a state_dict"
 
 
 def test_model_of_another_shape(run):
     set_config(run, ac_kwargs={"hidden_sizes": [8, 5]})
-    assert f"{run}: the saved parameters do not fit the networks" in error_of(spinup.load, run)
+    assert f"{run}: the saved parameters do not match the networks" in error_of(spinup.load, run)
 
 
 def test_networks_that_cannot_be_built(run):
@@ -299,7 +303,7 @@ def test_networks_that_cannot_be_built(run):
         None,
     ],
 )
-def test_networks_that_are_not_ours(run, name):
+def test_networks_that_are_not_from_spinup(run, name):
     set_config(run, actor_critic=name)
     assert (
         error_of(spinup.load, run) == f"the networks are {name}; in Python: spinup.load(..., actor_critic=that class)"
@@ -315,10 +319,10 @@ def test_config_imports_no_module(run, tmp_path, monkeypatch):
     (tmp_path / "good_module.py").write_text("")
     set_config(run, env_fn="good_module:CartPole-v1")
     spinup.load(run, env_fn="good_module:CartPole-v1")
-    spinup.load(run)  # imported by now
+    spinup.load(run)  # the module is imported by now
 
 
-def test_environment_that_is_not_there(run):
+def test_environment_that_does_not_exist(run):
     set_config(run, env_fn="Gone-v0")
     assert error_of(spinup.load, run).startswith(f"{run}: there is no environment 'Gone-v0'")
     assert error_of(spinup.load, run).endswith("; --env ID (env_fn=) names another environment")
@@ -362,7 +366,7 @@ def test_main_plays_a_hundred_episodes_of_limited_length(trained, capsys):
     assert lines[2] == "EpLen  mean 5.00  std 0.00  min 5  max 5"
 
 
-def test_main_plays_in_another_environment_and_of_another_save(run, capsys):
+def test_main_plays_another_save_in_another_environment(run, capsys):
     (run / "model.pt").rename(run / "model2.pt")
     lines = play(capsys, run, "-nr", "-n", 1, "-i", 2, "--env", "gymnasium:CartPole-v1")
     assert lines[0].startswith("1 episode of gymnasium:CartPole-v1")
@@ -379,7 +383,7 @@ def test_main_without_a_display(walk, capsys, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     lines = play(capsys, walk, "-n", 2)
-    assert lines[0] == "no display: playing without a window (--norender leaves out this line)"
+    assert lines[0] == "no display: playing without a window (--norender omits this line)"
     assert lines[2] == "EpRet  mean 6.00  std 0.00  min 6  max 6"
     assert Corridor.frames == 0
 
@@ -389,7 +393,7 @@ def test_main_with_a_display(walk, capsys, monkeypatch):
     lines = play(capsys, walk, "-n", 2)
     assert lines[:2] == ["episode 1: return 6.00, length 3", "episode 2: return 6.00, length 3"]
     assert lines[3:] == ["EpRet  mean 6.00  std 0.00  min 6  max 6", "EpLen  mean 3.00  std 0.00  min 3  max 3"]
-    assert Corridor.frames == 1 + 2 * 4  # the try, and twice a start and three steps
+    assert Corridor.frames == 1 + 2 * 4  # the test when opening, and two episodes: a start and three steps each
 
 
 def test_main_plays_the_same_with_and_without_a_window(trained):
@@ -402,7 +406,7 @@ def test_main_with_a_window_that_cannot_open(walk, capsys, monkeypatch):
     monkeypatch.setenv("DISPLAY", ":0")
     Corridor.broken = True
     lines = play(capsys, walk, "-n", 2)
-    assert lines[0] == "cannot open a window (OSError: no graphics card): playing without"
+    assert lines[0] == "cannot open a window (OSError: no graphics card): playing without one"
     assert lines[2] == "EpRet  mean 6.00  std 0.00  min 6  max 6"
 
 
@@ -432,14 +436,14 @@ def test_main_refuses(words, message):
 
 @pytest.fixture(autouse=True)
 def drawing_variables(monkeypatch):
-    """Those that recording sets, put back after each test."""
+    """Restores the environment variables that recording sets."""
     for name in ("MUJOCO_GL", "SDL_VIDEODRIVER"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
 
 def gif_frames(file):
-    """The pictures of a GIF as arrays, and how long each is shown, in ms."""
+    """A GIF's frames as arrays, and their durations in ms."""
     pictures, milliseconds = [], []
     with Image.open(file) as image:
         for i in range(image.n_frames):
@@ -450,7 +454,7 @@ def gif_frames(file):
 
 
 def mp4_frames(file):
-    """The pictures of an MP4 as arrays, and its rate."""
+    """An MP4's frames as arrays, and its frame rate."""
     frames = pytest.importorskip("imageio_ffmpeg").read_frames(file)
     meta = next(frames)
     width, height = meta["size"]
@@ -477,7 +481,7 @@ def test_gif_of_cartpole(trained, tmp_path, capsys):
     ]
     pictures, milliseconds = gif_frames(file)
     assert {picture.shape for picture in pictures} == {(266, 400, 3)}  # of 400 x 600
-    assert sum(milliseconds) == 40 * (length // 2 + 1)  # every other of 50 a second; equal ones become one
+    assert sum(milliseconds) == 40 * (length // 2 + 1)  # every other frame of 50 per second; equal ones are merged
     assert 1 < len(pictures) <= length // 2 + 1
     assert all(colours(picture) > 2 for picture in pictures)
     assert not np.array_equal(pictures[0], pictures[-1])
@@ -525,7 +529,7 @@ def test_camera_follows_the_agent(egl, env_kwargs, follows):
     canvas = watch.open_canvas("HalfCheetah-v5", env_kwargs, 10)
     cheetah = canvas.envs.envs[0].unwrapped
 
-    def pixels():  # of the cheetah, the one thing that is more red than green
+    def pixels():  # of the cheetah, the only thing that is more red than green
         red, green, _ = watch.draw(canvas).astype(int).transpose(2, 0, 1)
         return (red > green + 10).sum()
 
@@ -552,14 +556,14 @@ def test_video_of_several_episodes(painter, tmp_path, capsys):
     assert milliseconds == [40] * 8
 
 
-def test_video_takes_the_place_of_a_file(painter, tmp_path, capsys):
+def test_video_replaces_a_file(painter, tmp_path, capsys):
     (tmp_path / "x.gif").write_text("old")
     play(capsys, painter, "--video", tmp_path / "x.gif")
     assert len(gif_frames(tmp_path / "x.gif")[0]) == 4
-    assert Corridor.frames == 0  # no window beside it
+    assert Corridor.frames == 0  # no window was opened
 
 
-def test_mp4_of_odd_sides_gets_a_margin(painter, tmp_path, capsys):
+def test_mp4_with_odd_sides_is_padded(painter, tmp_path, capsys):
     pytest.importorskip("imageio_ffmpeg")
     play(capsys, painter, "--video", tmp_path / "x.mp4")
     pictures, fps = mp4_frames(tmp_path / "x.mp4")
@@ -569,7 +573,7 @@ def test_mp4_of_odd_sides_gets_a_margin(painter, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", ["gif", "mp4"])
-def test_video_ends_where_the_playing_is_stopped(painter, tmp_path, kind):
+def test_video_ends_when_playing_is_interrupted(painter, tmp_path, kind):
     pytest.importorskip("imageio_ffmpeg")
     policy, file = spinup.load(painter), tmp_path / f"x.{kind}"
     act, calls = policy.act, []
@@ -587,18 +591,18 @@ def test_video_ends_where_the_playing_is_stopped(painter, tmp_path, kind):
 
 
 @pytest.mark.parametrize(("fps", "every"), [(4, 1), (20, 1), (30, 1), (50, 2), (60, 2), (125, 5)])
-def test_gif_keeps_time(tmp_path, fps, every):
+def test_gif_has_the_right_speed(tmp_path, fps, every):
     with watch.gif(tmp_path / "x.gif", fps, (800, 100)) as write:
         for i in range(100):
             write(np.full((100, 800, 3), 2 * i, np.uint8))
     pictures, milliseconds = gif_frames(tmp_path / "x.gif")
     assert [picture[0, 0, 0] for picture in pictures] == list(range(0, 200, 2 * every))
     assert pictures[0].shape == (50, 400, 3)
-    assert min(milliseconds) >= 30  # browsers slow down what is faster than 20
+    assert min(milliseconds) >= 30  # browsers slow down durations below 20
     assert sum(milliseconds) == pytest.approx(1000 * 100 / fps, abs=5)
 
 
-def test_video_of_what_cannot_be_drawn(walk, tmp_path):
+def test_video_of_an_environment_that_cannot_be_drawn(walk, tmp_path):
     error = error_of(watch.main, [str(walk), "--video", str(tmp_path / "x.gif")])
     assert error == "Corridor-v0 cannot be recorded: it has no render mode rgb_array, only human"
     assert not (tmp_path / "x.gif").exists()
@@ -617,16 +621,16 @@ def test_video_needs_an_encoder_and_pygame(trained, tmp_path, monkeypatch):
     error = error_of(watch.main, [str(trained[0]), "--video", str(tmp_path / "x.gif")])
     assert error == f"drawing CartPole-v1 needs pygame: {install('video')}"
     error = error_of(watch.main, [str(trained[0]), "--video", str(tmp_path / "x.mp4")])
-    assert error == f"an .mp4 needs: {install('video')}; a .gif does without"
+    assert error == f"an .mp4 needs: {install('video')}; a .gif works without it"
 
 
-def test_picture_of_another_kind(painter, tmp_path, monkeypatch):
+def test_picture_of_the_wrong_type(painter, tmp_path, monkeypatch):
     monkeypatch.setattr(Painter, "render", lambda self: np.zeros((3, 3)))
     error = error_of(watch.main, [str(painter), "--video", str(tmp_path / "x.gif")])
-    assert error == "render() gave float64 of shape (3, 3), not uint8 of (height, width, 3)"
+    assert error == "render() returned float64 of shape (3, 3); it must be uint8 of shape (height, width, 3)"
 
 
-def test_errors_of_ones_own_pictures_keep_their_traceback(painter, tmp_path, monkeypatch):
+def test_errors_in_a_users_render_keep_their_traceback(painter, tmp_path, monkeypatch):
     def broken(self):
         raise ZeroDivisionError("a bug")
 
@@ -634,7 +638,7 @@ def test_errors_of_ones_own_pictures_keep_their_traceback(painter, tmp_path, mon
     monkeypatch.delitem(sys.modules, "mujoco", raising=False)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         watch.main([str(painter), "--video", str(tmp_path / "x.gif")])
-    monkeypatch.setitem(sys.modules, "mujoco", sys)  # there, a driver that is missing can make such an error
+    monkeypatch.setitem(sys.modules, "mujoco", sys)  # there, a missing driver can cause such an error
     error = error_of(watch.main, [str(painter), "--video", str(tmp_path / "x.gif")])
     assert error.startswith("MuJoCo cannot draw Painter-v0 (ZeroDivisionError: a bug); on Linux without a display")
 
@@ -666,7 +670,7 @@ def test_recording_without_egl(monkeypatch):
     assert "MUJOCO_GL" not in os.environ
 
 
-# ---- environments made as in the run
+# ---- environments as in the run
 
 
 class Far(gym.RewardWrapper):
@@ -674,7 +678,7 @@ class Far(gym.RewardWrapper):
         return 10 * reward
 
 
-def test_wrappers_and_numbers_of_the_run(tmp_path, capsys):
+def test_wrappers_and_log_info_of_the_run(tmp_path, capsys):
     wrappers = ["gymnasium.wrappers:TimeLimit(2)", f"{__name__}:Far"]
     train(tmp_path / "run", "Corridor-v0", wrappers=wrappers, log_info="x", reseed=False)
     command = [str(tmp_path / "run"), "-n", "3", "-nr"]
@@ -685,7 +689,7 @@ def test_wrappers_and_numbers_of_the_run(tmp_path, capsys):
     assert "x  mean nan" in told
 
 
-def test_a_recording_has_the_wrappers(tmp_path):
+def test_a_recording_uses_the_wrappers(tmp_path):
     train(tmp_path / "run", "Painter-v0", wrappers=["gymnasium.wrappers:TimeLimit(2)"])
     watch.main([str(tmp_path / "run"), "--video", str(tmp_path / "v.gif")])
     with Image.open(tmp_path / "v.gif") as video:
@@ -701,11 +705,11 @@ def test_episodes_one_after_another(tmp_path, monkeypatch, capsys):
     for flags, number in (([], 2), (["--num_envs", "3"], 3)):
         made.clear()
         watch.main([str(tmp_path / "run"), "-n", "6", "-nr", *flags])
-        assert len(made) == 2 + 1 + number  # two when the policy is loaded, and one that is tried
+        assert len(made) == 2 + 1 + number  # two when the policy is loaded, and one that is inspected
     assert "EpLen  mean 3.00" in capsys.readouterr().out
 
 
-def test_the_environments_of_an_asynchronous_run_are_so_too(tmp_path, monkeypatch):
+def test_an_asynchronous_run_is_tested_asynchronously(tmp_path, monkeypatch):
     asked = {}
     train(tmp_path / "run", vectorization="async")
     monkeypatch.setattr(watch, "evaluate", lambda *args, **how: asked.update(how) or {})
@@ -713,17 +717,17 @@ def test_the_environments_of_an_asynchronous_run_are_so_too(tmp_path, monkeypatc
     assert (asked["vectorization"], asked["num_envs"]) == ("async", 2)
 
 
-def test_what_takes_no_render_mode_cannot_be_recorded(tmp_path):
+def test_an_environment_without_render_mode_cannot_be_recorded(tmp_path):
     class Blind(Painter):
         def __init__(self):
             super().__init__()
 
     train(tmp_path / "run", Blind)
     policy = watch.load(tmp_path / "run", env_fn=Blind)
-    assert "'Blind' cannot be drawn" in error_of(watch.record, policy, Blind, tmp_path / "v.gif")
+    assert "'Blind' can't be rendered" in error_of(watch.record, policy, Blind, tmp_path / "v.gif")
 
 
-def test_a_class_that_cannot_be_recorded_is_named_as_it_is(tmp_path):
+def test_a_class_that_cannot_be_recorded_is_named(tmp_path):
     class Bare(Corridor):
         metadata = {}  # noqa: RUF012
 
@@ -764,7 +768,7 @@ for name in ("first", "second"):
 
 
 def drawn(what, folder):
-    """`python -c DRAWN` with OpenGL by EGL, in a process that has drawn before torch's compiler is imported."""
+    """`python -c DRAWN` with OpenGL via EGL, in a process that draws before it imports torch's compiler."""
     command = [sys.executable, "-c", DRAWN.format(what=what), str(folder)]
     environment = {**os.environ, "MUJOCO_GL": "egl", "PYTHONPATH": str(Path(spinup.__file__).parents[1])}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -772,7 +776,7 @@ def drawn(what, folder):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="EGL")
 def test_captured_updates_after_opengl_has_drawn(tmp_path):
-    """Mesa's OpenGL and triton bring an LLVM each, and the second one to be loaded ends the process."""
+    """Mesa's OpenGL and triton each contain an LLVM, and loading the second one crashes the process."""
     if drawn(DRAW, tmp_path).stdout != "done False\n":
         pytest.skip("EGL draws nothing here")
     result = drawn(TRAIN, tmp_path)
@@ -793,7 +797,7 @@ with front.without_triton():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="EGL")
 def test_mesas_opengl_beside_a_gpu(tmp_path):
-    """As in a container that was given the GPU for computing alone."""
+    """As in a container that has the GPU only for computing."""
     if drawn(DRAW, tmp_path).stdout != "done False\n":
         pytest.skip("EGL draws nothing here")
     result = drawn(ON_A_GPU, tmp_path)

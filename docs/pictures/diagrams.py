@@ -6,8 +6,11 @@ What a diagram shows to scale is computed here; tests/test_pictures.py checks th
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 from svg import Axes, Picture
+
+from spinup.examples import tabular
 
 HERE = Path(__file__).parent
 EPSILON = 0.2  # PPO's clip_ratio
@@ -287,6 +290,32 @@ def block_sparse() -> Picture:
     return p
 
 
+def cliff_walk() -> Picture:
+    """The paths that spinup/examples/tabular.py learns."""
+    env, side, left, top = gym.make("CliffWalking-v1", max_episode_steps=1000), 28, 12, 10
+    p = Picture(
+        "The cliff walk",
+        "A grid of 4 by 12 cells with the start at the lower left, the goal at the lower right and the cliff between "
+        "them. Q-learning's path runs along the edge of the cliff. SARSA's keeps one row away from it and is two steps "
+        "longer.",
+        176,
+    )
+    for i, j in np.ndindex(4, 12):
+        p.box(left + side * j, top + side * i, side, side, "box open thin", 0)
+    p.box(left + side, top + 3 * side, 10 * side, side, "box red", 0)
+    p.text(180, top + side * 3.5 + 5, "the cliff: −100, and back to the start", "red")
+    for learn, color, shift in ((tabular.sarsa, "blue", 5), (tabular.q_learning, "red", -5)):
+        rows, columns = np.divmod(tabular.path(tabular.greedy(learn(env, 0.99, 500)[0]), env), 12)
+        x, y = left + side * (columns + 0.5), top + side * (rows + 0.5)
+        x[columns == 0] -= shift  # beside each other in the columns that both climb and descend
+        x[columns == 11] += shift
+        p.line(zip(x, y, strict=True), f"line {color}", arrow=True)
+    for j, word in ((0, "start"), (11, "goal")):
+        p.text(left + side * (j + 0.5), top + side * 4 + 16, word, "note")
+    p.text(180, 160, "blue: SARSA, 15 steps; red: Q-learning, 13 steps", "note")
+    return p
+
+
 DIAGRAMS = {
     "agent-environment": agent_environment,
     "return-discount": return_discount,
@@ -297,6 +326,7 @@ DIAGRAMS = {
     "terminated-truncated": terminated_truncated,
     "replay": replay,
     "block-sparse": block_sparse,
+    "cliff-walk": cliff_walk,
 }
 
 

@@ -1,1 +1,1 @@
-"""After the runs: results, statistics, plots, playing saved policies."""
+"""After training: results, statistics, plots, playing saved policies."""

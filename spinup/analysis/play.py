@@ -1,6 +1,6 @@
-"""Trained policies: load one from its run's folder, play episodes with it, record them (command name: test_policy).
+"""Load a trained policy from its run's folder, play episodes with it and record them (the command test_policy).
 
-Loading reads JSON and tensors; no code that a run's folder names or holds is ever run.
+Loading reads only JSON and tensors; code that the folder contains or names is never run.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from spinup.envs import (
     DEFAULT_LENGTH,
     VecEnv,
     bind,
-    close,
+    close_or_warn,
+    env_name,
     evaluate,
-    label,
     longest_episode,
     make_env,
     make_envs,
@@ -32,12 +32,12 @@ from spinup.envs import (
 )
 from spinup.errors import UserError, first_line, install, printable, user_path
 from spinup.experiments import parsers
-from spinup.runs.config import fill_in, imported_by, read_config
+from spinup.runs.config import fill_in, imported_module, read_config
 from spinup.runs.saved import (
-    ONLY_TRAINING,
+    TRAINING_ONLY,
     build,
+    check_process_count,
     check_size,
-    check_workers,
     model_file,
     network_arguments,
     read_policy,
@@ -45,7 +45,7 @@ from spinup.runs.saved import (
 from spinup.system.files import replacing
 
 EnvFn = str | Callable
-GIF_FPS, GIF_SIDE = 30, 400  # pictures a second and pixels a side, at most: a GIF compresses little
+MAX_GIF_FPS, MAX_GIF_SIDE = 30, 400  # frames per second, pixels per side: GIFs compress poorly
 
 
 def load(
@@ -57,41 +57,45 @@ def load(
     ac_kwargs: dict | None = None,
     env_kwargs: dict | None = None,
 ) -> nn.Module:
-    """The policy of the run in the folder `path`.
+    """Load the policy of the run in the folder `path`.
 
-    policy.action(observation, deterministic=False) takes the environment's own observation and gives its own action;
-    policy.act(o, deterministic=False) is for batches, flat as VecEnv has them.
+    policy.action(observation, deterministic=False) maps one of the environment's own observations to an action;
+    policy.act(o, deterministic=False) is for batches, in VecEnv's flat format.
 
     itr: load model{itr}.pt; "best": model_best.pt, from the end of the epoch with the highest mean return; default:
         model.pt, the last one saved
-    actor_critic: class of the networks, where they are not those of spinup.nets
-    env_fn: environment's id or a function that makes it, where the run's own is a function or a "module:Env-v0"
-    wrappers: those of the environment, where the run's own are not all Gymnasium's
-    ac_kwargs, env_kwargs: entries in the place of the run's, as those that config.json can only name
+    actor_critic: the networks' class, required if it isn't from spinup.nets
+    env_fn: the environment's id or a function that makes it, required if the run's is a function or "module:Env-v0"
+    wrappers: all of the environment's wrappers, required if one of them isn't Gymnasium's
+    ac_kwargs, env_kwargs: entries that replace the run's, such as those of which config.json contains only the name
 
-    Raises UserError where a file is missing or damaged, or does not fit the others.
+    Raises UserError if a file is missing or damaged, or doesn't match the others.
     """
     folder, config = read_config(path)
     makers = {"ac_kwargs": actor_critic, "env_kwargs": env_fn}
     config = fill_in(folder, config, {"ac_kwargs": ac_kwargs, "env_kwargs": env_kwargs}, makers)
     file = model_file(folder, itr)
     state = read_state(folder, itr)
-    made = {"env_kwargs": config["env_kwargs"], "wrappers": saved_wrappers(folder, config, wrappers)}
-    envs = spaces_of(folder, config, made) if env_fn is None else make_envs(env_fn, **made)
+    environment_arguments = {"env_kwargs": config["env_kwargs"], "wrappers": saved_wrappers(folder, config, wrappers)}
+    envs = (
+        spaces_of(folder, config, environment_arguments)
+        if env_fn is None
+        else make_envs(env_fn, **environment_arguments)
+    )
     envs.close()
     spaces = (envs.observation_space, envs.action_space)
     if actor_critic is not None:
         policy = actor_critic(*spaces, **network_arguments(config))
     else:
-        if not ac_kwargs:  # a stranger's folder says how large they are
+        if not ac_kwargs:  # an untrusted folder determines their size
             check_size(folder / "config.json", config, file, *spaces)
         policy = build(folder / "config.json", config, *spaces)
     try:
         policy.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"{folder}: the saved parameters do not fit the networks ({first_line(error)})") from error
+        raise UserError(f"{folder}: the saved parameters do not match the networks ({first_line(error)})") from error
     bind(policy, envs, episode_length(config))
-    return policy.float().eval()  # float32, whatever torch's default
+    return policy.float().eval()  # float32, whatever torch's default dtype is
 
 
 def episode_length(config: dict) -> int:
@@ -101,21 +105,21 @@ def episode_length(config: dict) -> int:
 
 
 def read_state(folder: Path, itr: int | str | None) -> dict[str, torch.Tensor]:
-    """The parameters in model.pt, model{itr}.pt or model_best.pt, without those that only training uses."""
+    """The parameters in model.pt, model{itr}.pt or model_best.pt, without those used only in training."""
     state = read_policy(model_file(folder, itr))
-    return {key: value for key, value in state.items() if not str(key).startswith(ONLY_TRAINING)}
+    return {key: value for key, value in state.items() if not str(key).startswith(TRAINING_ONLY)}
 
 
-def spaces_of(folder: Path, config: dict, made: dict) -> VecEnv:
-    """The environment of a run, made with these arguments; refuses one whose module would have to be imported."""
+def spaces_of(folder: Path, config: dict, environment_arguments: dict) -> VecEnv:
+    """Make a run's environment, to get its spaces. Raises UserError if that would import a module."""
     env_id = str(config.get("env_fn"))
-    module = imported_by(env_id)
+    module = imported_module(env_id)
     if module and module not in sys.modules:
         raise UserError(
             f"{folder}: its environment '{env_id}' imports {module}; allow it with --env {env_id} (env_fn=)"
         )
     try:
-        return make_envs(env_id, **made)
+        return make_envs(env_id, **environment_arguments)
     except UserError as error:
         raise UserError(f"{folder}: {error}; --env ID (env_fn=) names another environment") from None
 
@@ -124,7 +128,7 @@ def spaces_of(folder: Path, config: dict, made: dict) -> VecEnv:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Play episodes and print their returns. Raises UserError for what the user got wrong."""
+    """Play episodes and print their returns. Raises UserError for a user's mistake."""
     args = parsers.test_policy(argv)
     if args.video:
         prepare_video(args.video)
@@ -150,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def as_in_training(config: dict, args: argparse.Namespace) -> dict:
-    """How `evaluate` makes environments: as the run's own evaluations did, but for what the command says."""
+    """Arguments with which `evaluate` makes environments as the run's evaluations did, unless the flags differ."""
     how = {name: config[name] for name in ("vectorization", "reseed", "log_info") if name in config}
     number = args.num_envs
     if number is None:
@@ -163,22 +167,22 @@ def as_in_training(config: dict, args: argparse.Namespace) -> dict:
         number = counts["num_test_envs"] or (counts["num_envs"] if together else None)
         if together:
             number = min(args.episodes, number or args.episodes)
-            check_workers(Path(args.path), number, f"--num_envs {number}, or give fewer")
+            check_process_count(Path(args.path), number, f"--num_envs {number}, or give fewer")
     return {**how, "num_envs": number}
 
 
 def open_window(env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequence | None = None) -> VecEnv | None:
-    """One environment that shows itself in a window, or None, after a line that says why."""
+    """One environment that shows itself in a window. If that fails, prints why and returns None."""
     if no_display():
-        print("no display: playing without a window (--norender leaves out this line)")
+        print("no display: playing without a window (--norender omits this line)")
         return None
     try:
         shown = {**env_kwargs, "render_mode": "human"}
         window = make_envs(env, max_ep_len=max_ep_len, env_kwargs=shown, wrappers=wrappers)
         window.reset()
         return window
-    except Exception as error:  # a missing graphics library or driver raises anything; the episodes need no window
-        print(f"cannot open a window ({first_line(error.__cause__ or error)}): playing without")
+    except Exception as error:  # missing graphics libraries or drivers can raise anything, and the window is optional
+        print(f"cannot open a window ({first_line(error.__cause__ or error)}): playing without one")
         return None
 
 
@@ -194,9 +198,10 @@ def play(
     seed: int,
     show: Callable[[], None] = lambda: None,
 ) -> dict[str, list]:
-    """Play one episode after another, seeded as in `evaluate`, with a line about each; returns EpRet and EpLen.
+    """Play one episode after another, seeded as in `evaluate`, and print a line about each. Returns EpRet and EpLen.
 
-    envs: one environment; show: called at the start and after every step
+    envs: a single environment
+    show: called at the start and after every step
     """
     played = {"EpRet": [], "EpLen": []}
     for i in range(episodes):
@@ -226,12 +231,12 @@ def record(
     env_kwargs: dict | None = None,
     wrappers: Sequence | None = None,
 ) -> dict[str, list]:
-    """Play as `play` does, and record it as `file`, a .gif or .mp4; needs no display, and overwrites.
+    """Play episodes as `play` does, and record them in `file`, a .gif or .mp4, replacing it. Needs no display.
 
-    max_ep_len: longest episode; None: that of the run the policy is from
+    max_ep_len: maximum episode length; None: that of the policy's run
 
-    A GIF has at most GIF_FPS pictures a second of GIF_SIDE pixels a side, and loops. Where Ctrl-C ends the playing, the
-    file holds what was played. Raises UserError where the environment cannot be drawn or the file not written.
+    A GIF loops, with at most MAX_GIF_FPS frames per second and MAX_GIF_SIDE pixels per side. After Ctrl-C, the file
+    contains what was played so far. Raises UserError if the environment can't be drawn or the file can't be written.
     """
     file = prepare_video(file)
     max_ep_len = longest_episode(policy) if max_ep_len is None else max_ep_len
@@ -240,7 +245,7 @@ def record(
         height, width, _ = draw(canvas).shape
         fps = float(canvas.envs.metadata.get("render_fps") or 30)
         try:
-            draft = stack.enter_context(replacing(file, interrupted=True))  # a fault shows now, not after the episodes
+            draft = stack.enter_context(replacing(file, interrupted=True))  # fails now, not after the episodes
         except OSError as error:
             raise UserError(f"cannot write {file}: {error.strerror or error}") from error
         with WRITERS[file.suffix.lower()](draft, fps, (width, height)) as write:
@@ -250,9 +255,9 @@ def record(
 
 
 def prepare_video(file: str | Path) -> Path:
-    """Check that files of this kind can be written, and have MuJoCo and pygame draw where there is no display.
+    """Check that this type of file can be written, and make MuJoCo and pygame draw without a display if necessary.
 
-    Must come before the environment is made: these two look at their variables when they are imported.
+    Must be called before the environment is made: both read their environment variables when imported.
     """
     file = user_path(file)
     if file.suffix.lower() not in WRITERS:
@@ -261,24 +266,24 @@ def prepare_video(file: str | Path) -> Path:
         try:
             import imageio_ffmpeg  # noqa: F401
         except ImportError:
-            raise UserError(f"an .mp4 needs: {install('video')}; a .gif does without") from None
+            raise UserError(f"an .mp4 needs: {install('video')}; a .gif works without it") from None
     if no_display():
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         with contextlib.suppress(OSError):
-            ctypes.CDLL("libEGL.so.1")  # without it, egl would keep mujoco from being imported
+            ctypes.CDLL("libEGL.so.1")  # if it is missing, MUJOCO_GL=egl would make importing mujoco fail
             os.environ.setdefault("MUJOCO_GL", "egl")
     return file
 
 
 def open_canvas(env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequence | None = None) -> VecEnv:
-    """One environment that draws itself into arrays; it was drawn once already."""
+    """One environment that renders to arrays, already tested by drawing it once."""
     plain = make_env(env, env_kwargs, wrappers)
-    close(plain, label(env))
+    close_or_warn(plain, env_name(env))
     modes = [str(mode) for mode in plain.metadata.get("render_modes") or ()]
     if "rgb_array" not in modes:
         others = f", only {', '.join(modes)}" if modes else ""
-        raise UserError(f"{label(env)} cannot be recorded: it has no render mode rgb_array{others}")
-    with no_complaints():
+        raise UserError(f"{env_name(env)} cannot be recorded: it has no render mode rgb_array{others}")
+    with silence_cleanup_errors():
         try:
             drawn = {**env_kwargs, "render_mode": "rgb_array"}
             canvas = make_envs(env, max_ep_len=max_ep_len, env_kwargs=drawn, wrappers=wrappers)
@@ -293,13 +298,13 @@ def open_canvas(env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequenc
         except Exception as error:
             if isinstance(error, UserError) or "mujoco" not in sys.modules:
                 raise
-            reason = first_line(error)  # a missing library or driver makes MuJoCo raise anything
+            reason = first_line(error)  # if a library or driver is missing, MuJoCo can raise anything
     hint = "on Linux without a display it needs EGL, on Debian and Ubuntu: apt-get install libegl1"
     raise UserError(f"MuJoCo cannot draw {env} ({reason}); {hint}")
 
 
 def follow_agent(env: gym.Env, env_kwargs: dict) -> None:
-    """Take a MuJoCo model's camera "track", unless env_kwargs choose another: Gymnasium 1.4's own one stands still."""
+    """Use a MuJoCo model's camera "track", unless env_kwargs choose another: Gymnasium 1.4's default doesn't move."""
     renderer = getattr(env.unwrapped, "mujoco_renderer", None)
     if renderer and not {"camera_id", "camera_name", "default_camera_config"} & set(env_kwargs):
         cameras = [renderer.model.camera(i).name for i in range(renderer.model.ncam)]
@@ -308,8 +313,8 @@ def follow_agent(env: gym.Env, env_kwargs: dict) -> None:
 
 
 @contextlib.contextmanager
-def no_complaints() -> Iterator[None]:
-    """Silence on stderr about what a graphics library that fails leaves half made; the exception says enough."""
+def silence_cleanup_errors() -> Iterator[None]:
+    """Suppress messages about objects that a failing graphics library leaves incomplete; its exception is enough."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
     try:
         with warnings.catch_warnings():
@@ -320,10 +325,12 @@ def no_complaints() -> Iterator[None]:
 
 
 def draw(canvas: VecEnv) -> np.ndarray:
-    """A picture of the one environment, (height, width, 3) of uint8."""
+    """A frame of a single environment, (height, width, 3) of uint8."""
     picture = np.asarray(canvas.envs.render()[0])
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise UserError(f"render() gave {picture.dtype} of shape {picture.shape}, not uint8 of (height, width, 3)")
+        raise UserError(
+            f"render() returned {picture.dtype} of shape {picture.shape}; it must be uint8 of shape (height, width, 3)"
+        )
     return picture
 
 
@@ -332,11 +339,11 @@ Writer = Callable[[np.ndarray], None]
 
 @contextlib.contextmanager
 def gif(file: Path, fps: float, size: tuple[int, int]) -> Iterator[Writer]:
-    """Gives a function that takes one frame, (width, height) as in `size`; the file is written at the end."""
+    """Gives a function that adds a frame, with (width, height) as in `size`. The file is written at the end."""
     from PIL import Image  # comes with matplotlib
 
-    every = math.ceil(fps / GIF_FPS)
-    small = [max(1, side * GIF_SIDE // max(GIF_SIDE, *size)) for side in size]
+    every = math.ceil(fps / MAX_GIF_FPS)
+    small = [max(1, side * MAX_GIF_SIDE // max(MAX_GIF_SIDE, *size)) for side in size]
     count, kept = 0, []
 
     def write(frame: np.ndarray) -> None:
@@ -349,7 +356,7 @@ def gif(file: Path, fps: float, size: tuple[int, int]) -> Iterator[Writer]:
         yield write
     finally:
         if kept:
-            # A GIF counts hundredths of a second: frames of 3, 3 and 4 make 30 a second.
+            # A GIF measures time in hundredths of a second: frames of 3, 3 and 4 give 30 per second.
             ends = np.rint(np.arange(len(kept) + 1) * (100 * every / fps)).astype(int)
             milliseconds = (10 * np.diff(ends)).tolist()
             kept[0].save(file, save_all=True, append_images=kept[1:], duration=milliseconds, loop=0)
@@ -357,10 +364,10 @@ def gif(file: Path, fps: float, size: tuple[int, int]) -> Iterator[Writer]:
 
 @contextlib.contextmanager
 def mp4(file: Path, fps: float, size: tuple[int, int]) -> Iterator[Writer]:
-    """Gives a function that takes one frame, (width, height) as in `size`."""
+    """Gives a function that adds a frame, with (width, height) as in `size`."""
     import imageio_ffmpeg
 
-    even = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2"]  # what players can show has even sides
+    even = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2"]  # most players need even sides
     video = imageio_ffmpeg.write_frames(str(file), size, fps=fps, macro_block_size=1, output_params=even)
     video.send(None)
     try:

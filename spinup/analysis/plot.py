@@ -1,4 +1,4 @@
-"""Learning curves, performance profiles and probabilities of improvement of runs, and a table of their scores.
+"""Plots of runs: learning curves, performance profiles, probabilities of improvement, and a table of scores.
 
     python -m spinup.run plot data/ppo data/trpo --est iqm --out curves.png
 
@@ -7,7 +7,7 @@ From Python, for example in a notebook:
     df = plot.load(["data/ppo", "data/trpo"])  # a pandas DataFrame, a row for each row of each progress.txt
     ax = plot.curves(df[df["seed"] < 3], "EpLen")
 
-docs/plotting.md says what is drawn. In a notebook, `plt.style.use("dark_background")` does what --dark does here.
+docs/plotting.md explains the plots. In a notebook, `plt.style.use("dark_background")` has the same effect as --dark.
 """
 
 import argparse
@@ -22,19 +22,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spinup.analysis import stats
-from spinup.analysis.results import UNKNOWN, Line, column, load, meanings, runs_of, scores, series, table, table_text
+from spinup.analysis.results import (
+    UNKNOWN,
+    Line,
+    candidate_columns,
+    first_with_numbers,
+    load,
+    row_indices_by_run,
+    scores,
+    series,
+    table,
+    table_text,
+)
 from spinup.errors import UserError, closest, printable, user_path
 from spinup.experiments.cli import Parser
 from spinup.system.files import replacing
-from spinup.system.terminal import progress, short
+from spinup.system.terminal import abbreviate, progress
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["curves", "improvement", "load", "main", "profile", "scores", "table"]
 
-# Okabe and Ito (2008): told apart by colour-blind readers too. Yellow is left out: too faint on white. The last is
-# black, or white on a dark page.
+# Okabe and Ito (2008), which color-blind readers can tell apart, without yellow, which is too faint on white. The last
+# is black, or white on a dark background.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "text")
 STYLE = {
     "font.size": 8,
@@ -50,14 +61,14 @@ STYLE = {
     "ytick.major.width": 0.6,
     "axes.grid": True,
     "grid.color": "#808080",
-    "grid.alpha": 0.2,  # faint on white and on black
+    "grid.alpha": 0.2,  # faint on both white and black
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "figure.dpi": 150,
     "savefig.dpi": 300,
     "pdf.fonttype": 42,  # text stays text in a paper's PDF
 }
-MOST_NAMED, MOST_COMPARED = 50, 20  # groups in a legend, and in a figure of --improvement
+MAX_LEGEND, MAX_COMPARED = 50, 20  # groups in a legend, and in a figure of --improvement
 SIZE = (3.4, 2.3)  # inches: a column of a two-column page
 LABELS = {
     "TotalEnvInteracts": "environment steps",
@@ -93,14 +104,14 @@ def _mean(ys: np.ndarray, strata: np.ndarray) -> tuple:
     return mean, mean - std, mean + std
 
 
-# From ys (runs, k) and the runs' environments: the line (k,) and the lower and upper end of its band, or None.
+# From ys (runs, k) and the runs' environments to the line (k,) and the lower and upper edge of its band, or None.
 ESTIMATORS = {
     "mean": _mean,
     "iqm": lambda ys, strata: (stats.iqm(ys), *stats.iqm_interval(ys, strata)),
     "max": lambda ys, strata: (np.nanmax(ys, axis=0), None, None),
     "min": lambda ys, strata: (np.nanmin(ys, axis=0), None, None),
 }
-NOTES = {"mean": "mean ± std", "iqm": "IQM, 95% interval", "max": "max", "min": "min"}  # what the picture says of it
+NOTES = {"mean": "mean ± std", "iqm": "IQM, 95% interval", "max": "max", "min": "min"}  # shown in the title
 
 
 # ---- curves
@@ -118,46 +129,46 @@ def curves(
 ):
     """Draw a line for each group of runs and return the Axes.
 
-    df: what `load` returned, or some of its rows
+    df: the table from `load`, or some of its rows
     value, xaxis: columns of progress.txt
-    smooth: average each run over so many rows around each
-    estimator: "mean" with a band of one standard deviation over the runs, "iqm", the interquartile mean, with its 95%
+    smooth: width of the moving average over each run, in rows
+    estimator: "mean" with a band of one standard deviation over the runs, "iqm" (the interquartile mean) with its 95%
         interval, or "max" or "min" without a band
-    count: a line for each run instead
+    count: draw a line for each run instead
     normalize: (low, high), or {environment: (low, high)}: low becomes 0 and high 1, and a group's environments share
-        a line; else each has its own
-    ax: the Axes to draw on; by default those of a new pyplot figure
+        a line; otherwise each environment has its own line
+    ax: the Axes to draw on; default: those of a new pyplot figure
 
-    Where some runs of a group have no data (they are of unequal length), the line is dashed: it is over the others. It
-    ends where fewer than half of the runs have some.
+    The line is dashed where only some of the group's runs have data, since runs can differ in length. It ends where
+    fewer than half of them do.
     """
 
     if estimator not in ESTIMATORS:
         raise UserError(f"plot: est is {', '.join(ESTIMATORS)}, not {estimator!r}{closest(estimator, ESTIMATORS)}")
     lines = series(df, value, xaxis, smooth, normalize)
-    unit, xlabel = _time(max(line.x[-1] for line in lines)) if xaxis == "Time" else (1, LABELS.get(xaxis, xaxis))
+    unit, xlabel = _time_unit(max(line.x[-1] for line in lines)) if xaxis == "Time" else (1, LABELS.get(xaxis, xaxis))
     groups = {}
-    for line in lines if normalize else _by_environment(lines):
+    for line in lines if normalize else _split_by_environment(lines):
         groups.setdefault((line.group, line.run if count else None), []).append(line._replace(x=line.x / unit))
     names = [group if run is None else _run_name(group, run) for group, run in groups]
     sizes = [len(own) for own in groups.values()]
     with _style():
         figure, ax = _axes(ax)
-        labelled = list(zip(_labels(names, sizes), groups.values(), strict=True))
+        labelled = list(zip(_legend_labels(names, sizes), groups.values(), strict=True))
         for i, (label, own) in enumerate(progress(labelled, "drawing groups")):
-            _draw(ax, own, estimator, {"label": label, **_look(i)})
+            _draw(ax, own, estimator, {"label": label, **_line_style(i)})
         for line in ax.lines:
-            line.set_in_layout(False)  # the axes clip them: to measure thousands takes seconds
-        ax.set(xlabel=xlabel, ylabel=_label({line.column for line in lines}, value, normalize))
-        _scale(ax)
+            line.set_in_layout(False)  # the axes clip lines anyway, and measuring thousands of them takes seconds
+        ax.set(xlabel=xlabel, ylabel=_y_label({line.column for line in lines}, value, normalize))
+        _format_x_axis(ax)
         ax.yaxis.set_major_formatter("{x:,g}")
         note = NOTES[estimator] if max(sizes) > 1 else ""
-        _explain(ax, figure, len(groups), _title(names, sizes, {line.env for line in lines}, note))
+        _add_title_and_legend(ax, figure, len(groups), _title(names, sizes, {line.env for line in lines}, note))
     return ax
 
 
-def _by_environment(lines: list[Line]) -> list[Line]:
-    """The same with the environment in the group's name, where a group has several."""
+def _split_by_environment(lines: list[Line]) -> list[Line]:
+    """The same lines, with the environment in the group's name if the group has several environments."""
     envs = {}
     for line in lines:
         envs.setdefault(line.group, set()).add(line.env)
@@ -169,10 +180,10 @@ def _by_environment(lines: list[Line]) -> list[Line]:
 
 
 def aggregate(lines: list[Line], points: int = 1000) -> tuple[np.ndarray, np.ndarray]:
-    """A common grid x, shape (k,), and every line interpolated on it, shape (lines, k); NaN where a line has no data.
+    """A common grid x, shape (k,), and all lines interpolated on it, shape (lines, k); NaN where a line has no data.
 
-    The grid is all x that occur or, where the lines have not the same, at most `points` evenly spaced ones. Of several
-    lines with the same x it has at most four times as many, evenly chosen: more than a picture can show.
+    The grid contains every x in the lines. If there are more than `points` and the lines differ in them, it is `points`
+    evenly spaced values instead; if all lines have the same x, a subset of 4 * points, more than a figure can show.
     """
     x = np.unique(np.concatenate([line.x for line in lines]))
     if len(x) > points and any(len(x) != len(line.x) for line in lines):
@@ -185,12 +196,14 @@ def aggregate(lines: list[Line], points: int = 1000) -> tuple[np.ndarray, np.nda
 def _draw(ax, lines: list[Line], estimator: str, style: dict) -> None:
     x, ys = aggregate(lines)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # an x that no line reaches: NaN, a gap
+        warnings.simplefilter("ignore", RuntimeWarning)  # no line has data at some x: NaN, a gap
         y, low, high = ESTIMATORS[estimator](ys, np.array([line.env for line in lines]))
     enough = 2 * np.isfinite(ys).sum(axis=0) >= len(ys)
     y = np.where(enough, y, np.nan)
     if len(lines) > 1:
-        alpha = (0.6 if _dark(ax) else 0.35) * min(1, (5 / len(lines)) ** 0.5)  # many must not hide the line over them
+        alpha = (0.6 if _is_dark(ax) else 0.35) * min(
+            1, (5 / len(lines)) ** 0.5
+        )  # many lines must not hide the group's
         for line in lines:
             ax.plot(line.x, line.y, color=style["color"], linewidth=0.5, alpha=alpha, zorder=1.5)
         if low is not None:
@@ -199,7 +212,7 @@ def _draw(ax, lines: list[Line], estimator: str, style: dict) -> None:
     ax.plot(x, np.where(whole, y, np.nan), linewidth=1.3, marker="." if len(x) == 1 else None, **style)
     if not whole.all():
         part = ~whole
-        part[1:-1] |= ~(whole[2:] & whole[:-2])  # the neighbours too, so that the dashes touch the line
+        part[1:-1] |= ~(whole[2:] & whole[:-2])  # include the neighbors, so that the dashes touch the line
         ax.plot(x, np.where(part, y, np.nan), linewidth=1.1, **{**style, "linestyle": (0, (2, 1)), "label": None})
 
 
@@ -209,14 +222,14 @@ def _draw(ax, lines: list[Line], estimator: str, style: dict) -> None:
 def profile(df: "pd.DataFrame", value: str = "Performance", xaxis: str = "TotalEnvInteracts", normalize=None, ax=None):
     """Draw each group's performance profile with its 95% interval, and return the Axes.
 
-    That is the fraction of runs whose final score is above a threshold, over all thresholds; final scores are those of
-    `scores`. Several environments can only share an axis when `normalize` says how. Arguments as for `curves`.
+    A profile is the fraction of runs whose final score, as in `scores`, exceeds a threshold, as a function of the
+    threshold. Several environments can share an axis only with `normalize`. The arguments are those of `curves`.
     """
 
     runs = _final_scores(df, value, xaxis, normalize)
     if normalize is None and runs["env"].nunique() > 1:
         envs = ", ".join(runs["env"].unique())
-        raise UserError(f"plot: a profile over several environments ({envs}) needs --normalize: LOW HIGH of each")
+        raise UserError(f"plot: a profile over several environments ({envs}) needs --normalize ENV LOW HIGH for each")
     low, high = runs["final"].min(), runs["final"].max()
     margin = 0.05 * (high - low) or 1
     thresholds = np.linspace(low - margin, high + margin, 1001)
@@ -224,22 +237,22 @@ def profile(df: "pd.DataFrame", value: str = "Performance", xaxis: str = "TotalE
     sizes = [len(own) for own in groups.values()]
     with _style():
         figure, ax = _axes(ax)
-        for i, (label, own) in enumerate(zip(_labels(list(groups), sizes), groups.values(), strict=True)):
+        for i, (label, own) in enumerate(zip(_legend_labels(list(groups), sizes), groups.values(), strict=True)):
             y, low, high = stats.profile(own["final"].to_numpy(), own["env"].to_numpy(dtype=str), thresholds)
-            _band(ax, thresholds, low, high, _look(i)["color"])
-            ax.plot(thresholds, y, linewidth=1.3, label=label, **_look(i))
-        final = _label(set(runs["column"]), value, normalize)
+            _band(ax, thresholds, low, high, _line_style(i)["color"])
+            ax.plot(thresholds, y, linewidth=1.3, label=label, **_line_style(i))
+        final = _y_label(set(runs["column"]), value, normalize)
         ax.set(xlabel=f"final {final}: threshold τ", ylabel="fraction of runs above τ", ylim=(-0.03, 1.03))
-        _scale(ax)
-        _explain(ax, figure, len(groups), _title(list(groups), sizes, set(runs["env"])))
+        _format_x_axis(ax)
+        _add_title_and_legend(ax, figure, len(groups), _title(list(groups), sizes, set(runs["env"])))
     return ax
 
 
 def improvement(df: "pd.DataFrame", value: str = "Performance", xaxis: str = "TotalEnvInteracts", ax=None):
-    """Draw, for each pair of groups, how likely a run of the first ends above one of the second, and return the Axes.
+    """Draw, for each pair of groups, how likely a run of the first beats one of the second, and return the Axes.
 
-    With 95% intervals; final scores are those of `scores`. Compared within each environment that both groups have, the
-    mean over these: no scale is needed. Arguments as for `curves`.
+    Final scores, as in `scores`, are compared within each environment that both groups have, and the probabilities are
+    averaged, so no normalization is needed. With 95% intervals. The arguments are those of `curves`.
     """
 
     runs = _final_scores(df, value, xaxis)
@@ -248,28 +261,34 @@ def improvement(df: "pd.DataFrame", value: str = "Performance", xaxis: str = "To
         for name, own in runs.groupby("group", sort=False)
     }
     if len(groups) < 2:
-        raise UserError(f"plot: --improvement compares groups, and there is only {', '.join(groups)}")
-    if len(groups) > MOST_COMPARED:
-        what = f"at most {MOST_COMPARED} groups, and there are {len(groups):,}"
-        raise UserError(f"plot: --improvement compares {what}; --select and --exclude choose")
-    pairs = [(x, y, *_compare(x, y, groups)) for x, y in combinations(groups, 2)]
+        raise UserError(f"plot: --improvement compares groups, but there is only {', '.join(groups)}")
+    if len(groups) > MAX_COMPARED:
+        what = f"at most {MAX_COMPARED} groups, but there are {len(groups):,}"
+        raise UserError(f"plot: --improvement compares {what}; choose with --select and --exclude")
+    pairs = [(x, y, *_probability_of_improvement(x, y, groups)) for x, y in combinations(groups, 2)]
     with _style():
         _, ax = _axes(ax, (SIZE[0], 0.75 + 0.33 * len(pairs)))
         for row, (x, y, p, low, high) in enumerate(pairs):
             ax.plot([low, high], [row, row], color=COLORS[0], linewidth=4, alpha=0.5, solid_capstyle="butt")
             ax.plot(p, row, "o", color=COLORS[0], markersize=4)
             text = f"{x} > {y}: {p:.2f} [{low:.2f}, {high:.2f}]".replace("$", r"\$")
-            page = {"facecolor": ax.get_facecolor(), "linewidth": 0, "pad": 0.5}  # the grid must not cross the text
+            page = {
+                "facecolor": ax.get_facecolor(),
+                "linewidth": 0,
+                "pad": 0.5,
+            }  # keeps the grid from crossing the text
             ax.annotate(text, (0, row), (0, 5), textcoords="offset points", fontsize=7, bbox=page)
         ax.axvline(0.5, color="#808080", linewidth=0.8, zorder=1)
-        ax.set(xlabel=f"P(X > Y) in final {_label(set(runs['column']), value)}", xlim=(-0.02, 1.02))
+        ax.set(xlabel=f"P(X > Y) in final {_y_label(set(runs['column']), value)}", xlim=(-0.02, 1.02))
         ax.set(ylim=(len(pairs) - 0.6, -0.8), yticks=[])
         ax.spines["left"].set_visible(False)
-        _explain(ax, None, 1, _title(list(groups), [len(own) for own, _ in groups.values()], set(runs["env"])))
+        _add_title_and_legend(
+            ax, None, 1, _title(list(groups), [len(own) for own, _ in groups.values()], set(runs["env"]))
+        )
     return ax
 
 
-def _compare(x: str, y: str, groups: dict) -> tuple[float, float, float]:
+def _probability_of_improvement(x: str, y: str, groups: dict) -> tuple[float, float, float]:
     (x_scores, x_envs), (y_scores, y_envs) = groups[x], groups[y]
     in_x, in_y = np.isin(x_envs, y_envs), np.isin(y_envs, x_envs)
     if not in_x.any():
@@ -281,19 +300,19 @@ def _final_scores(df: "pd.DataFrame", value: str, xaxis: str, normalize=None) ->
     runs = scores(df, value, xaxis, normalize=normalize)
     for (group, env), own in runs.groupby(["group", "env"], sort=False):
         if len(own) < 2:
-            raise UserError(f"plot: {group} has a single run on {env}; an interval needs two or more of each group")
+            raise UserError(f"plot: {group} has a single run on {env}; an interval needs at least two per group")
     return runs
 
 
-# ---- parts of a picture
+# ---- parts of a figure
 
 
 @contextlib.contextmanager
 def _style():
-    """STYLE for what is drawn inside.
+    """Use STYLE in this block.
 
-    The first figure in a notebook switches matplotlib's interactive mode on, by which all figures show; rc_context
-    alone would switch it off again.
+    A notebook's first figure turns on matplotlib's interactive mode, which displays all figures; rc_context alone would
+    turn it off again.
     """
     import matplotlib
 
@@ -304,14 +323,14 @@ def _style():
 
 
 def _axes(ax, size: tuple[float, float] = SIZE) -> tuple:
-    """(a new figure or None where there was one, axes)."""
+    """(figure, axes): a new figure, or None if axes were given."""
     import matplotlib.pyplot as plt
 
     return (None, ax) if ax is not None else plt.subplots(figsize=size, layout="constrained")
 
 
-def _look(i: int) -> dict:
-    """Colour and dashes of the i-th group."""
+def _line_style(i: int) -> dict:
+    """Color and line style of the i-th group."""
     import matplotlib
 
     color = COLORS[i % len(COLORS)]
@@ -319,7 +338,7 @@ def _look(i: int) -> dict:
     return {"color": color, "linestyle": ("-", "-.", ":")[i // len(COLORS) % 3]}
 
 
-def _label(columns: set[str], value: str, normalize=None) -> str:
+def _y_label(columns: set[str], value: str, normalize=None) -> str:
     label = LABELS.get(next(iter(columns)) if len(columns) == 1 else value, value)
     return label if normalize is None else f"normalized {label}"
 
@@ -329,40 +348,40 @@ def _run_name(group: str, run: str) -> str:
     return name if name.startswith(group) else f"{group}, {name}"
 
 
-def _labels(names: list[str], sizes: list[int]) -> list[str]:
-    """What the legend says; where all groups have as many runs, the title says that once."""
+def _legend_labels(names: list[str], sizes: list[int]) -> list[str]:
+    """The legend's labels, with the number of runs, unless it is the same for all groups and thus in the title."""
     names = [name.replace("$", r"\$") for name in names]
-    # matplotlib leaves out of a legend what begins with "_"
+    # matplotlib omits labels that begin with "_" from legends
     names = [name if name.strip() and not name.startswith("_") else f" {name}" for name in names]
     if len(set(sizes)) == 1:
         return names
     return [f"{name} ({size} run{'s' * (size > 1)})" for name, size in zip(names, sizes, strict=True)]
 
 
-def _scale(ax) -> None:
+def _format_x_axis(ax) -> None:
     import matplotlib
 
     ax.margins(x=0.02)
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    ax.xaxis.set_major_formatter(lambda n, _: short(n, 4))
+    ax.xaxis.set_major_formatter(lambda n, _: abbreviate(n, 4))
 
 
 def _band(ax, x, low, high, color: str, where=None) -> None:
-    """Shade an interval: enough to be seen on the background, and little enough to see others through it."""
-    alpha = 0.4 if _dark(ax) else 0.18
+    """Shade an interval: visible on the background, but transparent enough to see others through it."""
+    alpha = 0.4 if _is_dark(ax) else 0.18
     ax.fill_between(x, low, high, where=where, color=color, alpha=alpha, linewidth=0, zorder=1.4)
 
 
-def _dark(ax) -> bool:
-    """Whether the page is dark, on which faint lines and shades need to be stronger."""
+def _is_dark(ax) -> bool:
+    """Whether the background is dark, which needs stronger lines and shades."""
     import matplotlib
 
     return sum(matplotlib.colors.to_rgb(ax.get_facecolor())) < 1.5
 
 
 def _title(names: list[str], sizes: list[int], envs: set[str], note: str = "") -> str:
-    """What all groups share: the environment and the number of runs; of a single group its name too."""
-    parts = _labels(names, sizes) if len(names) == 1 else []
+    """What all groups share: the environment and the number of runs. For a single group, its name too."""
+    parts = _legend_labels(names, sizes) if len(names) == 1 else []
     if len(envs) > 1:
         parts.append(f"{len(envs)} environments")
     elif envs != {UNKNOWN}:
@@ -372,11 +391,11 @@ def _title(names: list[str], sizes: list[int], envs: set[str], note: str = "") -
     return ": ".join(part for part in (", ".join(parts), note) if part)
 
 
-def _explain(ax, figure, entries: int, title: str) -> None:
-    """Say above the data what is drawn: a title and, for several entries, a legend, for which `figure` grows."""
-    if entries > MOST_NAMED:
+def _add_title_and_legend(ax, figure, entries: int, title: str) -> None:
+    """Put a title above the data and, for several entries, a legend, enlarging `figure` accordingly."""
+    if entries > MAX_LEGEND:
         title = "; ".join(filter(None, [f"{entries:,} curves, too many for a legend", title]))
-    if not 1 < entries <= MOST_NAMED:
+    if not 1 < entries <= MAX_LEGEND:
         ax.set_title(textwrap.fill(title, 46), loc="left")
     else:
         rows = _legend(ax, title)
@@ -385,13 +404,13 @@ def _explain(ax, figure, entries: int, title: str) -> None:
 
 
 def _legend(ax, title: str) -> int:
-    """Put the legend above the data, in as many columns as the axes' width holds; return its number of rows."""
+    """Put the legend above the data, in as many columns as fit the axes' width. Returns its number of rows."""
     import matplotlib
 
     entries = len(ax.get_legend_handles_labels()[1])
     width = ax.get_window_extent().width * 1.1
     em = matplotlib.font_manager.FontProperties(size=matplotlib.rcParams["legend.fontsize"]).get_size_in_points()
-    most = int(width / (3.5 * em * ax.figure.dpi / 72))  # columns of lines with names of no width
+    most = int(width / (3.5 * em * ax.figure.dpi / 72))  # columns that would fit if all names were empty
     for columns in range(max(1, min(entries, most)), 0, -1):
         legend = ax.legend(
             loc="lower left",
@@ -409,8 +428,8 @@ def _legend(ax, title: str) -> int:
     return math.ceil(entries / columns) + bool(title)
 
 
-def _time(seconds: float) -> tuple[int, str]:
-    """The unit for times up to `seconds`: its length in seconds and the axis label."""
+def _time_unit(seconds: float) -> tuple[int, str]:
+    """The unit for times up to `seconds`: its length in seconds, and the axis label."""
     size, unit = next(
         (size, unit) for size, unit in ((3600, "h"), (60, "min"), (1, "s")) if seconds > 2 * size or size == 1
     )
@@ -421,9 +440,9 @@ def _time(seconds: float) -> tuple[int, str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = Parser("plot", description="Plot learning curves of the runs in and below some folders.")
+    p = Parser("plot", description="Plot learning curves of the runs in and below the given folders.")
     add = p.add_argument
-    add("logdir", nargs="+", help="folder; without a slash at its end, the beginning of several folders' names")
+    add("logdir", nargs="+", help="folder; without a trailing slash, a prefix of folder names")
     add("-l", "--legend", nargs="*", default=[], metavar="NAME", help="a name for each folder (default: exp_name)")
     add("-x", "--xaxis", default="TotalEnvInteracts", metavar="COLUMN", help="for example Time (default: %(default)s)")
     add(
@@ -432,22 +451,22 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["Performance"],
         metavar="COLUMN",
-        help="a figure each (default: Performance, that is AverageTestEpRet or, without it, AverageEpRet)",
+        help="one figure each (default: Performance, which is AverageTestEpRet or, without it, AverageEpRet)",
     )
-    add("-s", "--smooth", type=int, default=1, metavar="ROWS", help="moving average over so many rows (default: 1)")
-    add("--select", nargs="*", default=[], metavar="TEXT", help="only runs whose path contains all of these")
-    add("--exclude", nargs="*", default=[], metavar="TEXT", help="no runs whose path contains any of these")
-    add("--est", choices=list(ESTIMATORS), help="a curve's line over its runs (default: mean)")
+    add("-s", "--smooth", type=int, default=1, metavar="ROWS", help="width of the moving average (default: 1)")
+    add("--select", nargs="*", default=[], metavar="TEXT", help="use only runs whose path contains all of these")
+    add("--exclude", nargs="*", default=[], metavar="TEXT", help="leave out runs whose path contains any of these")
+    add("--est", choices=list(ESTIMATORS), help="how a curve's line combines its runs (default: mean)")
     kind = p.add_mutually_exclusive_group()
-    kind.add_argument("--count", action="store_true", help="draw every run by itself instead of a line over them")
-    kind.add_argument("--profile", action="store_true", help="draw which fraction of runs ends above each score")
-    kind.add_argument("--improvement", action="store_true", help="draw how likely each group's runs beat another's")
+    kind.add_argument("--count", action="store_true", help="draw each run separately instead of combining them")
+    kind.add_argument("--profile", action="store_true", help="draw the fraction of runs that end above each score")
+    kind.add_argument("--improvement", action="store_true", help="draw how likely a group's runs beat another group's")
     add(
         "--normalize",
         nargs="+",
         action="append",
         metavar=("[ENV] LOW", "HIGH"),
-        help="LOW becomes 0 and HIGH 1, and a group's environments are taken together; once for each ENV",
+        help="LOW becomes 0 and HIGH 1, and a group's environments are combined; give it once per ENV",
     )
     add(
         "--table",
@@ -455,10 +474,10 @@ def parser() -> argparse.ArgumentParser:
         const=True,
         type=_table_file,
         metavar="FILE",
-        help="print the groups' scores, or write a csv, md or txt; no figure without --out",
+        help="print the groups' scores, or write them to a csv, md or txt file; draws a figure only with --out",
     )
-    add("--dark", action="store_true", help="light on black, for dark pages")
-    add("--out", metavar="FILE", help="write a png, svg or pdf instead of opening a window")
+    add("--dark", action="store_true", help="use a black background")
+    add("--out", metavar="FILE", help="write a png, svg or pdf file instead of opening a window")
     return p
 
 
@@ -466,13 +485,13 @@ def _table_file(name: str) -> Path:
     path = Path(name)
     if path.suffix not in (".csv", ".md", ".txt"):
         raise argparse.ArgumentTypeError(
-            f"{name} ends in none of .csv, .md, .txt (to print the table, put a bare --table last)"
+            f"{name} does not end in .csv, .md or .txt (to print the table, put --table last, without a file)"
         )
     return path
 
 
-def _ranges(given: list[list[str]] | None) -> tuple | dict | None:
-    """The argument `normalize` that the words after each --normalize stand for."""
+def _parse_normalize(given: list[list[str]] | None) -> tuple | dict | None:
+    """The argument `normalize` from the words after each --normalize."""
     if given is None:
         return None
     try:
@@ -491,34 +510,34 @@ def main(argv: list[str] | None = None) -> None:
     """The command `python -m spinup.run plot`."""
     args = parser().parse_args(argv)
     if args.smooth < 1:
-        raise UserError(f"plot: --smooth is a number of rows, at least 1, not {args.smooth}")
+        raise UserError(f"plot: --smooth is {args.smooth}; it must be a number of rows, at least 1")
     if args.est and (args.profile or args.improvement):
-        raise UserError("plot: --est is about curves; it does not go with --profile or --improvement")
-    normalize = _ranges(args.normalize)
+        raise UserError("plot: --est is only for curves; it can't be combined with --profile or --improvement")
+    normalize = _parse_normalize(args.normalize)
     df = load(args.logdir, args.legend, args.select, args.exclude)
     runs = df.groupby("group", sort=False)["run"].nunique()
-    print("Runs:", _listed([f"{group} ({n})" for group, n in runs.items()]))
-    names, each_run = df["run"].to_numpy(), runs_of(df, "run")
+    print("Runs:", _join_limited([f"{group} ({n})" for group, n in runs.items()]))
+    names, each_run = df["run"].to_numpy(), row_indices_by_run(df, "run")
     for value in args.value:
-        columns = meanings(df, value)
-        empty = [names[rows[0]] for rows in each_run if not column(columns, rows)]
+        columns = candidate_columns(df, value)
+        empty = [names[rows[0]] for rows in each_run if not first_with_numbers(columns, rows)]
         if 0 < len(empty) < len(each_run):
-            print(printable(f"Left out, without numbers in {value}: {_listed(empty)}"))
+            print(printable(f"Left out because they have no numbers in {value}: {_join_limited(empty)}"))
     if args.table:
         for value in args.value:
-            path = None if args.table is True else _numbered(user_path(args.table), value, args.value)
+            path = None if args.table is True else _numbered_path(user_path(args.table), value, args.value)
             _show_table(table(df, value, args.xaxis, args.smooth, normalize), path, value)
     if args.out or not args.table:
-        _figures(df, args, normalize)
+        _draw_figures(df, args, normalize)
 
 
-def _listed(words: list[str]) -> str:
-    """The words, or how many there are where they would fill a screen."""
-    return ", ".join(words[:MOST_NAMED]) + f" and {len(words) - MOST_NAMED:,} more" * (len(words) > MOST_NAMED)
+def _join_limited(words: list[str]) -> str:
+    """The words, joined; if there are too many, the first ones and the number of others."""
+    return ", ".join(words[:MAX_LEGEND]) + f" and {len(words) - MAX_LEGEND:,} more" * (len(words) > MAX_LEGEND)
 
 
-def _numbered(path: Path, value: str, values: list[str]) -> Path:
-    """The file for one of several values."""
+def _numbered_path(path: Path, value: str, values: list[str]) -> Path:
+    """The path for one of several values, with its name added."""
     return path if len(values) == 1 else path.with_stem(f"{path.stem}-{value}")
 
 
@@ -534,7 +553,7 @@ def _show_table(found: "pd.DataFrame", path: Path | None, value: str) -> None:
     print(f"Saved {path}")
 
 
-def _figures(df: "pd.DataFrame", args: argparse.Namespace, normalize) -> None:
+def _draw_figures(df: "pd.DataFrame", args: argparse.Namespace, normalize) -> None:
     """Draw a figure for each value, in windows or files."""
     import matplotlib
 
@@ -543,7 +562,7 @@ def _figures(df: "pd.DataFrame", args: argparse.Namespace, normalize) -> None:
     import matplotlib.pyplot as plt
 
     try:
-        plt.switch_backend(plt.get_backend())  # at once: $MPLBACKEND may name one that needs a display
+        plt.switch_backend(plt.get_backend())  # fails here if $MPLBACKEND names one that needs a display
     except ImportError:
         plt.switch_backend("Agg")
     headless = plt.get_backend().lower() in ("agg", "pdf", "ps", "svg", "cairo", "template")
@@ -558,11 +577,11 @@ def _figures(df: "pd.DataFrame", args: argparse.Namespace, normalize) -> None:
             else:
                 ax = curves(df, value, args.xaxis, args.smooth, args.est or "mean", args.count, normalize)
             if headless:
-                _save(ax.figure, _numbered(out, value, args.value))
+                _save(ax.figure, _numbered_path(out, value, args.value))
     if not headless:
         plt.show()
     elif not args.out:
-        print("There is no display for a window here; --out FILE chooses the file's name.")
+        print("Without a display there is no window; --out FILE sets the file's name.")
 
 
 def _save(figure, path: Path) -> None:

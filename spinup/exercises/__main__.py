@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spinup.errors import UserError, closest, user_path
-from spinup.system.terminal import protect_streams, undelivered
+from spinup.system.terminal import exit_status_of_output, protect_streams
 
 HERE = Path(__file__).parent
 LIMIT = 120  # seconds for a check; they take a few
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; exits with 1 for an exercise not solved yet, with 2 for a wrong command."""
     streams = protect_streams()
     try:
-        status = dispatch(list(sys.argv[1:] if argv is None else argv)) or undelivered(streams)
+        status = dispatch(list(sys.argv[1:] if argv is None else argv)) or exit_status_of_output(streams)
     except UserError as error:
         print(f"exercises: error: {' '.join(str(error).split())}", file=sys.stderr)
         status = 2

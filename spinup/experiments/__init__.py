@@ -1,1 +1,1 @@
-"""Many runs: flags, grids, jobs in processes, resuming."""
+"""Many runs: command-line flags, grids, jobs in processes, resuming."""

@@ -1,4 +1,4 @@
-"""From words on the command line to values that a function's signature allows. No word is ever run as code."""
+"""Parses words on the command line into values that a function's signature accepts. No word is ever run as code."""
 
 import argparse
 import inspect
@@ -13,7 +13,7 @@ from spinup.errors import UserError, closest, install, user_path
 
 
 class Parser(argparse.ArgumentParser):
-    """Parses the flags of a command that is no algorithm; a mistake in them is a UserError, shown like all others."""
+    """Parses the flags of a command that isn't an algorithm; mistakes become UserErrors."""
 
     def __init__(self, command: str, **kwargs: Any):
         super().__init__(prog=f"python -m spinup.run {command}", **kwargs)
@@ -32,19 +32,19 @@ class Parser(argparse.ArgumentParser):
 
 # ---- literals
 
-WORDS = {"True": True, "true": True, "False": False, "false": False, "None": None, "none": None}
+CONSTANTS = {"True": True, "true": True, "False": False, "false": False, "None": None, "none": None}
 INT = re.compile(r"[+-]?\d+(_\d+)*")
 FLOAT = re.compile(r"[+-]?((\d+(_\d+)*)?\.?\d+|\d+(_\d+)*\.)(e[+-]?\d+)?|[+-]?inf", re.IGNORECASE)
 TOKEN = re.compile(r"""'[^']*'|"[^"]*"|[\[\](),]|[^\[\](),'"]+""")
-LONGEST, LONGEST_NUMBER, DEEPEST = 10_000, 50, 20  # bounds on hostile input, far above any use
+MAX_LENGTH, MAX_NUMBER_LENGTH, MAX_NESTING = 10_000, 50, 20  # limits on malicious input, far above any real use
 
 
 def literal(text: str) -> Any:
-    """An int, float, bool, None, quoted string, or a list or tuple of these, nested; any other text stays as it is.
+    """Parse an int, float, bool, None, quoted string, or a nested list or tuple of these; other text is returned as is.
 
     `64,64` is the list [64, 64], and words inside brackets are strings: `[relu,tanh]`.
     """
-    if len(text) > LONGEST:
+    if len(text) > MAX_LENGTH:
         return text
     items = _items(text)
     if items is None:
@@ -56,9 +56,9 @@ def literal(text: str) -> Any:
 
 def _scalar(text: str) -> Any:
     text = text.strip()
-    if text in WORDS:
-        return WORDS[text]
-    if len(text) <= LONGEST_NUMBER:
+    if text in CONSTANTS:
+        return CONSTANTS[text]
+    if len(text) <= MAX_NUMBER_LENGTH:
         if INT.fullmatch(text):
             return int(text)
         if FLOAT.fullmatch(text):
@@ -67,7 +67,7 @@ def _scalar(text: str) -> Any:
 
 
 def _items(text: str) -> list | None:
-    """The values between a text's top-level commas, or None where its brackets, commas or quotes are out of order."""
+    """The values between a text's top-level commas; None if its brackets, commas or quotes are malformed."""
     if "".join(TOKEN.findall(text)) != text:
         return None
     levels: list[list] = [[]]  # the items of each open bracket, the innermost last
@@ -75,7 +75,7 @@ def _items(text: str) -> list | None:
     item_next = True
     for token in TOKEN.findall(text):
         if token in "[(":
-            if not item_next or len(levels) > DEEPEST:
+            if not item_next or len(levels) > MAX_NESTING:
                 return None
             levels.append([])
             closing.append("]" if token == "[" else ")")
@@ -97,21 +97,21 @@ def _items(text: str) -> list | None:
     return levels[0] if not closing and levels[0] else None
 
 
-# ---- what a function takes
+# ---- a function's parameters
 
 
 class Parameter(NamedTuple):
-    """One flag: its name, the types that it takes (none: any literal), its default and its line of help."""
+    """A flag: its name, accepted types (none: any literal), default and line of help."""
 
     name: str
     types: frozenset = frozenset()
     default: Any = None
     help: str = ""
-    item: type | None = None  # type of a list's items, where that is known
-    sample: str = ""  # stands in error messages where the default does not do
+    item: type | None = None  # type of a list's items, if known
+    sample: str = ""  # an example for error messages, if the default isn't a good one
 
     def describe(self) -> str:
-        """As "an int or None"."""
+        """The accepted types in words, such as "an int or None"."""
         names = {bool: "True or False", int: "an int", float: "a number", str: "a string", dict: "key by key"}
         items = {int: "ints", float: "numbers", str: "strings"}
         names[list] = f"a list of {items[self.item]}" if self.item in items else "a list"
@@ -120,62 +120,62 @@ class Parameter(NamedTuple):
         return " or ".join(names[t] for t in names if t in self.types - hidden) or "a value"
 
     def example(self) -> str:
-        """A value that the flag would take."""
+        """A value that the flag accepts."""
         if self.sample or self.default not in (None, "", ()):
-            return self.sample or show(self.default)
+            return self.sample or format_value(self.default)
         examples = {bool: "True", int: "10", float: "0.5", list: "[64,64]", str: "name"}
         return next((text for t, text in examples.items() if t in self.types), "1")
 
 
-def show(value: Any) -> str:
-    """A value as one would type it: [64,64] without spaces, strings without quotes."""
+def format_value(value: Any) -> str:
+    """A value as typed on the command line: [64,64] without spaces, strings without quotes."""
     if isinstance(value, list | tuple):
-        return "[" + ",".join(show(v) for v in value) + "]"
+        return "[" + ",".join(format_value(v) for v in value) + "]"
     return value if isinstance(value, str) else str(value)
 
 
 def parameters(arguments: Iterable[Argument]) -> dict[str, Parameter]:
-    """What the command line can give to a function: its arguments without those that only Python can set."""
+    """The arguments that the command line can set, as parameters; some can only be set from Python."""
     found = {}
     for argument in arguments:
-        known, item = _types(argument)
-        if known is not None:
-            found[argument.name] = Parameter(argument.name, known, argument.default, argument.help, item)
+        accepted, item = _types(argument)
+        if accepted is not None:
+            found[argument.name] = Parameter(argument.name, accepted, argument.default, argument.help, item)
     return found
 
 
 def _types(argument: Argument) -> tuple[frozenset | None, type | None]:
-    """The types that a parameter takes and that of a list's items; (None, None) if only Python can make them."""
+    """A parameter's accepted types and the type of a list's items; (None, None) if it can only be set from Python."""
     annotation, default = argument.annotation, argument.default
     if annotation in (inspect.Parameter.empty, Any) or isinstance(annotation, str):
         parts = [] if default is None else [type(default)]
     else:
         parts = list(argument.types)
-    known: set[type] = set()
+    accepted: set[type] = set()
     item = None
     for part in parts:
         origin = typing.get_origin(part) or part
         if origin is typing.Literal:
-            known.add(str)
+            accepted.add(str)
         elif origin in (list, tuple, Sequence):
-            known.add(list)
+            accepted.add(list)
             inside = [*typing.get_args(part), *(type(v) for v in default or ())]
             item = inside[0] if inside else None
         elif origin in (bool, int, float, str, dict, types.NoneType):
-            known.add(origin)
-    return (None, None) if parts and not known - {types.NoneType} else (frozenset(known), item)
+            accepted.add(origin)
+    return (None, None) if parts and not accepted - {types.NoneType} else (frozenset(accepted), item)
 
 
 def convert(text: str | None, parameter: Parameter, flag: str) -> Any:
-    """The value that `text` means for a parameter; None stands for a flag without a value, which means True.
+    """The value of a parameter from its text; None is a flag without a value, which means True.
 
-    Raises UserError where the parameter takes no such value.
+    Raises UserError if the parameter doesn't accept the value.
     """
     wanted = parameter.types
     value = True if text is None else literal(text)
     if not wanted:
         if isinstance(value, str) and value.lstrip()[:1] in tuple("[("):
-            raise UserError(f"{flag}: {shorten(value)} is no list; write it as [64,64], without spaces")
+            raise UserError(f"{flag}: {shorten(value)} is not a list; write it as [64,64], without spaces")
         return value
     if value is None and types.NoneType in wanted:
         return None
@@ -201,7 +201,7 @@ def _fits(values: Sequence, item: type | None) -> bool:
 
 
 def shorten(text: str, length: int = 40) -> str:
-    """The text in quotes, on one line, cut where it is long."""
+    """The text in quotes, on one line, truncated if it is long."""
     return repr(text if len(text) <= length else text[:length] + "...")
 
 
@@ -209,7 +209,7 @@ def shorten(text: str, length: int = 40) -> str:
 
 
 class Flag(NamedTuple):
-    """A flag as typed: `--hid[h] [32] [64,64]` is Flag("hid", "h", ["[32]", "[64,64]"])."""
+    """A flag as given: `--hid[h] [32] [64,64]` is Flag("hid", "h", ["[32]", "[64,64]"])."""
 
     name: str
     short: str | None
@@ -225,14 +225,14 @@ def is_flag(word: str) -> bool:
 
 
 def split_flags(words: Sequence[str]) -> list[Flag]:
-    """Group words into flags with their values. Raises UserError for a value without a flag and a malformed flag."""
+    """Group words into flags with their values. Raises UserError for a value without a flag or a malformed flag."""
     flags: list[Flag] = []
     for word in words:
-        if any("\ud800" <= c <= "\udfff" for c in word):  # stands for a byte that is not UTF-8, and cannot be printed
+        if any("\ud800" <= c <= "\udfff" for c in word):  # represents a byte that is not valid UTF-8
             raise UserError(f"{shorten(word)} is not valid UTF-8")
         if not is_flag(word):
             if not flags:
-                raise UserError(f"{shorten(word)} stands where a flag was expected, for example --env CartPole-v1")
+                raise UserError(f"{shorten(word)} is not a flag; expected one, for example --env CartPole-v1")
             flags[-1].values.append(word)
             continue
         match = FLAG.fullmatch(word)
@@ -243,17 +243,17 @@ def split_flags(words: Sequence[str]) -> list[Flag]:
     return flags
 
 
-# ---- a grid in a file
+# ---- grid files
 
 
 def read_grid_file(file: str) -> dict[str, list[str]]:
-    """{flag: the words after it} from a TOML or YAML file of flags; a list is several values, a table "a:b" flags.
+    """{flag: its values as words} from a TOML or YAML file. A list gives several values, a table gives "a:b" flags.
 
-    Raises UserError where the file cannot be read.
+    Raises UserError if the file can't be read.
     """
     path = user_path(file)
     if path.suffix not in (".toml", ".yaml", ".yml"):
-        raise UserError(f'grid: {file} must be a .toml or .yaml file of flags, as: algo = "ppo"')
+        raise UserError(f'grid: {file} must be a .toml or .yaml file of flags, such as: algo = "ppo"')
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -263,7 +263,7 @@ def read_grid_file(file: str) -> dict[str, list[str]]:
     except ValueError as error:
         raise UserError(f"grid: {file}: {' '.join(str(error).split())}") from None
     if not isinstance(table, dict):
-        raise UserError(f'grid: {file} must hold flags and their values, as: algo = "ppo"')
+        raise UserError(f'grid: {file} must contain flags and their values, such as: algo = "ppo"')
     flags: dict[str, list[str]] = {}
     for key, value in _leaves(table):
         try:
@@ -274,7 +274,7 @@ def read_grid_file(file: str) -> dict[str, list[str]]:
 
 
 def _leaves(table: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The entries of nested tables, with "a:b:c" for their names."""
+    """The entries of nested tables, with names like "a:b:c"."""
     for key, value in table.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}:")
@@ -292,7 +292,7 @@ def _parse_yaml(text: str) -> Any:
     try:
         import yaml
     except ModuleNotFoundError:
-        raise UserError(f"grid: YAML files need: {install('yaml')}; a TOML file needs nothing") from None
+        raise UserError(f"grid: YAML files need: {install('yaml')}; TOML files work without it") from None
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -300,9 +300,9 @@ def _parse_yaml(text: str) -> Any:
 
 
 def _word(value: Any) -> str:
-    """The word that stands for a value on the command line."""
+    """A value as a word on the command line."""
     if isinstance(value, list):
         return f"[{','.join(map(_word, value))}]"
     if value is None or isinstance(value, bool | int | float | str):
         return str(value)
-    raise ValueError(f"{value!r} is no number, word, list or table of these")
+    raise ValueError(f"{value!r} is not a number, string, boolean, list or table")

@@ -1,4 +1,4 @@
-"""ExperimentGrid: one function, many settings; every combination is a run with a name and a folder of its own."""
+"""ExperimentGrid: runs a function once for each combination of settings, each with its own name and folder."""
 
 import itertools
 import multiprocessing
@@ -22,27 +22,27 @@ from spinup.experiments.jobs import (
     FAILED,
     STOPPED,
     WRONG,
+    GridProgress,
     Job,
-    Overview,
     ProcessExecutor,
     RayExecutor,
     Run,
-    ended_by_sigterm,
-    perform,
-    perform_all,
-    place,
+    exit_on_sigterm,
+    find_folder,
+    record_outcome,
     report,
-    settle,
+    run_job,
+    run_jobs,
 )
 from spinup.runs.config import setup_logger_kwargs
-from spinup.system.locks import at_work
+from spinup.system.locks import folder_in_use
 from spinup.system.terminal import say
 
-LONGEST_NAME = 200  # bytes; file systems take 255, of which dates, seeds and numbers need some
+LONGEST_NAME = 200  # bytes; file systems allow 255, and dates, seeds and numbers are added
 
 
 class Setting(NamedTuple):
-    """The values of one key of the grid, and how they show in the names of the runs."""
+    """The values of one key of the grid, and how the runs' names show them."""
 
     vals: list
     shorthand: str | None
@@ -64,32 +64,32 @@ class ExperimentGrid:
         self.settings: dict[str, Setting] = {}
 
     def add(self, key: str, vals: Any, shorthand: str | None = None, in_name: bool = False) -> None:
-        """Give `key` a list of values; anything but a list is a single value. "a:b" sets b in the dict a.
+        """Add a key with a list of values; anything but a list is a single value. "a:b" sets b in the dict a.
 
-        shorthand: stands for the key in names; default: see `shorthands`
-        in_name: show the key in names also where it has just one value
+        shorthand: replaces the key in names; default: see `shorthands`
+        in_name: show the key in names even if it has only one value
         """
         for other in self.settings:
             if key == other or key.startswith(f"{other}:") or other.startswith(f"{key}:"):
                 raise UserError(f"'{key}' and '{other}' set the same argument; give it once")
         vals = vals if isinstance(vals, list) else [vals]
         if not vals or not all(key.split(":")):
-            raise UserError(f"'{key}' has no values" if not vals else f"'{key}' is not a name, as in key or key:sub")
+            raise UserError(f"'{key}' has no values" if not vals else f"'{key}' is not a name, such as key or key:sub")
         value, count = Counter(map(repr, vals)).most_common(1)[0]
         if count > 1:
             raise UserError(f"'{key}' has the value {value} {count} times; give each value once")
         self.settings[key] = Setting(vals, shorthand, in_name)
 
     def variants(self) -> list[dict]:
-        """The arguments of every run; the last key added varies fastest."""
+        """The arguments of all runs; the key added last varies fastest."""
         products = itertools.product(*(setting.vals for setting in self.settings.values()))
         return [nest(dict(zip(self.settings, vals, strict=True))) for vals in products]
 
     def shorthands(self) -> dict[str, str]:
-        """What stands in names for each key that shows there: those with several values or in_name, never the seed.
+        """The shorthand of each key that names show: those with several values or in_name, but never the seed.
 
-        A key without a shorthand of its own takes the first three letters of each part, `ac-hid`. Where that is
-        taken, the keys that collide take more letters until they differ: `trainp` and `trainv`.
+        The default is the first three letters of each part, as in `ac-hid`. Keys whose shorthands collide use more
+        letters until they differ: `trainp` and `trainv`.
         """
         named = [k for k, s in self.settings.items() if k != "seed" and (len(s.vals) > 1 or s.in_name)]
         short = {k: valid_str(self.settings[k].shorthand) for k in named if self.settings[k].shorthand is not None}
@@ -100,9 +100,9 @@ class ExperimentGrid:
         return {k: short.get(k, valid_str(k)) for k in named}
 
     def variant_name(self, variant: dict) -> str:
-        """The grid's name, then `_`, shorthand and value of each key in `shorthands`.
+        """The grid's name, followed by `_`, shorthand and value of each key in `shorthands`.
 
-        Runs that differ in the seed alone share it. A key with only True and False shows where it is True.
+        Runs that differ only in their seed share a name. A boolean key is shown if it is True.
         """
         name = self.name
         for key, short in self.shorthands().items():
@@ -114,7 +114,7 @@ class ExperimentGrid:
         return name.lstrip("_")
 
     def print(self) -> None:
-        """What the grid sets, and the names of its runs."""
+        """Print the grid's settings and the names of its runs."""
         variants = self.variants()
         short = self.shorthands()
         say(f"Grid '{self.name}': {len(variants)} runs")
@@ -137,18 +137,18 @@ class ExperimentGrid:
         """Call `thunk(**variant, logger_kwargs=...)` for each variant, each with its own folder.
 
         thunk: an algorithm, or the name of a key whose values are algorithms
-        num_cpu: MPI processes of each run, or "auto": as many as the machine has physical cores
-        logger_kwargs: further arguments of the logger, as quiet
+        num_cpu: MPI processes per run, or "auto": the number of physical cores
+        logger_kwargs: more arguments of the logger, such as quiet
         jobs: runs at a time, each in a process of its own with its share of the cores, or "auto": one per physical
             core; 1: one after another, in this process
-        executor: "process", "ray" (a cluster) or a concurrent.futures.Executor, which sees to how many at a time
+        executor: "process", "ray" (a cluster) or a concurrent.futures.Executor, which decides how many run at a time
 
-        A run that raises or dies is reported and the others go on. Started again with the same settings, the grid
-        leaves out the runs that are done and does the others anew. One process works on a run: a grid that finds
-        another at work raises UserError as it starts, and leaves the run out where it comes to it later.
+        A run that raises or dies is reported, and the others continue. If the grid is started again with the same
+        settings, it does only the runs that are not done. A run that another process is doing raises UserError if that
+        is found at the start; later on, the grid skips it.
 
-        A grid of one run raises what the run raises and never takes an earlier one for done; so does a grid under MPI,
-        where the other processes would wait for ever for one that failed.
+        With a single run, the grid raises what the run raises, and an earlier run never counts as done. The same holds
+        under MPI, where the other processes would wait forever for one that failed.
         """
         for name, number in (("num_cpu", num_cpu), ("jobs", jobs)):
             if number != "auto" and not (isinstance(number, int) and number >= 1):
@@ -156,47 +156,47 @@ class ExperimentGrid:
         todo = self.make_jobs(thunk, data_dir, datestamp, logger_kwargs or {})
         cores = physical_cores()
         num_cpu, jobs = (cores if isinstance(n, str) else n for n in (num_cpu, jobs))
-        apart = jobs > 1 or executor != "process"
-        if apart and (num_cpu > 1 or mpi.num_procs() > 1) and not isinstance(executor, Executor):
-            raise UserError("jobs and num_cpu do not go together; give one: jobs for many runs, num_cpu for one")
-        if apart and getattr(multiprocessing.current_process(), "_inheriting", False):
+        isolated = jobs > 1 or executor != "process"
+        if isolated and (num_cpu > 1 or mpi.num_procs() > 1) and not isinstance(executor, Executor):
+            raise UserError("jobs and num_cpu can't be combined; give one: jobs for many runs, num_cpu for one")
+        if isolated and getattr(multiprocessing.current_process(), "_inheriting", False):
             raise UserError("a script that runs a grid with jobs must do it under: if __name__ == '__main__':")
         mpi.mpi_fork(num_cpu)
-        talk = len(todo) > 1 and mpi.proc_id() == 0 and not (logger_kwargs or {}).get("quiet")
-        if talk:
+        verbose = len(todo) > 1 and mpi.proc_id() == 0 and not (logger_kwargs or {}).get("quiet")
+        if verbose:
             self.print()
-        if len(todo) == 1 or (mpi.num_procs() > 1 and not apart):
-            runs = [simply(job) for job in todo]
+        if len(todo) == 1 or (mpi.num_procs() > 1 and not isolated):
+            runs = [run_directly(job) for job in todo]
         else:
-            placed = [place(job) for job in todo]
+            placed = [find_folder(job) for job in todo]
             for job, done in placed:
-                if not done and (line := at_work(job.folder)):
+                if not done and (line := folder_in_use(job.folder)):
                     raise UserError(line)
             before = [Run(job.name, job.seed, str(job.folder), 0.0, BEFORE) for job, done in placed if done]
             left = [job for job, done in placed if not done]
-            with ended_by_sigterm():
-                now = in_parallel(left, executor, jobs, cores, talk) if apart else one_by_one(left)
+            with exit_on_sigterm():
+                now = run_in_executor(left, executor, jobs, cores, verbose) if isolated else run_sequentially(left)
             runs = [(before if done else now).pop(0) for _, done in placed]
-        if talk:
-            say(table(runs))
+        if verbose:
+            say(results_table(runs))
         return runs
 
     def make_jobs(self, thunk: Callable | str, data_dir: str | None, datestamp: bool, logger_kwargs: dict) -> list[Job]:
-        """The runs with their names and folders. Raises UserError where two would have the same."""
+        """The runs with their names and folders. Raises UserError if two of them would share a folder."""
         variants = self.variants()
         names = [self.variant_name(v) or "experiment" for v in variants]
         seeds = [variant.get("seed", 0) for variant in variants]
         longest = max(names, key=lambda name: len(name.encode()))
         if len(longest.encode()) > LONGEST_NAME:
             raise UserError(
-                f"a run would be named '{longest[:40]}...', with {len(longest):,} letters; at most {LONGEST_NAME} make "
-                "a folder's name: give a shorter exp_name or shorter values"
+                f"a run would be named '{longest[:40]}...', with {len(longest):,} letters; a folder's name can have at "
+                f"most {LONGEST_NAME}: give a shorter exp_name or shorter values"
             )
         (name, seed), count = Counter(zip(names, seeds, strict=True)).most_common(1)[0]
         if count > 1:
             raise UserError(
                 f"{count} runs of the grid would be named '{name}' with seed {seed}; give values or shorthands that "
-                "names tell apart"
+                "make their names differ"
             )
         made = []
         for name, seed, variant in zip(names, seeds, variants, strict=True):
@@ -209,24 +209,24 @@ class ExperimentGrid:
         return made
 
 
-# ---- how they are done
+# ---- doing the runs
 
 
-def simply(job: Job) -> Run:
-    """The run without a record of how it went; its folder is a new one where there is one of this name."""
+def run_directly(job: Job) -> Run:
+    """Do the run without recording its outcome. If its folder already contains a run, it gets a new one."""
     start = time.time()
     job.thunk(**job.arguments)
     return Run(job.name, job.seed, str(job.folder), time.time() - start, DONE)
 
 
-def one_by_one(jobs: list[Job]) -> list[Run]:
+def run_sequentially(jobs: list[Job]) -> list[Run]:
     runs = []
     for job in jobs:
         start = time.time()
         try:
-            runs.append(perform(job))
+            runs.append(run_job(job))
             if runs[-1].outcome == ELSEWHERE:
-                report(job, UserError(f"another process is at work on {job.folder}"))
+                report(job, UserError(f"another process is using {job.folder}"))
         except Exception as error:
             report(job, error)
             outcome = WRONG if isinstance(error, UserError) else FAILED
@@ -234,16 +234,16 @@ def one_by_one(jobs: list[Job]) -> list[Run]:
     return runs
 
 
-def in_parallel(todo: list[Job], executor: str | Executor, jobs: int, cores: int, talk: bool) -> list[Run]:
-    """The runs in an executor; ours are stopped at the end, also where Ctrl-C or SIGTERM ends it."""
+def run_in_executor(todo: list[Job], executor: str | Executor, jobs: int, cores: int, verbose: bool) -> list[Run]:
+    """Do the runs in an executor; one created here is stopped at the end, even after Ctrl-C or SIGTERM."""
     threads = max(1, cores // jobs)
     makers = {"process": lambda: ProcessExecutor(jobs, threads), "ray": lambda: RayExecutor(threads)}
     if isinstance(executor, str) and executor not in makers:
         raise UserError(f"executor is '{executor}'; it must be process or ray{closest(executor, makers)}")
     pool: Any = makers[executor]() if isinstance(executor, str) else executor
-    overview = Overview(todo, quiet=not talk)
+    progress = GridProgress(todo, quiet=not verbose)
     try:
-        return perform_all(todo, pool, overview)
+        return run_jobs(todo, pool, progress)
     except (KeyboardInterrupt, SystemExit):
         pool.shutdown(wait=False, cancel_futures=True)
         raise
@@ -252,14 +252,14 @@ def in_parallel(todo: list[Job], executor: str | Executor, jobs: int, cores: int
             if isinstance(executor, str):
                 pool.stop()
             for job in todo if isinstance(pool, ProcessExecutor) else ():
-                if str(job.folder) not in overview.runs:
-                    settle(job, STOPPED)
+                if str(job.folder) not in progress.runs:
+                    record_outcome(job, STOPPED)
         finally:
-            overview.close()
+            progress.close()
 
 
-def table(runs: list[Run]) -> str:
-    """A line for each run and a last one with the numbers."""
+def results_table(runs: list[Run]) -> str:
+    """A line for each run, then one with the number of runs that are done."""
     width = max(len(run.name) for run in runs)
     lines = [f"{run.name:<{width}}  seed {run.seed:<4} {run.seconds:8.1f} s  {run.outcome}" for run in runs]
     done = sum(run.outcome in (DONE, BEFORE) for run in runs)
@@ -272,7 +272,7 @@ def table(runs: list[Run]) -> str:
 
 
 def valid_str(value: Any) -> str:
-    """A value as part of a file name: lower case; what is no letter, digit, - or _ becomes -."""
+    """A value as part of a file name, in lower case. Anything but letters, digits, - and _ becomes -."""
     if hasattr(value, "__name__"):
         return valid_str(value.__name__)
     if isinstance(value, list | tuple):
@@ -282,7 +282,7 @@ def valid_str(value: Any) -> str:
 
 
 def default_shorthand(key: str, letters: int = 3) -> str:
-    """The first letters of each part of a key, without what is no letter or digit: ac_kwargs:activation -> ac-act."""
+    """The first letters of each part of a key, keeping only letters and digits: ac_kwargs:activation -> ac-act."""
     return "-".join("".join(c for c in part[:letters] if c.isascii() and c.isalnum()) for part in key.split(":"))
 
 
@@ -306,7 +306,7 @@ def lookup(nested: dict, key: str) -> Any:
 
 
 def physical_cores() -> int:
-    """Cores without their second hardware threads, where the system tells; else the logical ones."""
+    """The number of physical cores if the system reports it, otherwise of logical ones."""
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     siblings = [Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in cpus]
     if all(path.exists() for path in siblings):

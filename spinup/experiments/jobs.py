@@ -1,8 +1,8 @@
-"""The runs of a grid at work: in this process, in processes of their own, on a Ray cluster, or in any executor.
+"""Running a grid's jobs: in this process, in separate processes, on a Ray cluster, or in any executor.
 
-Wherever a run is done, `perform` does it. Its folder tells how it went: status.json (arguments, outcome, seconds),
-output.txt (what it printed, where it had a process of its own) and error.txt (the traceback of one that failed). A grid
-that is started again reads these to know what is left.
+Each run is done by `run_job`, which records the result in the run's folder: status.json (arguments, outcome, seconds),
+output.txt (the output of a run in a process of its own) and error.txt (the traceback of a failed run). When a grid is
+started again, it reads them to find out which runs are left.
 """
 
 import contextlib
@@ -30,19 +30,19 @@ from spinup.compute import mpi
 from spinup.errors import UserError, first_line, install, printable, user_path
 from spinup.runs.checkpoint import newest
 from spinup.runs.config import convert_json
-from spinup.runs.signals import ENDING, ignore_at_exit
-from spinup.system.files import RunFolder, check_file, replace_file, writing
-from spinup.system.locks import Lock, Taken, lock
-from spinup.system.terminal import open_closed_streams, say, writing_to
+from spinup.runs.signals import TERMINATION_SIGNALS, ignore_at_exit
+from spinup.system.files import RunFolder, check_file, replace_file, write_errors
+from spinup.system.locks import FolderInUse, Lock, lock
+from spinup.system.terminal import dropping_output_on_error, open_closed_streams, say
 
 DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"
-ELSEWHERE = "at work elsewhere"
+ELSEWHERE = "running elsewhere"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 STATUS, OUTPUT, ERROR = "status.json", "output.txt", "error.txt"
 
 
 class Job(NamedTuple):
-    """One run that is to be done: thunk(**arguments), with its folder among the arguments."""
+    """A run to be done: thunk(**arguments); the arguments include its folder."""
 
     name: str
     seed: int
@@ -55,10 +55,10 @@ class Job(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What became of one run.
+    """The result of one run.
 
-    outcome: "done", "done before", "wrong input" (a UserError), "failed", "killed", "stopped" (by a signal), or
-        "at work elsewhere": another process is doing it
+    outcome: "done", "done before", "wrong input" (a UserError), "failed", "killed", "stopped" (by a signal) or "running
+        elsewhere" (in another process)
     """
 
     name: str
@@ -71,80 +71,90 @@ class Run(NamedTuple):
 # ---- one run
 
 
-def perform(job: Job, apart: bool = False) -> Run:
-    """Do one run, unless its folder says that it is done, and note in the folder how it went.
+def run_job(job: Job, isolated: bool = False) -> Run:
+    """Do one run, unless its folder says that it is done, and record the outcome there.
 
-    apart: the run has this process to itself: its output goes to output.txt, and what it raises is its outcome
+    isolated: the run has this process to itself. Its output goes to output.txt, and an exception becomes its outcome
+        instead of being raised
     """
-    if apart:
+    if isolated:
         mpi.stay_alone()
-    with ended_by_sigterm() as told:
+    with exit_on_sigterm() as received:
         try:
-            job, held = take(job)
-            if held is None:
+            job, folder_lock = lock_folder(job)
+            if folder_lock is None:
                 return Run(job.name, job.seed, str(job.folder), 0.0, DONE)
             try:
-                return perform_held(job, held, apart, told)
+                return run_locked_job(job, folder_lock, isolated, received)
             finally:
-                held.release(wholly=True)  # also for a logger that was not closed
-        except Taken:
+                folder_lock.release(all_holders=True)  # including a logger that was not closed
+        except FolderInUse:
             return Run(job.name, job.seed, str(job.folder), 0.0, ELSEWHERE)
 
 
-def perform_held(job: Job, held: Lock, apart: bool, told: list) -> Run:
-    """Do one run whose folder this process holds. told: as from `ended_by_sigterm`"""
+def run_locked_job(job: Job, folder_lock: Lock, isolated: bool, received: list) -> Run:
+    """Do one run whose folder this process has locked. received: as given by `exit_on_sigterm`"""
     start, outcome = time.monotonic(), DONE
     write_status(job, "running", 0.0)
-    with output_to(job.folder / OUTPUT) if apart else contextlib.nullcontext():
+    with output_to(job.folder / OUTPUT) if isolated else contextlib.nullcontext():
         try:
             job.thunk(**job.arguments)
         except BaseException as error:
             outcome = outcome_of(error)
             if outcome == STOPPED and isinstance(error, SystemExit):
-                told.append(error.code)  # to the run, which had its own way to take it; no second one cuts this short
-            held.check()
+                received.append(error.code)  # the run handled the signal; ignore further ones
+            folder_lock.check()
             write_status(job, outcome, time.monotonic() - start)
             if outcome != STOPPED and mpi.proc_id() == 0:
                 replace_file(job.folder / ERROR, traceback.format_exc().encode("utf-8", "backslashreplace"))
-            if not apart or outcome == STOPPED:
+            if not isolated or outcome == STOPPED:
                 raise
             report(job, error)
         else:
-            held.check()
+            folder_lock.check()
             write_status(job, outcome, time.monotonic() - start)
     return Run(job.name, job.seed, str(job.folder), time.monotonic() - start, outcome)
 
 
 def outcome_of(error: BaseException) -> str:
-    """What a run comes to that raises this."""
+    """The outcome of a run that raised `error`."""
     if isinstance(error, UserError):
         return WRONG
     code = error.code if isinstance(error, SystemExit) else None
-    return STOPPED if isinstance(error, KeyboardInterrupt) or code in [128 + number for number in ENDING] else FAILED
+    return (
+        STOPPED
+        if isinstance(error, KeyboardInterrupt) or code in [128 + number for number in TERMINATION_SIGNALS]
+        else FAILED
+    )
 
 
 @contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[list]:
-    """SIGTERM in the block, and the hangup of a terminal, raise SystemExit, as Ctrl-C raises KeyboardInterrupt.
+def exit_on_sigterm() -> Iterator[list]:
+    """In this block, SIGTERM and SIGHUP raise SystemExit, as Ctrl-C raises KeyboardInterrupt.
 
-    They do so once: `timeout` and Slurm tell both a process and its parent, which tells it again. Gives the list of
-    what was told; once anything is in it, no more is raised, also in the rest of a process that ends for this reason.
+    Only the first one does: `timeout` and Slurm signal both a process and its parent, which passes the signal on. Gives
+    the list of received signals. Once it is not empty, further signals are ignored, even after the block, until the
+    process exits.
     """
-    told = getattr(signal.getsignal(signal.SIGTERM), "told", [])  # of the block around this one
+    received = getattr(signal.getsignal(signal.SIGTERM), "received", [])  # an enclosing block's list
 
     def end(number: int, frame: Any) -> None:
-        if not told:
-            told.append(number)
+        if not received:
+            received.append(number)
             raise SystemExit(128 + number)
 
     ours = {}
-    vars(end)["told"] = told
+    vars(end)["received"] = received
     if threading.current_thread() is threading.main_thread():
-        ours = {number: signal.signal(number, end) for number in ENDING if signal.getsignal(number) is signal.SIG_DFL}
+        ours = {
+            number: signal.signal(number, end)
+            for number in TERMINATION_SIGNALS
+            if signal.getsignal(number) is signal.SIG_DFL
+        }
     try:
-        yield told
+        yield received
     except SystemExit:
-        if told:
+        if received:
             ours.clear()
             ignore_at_exit()
         raise
@@ -154,7 +164,7 @@ def ended_by_sigterm() -> Iterator[list]:
 
 
 def report(job: Job, error: BaseException) -> None:
-    """Print one line for a mistake of the user's, and the traceback before it for a bug."""
+    """Print one line for an error in a run, after the traceback unless it is a user's mistake."""
     if not isinstance(error, UserError):
         say("".join(traceback.format_exception(error)), error=True, end="")
     say(f"spinup: error: {job.name}, seed {job.seed}: {' '.join(str(error).split())}", error=True)
@@ -162,16 +172,16 @@ def report(job: Job, error: BaseException) -> None:
 
 @contextlib.contextmanager
 def output_to(file: Path) -> Iterator[None]:
-    """Everything that this process and its children print goes to `file`, for as long as the block lasts."""
+    """Redirect all output of this process and its children to `file` in this block."""
     open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
-        with writing_to(stream):
+        with dropping_output_on_error(stream):
             stream.flush()
     kept = [os.dup(1), os.dup(2)]
     streams = sys.stdout, sys.stderr
     with RunFolder(file.parent).appending(file.name) as out:
         os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
-    # An executor's worker may have put something else in place of the streams.
+    # An executor's worker may have replaced the streams.
     sys.stdout, sys.stderr = (
         io.TextIOWrapper(os.fdopen(os.dup(fd), "wb"), "utf-8", "backslashreplace", line_buffering=True) for fd in (1, 2)
     )
@@ -186,11 +196,11 @@ def output_to(file: Path) -> Iterator[None]:
             os.close(old)
 
 
-# ---- what a folder says
+# ---- status.json and the run's folder
 
 
 def read_status(folder: Path) -> dict:
-    """What status.json says; {} where there is none, or not one of ours."""
+    """The content of status.json; {} if it doesn't exist or spinup did not write it."""
     try:
         check_file(folder / STATUS)
         status = json.loads((folder / STATUS).read_text("utf-8"))
@@ -200,26 +210,26 @@ def read_status(folder: Path) -> dict:
 
 
 def write_status(job: Job, outcome: str, seconds: float) -> None:
-    """For the process that holds the folder."""
+    """Write status.json. Only the process that has locked the folder may call it."""
     status = {"outcome": outcome, "seconds": seconds, "process": [platform.node(), os.getpid()]}
-    status["arguments"] = as_recorded(job.arguments)
+    status["arguments"] = recorded_arguments(job.arguments)
     replace_file(job.folder / STATUS, (json.dumps(status, indent=1) + "\n").encode())
 
 
-def as_recorded(arguments: Mapping) -> dict:
-    """The arguments that make a run what it is, as status.json has them: not where or how loudly it logs."""
+def recorded_arguments(arguments: Mapping) -> dict:
+    """The arguments that identify a run in status.json: all but those of its logger."""
     return convert_json({key: value for key, value in arguments.items() if key != "logger_kwargs"})
 
 
-def place(job: Job) -> tuple[Job, bool]:
-    """The job with a folder that is free or its own, and whether it is done there already.
+def find_folder(job: Job) -> tuple[Job, bool]:
+    """The job with the folder it uses, and whether the run is already done there.
 
-    Its own is one whose status.json has the same arguments. Another run's folder is left alone; folder-2 follows it.
+    That is the first of folder, folder-2, ... that contains no run, or this one: a status.json with equal arguments.
     """
     for i in itertools.count(1):
         folder = job.folder if i == 1 else job.folder.with_name(f"{job.folder.name}-{i}")
         status = read_status(folder)
-        if status.get("arguments") == as_recorded(job.arguments):
+        if status.get("arguments") == recorded_arguments(job.arguments):
             break
         if not status and not (folder / "config.json").exists() and not (folder / "progress.txt").exists():
             break
@@ -227,37 +237,37 @@ def place(job: Job) -> tuple[Job, bool]:
     return job._replace(arguments={**job.arguments, "logger_kwargs": kwargs}), status.get("outcome") == DONE
 
 
-def take(job: Job) -> tuple[Job, Lock | None]:
-    """The job with its folder, which this process holds from now on and has made ready; None where it is done there.
+def lock_folder(job: Job) -> tuple[Job, Lock | None]:
+    """The job with its folder, locked and prepared, and the lock; None for the lock if the run is already done there.
 
-    Another process may take the folder that is free, or finish the run, before this one: so it is looked at once more.
-    Raises Taken where another process is at work on the run.
+    Between choosing a folder and locking it, another process may take that folder or finish the run, so the choice is
+    checked again once the lock is acquired. Raises FolderInUse if another process is doing the run.
     """
-    patience = time.monotonic() + 2  # one that has just taken a folder needs a moment to say what for
+    deadline = time.monotonic() + 2  # a process that has just locked a folder needs a moment to write status.json
     while True:
-        placed, done = place(job)
+        placed, done = find_folder(job)
         if done:
             return placed, None
-        with writing(placed.folder):
+        with write_errors(placed.folder):
             placed.folder.mkdir(parents=True, exist_ok=True)
         try:
-            held = lock(placed.folder)
-        except Taken:
-            if time.monotonic() > patience:
+            folder_lock = lock(placed.folder)
+        except FolderInUse:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
             continue
         try:
-            if place(job) == (placed, False):
-                return make_ready(placed), held
+            if find_folder(job) == (placed, False):
+                return prepare_folder(placed), folder_lock
         except BaseException:
-            held.release()
+            folder_lock.release()
             raise
-        held.release()
+        folder_lock.release()
 
 
-def make_ready(job: Job) -> Job:
-    """Have the job go on from the checkpoint of an unfinished try; one without is removed, and will be repeated."""
+def prepare_folder(job: Job) -> Job:
+    """Make the job resume from an earlier attempt's checkpoint; an attempt without a checkpoint is removed."""
     if read_status(job.folder):
         if newest(job.folder):
             RunFolder(job.folder).remove(re.compile(re.escape(ERROR)))
@@ -267,22 +277,24 @@ def make_ready(job: Job) -> Job:
     return job
 
 
-def settle(job: Job, outcome: str, why: str = "") -> Run:
-    """The run of a process that ended without a word; its folder is told so, unless another process has it by now."""
-    placed, done = place(job)
+def record_outcome(job: Job, outcome: str, failure_reason: str = "") -> Run:
+    """Record the outcome of a run whose process did not, unless another process has the folder by now."""
+    placed, done = find_folder(job)
     if not done and read_status(placed.folder):
-        with contextlib.suppress(UserError):  # it is another's, or the disk is full
-            held = lock(placed.folder)
+        with contextlib.suppress(UserError):  # another process has the folder, or the disk is full
+            folder_lock = lock(placed.folder)
             try:
                 status = read_status(placed.folder)
                 if status.get("outcome") == "running":
                     write_status(placed, outcome, 0.0)
-                    if why:
-                        RunFolder(placed.folder).append(ERROR, f"{why}\n".encode("utf-8", "backslashreplace"))
+                    if failure_reason:
+                        RunFolder(placed.folder).append(
+                            ERROR, f"{failure_reason}\n".encode("utf-8", "backslashreplace")
+                        )
                 else:
                     outcome = status.get("outcome", outcome)
             finally:
-                held.release()
+                folder_lock.release()
     return Run(job.name, job.seed, str(placed.folder), 0.0, DONE if done else outcome)
 
 
@@ -290,25 +302,25 @@ def settle(job: Job, outcome: str, why: str = "") -> Run:
 
 
 class ProcessExecutor(ThreadPoolExecutor):
-    """At most `jobs` processes at once, a new one for each call: one that is killed takes no other along.
+    """Runs each call in a new process, at most `jobs` at a time, so that a killed process affects no other call.
 
-    threads: what each may use of the processor's cores
+    threads: how many threads each process may use
     """
 
     def __init__(self, jobs: int, threads: int):
         super().__init__(jobs)
-        open_closed_streams()  # else a pipe to a child takes the number of one
+        open_closed_streams()  # otherwise a pipe to a child process could get the descriptor of a closed stream
         self.context, self.threads = multiprocessing.get_context("spawn"), threads
         self.processes: set = set()
         self.starting, self.stopped = threading.Lock(), False
 
     def submit(self, function: Callable, /, *args: Any) -> Future:
-        return super().submit(self.in_process, function, args)
+        return super().submit(self.run_in_process, function, args)
 
-    def in_process(self, function: Callable, args: tuple) -> Any:
-        """function(*args) in a process of its own. Raises ProcessDied where it ends without a result."""
+    def run_in_process(self, function: Callable, args: tuple) -> Any:
+        """Call function(*args) in a new process. Raises ProcessDied if it ends without a result."""
         receiver, sender = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=child, args=(sender, function, args))
+        process = self.context.Process(target=child_main, args=(sender, function, args))
         with self.starting, environment(dict.fromkeys(THREADS, str(self.threads))):
             if self.stopped:
                 raise CancelledError
@@ -328,7 +340,7 @@ class ProcessExecutor(ThreadPoolExecutor):
             self.processes.discard(process)
 
     def stop(self) -> None:
-        """End all processes, and start no more. They have a minute for their checkpoints; Ctrl-C ends them at once."""
+        """End all processes and start no more. They have a minute to write checkpoints; Ctrl-C kills them at once."""
         self.shutdown(wait=False, cancel_futures=True)
         with self.starting:
             self.stopped = True
@@ -343,7 +355,7 @@ class ProcessExecutor(ThreadPoolExecutor):
 
 
 def wait_for(processes: set, seconds: float) -> None:
-    """Wait until all have left the set, but not longer than that."""
+    """Wait until the set is empty, at most this long."""
     deadline = time.monotonic() + seconds
     while processes and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -360,7 +372,7 @@ class ProcessDied(Exception):
 
 @contextlib.contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables that a process started in the block gets: libraries read some of them as they load."""
+    """Set environment variables in this block, for a process started in it: libraries read some when they load."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -370,21 +382,21 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def child(sender, function: Callable, args: tuple) -> None:
-    """The child's side of ProcessExecutor."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its children
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    with ended_by_sigterm():
+def child_main(sender, function: Callable, args: tuple) -> None:
+    """The main function of ProcessExecutor's child processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C as well and ends its children
+    threading.Thread(target=exit_with_parent, daemon=True).start()
+    with exit_on_sigterm():
         try:
             result = function(*args)
-        except UserError as error:  # one line for the parent to tell, not a traceback
+        except UserError as error:  # the parent prints it as one line, without a traceback
             result = error
         sender.send(result)
         sender.close()
 
 
-def end_with_parent() -> None:
-    """Have this process end after its parent; it has a minute for a checkpoint."""
+def exit_with_parent() -> None:
+    """Wait for the parent to end, then end this process; it has a minute to write a checkpoint."""
     if parent := multiprocessing.parent_process():
         parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
@@ -393,9 +405,9 @@ def end_with_parent() -> None:
 
 
 class RayExecutor(Executor):
-    """Calls as tasks on a Ray cluster: the one that $RAY_ADDRESS names, or else this machine.
+    """Runs calls as tasks on a Ray cluster: the one at $RAY_ADDRESS or, by default, this machine.
 
-    threads: cores that a task takes. A task whose node dies is done again on another.
+    threads: cores per task. If a task's node dies, the task is repeated on another node.
     """
 
     def __init__(self, threads: int):
@@ -415,39 +427,41 @@ class RayExecutor(Executor):
         self.ray.shutdown()
 
 
-# ---- all of them
+# ---- all runs of a grid
 
 
-def perform_all(jobs: list[Job], executor: Executor, overview: "Overview") -> list[Run]:
-    """Do the jobs in the executor, and return what became of them, in their order.
+def run_jobs(jobs: list[Job], executor: Executor, grid_progress: "GridProgress") -> list[Run]:
+    """Do the jobs in the executor. Returns their results in the same order.
 
-    Raises UserError for an executor of threads and where a job cannot be sent to another process.
+    Raises UserError if the executor uses threads, or if a job can't be sent to another process.
     """
     if isinstance(executor, ThreadPoolExecutor) and not isinstance(executor, ProcessExecutor):
-        raise UserError("executor has threads, which would share one seed and one output; give one that has processes")
+        raise UserError(
+            "executor uses threads, which would share one seed and one output; give one that uses processes"
+        )
     for job in jobs:
         check_picklable(job)
-    futures = [executor.submit(perform, job, True) for job in jobs]
+    futures = [executor.submit(run_job, job, True) for job in jobs]
     runs, waiting = {}, set(futures)
     while waiting:
         ended, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
         for future in ended:
-            runs[future], why = result(future, jobs[futures.index(future)])
-            overview.ended(runs[future], why)
-        overview.draw()
+            runs[future], failure_reason = result(future, jobs[futures.index(future)])
+            grid_progress.ended(runs[future], failure_reason)
+        grid_progress.draw()
     return [runs[future] for future in futures]
 
 
 def result(future: Future, job: Job) -> tuple[Run, str]:
-    """The run that a future came to, and what its process or the executor failed of."""
+    """A future's run, and why its process or the executor failed, if it did."""
     try:
         return future.result(), ""
-    except Exception as error:  # also what an executor of the user's raises
+    except Exception as error:  # a user's executor can raise anything
         if isinstance(error, UserError):
-            run = settle(job, WRONG, str(error))  # its folder may tell of an earlier try
+            run = record_outcome(job, WRONG, str(error))  # its folder may contain an earlier attempt's outcome
             return run if run.outcome == DONE else run._replace(outcome=WRONG), str(error)
         outcome = KILLED if isinstance(error, ProcessDied) and error.killed else FAILED
-        return settle(job, outcome, first_line(error)), first_line(error)
+        return record_outcome(job, outcome, first_line(error)), first_line(error)
 
 
 def check_picklable(job: Job) -> None:
@@ -460,8 +474,8 @@ def check_picklable(job: Job) -> None:
         ) from None
 
 
-class Overview:
-    """Tells how a grid is going: on a terminal a live table, elsewhere a line for each run that ends."""
+class GridProgress:
+    """Shows a grid's progress: a live table on a terminal, otherwise a line for each run that ends."""
 
     def __init__(self, jobs: list[Job], quiet: bool):
         self.jobs, self.quiet, self.runs, self.live, self.drawn = jobs, quiet, {}, None, 0.0
@@ -472,15 +486,15 @@ class Overview:
             self.live.start()
             self.draw()
 
-    def ended(self, run: Run, why: str = "") -> None:
-        """Tell of a run that has ended. why: what its process failed of, where its folder does not say"""
+    def ended(self, run: Run, failure_reason: str = "") -> None:
+        """Report a run that has ended. failure_reason: why its process failed, if its folder doesn't say"""
         self.runs[run.folder] = run
         if run.outcome == ELSEWHERE:
-            what = f"another process is at work on {run.folder}"
+            what = f"another process is using {run.folder}"
             say(f"spinup: error: {run.name}, seed {run.seed}: {what}", error=True)
         elif run.outcome not in (DONE, BEFORE):
-            where = f"{why or reason(Path(run.folder), run.outcome)}; see {Path(run.folder) / OUTPUT}"
-            say(f"spinup: error: {run.name}, seed {run.seed}: {where}", error=True)
+            error = failure_reason or last_error_line(Path(run.folder), run.outcome)
+            say(f"spinup: error: {run.name}, seed {run.seed}: {error}; see {Path(run.folder) / OUTPUT}", error=True)
         elif not self.quiet and not self.live:
             say(f"{run.outcome}: {run.name}, seed {run.seed}, {run.seconds:.1f} s")
 
@@ -496,7 +510,7 @@ class Overview:
 
     def table(self):
         from rich.table import Table
-        from rich.text import Text  # as it stands: brackets are not markup
+        from rich.text import Text  # shows brackets literally instead of reading them as markup
 
         ended = {folder: run.outcome for folder, run in self.runs.items()}
         outcomes = [
@@ -506,18 +520,18 @@ class Overview:
         rows = list(zip(self.jobs, outcomes, strict=True))
         caption = None
         if len(rows) > (room := self.live.console.height - 3 if self.live else len(rows)):
-            rows = sorted(rows, key=lambda row: row[1] != "running")[: max(1, room)]  # those at work first
+            rows = sorted(rows, key=lambda row: row[1] != "running")[: max(1, room)]  # running ones first
             caption = ", ".join(f"{n} {outcome}" for outcome, n in Counter(outcomes).most_common())
         table = Table("run", "seed", "", "steps", "return", "time left", box=None, pad_edge=False, caption=caption)
         for job, outcome in rows:
             table.add_row(
-                Text(job.name), str(job.seed), Text(outcome), *progress(job.folder, running=outcome == "running")
+                Text(job.name), str(job.seed), Text(outcome), *run_progress(job.folder, running=outcome == "running")
             )
         return table
 
 
-def reason(folder: Path, outcome: str) -> str:
-    """The last line of error.txt: a traceback's is the error, of whose class a mistake of the user's needs no word."""
+def last_error_line(folder: Path, outcome: str) -> str:
+    """The last line of error.txt, which is the exception; without the class name if it is a UserError."""
     try:
         check_file(folder / ERROR)
         lines = (folder / ERROR).read_text("utf-8").split("\n")
@@ -528,15 +542,15 @@ def reason(folder: Path, outcome: str) -> str:
 
 
 def first_and_last_line(file: Path) -> tuple[str, str]:
-    """Those of a table, without the rows between; LookupError where it has no whole row yet."""
+    """The first and last line of a table, read without the lines between. Raises LookupError if it has no row yet."""
     with open(file, "rb") as table:
         first = table.readline()
         table.seek(max(len(first), table.seek(0, os.SEEK_END) - 2**16))
         return first.decode().rstrip("\n"), table.read().split(b"\n")[-2].decode()
 
 
-def progress(folder: Path, running: bool) -> tuple[str, str, str]:
-    """Steps, last return and time left of the run in `folder`, from its last row; blank where there is none."""
+def run_progress(folder: Path, running: bool) -> tuple[str, str, str]:
+    """Steps, last return and time left of a run, from the last row of its table; empty strings if it has none."""
     try:
         check_file(folder / "config.json"), check_file(folder / "progress.txt")
         config = json.loads((folder / "config.json").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Go on with a run that was ended: python -m spinup.run resume RUN_FOLDER [--epochs M], or spinup.resume(folder)."""
+"""Resume an unfinished run: python -m spinup.run resume RUN_FOLDER [--epochs M], or spinup.resume(folder)."""
 
 import inspect
 import os
@@ -16,9 +16,9 @@ from spinup.errors import UserError, printable
 from spinup.experiments import parsers
 from spinup.experiments.cli import convert, parameters
 from spinup.runs.checkpoint import newest, read_manifest
-from spinup.runs.config import fill_in, imported_by, lost, read_config
+from spinup.runs.config import fill_in, find_name_only, imported_module, read_config
 from spinup.runs.logger import Logger
-from spinup.runs.saved import MANY, check_size, check_workers
+from spinup.runs.saved import MOST_PROCESSES, check_process_count, check_size
 from spinup.runs.sinks import NAMED
 from spinup.system.terminal import say
 
@@ -35,19 +35,19 @@ def resume(
     sinks: Sequence = (),
     **changes: Any,
 ):
-    """Go on with the run in the folder `path` from its checkpoint, or from its beginning where it has none yet.
+    """Continue the run in the folder `path` from its checkpoint, or from the beginning if it has none yet.
 
-    epochs: train for so many in all; default: as many as the run was to have
-    env_fn: environment's id or a function that makes it, where the run's own is a function or a "module:Env-v0"
-    actor_critic: class of the networks, where they are not those of spinup.nets
-    wrappers: those of the environment, where the run's own are not all Gymnasium's
-    ac_kwargs, env_kwargs: the entries that config.json can only name
+    epochs: total number of epochs; default: the run's own
+    env_fn: the environment's id or a function that makes it, required if the run's is a function or "module:Env-v0"
+    actor_critic: the networks' class, required if it isn't from spinup.nets
+    wrappers: all of the environment's wrappers, required if one of them isn't Gymnasium's
+    ac_kwargs, env_kwargs: the entries of which config.json contains only the name
     on_epoch: function that is called after each epoch
-    sinks: objects to which rows go, besides the run's own sinks that have a name
-    changes: new values of other arguments, as pi_lr=1e-4, of those that spinup.arguments marks as CHANGEABLE
+    sinks: objects that get rows, in addition to the run's named sinks
+    changes: new values of other arguments, such as pi_lr=1e-4; spinup.arguments marks those allowed as CHANGEABLE
 
-    Returns the trained actor-critic. Raises UserError where there is no run, where it has ended, where an argument
-    cannot be changed, and where the checkpoint is damaged or belongs to something else.
+    Returns the trained actor-critic. Raises UserError if there is no run, the run is finished, an argument can't be
+    changed, or the checkpoint is damaged or belongs to something else.
     """
     folder, config = read_config(path)
     algorithm = find_algorithm(folder, config)
@@ -55,8 +55,8 @@ def resume(
     check_imports(folder, config, env_fn, actor_critic)
     for name, entries in (("ac_kwargs", ac_kwargs), ("env_kwargs", env_kwargs)):
         for key in entries or ():
-            if not lost(config[name].get(key)):
-                raise UserError(f"{name}[{key!r}] cannot be changed: config.json holds the value that the run has")
+            if not find_name_only(config[name].get(key)):
+                raise UserError(f"{name}[{key!r}] cannot be changed: config.json contains its value")
     makers = {"ac_kwargs": actor_critic, "env_kwargs": env_fn}
     config = fill_in(folder, config, {"ac_kwargs": ac_kwargs, "env_kwargs": env_kwargs}, makers)
     arguments = {name: config[name] for name in inspect.signature(function).parameters if name in config}
@@ -69,26 +69,26 @@ def resume(
     check_arguments(algorithm.arguments, {**arguments, "logger_kwargs": {"resume": True}})
     check_progress(folder, arguments)
     if "vectorization" not in changes:
-        check_copies(folder, arguments)
+        check_environment_count(folder, arguments)
     del arguments["actor_critic"]
     if actor_critic is not None:
         arguments["actor_critic"] = actor_critic
-    logger_kwargs = only_known(folder, "logger_kwargs", config.get("logger_kwargs") or {}, logger_arguments())
+    logger_kwargs = check_entries(folder, "logger_kwargs", config.get("logger_kwargs") or {}, logger_arguments())
     network_kwargs = network_arguments(function, actor_critic)
     if network_kwargs is not None:
-        only_known(folder, "ac_kwargs", config["ac_kwargs"], network_kwargs)
+        check_entries(folder, "ac_kwargs", config["ac_kwargs"], network_kwargs)
     if actor_critic is None:
         check_networks(folder, config, arguments["env_fn"], arguments["wrappers"])
     logger_kwargs["sinks"] = [*named_sinks(logger_kwargs.get("sinks") or ()), *sinks]
-    tell_origin(folder, config, arguments)
+    report_origin(folder, config, arguments)
     logger_kwargs |= {"output_dir": str(folder), "exp_name": str(config.get("exp_name", folder.name)), "resume": True}
     return function(**{**arguments, "logger_kwargs": logger_kwargs})
 
 
 def check_imports(folder: Path, config: dict, env_fn: str | Callable | None, actor_critic: Callable | None) -> None:
-    """Raise UserError if what config.json names would have to be imported, and is not given."""
+    """Raise UserError if config.json names something to import that the user has not given."""
     env_name = str(config.get("env_fn"))
-    module = imported_by(env_name)
+    module = imported_module(env_name)
     if env_fn is None and module and module not in sys.modules:
         raise UserError(f"{folder}: its environment '{env_name}' imports {module}; allow it with --env {env_name}")
     networks = str(config.get("actor_critic"))
@@ -97,28 +97,28 @@ def check_imports(folder: Path, config: dict, env_fn: str | Callable | None, act
 
 
 def check_changes(algorithm: Algorithm, changes: dict) -> None:
-    """Raise UserError for an argument that the run does not have, or that must stay as it is."""
+    """Raise UserError for an argument that the run doesn't have or that can't be changed."""
     for name in changes:
         if name not in algorithm.changeable:
-            may = ", ".join(algorithm.changeable)
-            raise UserError(f"{name} cannot be changed in a run of {algorithm.name} that is resumed; these can: {may}")
+            allowed = ", ".join(algorithm.changeable)
+            raise UserError(f"{name} cannot be changed when a run of {algorithm.name} is resumed; these can: {allowed}")
 
 
 def named_sinks(sinks: str | Sequence) -> list[str]:
-    """Those of a run's sinks that have a name; config.json can only mention objects."""
+    """A run's named sinks; config.json can't restore sink objects."""
     return [sink for sink in (sinks.split(",") if isinstance(sinks, str) else sinks) if sink in NAMED]
 
 
-def check_copies(folder: Path, arguments: Mapping) -> None:
-    """Raise UserError if the folder, perhaps a stranger's, asks for many more environments' processes than cores."""
+def check_environment_count(folder: Path, arguments: Mapping) -> None:
+    """Raise UserError if the folder asks for many more environment processes than there are cores."""
     if arguments["vectorization"] == "async":
         how = "--vectorization async, or step them in one process with --vectorization sync"
         largest = max(arguments["num_envs"], arguments.get("num_test_envs") or 0)
-        check_workers(folder, largest * mpi.num_procs(), how)
+        check_process_count(folder, largest * mpi.num_procs(), how)
 
 
-def only_known(folder: Path, name: str, entries: Any, known: Mapping[str, type | None]) -> dict:
-    """A copy of a dict in config.json. Raises UserError for an entry that is not known, or not of its type."""
+def check_entries(folder: Path, name: str, entries: Any, known: Mapping[str, type | None]) -> dict:
+    """A copy of a dict in config.json. Raises UserError for an unknown entry or one of the wrong type."""
     file = folder / "config.json"
     if not isinstance(entries, dict):
         raise UserError(f"{file}: {name} is {entries!r:.80}; it must be a dict")
@@ -132,13 +132,13 @@ def only_known(folder: Path, name: str, entries: Any, known: Mapping[str, type |
 
 
 def logger_arguments() -> dict[str, type | None]:
-    """What a Logger takes, and of which type where that is plain; its folder and name are given anew."""
+    """A Logger's arguments and their types, None if unspecific; its folder and name are not taken from config.json."""
     parameters = inspect.signature(Logger).parameters.values()
     return {p.name: type(p.default) if isinstance(p.default, bool | str) else None for p in parameters}
 
 
 def network_arguments(function: Callable, actor_critic: Callable | None) -> dict[str, None] | None:
-    """What an algorithm's networks take beside the spaces and its own arguments; None where they take anything."""
+    """The arguments of an algorithm's networks other than the spaces and its own; None if they accept anything."""
     own = inspect.signature(function).parameters
     networks = inspect.signature(actor_critic or own["actor_critic"].default).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in networks.values()):
@@ -146,8 +146,8 @@ def network_arguments(function: Callable, actor_critic: Callable | None) -> dict
     return {name: None for name in list(networks)[2:] if name not in own}
 
 
-def tell_origin(folder: Path, config: dict, arguments: dict) -> None:
-    """Where the folder is another user's or another machine's, say what is about to be done with it."""
+def report_origin(folder: Path, config: dict, arguments: dict) -> None:
+    """If the folder belongs to another user or machine, print what is about to run."""
     record = config.get("run")
     host = record.get("host") if isinstance(record, dict) else None
     origin = []
@@ -162,19 +162,21 @@ def tell_origin(folder: Path, config: dict, arguments: dict) -> None:
 
 
 def check_progress(folder: Path, arguments: dict) -> None:
-    """Raise UserError where the run has no more to do."""
+    """Raise UserError if the run is already finished."""
     checkpoint = newest(folder)
     manifest = read_manifest(checkpoint) if checkpoint else {}
     done, stopped = manifest.get("epochs done", 0), manifest.get("stopped")
     if done >= arguments["epochs"]:
-        raise UserError(f"the run in {folder} has done epoch {done} already; --epochs {2 * done} would double that")
+        raise UserError(f"the run in {folder} has already done epoch {done}; --epochs {2 * done} would double that")
     if stopped and arguments.get(stopped[0]) == stopped[1]:
         name, value = stopped
-        raise UserError(f"the run in {folder} was ended by {name}, {value}; with another --{name}, or None, it goes on")
+        raise UserError(
+            f"the run in {folder} was ended by {name}, {value}; to continue, give another --{name}, or None"
+        )
 
 
 def check_networks(folder: Path, config: dict, env_fn: str | Callable, wrappers: Sequence | None) -> None:
-    """Raise UserError where the networks are larger than what the checkpoint can hold, before any are built."""
+    """Raise UserError, before building them, if the networks need more bytes than the checkpoint has."""
     checkpoint = newest(folder)
     envs = make_envs(env_fn, env_kwargs=config["env_kwargs"], wrappers=wrappers)
     envs.close()
@@ -183,7 +185,7 @@ def check_networks(folder: Path, config: dict, env_fn: str | Callable, wrappers:
 
 
 def find_algorithm(folder: Path, config: dict) -> Algorithm:
-    """The algorithm that config.json names; nothing but ours is imported for it."""
+    """The algorithm that config.json names, which must be one of spinup's."""
     name = config.get("algorithm")
     if not isinstance(name, str) or name not in files():
         names = ", ".join(files())
@@ -192,7 +194,7 @@ def find_algorithm(folder: Path, config: dict) -> Algorithm:
 
 
 def main(argv: Sequence[str]) -> None:
-    """The command: on as many MPI processes as the run had."""
+    """The command, on as many MPI processes as the run had."""
     args, names = parsers.resume(argv)
     folder, config = read_config(args.path)
     algorithm = find_algorithm(folder, config)
@@ -204,8 +206,8 @@ def main(argv: Sequence[str]) -> None:
     processes = record.get("processes", 1) if isinstance(record, dict) else 1
     if not isinstance(processes, int) or processes < 1:
         raise UserError(f"{folder / 'config.json'}: processes is {processes!r:.80}; it must be an int from 1")
-    if not mpi.launched() and processes > MANY:  # a stranger's folder could ask for any number
+    if not mpi.launched() and processes > MOST_PROCESSES:  # an untrusted folder could ask for any number
         how = f"mpiexec -n {processes} python -m spinup.run resume ..."
-        raise UserError(f"{folder} asks for {processes} processes, many more than there are cores; start it by {how}")
+        raise UserError(f"{folder} asks for {processes} processes, many more than there are cores; start it with {how}")
     mpi.mpi_fork(processes)
     resume(folder, args.epochs, env_fn=args.env, wrappers=args.wrapper, **changes)

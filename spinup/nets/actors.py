@@ -62,7 +62,12 @@ class GaussianActor(nn.Module):
         return self.log_std_min is not None or self.log_std_max is not None
 
     def forward(self, o: Tensor) -> Gaussian | SquashedGaussian:
-        log_std = self.log_std.clamp(self.log_std_min, self.log_std_max) if self.has_bounds else self.log_std
+        log_std = self.log_std
+        # Not clamp, which from torch 2.14 on has no gradient at its bounds: log_std would stay there.
+        if self.log_std_min is not None:
+            log_std = torch.where(log_std < self.log_std_min, self.log_std_min, log_std)
+        if self.log_std_max is not None:
+            log_std = torch.where(log_std > self.log_std_max, self.log_std_max, log_std)
         if self.squash:
             return SquashedGaussian(self.net(o), log_std, self.middle, self.half_range)
         mu = torch.addcmul(self.middle, self.half_range, self.net(o))

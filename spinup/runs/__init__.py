@@ -1,1 +1,1 @@
-"""A run and what it leaves behind: folder, table, checkpoints, saved policies."""
+"""One run and the files it writes: folder, table, checkpoints, saved policies."""

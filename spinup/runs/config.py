@@ -1,4 +1,4 @@
-"""config.json: what a run was asked for, and what one needs to know to run it again."""
+"""config.json: a run's arguments, and what is needed to repeat the run."""
 
 import contextlib
 import datetime
@@ -24,14 +24,14 @@ from spinup.compute import mpi
 from spinup.errors import UserError, closest, first_line, user_path
 from spinup.system.files import read_text
 
-DEEPEST = 200  # levels of a config.json; to_exact goes down 50
+DEEPEST = 200  # nesting levels of a config.json; to_exact writes at most 50
 LONGEST_CONFIG = 2**22  # bytes; more than any run writes
-EXACT = ("env_kwargs", "ac_kwargs")  # arguments that may hold what JSON has no form for
-RECORDED = ("torch", "numpy", "gymnasium", "mujoco", "mpi4py")  # packages whose version can change a result
+EXACT_ARGUMENTS = ("env_kwargs", "ac_kwargs")  # arguments whose values JSON may not be able to represent
+RECORDED_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "mpi4py")  # their versions can change results
 
 
 def is_tensor(x) -> bool:
-    torch = sys.modules.get("torch")  # who has no torch loaded has no tensor either
+    torch = sys.modules.get("torch")  # without torch imported, there can be no tensor
     return torch is not None and isinstance(x, torch.Tensor)
 
 
@@ -40,13 +40,13 @@ def _name(obj) -> str:
     module = "spinup.nets" if module.startswith("spinup.nets.") else module  # where users import from
     name = f"{module}.{obj.__qualname__}"
     code = getattr(obj, "__code__", None)
-    if code is not None and "<" in name:  # a lambda or an inner function: the name alone would not say which
+    if code is not None and "<" in name:  # a lambda or nested function, whose name is ambiguous
         name += f" ({PurePath(code.co_filename).name}:{code.co_firstlineno})"
     return name
 
 
 def convert_json(obj, _above: tuple = ()):
-    """`obj` in types that strict JSON has; what it has no form for (NaN, a class, a lambda) as a readable string."""
+    """`obj` in types of strict JSON; other values, such as NaN, classes and lambdas, become readable strings."""
     if obj is None or isinstance(obj, (bool, str)):
         return obj
     if isinstance(obj, np.bool_):
@@ -73,18 +73,18 @@ def convert_json(obj, _above: tuple = ()):
     try:
         if isinstance(obj, type) or hasattr(obj, "__qualname__"):
             return _name(obj)
-        text = re.sub(r" at 0x[0-9a-fA-F]+", "", str(obj))  # an address would differ in every run
-    except Exception:  # whatever a foreign __repr__ raises, the run goes on
+        text = re.sub(r" at 0x[0-9a-fA-F]+", "", str(obj))  # addresses differ between runs
+    except Exception:  # a broken __repr__ must not end the run
         text = f"<{_name(type(obj))}>"
     return text if len(text) <= 1000 else text[:1000] + "..."
 
 
-# ---- what JSON has no form for, and comes back equal
+# ---- values that JSON can't represent directly, restored exactly
 
 
 @dataclass(frozen=True)
-class Lost:
-    """Stands for a value that config.json could only name."""
+class NameOnly:
+    """Placeholder for a value of which config.json contains only the name."""
 
     name: str
 
@@ -93,14 +93,14 @@ class Lost:
 
 
 def exact_arguments(config: Mapping) -> dict:
-    """{"exact": ...} with those of env_kwargs and ac_kwargs that JSON would change; {} where it changes none."""
-    exact = {name: to_exact(config[name]) for name in EXACT if config.get(name)}
+    """{"exact": ...} with env_kwargs and ac_kwargs if plain JSON would change them; {} if it wouldn't."""
+    exact = {name: to_exact(config[name]) for name in EXACT_ARGUMENTS if config.get(name)}
     exact = {name: value for name, value in exact.items() if value != convert_json(config[name])}
     return {"exact": exact} if exact else {}
 
 
 def to_exact(obj, _above: tuple = ()) -> Any:
-    """`obj` in JSON that `from_exact` brings back equal: what JSON has no form for is a dict of one entry, its kind."""
+    """`obj` as JSON that `from_exact` restores exactly: values without a JSON type become {kind: content}."""
     if id(obj) in _above or len(_above) > 50:
         return {"lost": "a value nested too deeply"}
     convert = functools.partial(to_exact, _above=(*_above, id(obj)))
@@ -127,7 +127,7 @@ def to_exact(obj, _above: tuple = ()) -> Any:
 
 
 def from_exact(x: Any) -> Any:
-    """The inverse of `to_exact`, with `Lost` for what is. Raises ValueError, TypeError or KeyError for other data."""
+    """The inverse of `to_exact`; "lost" becomes NameOnly. Raises ValueError, TypeError or KeyError if malformed."""
     if isinstance(x, list):
         return [from_exact(y) for y in x]
     if not isinstance(x, dict):
@@ -141,7 +141,7 @@ def from_exact(x: Any) -> Any:
 def _array(value: list) -> np.ndarray:
     dtype, shape, items = value
     if np.dtype(dtype).kind not in "biuf":
-        raise ValueError(f"there are no arrays of {dtype!r:.80} here")
+        raise ValueError(f"an array can't have the dtype {dtype!r:.80} here")
     return np.array(from_exact(items), dtype).reshape(shape)
 
 
@@ -162,39 +162,39 @@ KINDS: dict[str, Callable[[Any], Any]] = {
     "frozenset": lambda items: frozenset(from_exact(items)),
     "array": _array,
     "torch.nn": _layer,
-    "lost": Lost,
+    "lost": NameOnly,
 }
 
 
 def fill_in(folder: Path, config: dict, given: Mapping[str, Mapping | None], makers: Mapping[str, Any]) -> dict:
-    """The config with what config.json could only name, as `given` has it.
+    """Complete a config with the values that config.json contains only by name.
 
-    given: {"env_kwargs": ..., "ac_kwargs": ...}: entries that take the place of the config's
-    makers: {"ac_kwargs": the actor_critic given, ...}: what functools.partial has set in it stays
+    given: {"env_kwargs": ..., "ac_kwargs": ...}, entries that replace the config's
+    makers: {"ac_kwargs": the given actor_critic, ...}; arguments that a functools.partial has set are left to it
 
     Raises UserError for the first value that is still missing.
     """
     filled = dict(config)
-    for name in EXACT:
-        set_already = getattr(makers.get(name), "keywords", {})
-        values = {key: value for key, value in config[name].items() if key not in set_already}
+    for name in EXACT_ARGUMENTS:
+        preset = getattr(makers.get(name), "keywords", {})
+        values = {key: value for key, value in config[name].items() if key not in preset}
         filled[name] = {**values, **(given.get(name) or {})}
         for key, value in filled[name].items():
-            for missing in lost(value):
+            for missing in find_name_only(value):
                 raise UserError(
-                    f"{folder}: {name}[{key!r:.80}] was {missing.name!r:.200}, which config.json can only name; "
+                    f"{folder}: {name}[{key!r:.80}] was {missing.name!r:.200}, and config.json has only the name; "
                     f"give it in Python: {name}={{{key!r:.80}: ...}}"
                 )
     return filled
 
 
-def lost(x: Any) -> list[Lost]:
-    """What in a value config.json could only name."""
+def find_name_only(x: Any) -> list[NameOnly]:
+    """The parts of a value that config.json contains only by name."""
     if isinstance(x, Mapping):
-        return [y for pair in x.items() for y in lost(pair)]
+        return [y for pair in x.items() for y in find_name_only(pair)]
     if isinstance(x, (list, tuple, set, frozenset)):
-        return [z for y in x for z in lost(y)]
-    return [x] if isinstance(x, Lost) else []
+        return [z for y in x for z in find_name_only(y)]
+    return [x] if isinstance(x, NameOnly) else []
 
 
 # ---- a run's folder
@@ -203,11 +203,11 @@ def lost(x: Any) -> list[Lost]:
 def setup_logger_kwargs(
     exp_name: str, seed: int | None = None, data_dir: str | None = None, datestamp: bool = False
 ) -> dict:
-    """The Logger's arguments for a run in data_dir/exp_name/exp_name_s{seed}; no `_s` without a seed.
+    """The Logger's arguments for a run in data_dir/exp_name/exp_name_s{seed}, without `_s` if there is no seed.
 
-    exp_name: the experiment's name; runs that differ in the seed alone share it
-    data_dir: where runs go; by default $SPINUP_DATA_DIR, else ./data
-    datestamp: begin the outer folder's name with the date and the inner one's with date and time
+    exp_name: the experiment's name, shared by runs that differ only in their seed
+    data_dir: folder of all runs; default: $SPINUP_DATA_DIR, or ./data
+    datestamp: prefix the outer folder's name with the date, and the inner one's with date and time
     """
     now = datetime.datetime.now()
     outer, inner = (f"{now:%Y-%m-%d}_", f"{now:%Y-%m-%d_%H-%M-%S}-") if datestamp else ("", "")
@@ -217,7 +217,7 @@ def setup_logger_kwargs(
 
 
 def _git(folder: Path) -> dict | None:
-    """The commit that is checked out where `folder` is, and whether tracked files differ from it; None outside git."""
+    """The commit checked out in `folder` and whether tracked files differ from it; None outside a git repository."""
     command = ["git", "-C", str(folder), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
         run = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, text=True, timeout=3, check=True)
@@ -227,18 +227,18 @@ def _git(folder: Path) -> dict | None:
     return {"commit": commit[1], "dirty": bool(re.search("^[^#]", run.stdout, re.MULTILINE))} if commit else None
 
 
-def record(config: Mapping) -> dict:
-    """What one needs to know, beside the arguments, to run it again."""
+def provenance(config: Mapping) -> dict:
+    """What is needed to repeat a run, besides its arguments: versions, commit, command, machine."""
     torch = sys.modules.get("torch")
     device = str(config.get("device", "cpu"))
     if torch and device.startswith("cuda") and torch.cuda.is_available():
         device += f" ({torch.cuda.get_device_name()})"
     versions = {"spinup": getattr(sys.modules["spinup"], "__version__", None), "python": platform.python_version()}
-    for package in RECORDED:
+    for package in RECORDED_PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     if torch:
-        versions["torch"] = torch.__version__  # names the build too, as 2.13.0+cu130, which package metadata leaves out
+        versions["torch"] = torch.__version__  # includes the build, as in 2.13.0+cu130; package metadata doesn't
     git = {"git": _git(Path.cwd())}
     here = Path(__file__).parent
     if "site-packages" not in here.parts and _git(here) != git["git"]:
@@ -246,7 +246,7 @@ def record(config: Mapping) -> dict:
     return {
         "command": shlex.join(sys.orig_argv),
         "started": now(),
-        "id": secrets.token_hex(8),  # stays the run's own when it is resumed or moved
+        "id": secrets.token_hex(8),  # doesn't change when the run is resumed or moved
         **versions,
         **git,
         "platform": platform.platform(),
@@ -261,8 +261,8 @@ def now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def began(config: Path) -> tuple[float, int]:
-    """When a config.json says that its run began, in seconds since 1970; of the same second the one written last."""
+def start_time(config: Path) -> tuple[float, int]:
+    """A sort key: when a config.json's run started, in seconds since 1970, then when the file was written."""
     try:
         started = json.loads(read_text(config, LONGEST_CONFIG))["run"]["started"]
         seconds = datetime.datetime.fromisoformat(started).timestamp()
@@ -271,22 +271,23 @@ def began(config: Path) -> tuple[float, int]:
     return seconds, config.stat().st_mtime_ns
 
 
-def allow_import(env_fn) -> str:
-    """What a command with a run's folder needs too where the environment is "module:Env-v0": what a folder names is
-    imported only if the command names it as well.
+def env_flag(env_fn) -> str:
+    """The --env flag that a command on this run's folder needs if the environment is "module:Env-v0", else "".
+
+    A module that only config.json names is never imported: the user has to name it as well.
     """
-    return f" --env {env_fn}" if isinstance(env_fn, str) and imported_by(env_fn) else ""
+    return f" --env {env_fn}" if isinstance(env_fn, str) and imported_module(env_fn) else ""
 
 
-def imported_by(env_id: str) -> str:
-    """The module that making an environment imports; "" for none."""
-    if env_id.startswith(("GymV21Environment", "GymV26Environment")):  # Gymnasium's way to those of the old Gym
+def imported_module(env_id: str) -> str:
+    """The module that is imported to make an environment, or ""."""
+    if env_id.startswith(("GymV21Environment", "GymV26Environment")):  # Gymnasium's wrappers for old Gym environments
         return "what its env_kwargs name"
     return env_id.rpartition(":")[0]
 
 
 def check_depth(value: Any) -> None:
-    """Raise ValueError for JSON of more levels than any run writes, which recursive functions could not read."""
+    """Raise ValueError for JSON nested more deeply than any run writes: recursive functions could fail on it."""
     level = [value]
     for _ in range(DEEPEST):
         level = [y for x in level if isinstance(x, dict | list) for y in (x.values() if isinstance(x, dict) else x)]
@@ -298,7 +299,7 @@ def check_depth(value: Any) -> None:
 def read_config(path: str | Path) -> tuple[Path, dict]:
     """A run's folder and its config.json, with env_kwargs and ac_kwargs as dicts.
 
-    Raises UserError where there is no run, or the file is not one of ours.
+    Raises UserError if there is no run, or spinup did not write the file.
     """
     folder = user_path(path)
     file = folder / "config.json"
@@ -307,14 +308,16 @@ def read_config(path: str | Path) -> tuple[Path, dict]:
         raise UserError(f"there is no folder '{folder}'{closest(folder.name, names)}")
     if not file.exists():
         below = sorted(str(p.parent) for depth in range(1, 4) for p in folder.glob("*/" * depth + "config.json"))
-        raise UserError(f"'{folder}' holds no run (no config.json); runs below it: {', '.join(below[:5]) or 'none'}")
+        raise UserError(
+            f"'{folder}' is not a run's folder (no config.json); runs in it: {', '.join(below[:5]) or 'none'}"
+        )
     try:
         config = json.loads(read_text(file, LONGEST_CONFIG))
         check_depth(config)
-        for key in EXACT:
+        for key in EXACT_ARGUMENTS:
             config[key] = dict(config.get(key) or {})
             exact = from_exact((config.get("exact") or {}).get(key))
-            if convert_json(exact) == config[key]:  # it is not where somebody has edited the file
+            if convert_json(exact) == config[key]:  # false if someone has edited the file
                 config[key] = exact
         return folder, config
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -20,32 +20,32 @@ from spinup.envs import as_names, bind, check_actions, evaluation_columns, make_
 from spinup.errors import Fault, UserError
 from spinup.nets import describe
 from spinup.runs import checkpoint
-from spinup.runs.config import allow_import, convert_json
+from spinup.runs.config import convert_json, env_flag
 from spinup.runs.logger import EpochLogger
 from spinup.runs.saved import load_policy_into
 from spinup.runs.signals import StopSignal
 
-CALLS_BETWEEN_AGREEMENTS = 20  # steps between two rounds in which MPI processes ask each other whether to stop
-SHARED = ("Epoch", "EpRet", "EpLen", "TestEpRet", "TestEpLen", "EvalTime", "TotalEnvInteracts", "Time")  # columns
-REASONS = ("stop_at", "patience", "on_epoch")  # arguments that can end a run before its last epoch
+STEPS_BETWEEN_STOP_CHECKS = 20  # how often MPI processes agree on whether to stop
+SHARED_COLUMNS = ("Epoch", "EpRet", "EpLen", "TestEpRet", "TestEpLen", "EvalTime", "TotalEnvInteracts", "Time")
+STOP_ARGUMENTS = ("stop_at", "patience", "on_epoch")  # arguments that can end a run before its last epoch
 
 
 class Run:
     """Seeds, environments, folder, table, evaluation, checkpoints and signals of one run.
 
-        run = Run(ALGORITHM, locals())                # checks the arguments, and makes run.envs
-        ac = run.prepare(actor_critic(...))           # on run.device, alike on all processes
-        o = run.begin(ac, buffer, pi_optimizer=...)   # the first observations, or those where a checkpoint left off
+        run = Run(ALGORITHM, locals())                # checks the arguments and makes run.envs
+        ac = run.prepare(actor_critic(...))           # on run.device, identical on all processes
+        o = run.begin(ac, buffer, pi_optimizer=...)   # the first observations, or the checkpoint's
         for epoch in run.epochs():
             for _ in range(run.steps_per_env):
                 run.step()
                 ...
             run.log(LossPi=loss_pi)                   # as often as you like
-            run.end_epoch()                           # a row of progress.txt, and what is due
+            run.end_epoch()                           # writes a row, evaluates and saves if due
         run.close()
 
     epoch: the current epoch, from 1; t: environment steps so far, of all processes; updates: gradient steps so far.
-    Ctrl-C, SIGTERM or SIGHUP ends the run after the step in progress, with a checkpoint; a second Ctrl-C at once.
+    Ctrl-C, SIGTERM or SIGHUP ends the run with a checkpoint after the step in progress, a second Ctrl-C immediately.
     """
 
     def __init__(self, algorithm: Algorithm, arguments: Mapping):
@@ -59,22 +59,22 @@ class Run:
         self.envs = make_envs(config["env_fn"], seed=seed, **{name: config[name] for name in names})
         check_actions(algorithm, self.envs.action_space)
         for name in as_names(config["log_info"]):
-            if name in (*SHARED, *algorithm.spreads, *algorithm.means):
+            if name in (*SHARED_COLUMNS, *algorithm.spreads, *algorithm.means):
                 raise UserError(f"log_info has {name!r}, which is already a column")
         self.steps_per_env = -(-config["steps_per_epoch"] // (self.num_envs * self.procs))  # in an epoch; rounded up
         self.epoch, self.t, self.updates, self.seconds = 1, 0, 0, 0.0
         self.best_return, self.without_best = -math.inf, 0
         self.best: dict | None = None  # the policy's state_dict at best_return
-        self.stopped: tuple[str, Any] | None = None  # which of REASONS has ended the run, and its value
-        self.saved_at: int | None = None  # steps at the newest checkpoint
-        self.calls, self.notes = 0, []
+        self.stopped: tuple[str, Any] | None = None  # which of STOP_ARGUMENTS ended the run, and its value
+        self.saved_at: int | None = None  # step of the newest checkpoint
+        self.step_calls, self.notes = 0, []
 
     # ---- setup
 
     def prepare(self, ac: nn.Module, fixed: tuple[str, ...] = ()) -> nn.Module:
-        """The networks on this run's device, with what init_from names, and alike on all processes.
+        """The networks on this run's device, initialized from init_from if given, identical on all processes.
 
-        fixed: how the names of entries begin that init_from leaves as they are
+        fixed: prefixes of entries that init_from doesn't change
         """
         ac.to(self.device)
         source, logger = self.config.get("init_from"), self.config["logger_kwargs"] or {}
@@ -85,11 +85,11 @@ class Run:
         return ac
 
     def begin(self, policy: nn.Module, buffer: Any, **parts: Any) -> np.ndarray:
-        """Make the run's folder, or continue from its checkpoint; the observations to act on.
+        """Create the run's folder or continue from its checkpoint. Returns the observations to act on.
 
-        policy: what is evaluated and saved
-        buffer, parts: what changes as the run goes, by name: anything with state_dict and load_state_dict, and arrays
-            and tensors, which are changed in place
+        policy: the module that is evaluated and saved
+        buffer, parts: everything that changes during the run, by name: objects with state_dict and load_state_dict, and
+            arrays and tensors, which are restored in place
         """
         self.policy, self.buffer = policy, buffer
         self.logger = logger = EpochLogger(**(self.config["logger_kwargs"] or {"exp_name": self.algorithm.name}))
@@ -106,14 +106,14 @@ class Run:
             if note:
                 logger.log(note)
         bind(policy, self.envs, self.envs.max_ep_len)
-        self.warn_of_length()
+        self.warn_about_max_ep_len()
         found = mpi.share(checkpoint.newest(self.folder) if logger.resume else None)
         if found:
             self.restore(found)
             o = self.envs.o
         else:
             if logger.resume:
-                logger.begin_table()
+                logger.clear_table()
             o = self.envs.reset()
         if logger.resume:
             logger.write_config()
@@ -122,31 +122,31 @@ class Run:
             logger.log(f"Resuming at epoch {self.epoch}, step {self.t}")
         return o
 
-    def warn_of_length(self) -> None:
+    def warn_about_max_ep_len(self) -> None:
         ours, own = self.envs.max_ep_len, self.envs.own_limit
         if ours < own < math.inf:
             self.logger.warn(
-                f"max_ep_len {ours} cuts episodes that the environment itself lets last {own} steps; "
-                f"--max_ep_len {own} lets them"
+                f"max_ep_len {ours} cuts off episodes that the environment itself would end after {own} steps; "
+                f"--max_ep_len {own} keeps them whole"
             )
 
     # ---- the loop
 
     def epochs(self) -> Iterator[int]:
-        """The epochs to come: from 1 unless the run was resumed, to `epochs` unless it ends early."""
+        """The remaining epochs: from 1 unless the run was resumed, up to `epochs` unless it ends early."""
         while self.epoch <= self.config["epochs"] and not self.stopped:
             yield self.epoch
 
     def step(self) -> int:
-        """Call it before each step of the environments: counts the step, or ends the run if a signal asks for it.
+        """Call it before each step of the environments: counts the step, or ends the run after a signal.
 
-        Returns the steps before this one.
+        Returns the number of steps before this one.
         """
-        self.calls += 1
+        self.step_calls += 1
         if self.procs == 1:
             number = self.stop_signal.number
-        else:  # all have to stop at the same step
-            agree = self.calls % CALLS_BETWEEN_AGREEMENTS == 0
+        else:  # all processes have to stop at the same step
+            agree = self.step_calls % STEPS_BETWEEN_STOP_CHECKS == 0
             number = int(mpi.mpi_max(self.stop_signal.number or 0)) if agree else None
         if number:
             self.stop(number)
@@ -156,9 +156,10 @@ class Run:
         return before
 
     def due_updates(self) -> Iterator[int]:
-        """One item for each gradient step that is due after a step of the environments, off-policy.
+        """For off-policy algorithms: one item for each gradient step that is due after a step of the environments.
 
-        After update_after steps, in blocks update_every steps apart, replay_ratio for each environment step.
+        Updates start after update_after steps and come in blocks, every update_every steps: replay_ratio gradient steps
+        for each environment step.
         """
         every, after = self.config["update_every"], self.config["update_after"]
         first_block = max(1, -(-after // every)) * every
@@ -172,16 +173,16 @@ class Run:
         self.logger.store(**values)
 
     def end_epoch(self) -> None:
-        """Evaluate, write the epoch's row, check the parameters, save what is due, see whether the run is to end."""
+        """Evaluate, write the epoch's row, check the parameters, save if due, and decide whether the run ends."""
         self.log(**self.envs.pop_episodes())
         self.write_row(self.evaluate())
         self.check_parameters()
         if self.logger.epoch_return > self.best_return:
-            self.best_return, self.best = self.logger.epoch_return, checkpoint.copy_of(self.policy.state_dict())
+            self.best_return, self.best = self.logger.epoch_return, checkpoint.clone_state(self.policy.state_dict())
             self.without_best = 0
         elif not math.isnan(self.logger.epoch_return):
             self.without_best += 1
-        self.stopped = self.reason_to_stop()
+        self.stopped = self.stop_reason()
         last = self.epoch == self.config["epochs"] or bool(self.stopped)
         if last or self.epoch % self.config["save_freq"] == 0:
             self.logger.save_state()
@@ -194,14 +195,14 @@ class Run:
         set_progress(self.policy, (self.epoch - 1) / self.config["epochs"])
 
     def evaluate(self) -> float:
-        """Play the test episodes, if the epoch has any; how long that took, in seconds."""
+        """Play the test episodes, if this epoch has any. Returns the seconds it took."""
         start = time.time()
         if self.config["eval_freq"] and self.epoch % self.config["eval_freq"] == 0:
             self.log(**self.envs.evaluate(self.policy, self.config["num_test_episodes"], self.config["num_test_envs"]))
         return time.time() - start
 
     def write_row(self, eval_time: float) -> None:
-        """The columns that all algorithms of a kind share, and the algorithm's own."""
+        """Write the shared columns and the algorithm's own."""
         logger, on_policy = self.logger, self.algorithm.on_policy
         logger.log_tabular("Epoch", self.epoch)
         logger.log_tabular("EpRet", with_min_and_max=True)
@@ -219,16 +220,16 @@ class Run:
             logger.log_tabular("TotalEnvInteracts", self.t)
         for column in self.algorithm.means:
             logger.log_tabular(column, average_only=True)
-        for column in logger.unlogged():  # what `log` was given and the description does not name
+        for column in logger.not_yet_logged():  # passed to `log`, but not in the algorithm's description
             logger.log_tabular(column, average_only=True)
         logger.log_tabular("Time", self.time())
         logger.dump_tabular()
 
-    def reason_to_stop(self) -> tuple[str, Any] | None:
-        """Which of stop_at, patience and on_epoch ends the run after this epoch, with its value; None: none."""
-        stop_at, patience, on_epoch = (self.config[name] for name in REASONS)
+    def stop_reason(self) -> tuple[str, Any] | None:
+        """Which of stop_at, patience and on_epoch ends the run after this epoch, and its value; None if none does."""
+        stop_at, patience, on_epoch = (self.config[name] for name in STOP_ARGUMENTS)
         answer = None
-        if on_epoch:  # on one process, for all
+        if on_epoch:  # called on one process, whose answer counts for all
             answer = mpi.share(on_epoch(dict(self.logger.last_row)) if mpi.proc_id() == 0 else None)
         ret, epoch = self.logger.epoch_return, f"Ending after epoch {self.epoch}"
         if stop_at is not None and ret >= stop_at:
@@ -238,7 +239,7 @@ class Run:
             self.logger.log(f"{epoch}: {patience} epochs without a better mean return than {self.best_return:g}")
             return "patience", patience
         if isinstance(answer, bool | np.bool_) and answer:
-            self.logger.log(f"{epoch}: on_epoch said so")
+            self.logger.log(f"{epoch}: on_epoch returned True")
             return "on_epoch", convert_json(on_epoch)
         return None
 
@@ -249,11 +250,11 @@ class Run:
     # ---- the end
 
     def close(self) -> None:
-        self.stop_signal.release()
+        self.stop_signal.restore_handlers()
         self.finish()
 
     def finish(self) -> None:
-        if not self.algorithm.on_policy and self.updates == 0:  # too short, or told not to learn
+        if not self.algorithm.on_policy and self.updates == 0:  # a short run, or replay_ratio 0
             settings = ", ".join(f"{name} is {self.config[name]}" for name in ("update_after", "replay_ratio"))
             self.logger.warn(f"the run took no gradient step in its {self.t} environment steps: {settings}")
         self.envs.close()
@@ -263,52 +264,50 @@ class Run:
         """End the run with a checkpoint, as KeyboardInterrupt or SystemExit."""
         self.save()
         self.logger.save_state()
-        command = f"python -m spinup.run resume {self.folder}{allow_import(self.config['env_fn'])}"
+        command = f"python -m spinup.run resume {self.folder}{env_flag(self.config['env_fn'])}"
         command += wrapper_flags(self.config.get("wrappers"))
         self.logger.log(f"To resume: {command}", color="yellow")
-        self.stop_signal.release_at_end()
+        self.stop_signal.ignore_until_exit()
         self.finish()
-        mpi.barrier()  # the launcher ends the others as soon as one has ended
+        mpi.barrier()  # the launcher kills the other processes as soon as one has ended
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     # ---- checkpoints
 
     def save(self) -> None:
-        """Write a checkpoint, unless there is one of this step."""
+        """Write a checkpoint, unless this step already has one."""
         if self.saved_at != self.t:
             self.logger.check_lock()
             checkpoint.write(self)
             self.saved_at = self.t
 
     def restore(self, folder: Path) -> None:
-        """Bring counters, parts and random numbers to what a checkpoint holds.
+        """Restore counters, parts and random number generators from a checkpoint.
 
         Raises UserError if it is damaged or belongs to another run.
         """
         failed = checkpoint.read(self, folder)
         if self.stopped and convert_json(self.config.get(self.stopped[0])) != self.stopped[1]:
-            self.stopped = None  # by a condition that has been changed
+            self.stopped = None  # the condition that ended the run has changed
         self.saved_at = self.t
         if failed.any():
             self.buffer.mark_episode_end(failed)
             self.logger.warn(
                 f"{self.envs.name} {np.flatnonzero(failed).tolist()} did not repeat the episode from its seed and "
-                "actions: a new one has begun there, and the run will not be bit for bit the uninterrupted one"
+                "actions: it starts a new one, so the run will not be bit for bit the same as without the interruption"
             )
 
-    # ---- are the parameters sound?
+    # ---- checks
 
     def check_parameters(self) -> None:
-        """Raise Fault if a tensor of the policy has NaN or infinity, or differs between MPI processes."""
+        """Raise Fault if a tensor of the policy contains NaN or infinity, or differs between MPI processes."""
         tensors = {name: x.detach() for name, x in self.policy.state_dict().items()}
         for name, x in tensors.items():
             if x.is_floating_point() and not (x < math.inf).all():  # log_alpha may be minus infinity
-                stays = (
-                    f"the checkpoint of step {self.saved_at} stays" if self.saved_at else "there is no checkpoint yet"
-                )
-                raise Fault(f"{name} has NaN or infinity after epoch {self.epoch}, step {self.t}; {stays}")
+                saved = f"the newest checkpoint is of step {self.saved_at}" if self.saved_at else "no checkpoint yet"
+                raise Fault(f"{name} contains NaN or infinity after epoch {self.epoch}, step {self.t}; {saved}")
         if self.procs > 1:
             sums = mpi.allgather({name: zlib.crc32(x.cpu().contiguous().numpy().data) for name, x in tensors.items()})
             for rank, name in itertools.product(range(1, len(sums)), tensors):
                 if sums[rank][name] != sums[0][name]:
-                    raise Fault(f"{name} on process {rank} is not that on process 0, after epoch {self.epoch}")
+                    raise Fault(f"{name} differs between processes {rank} and 0 after epoch {self.epoch}")

@@ -7,26 +7,27 @@ import threading
 import time
 from types import CodeType
 
-from spinup.system.terminal import say_at_once
+from spinup.system.terminal import say_unbuffered
 
-ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-SIGNALS = (signal.SIGINT, *ENDING)
+TERMINATION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+SIGNALS = (signal.SIGINT, *TERMINATION_SIGNALS)
 
 
 class StopSignal:
-    """Takes the first of SIGNALS that arrives while a function is running as a request to stop.
+    """Records the first of SIGNALS that arrives while a function is running, as a request to stop.
 
-    Only Ctrl-C counts a second time, and not at once: `timeout` and Slurm tell both a process and its parent, which
-    tells it again. So SIGTERM and SIGHUP stay ours after the run that they ended, while the process ends.
+    `timeout` and Slurm signal both a process and its parent, which passes the signal on, so a second signal must not
+    end the run: only another Ctrl-C does, after a second. For the same reason SIGTERM and SIGHUP remain handled here
+    after the run they have ended, until the process exits.
 
-    function: code of the function; once it has ended by an exception, signals have their earlier handlers again
+    function: the function's code; if it has already ended with an exception, the previous handler gets the signal
     number: the signal that arrived, or None
     """
 
     def __init__(self, function: CodeType, quiet: bool):
         self.function, self.quiet = function, quiet
         self.number: int | None = None
-        self.time, self.ended, self.handlers = 0.0, False, {}
+        self.received_at, self.run_ended, self.handlers = 0.0, False, {}
 
     def listen(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -36,34 +37,34 @@ class StopSignal:
 
     def handle(self, number, frame) -> None:
         if self.number:
-            since_then = time.monotonic() - self.time
-            if since_then > 1 if number == signal.SIGINT else self.ended and since_then > 10:
-                self.release()
+            since_then = time.monotonic() - self.received_at
+            if since_then > 1 if number == signal.SIGINT else self.run_ended and since_then > 10:
+                self.restore_handlers()
                 os.kill(os.getpid(), number)
             return
         while frame is not None and frame.f_code is not self.function:
             frame = frame.f_back
-        if frame is None:  # the function has ended by an exception
-            self.release()
+        if frame is None:  # the function has ended with an exception
+            self.restore_handlers()
             return os.kill(os.getpid(), number)
-        self.number, self.time = int(number), time.monotonic()
+        self.number, self.received_at = int(number), time.monotonic()
         if not self.quiet:
-            say_at_once("\nStopping after this step; Ctrl-C once more to stop at once\n")
+            say_unbuffered("\nStopping after this step; press Ctrl-C again to stop immediately\n")
 
-    def release(self) -> None:
-        """Give the signals their earlier handlers."""
+    def restore_handlers(self) -> None:
+        """Give the signals their previous handlers again."""
         while self.handlers:
             signal.signal(*self.handlers.popitem())
 
-    def release_at_end(self) -> None:
-        """The same, but keep SIGTERM and SIGHUP ignored while the process ends."""
-        kept = {number: self.handlers.pop(number) for number in ENDING if number in self.handlers}
-        self.release()
-        self.handlers, self.ended, self.time = kept, True, time.monotonic()
+    def ignore_until_exit(self) -> None:
+        """Like restore_handlers, but keep SIGTERM and SIGHUP ignored until the process exits."""
+        kept = {number: self.handlers.pop(number) for number in TERMINATION_SIGNALS if number in self.handlers}
+        self.restore_handlers()
+        self.handlers, self.run_ended, self.received_at = kept, True, time.monotonic()
         ignore_at_exit()
 
 
 def ignore_at_exit() -> None:
-    """Have SIGTERM and SIGHUP ignored while the interpreter ends, when it would give them their default, death."""
-    for number in ENDING:
+    """Ignore SIGTERM and SIGHUP while the interpreter shuts down: it would restore their default, which kills it."""
+    for number in TERMINATION_SIGNALS:
         atexit.register(signal.signal, number, signal.SIG_IGN)

@@ -1,8 +1,8 @@
-"""Where the rows of a run's table go besides progress.txt: TensorBoard, Weights & Biases, trackio, or your own object.
+"""Sinks: where a run's rows go besides progress.txt. TensorBoard, Weights & Biases, trackio, or your own object.
 
-    class Printed:
+    class Printer:
         def start(self, folder, config, step):
-            print("a run in", folder)
+            print("run in", folder)
 
         def write(self, row, step):
             print(step, row["AverageEpRet"])
@@ -10,9 +10,9 @@
         def close(self):
             pass
 
-    spinup.ppo("CartPole-v1", logger_kwargs=dict(sinks=["tensorboard", Printed()]))
+    spinup.ppo("CartPole-v1", logger_kwargs=dict(sinks=["tensorboard", Printer()]))
 
-With several MPI processes only the first one writes.
+With several MPI processes, only the first one writes.
 """
 
 import secrets
@@ -24,14 +24,14 @@ from spinup.errors import UserError, closest, install
 
 
 class Sink(Protocol):
-    """Takes the rows of a run's table.
+    """Receives the rows of a run's table.
 
-    start: before the first row; config is the content of config.json. A resumed run continues after `step` environment
-        steps, None in a new run: rows beyond it come again
-    write: one row, {column: number or word}, after `step` environment steps
-    close: at the end
+    start: called before the first row; config is the content of config.json. A resumed run continues after `step`
+        environment steps (None in a new run), and rows beyond that step are written again
+    write: called with each row, {column: number or string}, after `step` environment steps
+    close: called at the end
 
-    A class attribute append_only = True leaves out the rows that were written before the run was interrupted.
+    With the class attribute append_only = True, rows that were written before an interruption are not written again.
     """
 
     def start(self, folder: Path, config: dict, step: int | None) -> None: ...
@@ -42,7 +42,7 @@ class Sink(Protocol):
 
 
 class TensorBoard:
-    """Event files in the run's folder. A resumed run begins another file, which hides the rows that come again."""
+    """Event files in the run's folder. A resumed run starts a new file, which hides the rows that it writes again."""
 
     def __init__(self):
         try:
@@ -52,7 +52,7 @@ class TensorBoard:
         self.make = SummaryWriter
 
     def start(self, folder: Path, config: dict, step: int | None) -> None:
-        suffix = f".{secrets.token_hex(8)}"  # a name that can be guessed might be a link by now
+        suffix = f".{secrets.token_hex(8)}"  # an attacker could have put a link at a name that can be guessed
         self.writer = self.make(str(folder), purge_step=None if step is None else step + 1, filename_suffix=suffix)
 
     def write(self, row: Mapping[str, Any], step: int) -> None:
@@ -64,7 +64,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases, in the project that the experiment's name is; $WANDB_PROJECT names another."""
+    """A run of Weights & Biases. Its project is $WANDB_PROJECT or, by default, the experiment's name."""
 
     append_only = True
 
@@ -89,7 +89,7 @@ class WandB:
 
 
 class Trackio:
-    """A run of trackio, in the project that the experiment's name is."""
+    """A run of trackio. Its project is the experiment's name."""
 
     append_only = True
 
@@ -115,10 +115,10 @@ NAMED: dict[str, type] = {"tensorboard": TensorBoard, "wandb": WandB, "trackio":
 
 
 def make_sink(sink: str | Sink) -> Sink:
-    """The sink of that name, or the object itself. Raises UserError for anything else, and if a package is missing."""
+    """The sink with this name, or the object itself. Raises UserError if it is neither, or if a package is missing."""
     if isinstance(sink, str):
         if sink not in NAMED:
-            raise UserError(f"there is no sink {sink!r:.80}; the names are {', '.join(NAMED)}{closest(sink, NAMED)}")
+            raise UserError(f"unknown sink {sink!r:.80}; the sinks are {', '.join(NAMED)}{closest(sink, NAMED)}")
         return NAMED[sink]()
     for method in ("start", "write", "close"):
         if not callable(getattr(sink, method, None)):
@@ -131,5 +131,5 @@ def numbers_in(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def names_of(folder: Path, config: dict) -> tuple[str, str]:
-    """The experiment's name and the run's."""
+    """The names of the experiment and the run."""
     return str(config.get("exp_name") or folder.parent.name), folder.name

@@ -1,1 +1,1 @@
-"""Files, locks and the terminal: what is the same for any program that keeps what it writes safe."""
+"""Files, locks and the terminal: nothing here is specific to reinforcement learning."""

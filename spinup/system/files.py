@@ -1,8 +1,8 @@
-"""A run's folder: the one place through which anything in it is written, made, replaced or removed.
+"""A run's folder: every file in it is created, replaced, appended to and removed through this module.
 
-Files are there whole or not at all, also when the disk is full or the power fails in the middle. And nothing outside
-of the folder is touched, whatever a stranger has put into it: names are bare, no link is followed for writing, files
-are made under names that nobody can guess, and only what spinup made is removed (docs/security.md).
+Writes are atomic: after a full disk or a power failure, a file is either complete or absent. Nothing outside the folder
+is touched, whatever an attacker has put into it: names contain no path, links are never followed for writing, new files
+get names that can't be guessed, and only files that spinup created are removed (docs/security.md).
 """
 
 import contextlib
@@ -18,20 +18,21 @@ from typing import BinaryIO
 
 from spinup.errors import UserError
 
-# Where a folder can be held open while names in it are looked up, nobody can put a link in its place. Not on Windows.
-DESCRIPTORS = {os.open, os.stat, os.mkdir, os.unlink, os.rmdir, os.rename} <= os.supports_dir_fd
-NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # nor wait at a pipe
-NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK
-APPEND = os.O_WRONLY | os.O_APPEND | NO_LINK
-TEMPORARY = r"\.{name}\.[0-9a-f]{{16}}\.tmp"  # what `temporary` makes of a name
-CHECKPOINT = re.compile(rf"rank\d+\.pt|manifest\.json|{TEMPORARY.format(name='manifest.json')}")  # files of one
-OURS = r"config\.json|status\.json|(output|error)\.txt|model(\d+|_best)?\.pt|events\.out\.tfevents\..*"  # and a table
-RESERVED = re.compile(rf"{OURS}|checkpoint|\..*", re.IGNORECASE)  # what the table's name must not be
+# Names are looked up relative to an open folder, so that nobody can swap in a link. Not available on Windows.
+HAS_DIR_FD = {os.open, os.stat, os.mkdir, os.unlink, os.rmdir, os.rename} <= os.supports_dir_fd
+# O_NONBLOCK: opening a named pipe fails instead of waiting for its reader.
+SAFE_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFE_FLAGS
+APPEND_FLAGS = os.O_WRONLY | os.O_APPEND | SAFE_FLAGS
+TEMPORARY = r"\.{name}\.[0-9a-f]{{16}}\.tmp"  # matches what temporary_name(name) returns
+CHECKPOINT_FILES = re.compile(rf"rank\d+\.pt|manifest\.json|{TEMPORARY.format(name='manifest.json')}")
+RUN_FILES = r"config\.json|status\.json|(output|error)\.txt|model(\d+|_best)?\.pt|events\.out\.tfevents\..*"  # no table
+RESERVED = re.compile(rf"{RUN_FILES}|checkpoint|\..*", re.IGNORECASE)  # names that the table can't have
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns what the system says against writing `path` into a UserError."""
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError from writing `path` into a UserError."""
     try:
         yield
     except OSError as error:
@@ -39,211 +40,211 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(f"cannot write {path}: {reason}; fix that or choose another folder with --data_dir") from error
 
 
-def bare(name: str) -> str:
-    """`name`, where it is a file's name alone. Raises UserError for a path, which could lead out of a run's folder."""
+def check_name(name: str) -> str:
+    """Return a file's name unchanged. Raises UserError for a path, which could lead out of the run's folder."""
     if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0]", name):
         raise UserError(f"{name!r:.80} is not the name of a file in a run's folder; a name without slashes is")
     if os.name == "nt" and (":" in name or name[-1] in ". "):
-        raise UserError(f"{name!r:.80} has a colon, or a point or space at its end, which Windows does not allow")
+        raise UserError(f"{name!r:.80} contains a colon or ends in a period or space, which Windows does not allow")
     return name
 
 
-def temporary(name: str) -> str:
-    """A hidden name that nobody can guess."""
+def temporary_name(name: str) -> str:
+    """A hidden name that can't be guessed."""
     return f".{name}.{secrets.token_hex(8)}.tmp"
 
 
-def plain(status: os.stat_result) -> bool:
-    """Whether it is a file that has no other name: not a folder, link or pipe."""
+def is_plain_file(status: os.stat_result) -> bool:
+    """Whether this is a regular file with a single name: not a folder, link, hard link or pipe."""
     return stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
 
 
 class RunFolder:
-    """A run's folder, or with `parent` one in it, which must not be a link.
+    """A run's folder or, with `parent`, a folder in it, which must not be a link.
 
-    path: followed where it is a link itself, as the user named it; from the first use on it must stay the same folder
+    path: may be a link if the user named it; after the first use it must remain the same folder
     """
 
     def __init__(self, path: Path, parent: "RunFolder | None" = None):
         self.path, self.parent = Path(path), parent
         self.identity: tuple[int, int] | None = None  # device and inode, once it has been opened
 
-    def below(self, name: str) -> "RunFolder":
-        return RunFolder(self.path / bare(name), self)
+    def subfolder(self, name: str) -> "RunFolder":
+        return RunFolder(self.path / check_name(name), self)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[tuple[Callable[[str], str | Path], int | None]]:
-        """Gives (at, here): what the functions of `os` take for a name in this folder, and as their dir_fd."""
-        here, flags = None, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
+        """Gives (at, fd): os functions take at(name) as the path of a file in this folder, and fd as their dir_fd."""
+        fd, flags = None, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
         if self.parent is None:
-            here = os.open(self.path, flags) if DESCRIPTORS else None
+            fd = os.open(self.path, flags) if HAS_DIR_FD else None
         else:
-            with self.parent.opened() as (at, above):
-                if not DESCRIPTORS and self.is_link():
+            with self.parent.opened() as (at, parent_fd):
+                if not HAS_DIR_FD and self.is_link():
                     raise OSError(errno.ENOTDIR, "it is a link")
-                here = os.open(at(self.path.name), flags | os.O_NOFOLLOW, dir_fd=above) if DESCRIPTORS else None
+                fd = os.open(at(self.path.name), flags | os.O_NOFOLLOW, dir_fd=parent_fd) if HAS_DIR_FD else None
         try:
-            status = os.stat(self.path if here is None else here)
+            status = os.stat(self.path if fd is None else fd)
             found = status.st_dev, status.st_ino
             if self.parent is None and self.identity not in (None, found):
                 raise OSError(errno.ENOENT, "another folder has taken its place")
             self.identity = found
-            yield (bare if DESCRIPTORS else lambda name: self.path / bare(name)), here
+            yield (check_name if HAS_DIR_FD else lambda name: self.path / check_name(name)), fd
         finally:
-            if here is not None:
-                os.close(here)
+            if fd is not None:
+                os.close(fd)
 
     def is_link(self) -> bool:
-        """Whether it leads elsewhere; on Windows also by a junction."""
+        """Whether it is a symbolic link or, on Windows, a junction."""
         return self.path.is_symlink() or bool(getattr(os.path, "isjunction", lambda path: False)(self.path))
 
     def check(self) -> None:
-        """Raise UserError where .lock is not a file, or checkpoint not a folder, but for example a link."""
-        advice = "a run writes nothing outside of its folder, so put all of it on another disk with --data_dir"
+        """Raise UserError if .lock isn't a file or checkpoint isn't a folder: either could be a link."""
+        advice = "a run writes nothing outside its folder, so put all of it on another disk with --data_dir"
         for name, right, what in ((".lock", stat.S_ISREG, "file"), ("checkpoint", stat.S_ISDIR, f"folder; {advice}")):
             path = self.path / name
-            if os.path.lexists(path) and (not right(os.lstat(path).st_mode) or self.below(name).is_link()):
-                kind = "a link" if self.below(name).is_link() else "something else"
+            if os.path.lexists(path) and (not right(os.lstat(path).st_mode) or self.subfolder(name).is_link()):
+                kind = "a link" if self.subfolder(name).is_link() else "something else"
                 raise UserError(f"{path} is {kind}; it must be a {what}")
 
     def make(self) -> None:
-        """Make the folder where it is not there yet."""
+        """Create the folder unless it exists."""
         if self.parent is None:
             return self.path.mkdir(parents=True, exist_ok=True)
-        with self.parent.opened() as (at, above), contextlib.suppress(FileExistsError):
-            os.mkdir(at(self.path.name), dir_fd=above)
+        with self.parent.opened() as (at, parent_fd), contextlib.suppress(FileExistsError):
+            os.mkdir(at(self.path.name), dir_fd=parent_fd)
 
     def names(self) -> list[str]:
-        with self.opened() as (_, here):
-            return sorted(os.listdir(self.path if here is None else here))
+        with self.opened() as (_, fd):
+            return sorted(os.listdir(self.path if fd is None else fd))
 
     def size(self, name: str) -> int | None:
-        """The size of a file; None where it is not there, or is no file of this folder alone: a link, a pipe."""
+        """A file's size in bytes; None if it doesn't exist, or is a link, a hard link, a pipe or the like."""
         try:
-            with self.opened() as (at, here):
-                status = os.stat(at(name), dir_fd=here, follow_symlinks=False)
+            with self.opened() as (at, fd):
+                status = os.stat(at(name), dir_fd=fd, follow_symlinks=False)
         except OSError:
             return None
-        return status.st_size if plain(status) else None
+        return status.st_size if is_plain_file(status) else None
 
     # ---- writing
 
     def create(self, name: str) -> BinaryIO:
-        """A new file, open for writing. Raises FileExistsError where there is anything of this name."""
-        with self.opened() as (at, here):
-            return os.fdopen(os.open(at(name), NEW, 0o666, dir_fd=here), "wb")
+        """A new file, open for writing. Raises FileExistsError if anything has this name."""
+        with self.opened() as (at, fd):
+            return os.fdopen(os.open(at(name), CREATE_FLAGS, 0o666, dir_fd=fd), "wb")
 
     def replace(self, name: str, data: bytes) -> None:
-        """Give a file the content `data` at once: a reader finds all of the old or of the new, also after a crash."""
-        draft = temporary(bare(name))
-        with writing(self.path / name):
+        """Replace a file's content atomically: readers see either the old or the new content, even after a crash."""
+        draft = temporary_name(check_name(name))
+        with write_errors(self.path / name):
             try:
                 with self.create(draft) as file:
-                    write_all(file, data)
+                    write_and_sync(file, data)
                 self.rename(draft, name)
             except BaseException:
                 self.remove(re.compile(re.escape(draft)))
                 raise
 
     def append(self, name: str, data: bytes) -> None:
-        """Append in one write, and take back what a full disk cut short: no line is ever half there."""
-        with writing(self.path / name), self.appending(name) as file:
+        """Append in one write. If the disk is full, undo a partial write, so that no line is ever incomplete."""
+        with write_errors(self.path / name), self.appending(name) as file:
             size = os.fstat(file.fileno()).st_size
             if file.write(data) < len(data):
                 file.truncate(size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def appending(self, name: str) -> BinaryIO:
-        """A file open for appending, without a buffer; a new one where there is none, or a link or pipe instead."""
+        """An unbuffered file open for appending. A link or pipe of that name is first replaced by an empty file."""
         if self.size(name) is None:
             self.replace(name, b"")
-        with self.opened() as (at, here):
-            file = os.fdopen(os.open(at(name), APPEND, dir_fd=here), "ab", buffering=0)
-        if not plain(os.fstat(file.fileno())):  # put there just now
+        with self.opened() as (at, fd):
+            file = os.fdopen(os.open(at(name), APPEND_FLAGS, dir_fd=fd), "ab", buffering=0)
+        if not is_plain_file(os.fstat(file.fileno())):  # swapped in since `size` looked
             file.close()
             raise OSError(errno.EEXIST, "something else has taken its place")
         return file
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file or folder another name, in the place of what has it."""
-        with self.opened() as (at, here):
-            os.replace(at(old), at(new), src_dir_fd=here, dst_dir_fd=here)
+        """Rename a file or folder, replacing whatever has the new name."""
+        with self.opened() as (at, fd):
+            os.replace(at(old), at(new), src_dir_fd=fd, dst_dir_fd=fd)
 
     def sync(self) -> None:
-        """Wait until the names are on the disk."""
-        with self.opened() as (_, here):
-            if here is not None:
-                os.fsync(here)
+        """Wait until the folder's entries are on disk."""
+        with self.opened() as (_, fd):
+            if fd is not None:
+                os.fsync(fd)
 
     # ---- removing
 
     def remove(self, pattern: re.Pattern) -> None:
-        """Remove files whose names match, as far as that goes; never a link, or what one leads to."""
-        with contextlib.suppress(OSError), self.opened() as (at, here):
-            names = os.listdir(self.path if here is None else here)
-            for name in sorted(names, key="manifest.json".__eq__):  # last: it says that the others are ours
+        """Remove the files whose names match, ignoring errors; never a link or its target."""
+        with contextlib.suppress(OSError), self.opened() as (at, fd):
+            names = os.listdir(self.path if fd is None else fd)
+            for name in sorted(names, key="manifest.json".__eq__):  # last: it marks the other files as ours
                 if pattern.fullmatch(name):
                     with contextlib.suppress(OSError):
-                        if stat.S_ISREG(os.stat(at(name), dir_fd=here, follow_symlinks=False).st_mode):
-                            os.unlink(at(name), dir_fd=here)
+                        if stat.S_ISREG(os.stat(at(name), dir_fd=fd, follow_symlinks=False).st_mode):
+                            os.unlink(at(name), dir_fd=fd)
 
     def remove_folder(self, name: str, pattern: re.Pattern) -> None:
-        """Remove the files in a folder whose names match, and the folder itself, unless it has others."""
-        self.below(name).remove(pattern)
+        """Remove a folder's files whose names match, then the folder itself if nothing else is in it."""
+        self.subfolder(name).remove(pattern)
         self.remove_empty(name)
 
     def remove_empty(self, name: str) -> None:
-        """Remove a folder that has nothing in it."""
-        with contextlib.suppress(OSError), self.opened() as (at, here):
-            os.rmdir(at(name), dir_fd=here)
+        """Remove a folder if it is empty."""
+        with contextlib.suppress(OSError), self.opened() as (at, fd):
+            os.rmdir(at(name), dir_fd=fd)
 
     def remove_run(self, table: str = "progress.txt") -> None:
-        """Remove what a run wrote here, so that another can begin; .lock and what is not ours stay.
+        """Remove a run's files so that another run can start here; .lock and the user's own files stay.
 
-        Raises UserError if the folder is a link itself.
+        Raises UserError if the folder itself is a link.
         """
         if self.is_link():
-            what = f"{self.path} is a link, and an unfinished run without a checkpoint is where it leads"
+            what = f"{self.path} is a link to an unfinished run without a checkpoint"
             raise UserError(f"{what}; remove that folder's files yourself, or the link")
         status = os.lstat(self.path)
-        self.identity = status.st_dev, status.st_ino  # a link that takes its place from now on is another folder
-        ours = rf"{re.escape(table)}|{OURS}"
-        checkpoints = self.below("checkpoint")
+        self.identity = status.st_dev, status.st_ino  # so that a link swapped in from now on is refused
+        run_files = rf"{re.escape(table)}|{RUN_FILES}"
+        checkpoints = self.subfolder("checkpoint")
         with contextlib.suppress(OSError):
             for name in filter(is_checkpoint, checkpoints.names()):
-                checkpoints.remove_folder(name, CHECKPOINT)
+                checkpoints.remove_folder(name, CHECKPOINT_FILES)
         self.remove_empty("checkpoint")
-        self.remove(re.compile(f"{ours}|{TEMPORARY.format(name=f'({ours})')}"))
+        self.remove(re.compile(f"{run_files}|{TEMPORARY.format(name=f'({run_files})')}"))
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether a folder's name is that of a checkpoint, whole or left half written."""
+    """Whether a folder's name is a checkpoint's, complete or partially written."""
     return re.fullmatch(r"[0-9]+|\.[0-9]+(\.[0-9a-f]{16})?\.tmp", name) is not None
 
 
-def write_all(file: BinaryIO, data: bytes) -> None:
-    """Write to an open file, and wait until it is on the disk."""
+def write_and_sync(file: BinaryIO, data: bytes) -> None:
+    """Write to an open file and wait until the data is on disk."""
     file.write(data)
     file.flush()
     os.fsync(file.fileno())
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """RunFolder.replace for the file at `path`."""
+    """RunFolder.replace by path."""
     RunFolder(path.parent).replace(path.name, data)
 
 
 @contextlib.contextmanager
 def replacing(path: Path, interrupted: bool = False) -> Iterator[Path]:
-    """For a figure or video: a file to write in the place of `path`, which takes its name when it is whole.
+    """Gives the path of a temporary file, for a figure or video; it is renamed to `path` once it is complete.
 
-    A link or pipe of that name is replaced, not written to: the folder may be a stranger's.
-    interrupted: also when Ctrl-C ended the writing
+    A link or pipe at `path` is replaced, not written to, since the folder may be untrusted.
+    interrupted: rename it after Ctrl-C as well
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir() and not path.is_symlink():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    folder, draft = RunFolder(path.parent), temporary(path.stem) + path.suffix
+    folder, draft = RunFolder(path.parent), temporary_name(path.stem) + path.suffix
     folder.create(draft).close()
     try:
         yield path.parent / draft
@@ -260,7 +261,7 @@ def replacing(path: Path, interrupted: bool = False) -> Iterator[Path]:
 
 
 def check_file(path: Path) -> int:
-    """A file's size. Raises OSError for a pipe, a device or a folder, which could be read for ever."""
+    """A file's size in bytes. Raises OSError for a pipe or device, which might never end, and for a folder."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
@@ -268,7 +269,7 @@ def check_file(path: Path) -> int:
 
 
 def read_text(path: Path, longest: int) -> str:
-    """A text file of at most `longest` bytes. Raises OSError for a longer one, and for what is not a file."""
+    """Read a UTF-8 file. Raises OSError if it has more than `longest` bytes or isn't a regular file."""
     check_file(path)
     with open(path, "rb") as file:
         data = file.read(longest + 1)
@@ -278,7 +279,7 @@ def read_text(path: Path, longest: int) -> str:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """A file's SHA-256, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(2**20):

@@ -1,10 +1,10 @@
-"""One process at a time works on a run's folder, also where several hosts or containers share it.
+"""One process at a time uses a run's folder, even if several hosts or containers share it.
 
-`.lock` in the folder is locked by fcntl. One kernel, NFS and most file systems of clusters enforce that; some accept
-such a lock and keep it to one host, or have none. So the file also names its owner, who changes it every few seconds
-for as long as it lives; a process that finds one left behind watches it before taking it. No clocks are compared, and a
-process id counts only together with what makes it unique. The file stays, so that a process that was stopped for long
-sees that another one has had the folder since.
+`.lock` in the folder is locked with fcntl. A single kernel, NFS and most cluster file systems enforce that lock, but
+some enforce it on one host only, or don't support it. So the file also names its owner, which rewrites it every few
+seconds as a heartbeat; a process that finds another owner's file watches it before taking over. Clocks are never
+compared, and a process id counts only together with what makes it unique. The file is never removed, so that a process
+that was suspended for a long time notices if another process has used the folder since.
 """
 
 import atexit
@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from spinup.errors import UserError
-from spinup.system.files import writing
+from spinup.system.files import write_errors
 from spinup.system.terminal import say
 
 try:
@@ -30,23 +30,23 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-BEAT = 5.0  # seconds between two signs of life
-PATIENCE = 20.0  # seconds without one, after which an owner that cannot be looked up is gone
-SETTLE = 1.0  # seconds until each of two hosts that wrote the file at once sees who was the last
+HEARTBEAT = 5.0  # seconds between two heartbeats
+TIMEOUT = 20.0  # seconds without a heartbeat after which an owner on another host or in another container is gone
+RACE_DELAY = 1.0  # seconds until two hosts that wrote the file at the same time both see whose write was last
 FLAGS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
-held: dict[str, "Lock"] = {}  # this process's, by the real paths of their folders
-taking = threading.Lock()  # one thread at a time
-guard = threading.RLock()  # for `held`, the thread, and the files' positions
-thread: threading.Thread | None = None
+locks: dict[str, "Lock"] = {}  # this process's locks, by their folders' real paths
+acquiring = threading.Lock()  # one thread at a time acquires a lock
+guard = threading.RLock()  # protects `locks`, `heartbeat_thread` and the files' positions
+heartbeat_thread: threading.Thread | None = None
 
 
-class Taken(UserError):
-    """Another process is at work on the folder."""
+class FolderInUse(UserError):
+    """Another process is using the folder."""
 
 
 class Lock:
-    """A folder that this process has taken, once or several times; made by `lock`."""
+    """This process's lock on a folder, made by `lock`; counts how often it was acquired."""
 
     def __init__(self, folder: Path, key: str):
         self.key, self.file, self.count = key, folder / ".lock", 1
@@ -57,11 +57,11 @@ class Lock:
         return is_at(self.descriptor, self.file) and parse(read(self.descriptor)).get("token") == self.token
 
     def check(self) -> bool:
-        """Before writing: raise Taken where another process has the folder now; take it again where .lock is gone.
+        """Call it before writing: raises FolderInUse if another process has the folder by now.
 
-        Returns whether it was gone.
+        If .lock was removed, acquires it again and returns True.
         """
-        with guard, writing(self.file):
+        with guard, write_errors(self.file):
             if not self.lost and self.is_ours():
                 return False
             if not self.lost:
@@ -70,22 +70,22 @@ class Lock:
                 if removed:
                     self.descriptor, self.lost = acquire(self.file, self.token), False
                     return True
-            raise Taken(taken(self.file, parse(reread(self.file) or b"")))
+            raise FolderInUse(in_use_message(self.file, parse(read_file(self.file) or b"")))
 
     def beat(self) -> None:
-        """Give a sign of life, unless the folder is another's now."""
+        """Write a heartbeat, unless another process has the folder by now."""
         with guard, contextlib.suppress(OSError):
-            if held.get(self.key) is self and not self.lost and self.is_ours():
+            if locks.get(self.key) is self and not self.lost and self.is_ours():
                 write(self.descriptor, self.token)
-                lock_file(self.descriptor)  # a process that opens and closes a file loses its locks on it
+                lock_file(self.descriptor)  # POSIX: closing another descriptor of the file has released it
 
-    def release(self, wholly: bool = False) -> None:
-        """Give the folder back; wholly: also for others in this process who have taken it."""
+    def release(self, all_holders: bool = False) -> None:
+        """Undo one acquisition, or with `all_holders` every one in this process; the last one frees the folder."""
         with guard:
-            self.count = 0 if wholly else self.count - 1
-            if self.count > 0 or held.get(self.key) is not self:
+            self.count = 0 if all_holders else self.count - 1
+            if self.count > 0 or locks.get(self.key) is not self:
                 return
-            del held[self.key]
+            del locks[self.key]
             if not self.lost:
                 with contextlib.suppress(OSError):
                     if self.is_ours():
@@ -94,110 +94,110 @@ class Lock:
 
 
 def lock(folder: Path) -> Lock:
-    """Take a run's folder for this process, which may take it several times. Raises Taken where another one has it."""
-    global thread
+    """Lock a run's folder, which a process may do repeatedly. Raises FolderInUse if another process has the lock."""
+    global heartbeat_thread
     key = os.path.realpath(folder)
-    with taking:
+    with acquiring:
         with guard:
-            if key in held and not held[key].lost:
-                held[key].count += 1
-                return held[key]
-        with writing(folder / ".lock"):
+            if key in locks and not locks[key].lost:
+                locks[key].count += 1
+                return locks[key]
+        with write_errors(folder / ".lock"):
             mine = Lock(folder, key)
         with guard:
-            held[key] = mine
-            if thread is None:
-                thread = threading.Thread(target=give_signs_of_life, daemon=True)
-                thread.start()
+            locks[key] = mine
+            if heartbeat_thread is None:
+                heartbeat_thread = threading.Thread(target=send_heartbeats, daemon=True)
+                heartbeat_thread.start()
     return mine
 
 
-def at_work(folder: Path) -> str:
-    """A line about the process that is at work on a folder; "" where none is known to be."""
-    content = None if os.path.realpath(folder) in held else reread(folder / ".lock")
+def folder_in_use(folder: Path) -> str:
+    """A line that names the other process that is using a folder, or "" if none is known."""
+    content = None if os.path.realpath(folder) in locks else read_file(folder / ".lock")
     owner = parse(content or b"")
-    return taken(folder / ".lock", owner) if is_alive(owner) else ""
+    return in_use_message(folder / ".lock", owner) if is_alive(owner) else ""
 
 
-def give_signs_of_life() -> None:
-    """What the thread does, for as long as this process has a folder."""
-    global thread
+def send_heartbeats() -> None:
+    """Run by `heartbeat_thread` for as long as this process has a lock."""
+    global heartbeat_thread
     while True:
-        time.sleep(BEAT)
+        time.sleep(HEARTBEAT)
         with guard:
-            locks = list(held.values())
-            if not locks:
-                thread = None
+            current = list(locks.values())
+            if not current:
+                heartbeat_thread = None
                 return
-        for mine in locks:
+        for mine in current:
             mine.beat()
 
 
 @atexit.register
 def release_all() -> None:
-    for mine in list(held.values()):
-        mine.release(wholly=True)
+    for mine in list(locks.values()):
+        mine.release(all_holders=True)
 
 
-def forget() -> None:
-    """In a forked child: the parent has the locks."""
-    global taking, guard, thread
-    taking, guard, thread = threading.Lock(), threading.RLock(), None
-    for mine in held.values():
+def reset_after_fork() -> None:
+    """In a forked child: its parent keeps the locks."""
+    global acquiring, guard, heartbeat_thread
+    acquiring, guard, heartbeat_thread = threading.Lock(), threading.RLock(), None
+    for mine in locks.values():
         if not mine.lost:
             os.close(mine.descriptor)
-    held.clear()
+    locks.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forget)
+    os.register_at_fork(after_in_child=reset_after_fork)
 
 
 # ---- the file
 
 
 def acquire(file: Path, token: str) -> int:
-    """A descriptor of the file, locked and naming this process. Raises Taken where another process has it."""
-    gone = None  # what the file says of an owner that gave no sign of life
+    """A descriptor of the file, locked and with this process as owner. Raises FolderInUse if another process has it."""
+    stale = None  # content of a file whose owner sent no heartbeat
     while True:
         descriptor, new = open_lock(file)
         try:
             content = read(descriptor)
             owner = parse(content)
             if not lock_file(descriptor):
-                raise Taken(taken(file, owner))
+                raise FolderInUse(in_use_message(file, owner))
             alive = False if new else is_alive(owner)
-            if alive:  # on a file system whose locks do not hold
-                raise Taken(taken(file, owner))
-            if is_at(descriptor, file) and (alive is False or content == gone):
+            if alive:  # the file system doesn't enforce locks
+                raise FolderInUse(in_use_message(file, owner))
+            if is_at(descriptor, file) and (alive is False or content == stale):
                 write(descriptor, token)
                 if not new and owner.get("boot") != identity()["boot"]:
-                    time.sleep(SETTLE)
+                    time.sleep(RACE_DELAY)
                     if not is_at(descriptor, file) or parse(read(descriptor)).get("token") != token:
-                        raise Taken(taken(file, parse(read(descriptor))))
+                        raise FolderInUse(in_use_message(file, parse(read(descriptor))))
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # before `watch` opens it: closing that would unlock this
-        if alive is None and content != gone:
+        os.close(descriptor)  # before `watch` opens the file: closing that descriptor would release this lock
+        if alive is None and content != stale:
             watch(file, content)
-            gone = content
+            stale = content
 
 
 def open_lock(file: Path) -> tuple[int, bool]:
-    """A descriptor of the file, and whether this process has made it."""
+    """A descriptor of the file, and whether this process created it."""
     while True:
         with contextlib.suppress(FileExistsError):
             return os.open(file, FLAGS | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
-        with contextlib.suppress(FileNotFoundError):  # somebody has just removed it
+        with contextlib.suppress(FileNotFoundError):  # it was just removed
             if not stat.S_ISREG(os.lstat(file).st_mode):
                 raise UserError(f"{file} is not a file, and a run keeps its lock there; remove it")
             return os.open(file, FLAGS | os.O_RDWR), False
 
 
 def lock_file(descriptor: int) -> bool:
-    """Lock it; False where another process has done so. True also where the file system has no locks."""
+    """Lock the file. False if another process has locked it; True even if the file system doesn't support locks."""
     try:
         if fcntl:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -207,23 +207,23 @@ def lock_file(descriptor: int) -> bool:
 
 
 def watch(file: Path, content: bytes) -> None:
-    """Raise Taken where an owner that cannot be looked up gives a sign of life; come back where it gives none."""
+    """Wait for a heartbeat of an owner that can't be looked up. Raises FolderInUse if there is one."""
     owner = parse(content)
     if content:
-        what = f"{describe(owner)} has not given back {file.parent}"
-        say(f"{what}; waiting {PATIENCE:g} s for a sign of life", error=True)
-    end = time.monotonic() + (PATIENCE if content else SETTLE)
+        what = f"{describe(owner)} has not released {file.parent}"
+        say(f"{what}; waiting {TIMEOUT:g} s for a heartbeat", error=True)
+    end = time.monotonic() + (TIMEOUT if content else RACE_DELAY)
     while time.monotonic() < end:
-        time.sleep(min(SETTLE, 0.5))
-        now = reread(file)
+        time.sleep(min(RACE_DELAY, 0.5))
+        now = read_file(file)
         if now is None:
             return
         if now != content:
-            raise Taken(taken(file, parse(now)))
+            raise FolderInUse(in_use_message(file, parse(now)))
 
 
 def is_at(descriptor: int, file: Path) -> bool:
-    """Whether the open file still has this name."""
+    """Whether the open file is still the one at this path."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(file))
     except FileNotFoundError:
@@ -235,8 +235,8 @@ def read(descriptor: int) -> bytes:
     return os.read(descriptor, 4096)
 
 
-def reread(file: Path) -> bytes | None:
-    """The file as it is now, also on a network: there, opening it is what asks. None where it is not there."""
+def read_file(file: Path) -> bytes | None:
+    """The file's current content, None if there is no such file. On a network, only opening it asks the server."""
     try:
         descriptor = os.open(file, FLAGS | os.O_RDONLY)
     except OSError:
@@ -250,7 +250,7 @@ def reread(file: Path) -> bytes | None:
 
 
 def write(descriptor: int, token: str, free: bool = False) -> None:
-    """Name this process as the owner, or as the last one; each time in other words, of the same length."""
+    """Name this process as the owner or, with `free`, as the last owner. Every call writes different content."""
     content = json.dumps({**identity(), "token": token, "free": free, "beat": secrets.token_hex(4)}).encode() + b"\n"
     os.lseek(descriptor, 0, os.SEEK_SET)
     os.write(descriptor, content)
@@ -262,7 +262,7 @@ def write(descriptor: int, token: str, free: bool = False) -> None:
 
 
 def identity() -> dict:
-    """What tells this process from all others: of other hosts, other containers, and earlier ones with its number."""
+    """Identifies this process across hosts, containers and earlier processes with the same id."""
     boot: str | None
     space: str | None
     try:
@@ -275,9 +275,9 @@ def identity() -> dict:
 
 
 def started(pid: int) -> str | None:
-    """When a process of this name space began, in the kernel's ticks; "" of one that has ended, None if unknown."""
+    """When a process in this namespace started, in clock ticks since boot; "" if it has ended, None if unknown."""
     try:
-        if os.readlink("/proc/self") != str(os.getpid()):  # of another name space
+        if os.readlink("/proc/self") != str(os.getpid()):  # /proc is another namespace's
             return None
         state, *rest = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
         return "" if state in "ZX" else rest[18]
@@ -286,24 +286,24 @@ def started(pid: int) -> str | None:
 
 
 def is_alive(owner: Mapping) -> bool | None:
-    """Whether the process that a file names has the folder; None where this process cannot look it up."""
+    """Whether the owner is running and hasn't released the folder; None if this process can't look it up."""
     if owner.get("free") is True:
         return False
     mine, pid = identity(), owner.get("process")
     if any(mine[key] is None or owner.get(key) != mine[key] for key in ("boot", "space")):
         return None
-    if type(pid) is not int or not 0 < pid < 2**31 or os.name == "nt":  # on Windows os.kill would end it
+    if type(pid) is not int or not 0 < pid < 2**31 or os.name == "nt":  # on Windows os.kill would terminate it
         return None
-    if pid == mine["process"]:  # an earlier one, or this one before it executed another program
+    if pid == mine["process"]:  # an earlier process with this id, or this one before an exec
         return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # another user's process
         pass
-    began = started(pid)
-    return None if began is None or owner.get("started") is None else began == owner["started"]
+    start = started(pid)
+    return None if start is None or owner.get("started") is None else start == owner["started"]
 
 
 def parse(content: bytes) -> dict:
@@ -319,8 +319,8 @@ def describe(owner: Mapping) -> str:
     return f"process {pid} on {host}" if type(pid) is int and host.isprintable() else "a process"
 
 
-def taken(file: Path, owner: Mapping) -> str:
+def in_use_message(file: Path, owner: Mapping) -> str:
     who = describe(owner) if owner else ""
     if owner.get("free") is True:
-        return f"another process ({who}) has worked on {file.parent} since this one began; this one leaves it alone"
-    return f"another process is at work on {file.parent}{who and f' ({who})'}; wait for it, or end it first"
+        return f"another process ({who}) has used {file.parent} since this one started; this one writes no more there"
+    return f"another process is using {file.parent}{who and f' ({who})'}; wait for it, or end it first"

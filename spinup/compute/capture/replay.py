@@ -51,10 +51,10 @@ class Replay:
         del self.plan, self.function
         return self.results
 
-    @torch.inference_mode()
     def replay(self):
-        for step in self.steps:
-            step()
+        with torch.inference_mode():
+            for step in self.steps:
+                step()
         return self.results
 
 
