@@ -266,7 +266,7 @@ def draw(rows: list[dict], file: Path) -> None:
             ax.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"b = {b}")
         ds = sorted({r["density"] for r in here})
         ax.plot(ds, [1 / d for d in ds], "k--", linewidth=1, label="1/d")
-        ax.axhline(1, color="grey", linewidth=0.8)
+        ax.axhline(1, color="gray", linewidth=0.8)
         m, inputs, outputs, dtype = panel
         ax.set(xscale="log", yscale="log", xlabel="density d", title=f"M {m}, {inputs} x {outputs}, {dtype}")
         ax.set_ylabel("speed-up over dense")

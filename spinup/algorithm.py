@@ -1,4 +1,4 @@
-"""What commands, probes, benchmarks, docs and tests know of an algorithm."""
+"""The description of an algorithm that commands, probes, benchmarks, docs and tests read."""
 
 import importlib
 import inspect
@@ -17,12 +17,12 @@ class Algorithm:
     """One algorithm; its file ends with ALGORITHM = Algorithm(function, ...).
 
     function: trains and returns a policy; its signature is its configuration (spinup.arguments)
-    on_policy: learns from each rollout once; otherwise from a replay buffer
-    actions: the kinds of action spaces that it takes: "Box" (bounded ones if off-policy), "Discrete", "MultiDiscrete"
-    spreads: columns of the table with mean, standard deviation, maximum and minimum
-    means: columns of the table with the mean alone
+    on_policy: learns from each rollout once; otherwise it learns from a replay buffer
+    actions: supported action spaces: "Box" (only bounded ones if off-policy), "Discrete", "MultiDiscrete"
+    spreads: quantities logged with mean, standard deviation, maximum and minimum
+    means: quantities logged with their mean only
     probe: arguments that learn the probe environments quickly (spinup.probes)
-    presets: other sets of defaults, by name
+    presets: alternative sets of defaults, by name
     """
 
     function: Callable
@@ -57,7 +57,7 @@ class Algorithm:
 
 
 def files() -> dict[str, Path]:
-    """The algorithms' files by name, found without importing them."""
+    """The algorithms' files by algorithm name, found without importing them."""
     return {path.stem: path for path in sorted(FOLDER.glob("[!_]*.py"))}
 
 

@@ -1,11 +1,11 @@
-"""What the algorithms take: the type, range and help line of each argument, in one place.
+"""The algorithms' arguments: type, range and help line of each, in one place.
 
-A signature names a type from here, or spells out one of its own in the same form:
+A signature uses a type from here, or spells out its own in the same form:
 
     gamma: arg.Gamma = 0.99
     clip_ratio: Annotated[float, Range(0), "how far probabilities may usefully move; 0.1 to 0.3", CHANGEABLE] = 0.2
 
-From these come the checks, `--help`, help(spinup.ppo), the flags of `resume` and the tables in the docs.
+The checks, `--help`, help(spinup.ppo), the flags of `resume` and the tables in the docs are all generated from these.
 """
 
 import enum
@@ -22,23 +22,23 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from spinup.errors import UserError
 
-# Counts are far above any use, and such that a row, an update or an evaluation ends, and that sums and products of
-# them are still 64-bit numbers.
+# Upper limits of counts: far above any practical value, and low enough that a run, an update or an evaluation ends and
+# that sums and products of counts fit in 64 bits.
 COUNT, PASSES = 10**12, 10**6
 F = TypeVar("F", bound=Callable)
 
 
 class Mark(enum.Enum):
-    """A note on an argument."""
+    """A property of an argument."""
 
-    CHANGEABLE = "resume may change it: no shape, no state and no count of steps in a checkpoint depends on it"
+    CHANGEABLE = "resume may change it: no shape, state or step count in a checkpoint depends on it"
 
 
 CHANGEABLE = Mark.CHANGEABLE
 
 
 class Range(NamedTuple):
-    """The numbers from low to high, both included."""
+    """The numbers from low to high, inclusive."""
 
     low: float
     high: float = COUNT
@@ -47,10 +47,10 @@ class Range(NamedTuple):
 # ---- the environments
 
 EnvFn = Annotated[
-    str | Callable[[], Any], 'environment id, as "CartPole-v1" or "module:Env-v0", or a function that makes one'
+    str | Callable[[], Any], 'environment id, such as "CartPole-v1" or "module:Env-v0", or a function that makes one'
 ]
 EnvKwargs = Annotated[dict | None, "arguments for the environment's constructor"]
-NumEnvs = Annotated[int, Range(1, 10_000), "environments stepped side by side, on each MPI process"]
+NumEnvs = Annotated[int, Range(1, 10_000), "environments stepped in parallel, on each MPI process"]
 MaxEpLen = Annotated[int, Range(1), "episodes are truncated after this many steps", CHANGEABLE]
 Wrappers = Annotated[
     str | Sequence | None,
@@ -59,19 +59,19 @@ Wrappers = Annotated[
 ]
 Vectorization = Annotated[
     Literal["sync", "async"],
-    "'sync' steps the environments in turn, also in evaluations; 'async' runs each in its own process, for slow "
-    "simulators and those that exist once per process",
+    "'sync' steps the environments one after another, also in evaluations; 'async' runs each in its own process, for "
+    "slow simulators and those that can exist only once per process",
     CHANGEABLE,
 ]
 Reseed = Annotated[
     bool,
-    "give every episode its own seed; False: only the first reset of each environment, for those that build their "
-    "world from the seed; resume then begins new episodes and is not exact",
+    "seed every episode; False: only the first reset of each environment, for those that build their world from the "
+    "seed; resume then starts new episodes and is not exact",
 ]
 LogInfo = Annotated[
     str | Sequence[str] | None,
-    "names of numbers in the environments' infos, as is_success; each becomes a column: the mean over episodes of "
-    "their last values",
+    "names of numbers in the environments' infos, such as is_success; each becomes a column with the mean over "
+    "episodes of the last value",
 ]
 
 # ---- the networks
@@ -85,12 +85,13 @@ AcKwargs = Annotated[
 HiddenSizes = Annotated[int | Sequence[int], "units of each hidden layer"]
 Activation = Annotated[str | type, "a name from torch.nn, or a class"]
 Linear = Annotated[
-    Callable | dict, "makes the linear layers, linear(in_features, out_features); or a dict, for block-sparse ones"
+    Callable | dict,
+    "function that makes the linear layers, linear(in_features, out_features); a dict: block-sparse ones",
 ]
 NormalizeObs = Annotated[
     bool,
-    "center and scale observations by running statistics, saved with the policy, and clip them to -10 to 10 (not "
-    "images); the statistics take in each epoch after its update, and with off-policy algorithms each step",
+    "center and scale observations (except images) by running statistics, saved with the policy, and clip them to -10 "
+    "to 10; the statistics are updated after each epoch's update, or by off-policy algorithms in each step",
 ]
 
 # ---- the run
@@ -98,45 +99,45 @@ NormalizeObs = Annotated[
 Seed = Annotated[
     int,
     Range(0, 2**32 - 1),
-    "of networks, environments and sampling; the same seed gives the same run on the same machine",
+    "seed of networks, environments and sampling; the same seed gives the same run on the same machine",
 ]
 StepsPerEpoch = Annotated[
     int,
     Range(1),
-    "environment steps in a row of progress.txt, over all environments and processes; on-policy algorithms update "
-    "after each, and round it up to a multiple of both",
+    "environment steps per epoch (row of progress.txt), over all environments and processes; on-policy algorithms "
+    "update once per epoch, and round it up to a multiple of environments times processes",
 ]
-Epochs = Annotated[int, Range(1), "rows of progress.txt to train for", CHANGEABLE]
+Epochs = Annotated[int, Range(1), "epochs (rows of progress.txt) to train for", CHANGEABLE]
 Device = Annotated[str, "'cpu', 'cuda', 'cuda:1', 'mps'"]
 Threads = Annotated[int, Range(1, 256), "CPU threads of torch; 1 is fastest for small networks", CHANGEABLE]
 MatmulPrecision = Annotated[
     Literal["highest", "high", "medium"],
-    "of float32 matrix products: 'highest', 'high' (TF32) or 'medium' (bfloat16), where the hardware can; 'medium' "
-    "makes wide hidden layers faster on a CPU",
+    "precision of float32 matrix products: 'highest', 'high' (TF32) or 'medium' (bfloat16), if the hardware supports "
+    "it; 'medium' makes wide hidden layers faster on a CPU",
     CHANGEABLE,
 ]
 Capture = Annotated[
     bool,
-    "replay the tensor operations of updates without their Python, on a CPU or as CUDA graphs "
-    "(spinup.compute.capture): the same numbers, sooner; PPO's policy only without a target_kl. False: always plain "
-    "Python",
+    "replay the tensor operations of updates without running their Python, on a CPU or as CUDA graphs "
+    "(spinup.compute.capture): the same numbers, faster; PPO's policy update only without a target_kl. False: always "
+    "plain Python",
     CHANGEABLE,
 ]
 InitFrom = Annotated[
-    str | None, "folder of an earlier run, or a .pt file in it, whose networks and normalizers this one begins with"
+    str | None, "folder of an earlier run, or a .pt file in it, whose networks and normalizers this run starts with"
 ]
 StopAt = Annotated[
     float | None,
     Range(-COUNT),
-    "end after an epoch with at least this mean return (of test episodes if there are any); None: never",
+    "stop after an epoch with at least this mean return (of test episodes if there are any); None: never",
     CHANGEABLE,
 ]
 Patience = Annotated[
-    int | None, Range(1), "end after this many epochs in a row without a new best mean return; None: never", CHANGEABLE
+    int | None, Range(1), "stop after this many epochs in a row without a new best mean return; None: never", CHANGEABLE
 ]
 OnEpoch = Annotated[
     Callable | None,
-    "function called after each epoch with its row of progress.txt as a dict; if it returns True the run ends",
+    "function called after each epoch with its row of progress.txt as a dict; if it returns True, the run stops",
 ]
 EvalFreq = Annotated[
     int, Range(0), "epochs between evaluations (columns TestEpRet, TestEpLen); 0: no evaluations", CHANGEABLE
@@ -144,14 +145,14 @@ EvalFreq = Annotated[
 NumTestEpisodes = Annotated[
     int,
     Range(1, 10_000),
-    "episodes of the policy's mode in one evaluation, in environments with other seeds",
+    "episodes per evaluation, with the policy's mode and other seeds than in training",
     CHANGEABLE,
 ]
 NumTestEnvs = Annotated[
     int | None,
     Range(1, 10_000),
-    "environments that play them at the same time; 1: one after another in one environment; None: one for each "
-    "episode, or with vectorization 'async' num_envs",
+    "environments that play them at the same time; 1: one after another in one environment; None: one per episode, or "
+    "num_envs with vectorization 'async'",
 ]
 SaveFreq = Annotated[int, Range(1), "epochs between saves of the policy; the last update is always saved", CHANGEABLE]
 CheckpointFreq = Annotated[
@@ -160,7 +161,7 @@ CheckpointFreq = Annotated[
     "epochs between checkpoints, from which an interrupted run resumes exactly; 0: only when interrupted",
     CHANGEABLE,
 ]
-LoggerKwargs = Annotated[dict | None, "arguments of EpochLogger, as output_dir, exp_name, quiet, sinks"]
+LoggerKwargs = Annotated[dict | None, "arguments of EpochLogger, such as output_dir, exp_name, quiet, sinks"]
 
 # ---- learning
 
@@ -169,17 +170,13 @@ Lam = Annotated[float, Range(0, 1), "lambda of the generalized advantage estimat
 PiLr = Annotated[float, Range(0), "learning rate of the policy (Adam)", CHANGEABLE]
 VfLr = Annotated[float, Range(0), "learning rate of the value function (Adam)", CHANGEABLE]
 QLr = Annotated[float, Range(0), "learning rate of the action-value functions (Adam)", CHANGEABLE]
-TrainVIters = Annotated[int, Range(0, PASSES), "passes over the data of an epoch for the value function", CHANGEABLE]
-MaxGradNorm = Annotated[
-    float | None, Range(0), "longer gradients are scaled down to this 2-norm; None: never", CHANGEABLE
-]
+TrainVIters = Annotated[int, Range(0, PASSES), "passes over an epoch's data for the value function", CHANGEABLE]
+MaxGradNorm = Annotated[float | None, Range(0), "gradients are clipped to this 2-norm; None: no clipping", CHANGEABLE]
 AnnealLr = Annotated[bool, "lower the learning rates linearly to 0 over the run", CHANGEABLE]
 NormalizeRew = Annotated[
     bool, "scale rewards by the running standard deviation of the discounted return, saved with the policy"
 ]
-NormalizeAdv = Annotated[
-    bool, "shift and scale the advantages of an epoch to mean 0 and standard deviation 1", CHANGEABLE
-]
+NormalizeAdv = Annotated[bool, "shift and scale an epoch's advantages to mean 0 and standard deviation 1", CHANGEABLE]
 ValueTarget = Annotated[
     Literal["gae", "rtg"],
     "what the value function is fitted to: 'gae' (lambda-returns) or 'rtg' (discounted rewards-to-go)",
@@ -188,23 +185,23 @@ ValueTarget = Annotated[
 
 # ---- off-policy learning
 
-ReplaySize = Annotated[int, Range(1), "transitions kept, the last ones, over all processes"]
-BatchSize = Annotated[int, Range(1), "transitions in a gradient step, over all processes", CHANGEABLE]
+ReplaySize = Annotated[int, Range(1), "capacity of the replay buffer, in transitions, over all processes"]
+BatchSize = Annotated[int, Range(1), "transitions per gradient step, over all processes", CHANGEABLE]
 NStep = Annotated[
     int,
     Range(1),
-    "rewards that a target sums before the value of a next state; larger values learn faster if rewards are rare, "
-    "and are biased, since older policies earned the later rewards",
+    "rewards summed in a target before it bootstraps; larger values learn faster from rare rewards, but are biased, "
+    "since older policies earned the later rewards",
 ]
 Polyak = Annotated[
     float,
     Range(0, 1),
-    "share of themselves that target networks keep in each step; the rest comes from the learned networks",
+    "decay of the target networks' running average: target = polyak * target + (1 - polyak) * learned",
     CHANGEABLE,
 ]
 TargetPolicy = Annotated[
     bool,
-    "test, save and return the target policy, a running average of the one that learns and acts: it is steadier",
+    "test, save and return the target policy, a running average of the learned one that varies less",
 ]
 ActNoise = Annotated[
     float,
@@ -214,45 +211,45 @@ ActNoise = Annotated[
 ]
 NoiseCorr = Annotated[
     float,
-    Range(0, 0.999),  # with 1 the noise would stay what it is at first: 0
-    "correlation of that noise between one step and the next, 0 to 0.999; near 1 it pushes one way for long, which "
+    Range(0, 0.999),  # with 1 the noise would keep its initial value, 0
+    "correlation of that noise between consecutive steps, 0 to 0.999; near 1 it keeps pushing in one direction, as "
     "tasks with inertia and rare rewards need",
 ]
-StartSteps = Annotated[int, Range(0), "first environment steps, with uniformly random actions instead of the policy's"]
+StartSteps = Annotated[int, Range(0), "environment steps with uniformly random actions before the policy acts"]
 UpdateAfter = Annotated[int, Range(0), "environment steps before the first gradient steps"]
 UpdateEvery = Annotated[int, Range(1), "environment steps between blocks of gradient steps"]
-ReplayRatio = Annotated[float, Range(0, PASSES), "gradient steps for each environment step"]
+ReplayRatio = Annotated[float, Range(0, PASSES), "gradient steps per environment step"]
 
 
-# ---- reading them
+# ---- reading and checking them
 
 
 class Argument(NamedTuple):
     """One argument of a function, as its signature describes it."""
 
     name: str
-    annotation: Any  # without Annotated: float, int | None, Literal["a", "b"]
+    annotation: Any  # unwrapped from Annotated: float, int | None, Literal["a", "b"]
     default: Any
     help: str = ""
     range: Range | None = None
     changeable: bool = False
-    shared: bool = False  # with other algorithms: its type is one of this module's
+    shared: bool = False  # its type is one of this module's, so other algorithms have it too
 
     @property
     def types(self) -> tuple:
-        """The types that the annotation unites."""
+        """The members of a union, or the single type."""
         union = typing.get_origin(self.annotation) in (typing.Union, types.UnionType)
         return typing.get_args(self.annotation) if union else (self.annotation,)
 
     @property
     def choices(self) -> tuple:
-        """The words that it may be, of a Literal."""
+        """The values of a Literal."""
         return tuple(
-            word for part in self.types if typing.get_origin(part) is Literal for word in typing.get_args(part)
+            value for part in self.types if typing.get_origin(part) is Literal for value in typing.get_args(part)
         )
 
     def check(self, value: Any) -> None:
-        """Raise UserError if `value` is not one that the argument takes."""
+        """Raise UserError if `value` is invalid."""
         if (value is None and types.NoneType in self.types) or (isinstance(value, str) and value in self.choices):
             return
         if self.range:
@@ -268,11 +265,11 @@ class Argument(NamedTuple):
         kind: Any
         kind, what = (Real, "a number") if float in self.types else (Integral, "a whole number")
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high or math.isinf(value):
-            right = "" if low < 0 else f" at least {low}"
+            bounds = "" if low < 0 else f" at least {low}"
             if high not in (COUNT, PASSES) or (isinstance(value, int | float) and not -COUNT <= value <= high):
-                right = f" in {low} to {high}"  # otherwise the bounds are too far away to help
+                bounds = f" in {low} to {high}"  # otherwise the limits are too remote to be helpful
             other = f" or '{self.choices[0]}'" if self.choices else " or None" if types.NoneType in self.types else ""
-            raise UserError(f"{self.name} is {value!r:.80}; it must be {what}{right}{other}")
+            raise UserError(f"{self.name} is {value!r:.80}; it must be {what}{bounds}{other}")
 
 
 def read(signature: inspect.Signature) -> dict[str, Argument]:
@@ -296,27 +293,27 @@ SHARED = [value for value in vars().copy().values() if typing.get_origin(value) 
 
 
 def check_arguments(arguments: Mapping[str, Argument], values: Mapping) -> None:
-    """Raise UserError for the first value that its argument does not take."""
+    """Raise UserError for the first invalid value."""
     logger = values.get("logger_kwargs")
-    resumed = isinstance(logger, Mapping) and logger.get("resume")  # then its first networks are in the checkpoint
+    resumed = isinstance(logger, Mapping) and logger.get("resume")  # then the checkpoint has the networks
     for name, value in values.items():
         if name in arguments:
             arguments[name].check(value)
-        if name == "on_epoch" and not (value is None or takes_one(value)):
+        if name == "on_epoch" and not (value is None or takes_one_argument(value)):
             raise UserError(
                 f"on_epoch is {value!r:.80}; it must be a function of one argument, an epoch's row, or None"
             )
         if name == "init_from" and value is not None and not resumed:
             check_source(value)
         if name == "device" and not isinstance(value, str) and type(value).__name__ != "device":  # torch's
-            raise UserError(f"device is {value!r:.80}; it must be a name, as cpu, cuda or cuda:1")
+            raise UserError(f"device is {value!r:.80}; it must be a name such as cpu, cuda or cuda:1")
 
 
-def takes_one(function: Any) -> bool:
-    """Whether it can be called with one argument, as far as its signature tells."""
+def takes_one_argument(function: Any) -> bool:
+    """Whether it can be called with one argument, judging by its signature."""
     try:
         inspect.signature(function).bind(None)
-    except ValueError:  # some of C's functions have no signature
+    except ValueError:  # some functions written in C have no signature
         return True
     except TypeError:
         return False
@@ -324,16 +321,18 @@ def takes_one(function: Any) -> bool:
 
 
 def check_source(init_from: str | PathLike) -> None:
-    """Raise UserError if there is no saved policy to begin with."""
+    """Raise UserError if init_from has no saved policy."""
     if not isinstance(init_from, str | PathLike):
         raise UserError(f"init_from is {init_from!r:.80}; it must be the folder of a run, or None")
     path = Path(init_from).expanduser()
     if not (path if path.suffix == ".pt" else path / "model.pt").exists():
-        raise UserError(f"init_from is {str(init_from)!r:.200}; there is no such run with a saved policy, model.pt")
+        raise UserError(f"init_from is {str(init_from)!r:.200}; there is no run with a saved policy, model.pt")
 
 
 def document(function: F) -> F:
-    """Give a function's or class's docstring a line for each argument, and its signature plain types, for help()."""
+    """For help(), add a line for each argument to the docstring of a function or class, and plain types to its
+    signature.
+    """
     if "arguments" in vars(function):
         return function
     signature = inspect.signature(function)

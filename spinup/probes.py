@@ -1,10 +1,10 @@
-"""Environments so small that the right values and actions are known: what to try first on an algorithm that fails.
+"""Environments so small that the right values and actions are known: the first thing to try on a failing algorithm.
 
-Each asks one thing more than the one before, so the first that fails says where to look. For ours:
+Each tests one thing more than the one before, so the first failure shows where to look. For our algorithms:
 
     python -m spinup.run probe ppo
 
-and for one of your own, where train(env_fn, gamma) makes its environments by env_fn() and returns two functions:
+For your own algorithm, train(env_fn, gamma) makes its environments by env_fn() and returns two functions (see `check`):
 
     results = spinup.probes.check(train)
     print(spinup.probes.table(results))
@@ -27,9 +27,9 @@ from spinup.errors import Fault, UserError, closest
 
 
 class Probe(gym.Env):
-    """An episode of `length` steps with the observation (0,), reward 1 and two actions that do nothing.
+    """Episodes of `length` steps with the observation (0,), reward 1 and two actions without effect.
 
-    length: steps to the end; truncates: the end is a time limit, not a terminal state
+    length: steps per episode; truncates: episodes end by truncation instead of a terminal state
     """
 
     observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -59,14 +59,14 @@ class Probe(gym.Env):
 
 
 class TimeLimit(Probe):
-    """Reward 1 in each step, cut off after three of them without a terminal state: V = 1 / (1 - gamma)."""
+    """Reward 1 in each step, truncated after three steps: V = 1 / (1 - gamma)."""
 
     def __init__(self):
         super().__init__(length=3, truncates=True)
 
 
 class ByObservation(Probe):
-    """Reward is the observation, -1 or 1 by chance: V(o) = o."""
+    """The reward is the observation, -1 or 1 at random: V(o) = o."""
 
     def observe(self):
         return np.full(1, 2 * self.np_random.integers(2) - 1, np.float32)
@@ -76,7 +76,7 @@ class ByObservation(Probe):
 
 
 class Discounting(Probe):
-    """Two steps, o = 0 and 1, the second of which earns 1: V(0) = gamma, V(1) = 1."""
+    """Two steps, with o = 0 and reward 0, then o = 1 and reward 1: V(0) = gamma, V(1) = 1."""
 
     def __init__(self):
         super().__init__(length=2)
@@ -89,21 +89,21 @@ class Discounting(Probe):
 
 
 class ByAction(Probe):
-    """Reward is 1 for action 1 and -1 for action 0."""
+    """The reward is 1 for action 1 and -1 for action 0."""
 
     def reward(self, a) -> float:
         return 2.0 * a - 1
 
 
 class ByBoth(ByObservation):
-    """Reward is 1 for action 1 where o = 1 and for action 0 where o = -1, and -1 otherwise."""
+    """The reward is 1 for action 1 at o = 1 and for action 0 at o = -1, otherwise -1."""
 
     def reward(self, a) -> float:
         return float(self.o[0]) * (2.0 * a - 1)
 
 
 class Target(Probe):
-    """Reward falls with the distance from one point, in a box of actions without symmetry."""
+    """The reward falls with the squared distance from a target point, in an asymmetric Box of actions."""
 
     action_space = spaces.Box(np.array([0, -3], np.float32), np.array([10, 1], np.float32))
     target = np.array([8, -2])
@@ -113,7 +113,7 @@ class Target(Probe):
 
 
 class Boxed(gym.ActionWrapper):
-    """A number from 0 to 1 in place of two actions; the rewards above are linear in it."""
+    """Replaces the two actions by a number from 0 to 1; the rewards above are linear in it."""
 
     def __init__(self, env: gym.Env):
         super().__init__(env)
@@ -123,14 +123,14 @@ class Boxed(gym.ActionWrapper):
         return float(a[0])
 
 
-# ---- what each asks
+# ---- what each one tests
 
 
 class Case(NamedTuple):
-    """One environment and what an algorithm that works finds in it.
+    """One environment and what a working algorithm learns in it.
 
-    shows: what it is good for; values, actions: the right ones by observation; blame: where to look when it fails;
-    suspects: known wrong answers, as (values or actions by observation, what gives them)
+    shows: what a success shows; values, actions: the right ones, by observation; blame: where to look after a failure;
+    suspects: known wrong answers, as (values or actions by observation, their cause)
     """
 
     name: str
@@ -144,13 +144,13 @@ class Case(NamedTuple):
     tolerance: float = 0.1
 
 
-STUCK = "nothing is learned: does the loss depend on the network's output, does its gradient arrive, is a step taken?"
+STUCK = "nothing is learned: does the loss depend on the network's output, and does the optimizer step on its gradient?"
 CUT_OFF = "truncated is treated as terminated: only terminated may stop the bootstrapping"
 CASES = (
     Case(
         "constant reward",
         Probe,
-        "values are fitted, and the end is worth 0",
+        "values are fitted, terminal ones are 0",
         "the value function's loss and its optimizer, and the target at the end of an episode",
         [
             ({0: 10.0}, "the value of a terminal state is counted: multiply it by (1 - terminated)"),
@@ -161,7 +161,7 @@ CASES = (
     Case(
         "reward by observation",
         ByObservation,
-        "values follow what is observed",
+        "values depend on the observation",
         "how observations and rewards are stored, indexed and shaped on their way to the value function's loss",
         [
             (
@@ -175,12 +175,12 @@ CASES = (
     Case(
         "discounting",
         Discounting,
-        "a later reward counts, discounted",
-        "the target: how the value of the next state and gamma enter",
+        "later rewards count, discounted",
+        "the target: how the next state's value and gamma enter",
         [
-            ({0: 1.0, 1: 1.0}, "the later reward counts in full: gamma is not used"),
+            ({0: 1.0, 1: 1.0}, "the later reward isn't discounted: gamma is not used"),
             ({0: 0.0, 1: 1.0}, "the later reward does not count: the next state's value is missing in the target"),
-            ({0: 0.49, 1: 0.7}, "gamma enters once too often, on the reward of the step itself"),
+            ({0: 0.49, 1: 0.7}, "gamma is applied once too often, to the step's own reward"),
         ],
         values={0: 0.7, 1: 1.0},
         gamma=0.7,
@@ -188,11 +188,11 @@ CASES = (
     Case(
         "time limit",
         TimeLimit,
-        "a cut-off is not an end",
-        "what the target does where an episode is truncated: it goes on with the value of the true next observation",
+        "truncation isn't termination",
+        "the target of a truncated episode: it must bootstrap from the value of the true next observation",
         [
-            ({0: 1 / (1 - 0.8 * 2 / 3)}, CUT_OFF),  # one-step targets, in which two of three steps go on
-            ({0: (1 + 1.8 + 2.44) / 3}, CUT_OFF),  # the mean of the returns to the cut
+            ({0: 1 / (1 - 0.8 * 2 / 3)}, CUT_OFF),  # one-step targets that bootstrap in two of three steps
+            ({0: (1 + 1.8 + 2.44) / 3}, CUT_OFF),  # the mean of the returns up to the truncation
             ({0: 0.0}, STUCK),
         ],
         values={0: 5.0},
@@ -202,11 +202,14 @@ CASES = (
     Case(
         "reward by action",
         ByAction,
-        "the policy finds what pays",
+        "the policy finds the better action",
         "the policy's loss: its sign, the log-probability or the critic's gradient by the action, and its optimizer",
         [
             ({0: [0.0]}, "the policy seeks the worst action: the sign of its loss is wrong"),
-            ({0: [0.5]}, "the policy does not move: is its loss connected to its parameters, and are they stepped?"),
+            (
+                {0: [0.5]},
+                "the policy does not change: does its loss depend on its parameters, and does an optimizer step them?",
+            ),
         ],
         actions={0: [1.0]},
         tolerance=0.2,
@@ -214,11 +217,11 @@ CASES = (
     Case(
         "action by observation",
         ByBoth,
-        "the policy finds it for each observation",
+        "the policy depends on the observation",
         "whether observation, action and advantage of one step stay together: shuffling, flattening, axes",
         [
             ({-1: [1.0], 1: [0.0]}, "the policy seeks the worst action: the sign of its loss is wrong"),
-            ({-1: [0.5], 1: [0.5]}, "observations and what they earned are mixed up, or the policy does not see them"),
+            ({-1: [0.5], 1: [0.5]}, "observations and rewards are mixed up, or the policy ignores the observation"),
         ],
         actions={-1: [0.0], 1: [1.0]},
         tolerance=0.2,
@@ -226,7 +229,7 @@ CASES = (
     Case(
         "point in a box",
         Target,
-        "actions reach all of unequal bounds",
+        "actions cover asymmetric bounds",
         "how actions are scaled and clipped to the bounds of each dimension, and the density of continuous actions",
         [({0: [5.0, -1.0]}, "the policy stays in the middle of the bounds: it does not learn from continuous actions")],
         actions={0: [8.0, -2.0]},
@@ -236,7 +239,7 @@ CASES = (
 
 
 class Result(NamedTuple):
-    """What became of one case; got: the values or actions by observation; passed: None where it was not tried."""
+    """The outcome of one case; got: values or actions by observation; passed: None if it couldn't be tried."""
 
     case: Case
     got: Mapping
@@ -245,7 +248,7 @@ class Result(NamedTuple):
     seconds: float
 
 
-# ---- one algorithm on all of them
+# ---- running them
 
 Train = Callable[[Callable[[], gym.Env], float], tuple[Callable | None, Callable | None]]
 
@@ -256,13 +259,13 @@ NOT_FINITE = "not a finite number: a division by a standard deviation of 0, a lo
 def check(
     train: Train, *, discrete: bool = True, box: bool = False, only: Sequence[str] = (), tell: Callable | None = None
 ) -> list[Result]:
-    """Train by `train` on each case, and compare what it found with what is right.
+    """Train on each case and compare the learned values or actions with the right ones.
 
-    train(env_fn, gamma) trains on copies of env_fn(), and returns (value, act); either may be None where there is no
-    such thing. value(o) is the estimate of V(o), or of Q at the policy's action, as a number or several; act(o) the
-    action that the policy takes. Observations have shape (1,). Samples of a Discrete action are averaged.
-    discrete, box: the actions it can take: two Discrete ones, a Box (with the last case), or both
-    only: names of cases; default: all; tell: called with each result as it comes
+    train(env_fn, gamma) trains in environments made by env_fn(), and returns (value, act); either may be None.
+    value(o) is the estimate of V(o), or of Q at the policy's action, one number or several; act(o) is the policy's
+    action. Observations have shape (1,). If act samples a Discrete action, the samples are averaged.
+    discrete, box: the supported actions: two Discrete ones, a Box (which adds the last case), or both
+    only: names of cases; default: all; tell: function called with each result
     """
     unknown = [name for name in only if name not in [case.name for case in CASES]]
     if unknown or not (discrete or box):
@@ -271,14 +274,14 @@ def check(
     results = []
     for case in CASES:
         if (not only or case.name in only) and (box or case.env is not Target):
-            results.append(ask(case, train, boxed=not discrete and case.env is not Target))
+            results.append(run_case(case, train, boxed=not discrete and case.env is not Target))
             if tell:
                 tell(results[-1])
     return results
 
 
-def ask(case: Case, train: Train, boxed: bool = False) -> Result:
-    """Train on one case; boxed: with a box of actions in place of two."""
+def run_case(case: Case, train: Train, boxed: bool = False) -> Result:
+    """Train on one case; boxed: with a Box of actions instead of two Discrete ones."""
     start = time.time()
     try:
         value, act = train((lambda: Boxed(case.env())) if boxed else case.env, case.gamma)
@@ -287,22 +290,22 @@ def ask(case: Case, train: Train, boxed: bool = False) -> Result:
     function = value if case.values else act
     if function is None:
         return Result(case, {}, None, "", time.time() - start)
-    got, right = {}, case.values or case.actions
-    for o in right:
+    got, expected = {}, case.values or case.actions
+    for o in expected:
         observation = np.full(1, o, np.float32)
         calls = [np.ravel(function(observation)).astype(np.float64) for _ in range(1 if case.values else 200)]
         got[o] = np.mean(calls, axis=0)
-    passed = near(got, right, case.tolerance)
+    passed = near(got, expected, case.tolerance)
     return Result(case, got, passed, "" if passed else explain(case, got), time.time() - start)
 
 
-def near(got: Mapping, right: Mapping, tolerance: float) -> bool:
-    """Whether every number is right within the tolerance; NaN never is."""
-    return all(bool(np.all(np.abs(got[o] - np.asarray(right[o])) <= tolerance)) for o in right)
+def near(got: Mapping, expected: Mapping, tolerance: float) -> bool:
+    """Whether every number is within the tolerance; NaN never is."""
+    return all(bool(np.all(np.abs(got[o] - np.asarray(expected[o])) <= tolerance)) for o in expected)
 
 
 def explain(case: Case, got: Mapping) -> str:
-    """What a failed case points to, in one sentence."""
+    """The likely cause of a failure, in one sentence."""
     if not all(np.isfinite(x).all() for x in got.values()):
         return NOT_FINITE
     for wrong, cause in case.suspects:
@@ -311,9 +314,9 @@ def explain(case: Case, got: Mapping) -> str:
     return f"look at {case.blame}"
 
 
-# ---- ours
+# ---- our algorithms
 
-# Values are in units of rewards, and learning rates stay what they are.
+# Without reward scaling, values are in units of rewards.
 PLAIN = {"normalize_obs": False, "normalize_rew": False, "anneal_lr": False}
 ON_POLICY = {
     **{"num_envs": 16, "steps_per_epoch": 64, "vf_lr": 1e-2, "train_v_iters": 10, "ac_kwargs": {"hidden_sizes": (16,)}},
@@ -326,13 +329,13 @@ OFF_POLICY = {
 
 
 def settings_of(algorithm: Algorithm) -> dict:
-    """The arguments with which an algorithm learns the probes."""
+    """The arguments that let an algorithm learn the probes quickly."""
     common = ON_POLICY if algorithm.on_policy else OFF_POLICY
     return {**{name: value for name, value in common.items() if name in algorithm.arguments}, **algorithm.probe}
 
 
 def trainer(algo: str, settings: Mapping | None = None) -> Train:
-    """What `check` asks for, of one of our algorithms; settings: its arguments, in place of `settings_of` it."""
+    """The `train` function that `check` needs, for one of our algorithms; settings: default: `settings_of` it."""
     import torch
 
     algorithm = find(algo)
@@ -359,10 +362,10 @@ def trainer(algo: str, settings: Mapping | None = None) -> Train:
     return train
 
 
-# ---- showing
+# ---- the table
 
 
-def numbers(by_observation: Mapping) -> str:
+def format_numbers(by_observation: Mapping) -> str:
     """{-1: -1.0, 1: 1.0} as "-1.00 at -1, 1.00 at 1"; several numbers that look the same are shown as one."""
 
     def show(x) -> str:
@@ -379,36 +382,38 @@ HEAD = COLUMNS.format("probe", "what it shows", "expected", "got", "verdict")
 
 
 def line(result: Result) -> str:
-    """A result's line of the table and, where it failed, one on what that points to."""
+    """A result's line of the table and, after a failure, a second one with its likely cause."""
     case = result.case
     what = "V " if case.values else "a "
     verdict = {True: "right", False: "WRONG", None: "no such function"}[result.passed]
-    got = what + numbers(result.got) if result.got else "-"
-    text = COLUMNS.format(case.name, case.shows, what + numbers(case.values or case.actions), got, verdict)
+    got = what + format_numbers(result.got) if result.got else "-"
+    text = COLUMNS.format(case.name, case.shows, what + format_numbers(case.values or case.actions), got, verdict)
     return f"{text}\n  -> {result.message}" if result.message else text
 
 
 def table(results: Sequence[Result]) -> str:
-    """All results, and a last line that counts the wrong ones."""
+    """All results, and a last line that counts the failures."""
     return "\n".join([HEAD, *map(line, results), last_line(results)])
 
 
 def last_line(results: Sequence[Result]) -> str:
     tried = [result for result in results if result.passed is not None]
     wrong = sum(not result.passed for result in tried)
-    verdict = f"{wrong} wrong; begin with the first of them" if wrong else "all right"
+    verdict = f"{wrong} wrong; start with the first one" if wrong else "all right"
     return f"{len(tried)} probes in {sum(result.seconds for result in results):.0f} s: {verdict}"
 
 
 def main(words: Sequence[str]) -> int:
-    """The command `probe ALGORITHM`; returns 1 where a probe fails. Raises UserError for any other word."""
+    """The command `probe ALGORITHM`; returns 1 if a probe fails. Raises UserError for anything but one algorithm."""
     usage = f"python -m spinup.run probe ALGORITHM, one of {', '.join(files())}"
     if {"-h", "--help"} & set(words):
-        print(f"Usage: {usage}\nTrain on environments whose values and best actions are known, and compare.")
+        print(f"Usage: {usage}\nTrain in environments whose values and best actions are known, and compare.")
         return 0
     algo = words[0].removesuffix("_pytorch") if words else ""
     if len(words) != 1 or algo not in files():
-        wrong = f"there is no algorithm '{words[0]}'{closest(algo, files())}" if len(words) == 1 else "give one name"
+        wrong = (
+            f"there is no algorithm '{words[0]}'{closest(algo, files())}" if len(words) == 1 else "name one algorithm"
+        )
         raise UserError(f"probe: {wrong}; usage: {usage}")
     print(HEAD)
     algorithm = find(algo)

@@ -1,4 +1,4 @@
-"""What tests of algorithms share beside spinup.probes: more environments, networks to watch, a way to train."""
+"""Helpers that the algorithms' tests share, besides spinup.probes: environments, networks, training and inspection."""
 
 import copy
 import importlib
@@ -22,7 +22,7 @@ from spinup.probes import Discounting as Discounting
 
 ALGORITHMS = {name: find(name) for name in files()}
 ON_POLICY = {name: algorithm.function for name, algorithm in ALGORITHMS.items() if algorithm.on_policy}
-# Those with an actor and critics; DQN has tests of its own for what these are tested for.
+# Those with an actor and critics; DQN has its own versions of their tests.
 OFF_POLICY = {
     name: algorithm.function
     for name, algorithm in ALGORITHMS.items()
@@ -33,7 +33,7 @@ NO_DISCRETE = [name for name, algorithm in ALGORITHMS.items() if "Discrete" not 
 
 
 def taken(algo: str, options: dict) -> dict:
-    """Those of the options that are arguments of the algorithm."""
+    """The options that the algorithm has as arguments."""
     return {name: value for name, value in options.items() if name in ALGORITHMS[algo].arguments}
 
 
@@ -41,7 +41,7 @@ def taken(algo: str, options: dict) -> dict:
 
 
 class Mixed(ByBoth):
-    """Everything at once: three steps, and a reward that depends on the time, the observation and the action."""
+    """Everything at once: three steps, and a reward that depends on time, observation and action."""
 
     def __init__(self):
         super().__init__(length=3)
@@ -51,7 +51,7 @@ class Mixed(ByBoth):
 
 
 class Spaces(Probe):
-    """Any spaces: observations are samples, and the reward is 1."""
+    """Any spaces, with sampled observations and reward 1."""
 
     def __init__(self, observation_space=None, action_space=None, length: int = 5):
         super().__init__(length)
@@ -68,7 +68,7 @@ class Spaces(Probe):
 
 
 class Walk(Probe):
-    """Random observations, rewards by observation and action, and ends of both kinds by chance."""
+    """Random observations, rewards that depend on observation and action, and random terminations and truncations."""
 
     observation_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
 
@@ -89,23 +89,23 @@ class Walk(Probe):
 
 
 def fit(algo: str, env_fn: Callable) -> Callable:
-    """An environment with two actions, Boxed for the algorithms that take no Discrete ones."""
+    """An environment with two actions, Boxed for algorithms that don't support Discrete ones."""
     return (lambda **kwargs: Boxed(env_fn(**kwargs))) if algo in NO_DISCRETE else env_fn
 
 
-class Diary(gym.Wrapper):
-    """Writes what happens to an environment to lists that all copies of it share, as (what, details) pairs."""
+class CallLog(gym.Wrapper):
+    """Appends the calls of an environment, ("reset", seed) and ("step", action), to a list shared by all copies."""
 
-    def __init__(self, env: gym.Env, pages: list):
+    def __init__(self, env: gym.Env, calls: list):
         super().__init__(env)
-        self.pages = pages
+        self.calls = calls
 
     def reset(self, *, seed=None, options=None):
-        self.pages.append(("reset", seed))
+        self.calls.append(("reset", seed))
         return super().reset(seed=seed, options=options)
 
     def step(self, a):
-        self.pages.append(("step", a))
+        self.calls.append(("step", a))
         return super().step(a)
 
 
@@ -113,7 +113,7 @@ class Diary(gym.Wrapper):
 
 
 class Constant(nn.Module):
-    """A value function that says `c` everywhere."""
+    """A value function that is `c` everywhere."""
 
     def __init__(self, c: float = 0.0):
         super().__init__()
@@ -124,7 +124,7 @@ class Constant(nn.Module):
 
 
 def constant_critic(c: float = 0.0) -> Callable:
-    """An actor_critic whose value function begins as the constant c and stays one."""
+    """An actor_critic whose value function starts as the constant c and stays constant."""
 
     def make(*args, **kwargs):
         ac = ActorCritic(*args, **kwargs)
@@ -135,7 +135,7 @@ def constant_critic(c: float = 0.0) -> Callable:
 
 
 class Line(nn.Module):
-    """Q(o, a) = c + w a for an action of one dimension; its parameter takes no part, and so stays."""
+    """Q(o, a) = c + w a for one-dimensional actions; its parameter has no effect, so it never changes."""
 
     def __init__(self, c: float, w: float = 0.0):
         super().__init__()
@@ -146,7 +146,7 @@ class Line(nn.Module):
 
 
 def lines(algo: str, *critics: Line) -> Callable:
-    """The actor_critic of an off-policy algorithm with these for its action-value functions."""
+    """The actor_critic of an off-policy algorithm with these action-value functions."""
 
     def make(*args, **kwargs):
         ac = ALGOS[algo].__defaults__[0](*args, **kwargs)
@@ -158,7 +158,7 @@ def lines(algo: str, *critics: Line) -> Callable:
 
 
 class RawActor(nn.Module):
-    """As a user would write it: the standard deviation is the parameter itself, not a tensor computed from it."""
+    """As a user might write it: log_std is the parameter itself, not a tensor computed from it."""
 
     def __init__(self, net: nn.Module, size: int):
         super().__init__()
@@ -169,7 +169,7 @@ class RawActor(nn.Module):
 
 
 class RawActorCritic(ActorCritic):
-    """With a RawActor, for a Box of actions."""
+    """An ActorCritic with a RawActor, for Box actions."""
 
     def __init__(self, observation_space, action_space, **kwargs):
         super().__init__(observation_space, action_space, **kwargs)
@@ -185,7 +185,7 @@ def train(algo: str, env_fn, folder: Path, /, **kwargs):
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    """progress.txt, a dict a row."""
+    """progress.txt, one dict per row."""
     header, *lines = (folder / "progress.txt").read_text().splitlines()
     return [dict(zip(header.split("\t"), map(float, line.split("\t")), strict=True)) for line in lines]
 
@@ -198,14 +198,14 @@ TIMES = ("Time", "EvalTime")
 
 
 def without_time(folder: Path) -> list[list[str]]:
-    """The cells of progress.txt as written, but for the columns of times."""
+    """The cells of progress.txt as written, without the columns of times."""
     lines = [line.split("\t") for line in (folder / "progress.txt").read_text().splitlines()]
     kept = [i for i, key in enumerate(lines[0]) if key not in TIMES]
     return [[line[i] for i in kept] for line in lines]
 
 
 def config(folder: Path) -> dict:
-    """config.json; NaN and Infinity, which JSON does not have, are an error."""
+    """config.json; NaN and Infinity, which aren't valid JSON, are an error."""
 
     def refuse(constant):
         raise ValueError(f"{constant} is not JSON")
@@ -214,9 +214,9 @@ def config(folder: Path) -> dict:
 
 
 class Epoch:
-    """The first epoch of a run, taken apart: its data, and the networks before and after it.
+    """The first epoch of a run, for inspection: its data, and the networks before and after it.
 
-    Without normalisation of observations, so that nothing but parameters changes.
+    Observations aren't normalized, so that only parameters change.
     """
 
     def __init__(self, monkeypatch, algo: str, env_fn, folder: Path, /, **kwargs):
@@ -252,11 +252,11 @@ class Epoch:
 
 
 class Replay:
-    """A run of an off-policy algorithm, taken apart.
+    """A run of an off-policy algorithm, for inspection.
 
-    first: a copy of its networks as they began; batches: what each update learned from; when: the environment steps
-    done by then; random: the state of torch's random numbers then; targets: the target networks by what they follow,
-    "actor" or "critic", as they are at the end; ac, row: the run's actor-critic and the first row of its progress.txt
+    first: a copy of its initial networks; batches, when, random: for each update, its batch, the environment steps
+    before it, and torch's random state; targets: the target networks at the end, by "actor" or "critic"; ac, row: the
+    run's actor-critic and the first row of its progress.txt
     """
 
     def __init__(self, monkeypatch, algo: str, env_fn, folder: Path, /, **kwargs):
@@ -298,13 +298,13 @@ def parameters(module: nn.Module) -> torch.Tensor:
 
 
 def polyak_loop(target: nn.Module, source: nn.Module, polyak: float) -> None:
-    """As the papers write it, one parameter after another."""
+    """Polyak averaging as in the papers, parameter by parameter."""
     for p, q in zip(target.parameters(), source.parameters(), strict=True):
         p.data.copy_(polyak * p.data + (1 - polyak) * q.data)
 
 
 def assert_follows(replay: Replay, networks: dict[str, nn.Module]) -> None:
-    """The run's networks are those of a twin, by "actor", "critic", and with "_targ" for the targets."""
+    """Check that the run's networks equal a twin's, given by "actor", "critic", and with "_targ" for the targets."""
     for name, twin in networks.items():
         part, targ, _ = name.partition("_targ")
         ours = replay.targets[part] if targ else getattr(replay.ac, part)

@@ -1,4 +1,4 @@
-"""Seeds, threads, the device and its memory."""
+"""spinup.compute.accel: seeds, threads, precision, devices and memory."""
 
 import ctypes
 import os
@@ -17,7 +17,7 @@ from spinup.errors import UserError
 
 @pytest.fixture(autouse=True)
 def restored():
-    """Threads, precision and random streams as they were."""
+    """Restores threads, precision and random states after each test."""
     precision = torch.get_float32_matmul_precision()
     threads, states = torch.get_num_threads(), (random.getstate(), np.random.get_state(), torch.get_rng_state())
     yield
@@ -44,7 +44,7 @@ def test_the_same_seed_gives_the_same_numbers_everywhere():
 
 
 @pytest.mark.parametrize("seed", [0, 2**32 - 1, np.int64(3), np.uint32(7)])
-def test_good_seeds(seed):
+def test_valid_seeds(seed):
     setup(seed)
 
 
@@ -84,7 +84,7 @@ def test_the_device_is_returned(device):
 
 
 @pytest.mark.parametrize("device", ["cup", "", "cuda:99", "vulkan", "hpu"])
-def test_a_device_that_is_not_there_is_an_error_that_lists_what_is(device):
+def test_an_unavailable_device_is_an_error_that_lists_the_available_ones(device):
     with pytest.raises(UserError, match=rf"device '{device}' is not available here; available: cpu") as error:
         setup(0, device)
     assert "\n" not in str(error.value)
@@ -92,11 +92,11 @@ def test_a_device_that_is_not_there_is_an_error_that_lists_what_is(device):
 
 @pytest.mark.parametrize("device", ["cuda", "gpu"])
 def test_gpu_is_another_name_for_cuda(device, monkeypatch):
-    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: None)  # as on a machine that has one
+    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: None)  # as on a machine with a GPU
     assert setup(0, device) == torch.device("cuda")
 
 
-def test_malloc_takes_its_settings_on_linux_and_is_left_alone_elsewhere(monkeypatch):
+def test_malloc_is_configured_only_on_linux(monkeypatch):
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         taken = []
 
@@ -107,7 +107,7 @@ def test_malloc_takes_its_settings_on_linux_and_is_left_alone_elsewhere(monkeypa
         with monkeypatch.context() as m:
             m.setattr(ctypes, "CDLL", lambda name: Recorder())
             keep_freed_memory()
-        assert taken == [1, 1]  # what mallopt returns where it took the value
+        assert taken == [1, 1]  # mallopt returns 1 for success
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())  # another C library
     keep_freed_memory()
     monkeypatch.setattr(sys, "platform", "win32")
@@ -122,7 +122,7 @@ CGROUP = "/sys/fs/cgroup/memory."
 
 
 def pretend(monkeypatch, **files):
-    """The only files that there are: meminfo, and a container's memory.max and so on."""
+    """Let only these files exist: meminfo, and a container's memory.max, memory.current and memory.stat."""
     texts = {"/proc/meminfo" if name == "meminfo" else f"{CGROUP}{name}": text for name, text in files.items()}
 
     def read_text(path):
@@ -145,7 +145,7 @@ def pretend(monkeypatch, **files):
         (dict(meminfo=MEMINFO, max="999000000000\n", current="5\n"), 8_000_000 * 1024),  # more than the machine has
         (dict(max="2000\n", current="500\n", stat=""), 1500),
         (dict(meminfo="MemTotal:  16000000 kB\n"), None),  # a kernel from before 2014
-        ({}, None),  # no Linux
+        ({}, None),  # not Linux
     ],
 )
 def test_free_memory(monkeypatch, files, free):
@@ -153,14 +153,14 @@ def test_free_memory(monkeypatch, files, free):
     assert free_memory("cpu") == free
 
 
-def test_files_in_a_containers_cache_count_as_free(monkeypatch):
-    """What it has read and written lies in memory until that is needed, up to the limit in one that runs for long."""
+def test_a_containers_file_cache_counts_as_free(monkeypatch):
+    """Files that it has read or written stay cached until the memory is needed, up to the limit after a long time."""
     stat = "anon 1000000000\nfile 6900000000\nactive_file 900000000\ninactive_file 6000000000\n"
     pretend(monkeypatch, meminfo=MEMINFO, max="8000000000\n", current="7900000000\n", stat=stat)
     assert free_memory("cpu") >= 6_000_000_000
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="not told elsewhere")
+@pytest.mark.skipif(sys.platform != "linux", reason="only known on Linux")
 def test_free_memory_of_this_machine():
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 2**20 < free_memory("cpu") < total

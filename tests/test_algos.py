@@ -13,7 +13,7 @@ from probes import (
     OFF_POLICY,
     ON_POLICY,
     PLAIN,
-    Diary,
+    CallLog,
     Discounting,
     Mixed,
     Probe,
@@ -145,10 +145,10 @@ def test_observations(tmp_path, algo, space):
 
 @pytest.mark.parametrize(("algo", "space"), TAKEN)
 def test_actions(tmp_path, algo, space):
-    pages = []
-    train(algo, lambda: Diary(Spaces(action_space=ACTIONS[space]), pages), tmp_path, **{**SMALL[algo], "epochs": 2})
+    calls = []
+    train(algo, lambda: CallLog(Spaces(action_space=ACTIONS[space]), calls), tmp_path, **{**SMALL[algo], "epochs": 2})
     assert all(math.isfinite(x) for row in rows(tmp_path) for x in row.values())
-    actions = [a for what, a in pages if what == "step"]
+    actions = [a for what, a in calls if what == "step"]
     assert all(ACTIONS[space].contains(a) for a in actions)
     if "discrete" in space:  # all of them were tried
         ours = np.stack(actions).reshape(len(actions), -1)
@@ -472,12 +472,12 @@ def test_torchs_default_device_changes_nothing(tmp_path, algo):
     ("num_envs", "steps_per_epoch", "taken"), [(1, 7, 7), (3, 12, 12), (3, 10, 12), (8, 1, 8), (4, 40, 40)]
 )
 def test_steps_are_rounded_up_and_counted(tmp_path, algo, num_envs, steps_per_epoch, taken):
-    pages = []
+    calls = []
     options = {**SMALL[algo], "num_envs": num_envs, "steps_per_epoch": steps_per_epoch}
-    train(algo, lambda: Diary(Mixed(), pages), tmp_path, **options)
+    train(algo, lambda: CallLog(Mixed(), calls), tmp_path, **options)
     assert column(tmp_path, "Epoch") == [1, 2, 3]
     assert column(tmp_path, "TotalEnvInteracts") == [taken, 2 * taken, 3 * taken]
-    assert sum(what == "step" for what, _ in pages) == 3 * taken
+    assert sum(what == "step" for what, _ in calls) == 3 * taken
 
 
 @off_policy
@@ -487,12 +487,12 @@ def test_steps_are_rounded_up_and_counted(tmp_path, algo, num_envs, steps_per_ep
 )
 def test_off_policy_steps_are_counted(tmp_path, algo, num_envs, steps_per_epoch, taken):
     """A row comes with the first step at which its epoch's are done; what is over counts for the next one."""
-    pages = []
+    calls = []
     options = {**SMALL[algo], "num_envs": num_envs, "steps_per_epoch": steps_per_epoch}
-    train(algo, fit(algo, lambda: Diary(Mixed(), pages)), tmp_path, **options)
+    train(algo, fit(algo, lambda: CallLog(Mixed(), calls)), tmp_path, **options)
     assert column(tmp_path, "Epoch") == [1, 2, 3]
     assert column(tmp_path, "TotalEnvInteracts") == taken
-    assert sum(what == "step" for what, _ in pages) == taken[-1]
+    assert sum(what == "step" for what, _ in calls) == taken[-1]
 
 
 @algos

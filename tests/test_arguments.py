@@ -1,4 +1,4 @@
-"""What may be wrong with an algorithm's arguments, how it is told, and where they are explained."""
+"""Invalid arguments of algorithms, the messages about them, and help()."""
 
 import inspect
 import math
@@ -50,13 +50,13 @@ def test_a_number_that_must_be_whole(name, value, right):
     assert str(error.value) == f"{name} is {value!r}; it must be a whole number {right}"
 
 
-def test_both_ends_and_none_are_right():
+def test_both_bounds_and_none_are_valid():
     check_arguments(
         EVERY, {"gamma": 0, "lam": 1, "epochs": 1, "train_v_iters": 0, "target_kl": None, "unknown": "anything"}
     )
 
 
-def test_a_word_that_is_no_choice_is_named_with_the_choices():
+def test_an_invalid_choice_is_named_with_the_choices():
     with pytest.raises(UserError, match=r"^value_target is 'mc'; it must be one of gae, rtg$"):
         check_arguments(EVERY, {"value_target": "mc"})
 
@@ -68,7 +68,7 @@ COUNTS = [
 
 @pytest.mark.parametrize("name", sorted(COUNTS))
 @pytest.mark.parametrize("value", [2**63, 10**30])
-def test_counts_that_no_run_comes_to_the_end_of(name, value):
+def test_counts_too_large_for_any_run(name, value):
     with pytest.raises(UserError, match=f"^{name} is {value}; it must be a.* in [01] to 10*( or None)?$"):
         check_arguments(EVERY, {name: value})
 
@@ -82,7 +82,7 @@ def test_counts_that_no_run_comes_to_the_end_of(name, value):
         ("target_entropy", 10**40), ("target_entropy", -(10**40)), ("lr", 10**20),
     ],
 )  # fmt: skip
-def test_arguments_of_another_type(name, value):
+def test_arguments_of_the_wrong_type(name, value):
     with pytest.raises(UserError, match=f"^{name} is ") as error:
         check_arguments(EVERY, {name: value})
     assert len(str(error.value)) < 200
@@ -95,6 +95,6 @@ def test_help_explains_every_argument():
         assert explained == list(inspect.signature(function).parameters)
 
 
-def test_a_signature_that_help_shows_has_plain_types():
+def test_signatures_in_help_have_plain_types():
     assert inspect.signature(spinup.ppo).parameters["gamma"].annotation is float
     assert inspect.signature(spinup.ppo).parameters["clip_ratio"].annotation is float

@@ -1,4 +1,4 @@
-"""Captured updates against the same updates run as Python: the same bits, by runs, by updates and by layers."""
+"""Captured updates against the same updates run as Python: bitwise equality of runs, single updates and operations."""
 
 import contextlib
 import copy
@@ -28,7 +28,7 @@ SMALL = dict(epochs=2, steps_per_epoch=60, start_steps=10, update_after=10, batc
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch):
+def trace_at_once(monkeypatch):
     monkeypatch.setattr(front, "PATIENCE", 0.0)
 
 
@@ -46,7 +46,7 @@ VARIANTS = {
 
 
 def assert_same_run(algo, env, folder, options, capfd):
-    """The same table and networks; returns what the captured run said on stderr of its updates."""
+    """Check that table and networks are the same; returns the captured run's lines on stderr about its updates."""
     capfd.readouterr()
     ours = train(algo, env, folder / "True", **options, capture=True)
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("capture: ")]
@@ -59,7 +59,7 @@ def assert_same_run(algo, env, folder, options, capfd):
 
 @pytest.mark.parametrize("algo", [*OFF_POLICY, "dqn"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_same_run_to_the_bit(tmp_path, algo, variant, capfd):
+def test_runs_are_bitwise_the_same(tmp_path, algo, variant, capfd):
     precision = torch.get_float32_matmul_precision()
     try:
         said = assert_same_run(algo, fit(algo, Mixed), tmp_path, taken(algo, SMALL | VARIANTS[variant]), capfd)
@@ -70,7 +70,7 @@ def test_the_same_run_to_the_bit(tmp_path, algo, variant, capfd):
 
 @pytest.mark.parametrize("env", [Walk, Target], ids=["discrete", "box"])
 @pytest.mark.parametrize("alpha", ["auto", 0.2])
-def test_the_same_sac_to_the_bit(tmp_path, env, alpha, capfd):
+def test_sac_is_bitwise_the_same(tmp_path, env, alpha, capfd):
     assert assert_same_run("sac", env, tmp_path, SMALL | dict(alpha=alpha), capfd) == []
 
 
@@ -87,7 +87,7 @@ PPO = {
 
 @pytest.mark.parametrize("variant", PPO)
 @pytest.mark.parametrize("env", [Mixed, Target], ids=["discrete", "box"])
-def test_the_same_ppo_to_the_bit(tmp_path, env, variant, capfd):
+def test_ppo_is_bitwise_the_same(tmp_path, env, variant, capfd):
     options = dict(epochs=3, steps_per_epoch=64, num_envs=2, train_pi_iters=4, train_v_iters=4, minibatch_size=16)
     said = assert_same_run("ppo", env, tmp_path, options | PPO[variant], capfd)
     assert len(said) == (2 if variant == "block-sparse, evolving" else 0), said
@@ -103,22 +103,22 @@ class Images(Walk):
         return float(a[0])
 
 
-def test_the_same_run_on_images_to_the_bit(tmp_path, capfd):
+def test_runs_on_images_are_bitwise_the_same(tmp_path, capfd):
     assert assert_same_run("sac", Images, tmp_path, SMALL | dict(steps_per_epoch=30), capfd) == []
 
 
-def test_many_runs_in_one_process_do_not_use_up_each_others_graphs(tmp_path, capfd):
+def test_runs_in_one_process_do_not_share_a_limit_of_graphs(tmp_path, capfd):
     options = dict(epochs=1, steps_per_epoch=16, num_envs=1, minibatch_size=8, train_pi_iters=1, train_v_iters=1)
     for i in range(10):
         train("ppo", Mixed, tmp_path / str(i), **options)
     assert "capture: " not in capfd.readouterr().err
 
 
-# ---- where memory begins
+# ---- alignment
 
 
 class Products(TorchDispatchMode):
-    """Counts matrix products, and notes tensors whose memory begins elsewhere than at a multiple of ALIGNMENT."""
+    """Counts matrix products, and records their tensors whose address isn't a multiple of ALIGNMENT."""
 
     kinds = torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm
 
@@ -126,7 +126,7 @@ class Products(TorchDispatchMode):
         super().__init__()
         self.count, self.unaligned = 0, []
 
-    def look_at(self, op, *trees) -> None:
+    def check(self, op, *trees) -> None:
         if op.overloadpacket in self.kinds:
             self.count += 1
             begins = [(x.untyped_storage().data_ptr(), x) for x in tensors_in(trees)]
@@ -135,7 +135,7 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         results = op(*args, **(kwargs or {}))
-        self.look_at(op, args, kwargs, results)
+        self.check(op, args, kwargs, results)
         return results
 
 
@@ -146,8 +146,8 @@ def options_for(algo):
 
 
 @pytest.mark.parametrize("algo", ["vpg", "ppo", *OFF_POLICY])
-def test_products_begin_at_multiples_of_64_bytes(tmp_path, algo):
-    """Elsewhere the last digits may differ: between machines' memory, a run and its resumption, Python and replay."""
+def test_products_have_aligned_operands(tmp_path, algo):
+    """Otherwise the last digits may differ: from run to run, after resuming, and between Python and replay."""
     with Products() as seen:
         train(algo, fit(algo, Target), tmp_path, **options_for(algo))
     assert seen.count > 20
@@ -155,26 +155,26 @@ def test_products_begin_at_multiples_of_64_bytes(tmp_path, algo):
 
 
 @pytest.mark.parametrize("algo", ["ppo", *OFF_POLICY])
-def test_replayed_products_begin_at_multiples_of_64_bytes(tmp_path, algo, monkeypatch):
+def test_replayed_products_have_aligned_operands(tmp_path, algo, monkeypatch):
     seen, certify = Products(), replay.certified_step
 
-    def look_and_certify(operation):
-        seen.look_at(operation.op, *operation)
+    def check_and_certify(operation):
+        seen.check(operation.op, *operation)
         return certify(operation)
 
-    monkeypatch.setattr(replay, "certified_step", look_and_certify)
+    monkeypatch.setattr(replay, "certified_step", check_and_certify)
     train(algo, fit(algo, Target), tmp_path, **options_for(algo))
     assert seen.count > 10
     assert seen.unaligned == []
 
 
 def test_dispatch_modes_and_debuggers_see_python(monkeypatch):
-    for look_on in (Products, functools.partial(trace_of_python, [])):
+    for observe in (Products, functools.partial(trace_of_python, [])):
         _, _, update, batches = make(captured())
         for batch in batches[:3]:
             update(batch)
         monkeypatch.setattr(front, "run_compiled", lambda *args: pytest.fail("replayed"))
-        with look_on():
+        with observe():
             update(batches[3])
         monkeypatch.undo()
         monkeypatch.setattr(front, "PATIENCE", 0.0)
@@ -192,11 +192,11 @@ def trace_of_python(lines: list):
 
 
 def descend(net, optimizer, python=lambda loss: None):
-    """An update that fits net to its batch, with some noise, and does `python` as well."""
+    """An update that fits net to its batch, with some noise, and also calls `python`."""
 
     def update(batch, noise=0.0):
         x, y = batch
-        scale = torch.tensor([2.0, 0.5])  # made anew from Python's numbers in each call, and changed
+        scale = torch.tensor([2.0, 0.5])  # created from Python numbers in each call, and changed in place
         scale[0] += 1
         loss = ((net(x) - y) * scale).square().mean() + noise * torch.randn(3).mean()
         python(loss)
@@ -215,13 +215,13 @@ def make(wrap, python=lambda loss: None, lr=0.1):
     return net, optimizer, update, batches
 
 
-def test_the_same_updates_by_turns_of_two_programs():
+def test_two_programs_in_turn_do_the_same_updates():
     results, nets = [], []
     for on in (True, False):
         net, _, update, batches = make(captured(on))
         results.append([update(batch, 0.0 if i % 2 else 0.5) for i, batch in enumerate(batches)])
         nets.append(net)
-    for ours, plain in zip(*results, strict=True):  # all results are kept: none is overwritten by a later call
+    for ours, plain in zip(*results, strict=True):  # after all calls: no later call has overwritten a result
         assert ours.keys() == plain.keys()
         assert all(torch.equal(ours[key], plain[key]) for key in ours)
     assert torch.equal(*map(parameters, nets))
@@ -235,7 +235,7 @@ def test_results_are_detached_in_python_too():
 
 
 def test_arguments_are_not_kept():
-    """What is given to a call is copied: the next batch may lie in the same memory, or the caller change it."""
+    """A call copies its arguments, since the caller may reuse their memory."""
     _, _, update, batches = make(captured())
     before = [x.clone() for x in batches[0]]
     for batch in batches[:4]:
@@ -243,7 +243,7 @@ def test_arguments_are_not_kept():
     assert all(torch.equal(x, y) for x, y in zip(batches[0], before, strict=True))
 
 
-def test_it_is_not_traced_before_it_has_taken_some_seconds(monkeypatch):
+def test_an_update_is_not_traced_before_it_has_taken_some_seconds(monkeypatch):
     monkeypatch.setattr(front, "PATIENCE", 1e9)
     monkeypatch.setattr(front, "import_dynamo", lambda: pytest.fail("traced"))
     _, _, update, batches = make(captured())
@@ -261,8 +261,8 @@ def test_a_missing_dynamo_means_python(monkeypatch, capsys):
     for batch in batches[:5]:
         assert torch.equal(update(batch)["Loss"], plain(batch)["Loss"])
     assert torch.equal(parameters(net), parameters(plain_net))
-    told = "capture: update runs as Python from here on: torch's Dynamo does not load here (ImportError: no module"
-    assert capsys.readouterr().err.count(told) == 1
+    line = "capture: update runs as Python from here on: torch's Dynamo does not load here (ImportError: no module"
+    assert capsys.readouterr().err.count(line) == 1
 
 
 def test_an_old_torch_means_python(monkeypatch):
@@ -272,13 +272,13 @@ def test_an_old_torch_means_python(monkeypatch):
         front.import_dynamo()
 
 
-def test_errors_of_an_update_are_pythons_own():
+def test_errors_of_an_update_are_those_of_python():
     _, _, update, _ = make(captured())
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         update((torch.randn(5, 4), torch.randn(5, 2)))
 
 
-def test_nan_is_told_in_the_update_that_has_it():
+def test_nan_is_reported_in_the_update_that_has_it():
     _, optimizer, update, batches = make(captured())
     for batch in batches[:4]:
         update(batch)
@@ -287,16 +287,16 @@ def test_nan_is_told_in_the_update_that_has_it():
         update(batches[4])
 
 
-def test_hooks_registered_all_the_time_mean_python(capsys):
+def test_constantly_registered_hooks_mean_python(capsys):
     net, _, update, batches = make(captured())
-    for batch in batches[: front.MAX_LOOKS + 2]:
+    for batch in batches[: front.MAX_COMPILES + 2]:
         net.register_forward_hook(lambda module, args, out: None)
         update(batch)
     assert capsys.readouterr().err.count("hooks are registered again and again") == 1
 
 
 def test_a_view_of_a_parameter_stays_one():
-    """As in Python, what an update returns of the network's own memory shows later changes."""
+    """As in Python, a returned view of a parameter shows later changes."""
     net = nn.Linear(2, 2)
 
     @captured()
@@ -320,7 +320,7 @@ def test_a_view_of_an_argument_means_python(capsys):
 
 
 def test_results_are_not_overwritten_within_a_call():
-    """Memory is taken over after the last use: here by turns, in a chain whose first link is needed at the end."""
+    """Memory is reused after its last use; here in turns, in a chain whose first value is needed at the end."""
 
     def update(batch):
         x = first = batch[0] * 2
@@ -345,7 +345,7 @@ def test_results_are_not_overwritten_within_a_call():
 
 
 def assert_repeats(update, batches):
-    """The captured update gives what the plain one does, in each of its calls."""
+    """Check that the captured update returns what the plain one does, in each call."""
     run = captured()(update)
     for x in batches:
         plain = {key: value.clone() for key, value in update((x,)).items()}
@@ -357,13 +357,13 @@ def assert_repeats(update, batches):
 SOURCES = [torch.arange(6.0).view(2, 3) + k for k in range(6)]
 
 
-def test_functions_that_do_something_else_are_not_used(monkeypatch):
+def test_replaced_torch_functions_are_not_used(monkeypatch):
     monkeypatch.setattr(torch, "mul", torch.add)
     assert_repeats(lambda batch: {"Product": batch[0] * batch[0].exp()}, SOURCES)
 
 
-def test_numbers_and_methods_are_what_they_were():
-    """Operations that torch's functions of the same name do otherwise, or not at all, are done by the operators."""
+def test_operators_are_used_if_torch_functions_differ():
+    """Operations whose torch function of the same name acts differently, or doesn't exist."""
     x = torch.linspace(-2, 2, 6).view(2, 3)
 
     def update(batch):
@@ -389,7 +389,7 @@ def test_numbers_and_methods_are_what_they_were():
 
 
 class Layers(nn.Module):
-    """Whose products, splits and shapes are changed in place in ways that the operations' signatures do not tell."""
+    """Layers that change results in place in ways that the operators' signatures don't declare."""
 
     def __init__(self):
         super().__init__()
@@ -400,7 +400,7 @@ class Layers(nn.Module):
         return torch.kron(h, torch.ones(1, 2)), h.quantile(0.3, dim=-1), h.unsafe_chunk(2, -1), x.unsafe_chunk(3, -1)
 
 
-def test_layers_that_change_what_they_are_given():
+def test_layers_that_change_their_inputs():
     torch.manual_seed(0)
     net = Layers()
     other = copy.deepcopy(net)
@@ -411,12 +411,12 @@ def test_layers_that_change_what_they_are_given():
 
     run = captured()(functools.partial(update, net))
     for x in SOURCES:
-        ours, wanted = run((x,)), update(other, (x,))
-        assert all(torch.equal(ours[key], wanted[key]) for key in wanted)
+        ours, expected = run((x,)), update(other, (x,))
+        assert all(torch.equal(ours[key], expected[key]) for key in expected)
 
 
-def test_operations_whose_variants_for_given_memory_do_something_else():
-    """Those of torch 2.13 for these raise, or are wrong."""
+def test_operations_whose_out_variants_are_wrong():
+    """In torch 2.13, the out= variants of these raise or return something else."""
 
     def update(batch):
         p = batch[0].sigmoid()
@@ -436,7 +436,7 @@ def test_operations_whose_variants_for_given_memory_do_something_else():
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_losses_do_not_enlarge_the_memory_of_their_results(capfd, reduction):
-    """torch's own variants of some put what they reduce there, and warn in each call."""
+    """The out= variants of some losses write the values before the reduction there, and warn in each call."""
     names = ("mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "soft_margin_loss", "l1_loss")
 
     def update(batch):
@@ -449,7 +449,7 @@ def test_losses_do_not_enlarge_the_memory_of_their_results(capfd, reduction):
     assert "resize" not in capfd.readouterr().err
 
 
-def test_rows_are_picked_by_number_and_not_by_mask(capsys):
+def test_indexing_by_number_is_replayed_and_by_mask_is_not(capsys):
     x = torch.arange(10.0)
     by_number = captured()(lambda batch: {"X": x[batch[0]]})
     for i in range(8):
@@ -471,16 +471,16 @@ def test_complex_conjugates_are_conjugated(capsys):
     assert "it conjugates complex numbers" in capsys.readouterr().err
 
 
-def test_random_numbers_go_on_as_they_would():
+def test_random_numbers_continue_as_in_python():
     torch.manual_seed(0)
-    wanted = [(torch.rand(3), torch.randn(3) + 1, torch.nn.functional.dropout(torch.ones(9))) for _ in range(7)]
+    expected = [(torch.rand(3), torch.randn(3) + 1, torch.nn.functional.dropout(torch.ones(9))) for _ in range(7)]
     torch.manual_seed(0)
     run = captured()(lambda batch: (torch.rand(3), torch.randn(3) + 1, torch.nn.functional.dropout(torch.ones(9))))
-    for numbers in wanted:
+    for numbers in expected:
         assert all(map(torch.equal, run((SOURCES[0],)), numbers))
 
 
-def test_numbers_of_another_type_are_another_program():
+def test_batches_of_another_dtype_are_another_program():
     run = captured()(lambda batch: {"Third": batch[0] / 3})
     for x in (SOURCES[1], SOURCES[1].double(), SOURCES[1], SOURCES[1].double()):
         assert torch.equal(run((x,))["Third"], x / 3)
@@ -489,11 +489,11 @@ def test_numbers_of_another_type_are_another_program():
 @pytest.mark.parametrize(
     "change", [lambda x: x.t().contiguous().t(), lambda x: torch.cat([torch.zeros(1), x.reshape(-1)])[1:].view(2, 3)]
 )
-def test_strides_and_beginnings_of_the_batch_are_kept(change):
-    """A replay computes on copies that lie as the arguments do, for the last digits depend on it."""
+def test_strides_and_alignment_of_the_batch_are_kept(change):
+    """A replay computes on copies with the arguments' strides and alignment, since the last digits depend on these."""
     seen = []
 
-    @operator_that_looks(seen)
+    @shows_its_argument(seen)
     def update(batch):
         return {"X": batch[0] * 2}
 
@@ -503,14 +503,14 @@ def test_strides_and_beginnings_of_the_batch_are_kept(change):
     assert strides == {(change(SOURCES[0]).stride(), change(SOURCES[0]).data_ptr() % ALIGNMENT)}
 
 
-def operator_that_looks(seen: list):
-    """Captures an update that shows its argument to `seen` in each call, by the operator below."""
-    LOOKERS.append(seen)
+def shows_its_argument(seen: list):
+    """Captures an update that appends its argument to `seen` in each call, by the operator below."""
+    OBSERVERS.append(seen)
 
     def decorate(update):
         @captured()
         def shown(batch):
-            torch.ops.spinup.look_at_for_tests(batch[0])
+            torch.ops.spinup.show_for_tests(batch[0])
             return update(batch)
 
         return shown
@@ -518,19 +518,19 @@ def operator_that_looks(seen: list):
     return decorate
 
 
-LOOKERS: list[list] = []
+OBSERVERS: list[list] = []
 
 
-@operator("look_at_for_tests(Tensor x) -> ()")
-def look_at(x):
-    LOOKERS[-1].append(x)
+@operator("show_for_tests(Tensor x) -> ()")
+def show(x):
+    OBSERVERS[-1].append(x)
 
 
 # ---- what a caller may do
 
 
-def assert_acts_as_python(make_update, calls, told=None, capsys=None):
-    """make_update(wrap) gives an update; calls: the batch and options of each call, made anew for both runs."""
+def assert_acts_as_python(make_update, calls, message=None, capsys=None):
+    """make_update(wrap) returns an update; calls() the batch and options of each call, new ones for both runs."""
     results = []
     for on in (True, False):
         update = make_update(captured(on))
@@ -540,8 +540,8 @@ def assert_acts_as_python(make_update, calls, told=None, capsys=None):
         assert torch.equal(ours, plain)
     if capsys:
         said = capsys.readouterr().err
-        assert said.count("capture: ") == bool(told), said
-        assert (told or "") in said
+        assert said.count("capture: ") == bool(message), said
+        assert (message or "") in said
 
 
 def double(wrap):
@@ -552,7 +552,7 @@ def batches_of(make_batch, n=6):
     return lambda: [(make_batch(i),) for i in range(n)]
 
 
-FALLS = {
+FALLBACKS = {
     "a number": (batches_of(lambda i: (torch.ones(3) * i, 2.0)), "its batch is not a tuple of tensors"),
     "a generator": (batches_of(lambda i: iter([torch.ones(3)])), "its batch is not a tuple of tensors"),
     "expanded": (batches_of(lambda i: (torch.full((1,), float(i)).expand(3),)), "an expanded tensor"),
@@ -562,26 +562,26 @@ FALLS = {
     "aliases": (batches_of(lambda i: (torch.ones(3).fill_(i),) * 2), None),
     "numpy's memory": (
         batches_of(lambda i: (torch.from_numpy(np.zeros(99, np.float32)[4 * i : 4 * i + 3]),), 16),
-        "its batch begins elsewhere in memory in each call",
+        "its batch is aligned differently in each call",
     ),
 }
 
 
-@pytest.mark.parametrize("name", FALLS)
+@pytest.mark.parametrize("name", FALLBACKS)
 def test_batches_of_other_kinds(name, capsys):
-    calls, told = FALLS[name]
+    calls, message = FALLBACKS[name]
     make_update = double if name != "a generator" else lambda wrap: wrap(lambda batch: next(batch) * 2)
-    assert_acts_as_python(make_update, calls, told, capsys)
+    assert_acts_as_python(make_update, calls, message, capsys)
 
 
-def test_options_that_are_equal_but_of_other_types(capsys):
+def test_options_that_are_equal_but_have_different_types(capsys):
     def calls():
         return [((torch.arange(3),), k) for k in (1, 1.0, True) for _ in range(3)]
 
     assert_acts_as_python(lambda wrap: wrap(lambda batch, k: batch[0] * k), calls, None, capsys)
 
 
-def test_options_that_cannot_be_keys_mean_python(capsys):
+def test_options_that_arent_hashable_mean_python(capsys):
     def calls():
         return [((torch.arange(3),), [2])] * 3
 
@@ -623,7 +623,7 @@ def test_hooks_on_parameters_are_called_in_each_update(capsys):
     assert "a hook on a parameter" in capsys.readouterr().err
 
 
-def test_hooks_on_all_modules_are_called_for_those_of_the_update_alone():
+def test_global_module_hooks_are_called_only_for_the_updates_modules():
     _, _, update, batches = make(captured())
     _, _, plain, _ = make(captured(False))
     hook = nn.modules.module.register_module_forward_hook(
@@ -656,17 +656,17 @@ def test_hooks_on_saved_tensors_and_function_modes_see_python():
             result = function(*args, **(kwargs or {}))
             return result * 0.5 if getattr(function, "__name__", "") == "mean" else result
 
-    for look_on in (lambda: torch.autograd.graph.saved_tensors_hooks(halve, lambda x: x), Halve):
+    for observe in (lambda: torch.autograd.graph.saved_tensors_hooks(halve, lambda x: x), Halve):
         net, _, update, batches = make(captured())
         plain_net, _, plain, _ = make(captured(False))
         for i, batch in enumerate(batches[:10]):
-            with look_on() if i > 3 else contextlib.nullcontext():
+            with observe() if i > 3 else contextlib.nullcontext():
                 assert torch.equal(update(batch)["Loss"], plain(batch)["Loss"])
         assert torch.equal(parameters(net), parameters(plain_net))
 
 
 @pytest.mark.parametrize("kind", ["cond", "checkpoint"])
-def test_functions_held_by_a_graph_mean_python(kind, capsys):
+def test_functions_within_a_graph_mean_python(kind, capsys):
     def update(batch):
         if kind == "cond":
             return torch.cond(batch[0].sum() > 5, torch.exp, torch.neg, (batch[0],))
@@ -678,16 +678,16 @@ def test_functions_held_by_a_graph_mean_python(kind, capsys):
         run = captured(on)(update)
         results.append([run((x,)) for x in SOURCES])
     assert all(map(torch.equal, *results))
-    assert "which holds functions" in capsys.readouterr().err
+    assert "which contains functions" in capsys.readouterr().err
 
 
-def test_a_number_of_numpys_means_python(capsys):
+def test_a_numpy_number_means_python(capsys):
     conf = {"c": np.float64(0.1)}
 
     def update(batch):
         return batch[0] * conf["c"]
 
-    assert_acts_as_python(lambda wrap: wrap(update), lambda: [((x,),) for x in SOURCES], "of NumPy's", capsys)
+    assert_acts_as_python(lambda wrap: wrap(update), lambda: [((x,),) for x in SOURCES], "a NumPy number", capsys)
 
 
 class Learner:
@@ -709,20 +709,20 @@ def triple(batch):
     return batch[0] * 3
 
 
-def test_it_is_copied_and_pickled_as_a_function():
+def test_a_captured_update_is_copied_and_pickled_like_a_function():
     triple((torch.ones(2),))
     assert copy.deepcopy(triple) is triple
     assert pickle.loads(pickle.dumps(triple)) is triple
 
 
-def test_captured_updates_within_one_are_part_of_it(capsys):
+def test_captured_updates_within_another_are_part_of_it(capsys):
     inner = captured()(lambda batch: batch[0] * 2)
     assert_acts_as_python(lambda wrap: wrap(lambda batch: inner(batch) + 1), lambda: [((x,),) for x in SOURCES])
     assert "capture: " not in capsys.readouterr().err
 
 
 def test_a_call_of_another_thread_runs_as_python(monkeypatch):
-    """Meanwhile: the two would write into the same memory."""
+    """While a replay is running, since both would write to the same memory."""
     outer, inner = threading.Event(), threading.Event()
     update = captured()(lambda batch: batch[0] * 2)
     for x in SOURCES:
@@ -746,7 +746,7 @@ def test_a_call_of_another_thread_runs_as_python(monkeypatch):
     assert (results[0] == 2).all()
 
 
-def test_an_interrupted_trace_begins_again(monkeypatch):
+def test_an_interrupted_trace_is_repeated(monkeypatch):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
@@ -760,7 +760,7 @@ def test_an_interrupted_trace_begins_again(monkeypatch):
     assert not update.stays_python
 
 
-def test_a_python_that_dynamo_does_not_support_means_python(monkeypatch, capsys):
+def test_a_python_version_without_dynamo_means_python(monkeypatch, capsys):
     def refuse(*args, **options):
         raise RuntimeError("torch.compile is not supported on Python 3.99")
 
@@ -769,11 +769,11 @@ def test_a_python_that_dynamo_does_not_support_means_python(monkeypatch, capsys)
     assert "does not load here (RuntimeError: torch.compile is not supported" in capsys.readouterr().err
 
 
-# ---- CUDA graphs, and what stands in for them on a CPU
+# ---- CUDA graphs, and a substitute on the CPU
 
 
-class StandIn(cuda.CudaGraph):
-    """Does a function's work as a CUDA graph would: not while it is captured, and into the same memory each time."""
+class FakeGraph(cuda.CudaGraph):
+    """Acts like a CUDA graph: capturing has no effect, and each replay writes to the same memory."""
 
     def warm_up(self, function):
         return function()
@@ -794,10 +794,10 @@ class StandIn(cuda.CudaGraph):
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Captured updates on the CPU go the way of those on a GPU; the list has each graph."""
+    """Captured updates on the CPU take the path of those on a GPU; the fixture is the list of graphs."""
     made = []
 
-    class Noted(StandIn):
+    class Counted(FakeGraph):
         def __init__(self):
             self.replays = 0
             made.append(self)
@@ -806,17 +806,17 @@ def graphs(monkeypatch):
             self.replays += 1
             super().replay()
 
-    monkeypatch.setattr(program, "Replay", functools.partial(cuda.GraphReplay, graph=Noted))
+    monkeypatch.setattr(program, "Replay", functools.partial(cuda.GraphReplay, graph=Counted))
     return made
 
 
-def test_the_same_updates_by_graphs(graphs):
+def test_graphs_do_the_same_updates(graphs):
     results, nets = [], []
     for on in (True, False):
         net, _, update, batches = make(captured(on))
         results.append([update(batch)["Loss"] for batch in batches])
         nets.append(net)
-    assert all(map(torch.equal, *results))  # results outlive the next replay
+    assert all(map(torch.equal, *results))  # the next replay doesn't overwrite results
     assert torch.equal(*map(parameters, nets))
     assert [graph.replays for graph in graphs] == [40 - 1 - cuda.WARM_UP]
 
@@ -829,7 +829,7 @@ def test_a_graph_for_each_shape(graphs):
     assert [graph.replays for graph in graphs] == [40 - 1 - cuda.WARM_UP] * 2
 
 
-def test_tensors_in_other_memory_are_another_graph(graphs):
+def test_tensors_that_have_moved_mean_another_graph(graphs):
     net, _, update, batches = make(captured())
     plain_net, _, plain, _ = make(captured(False))
     for i, batch in enumerate(batches[:20]):
@@ -850,24 +850,24 @@ def test_a_learning_rate_changes_within_a_graph(graphs):
     assert len(graphs) == 1
 
 
-def test_what_a_graph_cannot_hold_runs_as_python(graphs, monkeypatch, capsys):
+def test_an_update_that_a_graph_cannot_hold_runs_as_python(graphs, monkeypatch, capsys):
     def refuse(self, function):
         raise RuntimeError("operation not permitted when stream is capturing\nand more lines")
 
-    monkeypatch.setattr(StandIn, "capture", refuse)
+    monkeypatch.setattr(FakeGraph, "capture", refuse)
     net, _, update, batches = make(captured())
     plain_net, _, plain, _ = make(captured(False))
     for batch in batches[:8]:
         assert torch.equal(update(batch)["Loss"], plain(batch)["Loss"])
     assert torch.equal(parameters(net), parameters(plain_net))
-    told = "it does what a CUDA graph can't hold (operation not permitted when stream is capturing)"
-    assert capsys.readouterr().err.count(told) == 1
+    line = "it does what a CUDA graph can't hold (operation not permitted when stream is capturing)"
+    assert capsys.readouterr().err.count(line) == 1
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("algo", ["ppo", *OFF_POLICY])
-def test_runs_on_a_gpu_are_those_of_python(tmp_path, algo):
-    """Within rounding, for a few epochs: kernels may be chosen otherwise while a graph is captured."""
+def test_runs_on_a_gpu_agree_with_python(tmp_path, algo):
+    """Up to rounding, for a few epochs: other kernels may be chosen while a graph is captured."""
     options = SMALL if algo in OFF_POLICY else dict(epochs=3, steps_per_epoch=64, num_envs=2, minibatch_size=16)
     nets = [
         train(algo, fit(algo, Mixed), tmp_path / str(on), **options, device="cuda", capture=on) for on in (True, False)

@@ -1,7 +1,7 @@
-"""Edits to the algorithms' files, as readers make them: with captured updates each must act as it does in plain Python.
+"""Edits to the algorithms' files, as readers make them: with capture, each must act as it does in plain Python.
 
-An edit is applied to a copy of the file, which is trained with and without `capture`. Both runs must agree to the last
-bit, and what the captured one says of it is compared: None where the edit keeps the speed.
+An edit is applied to a copy of the file, which trains with and without `capture`. Both runs must agree bit for bit, and
+the captured one must print the expected line, or none if the edit can be captured.
 """
 
 import importlib.util
@@ -38,23 +38,23 @@ OFF = dict(
     ac_kwargs=dict(hidden_sizes=(8,)),
 )
 
-# Where an edit goes: a line of the algorithm's file, found by its text.
+# Places for edits: lines of the algorithm's file, found by their text.
 PI = "        loss = policy_loss(logp, logp_old, adv, clip_ratio)\n"  # in PPO's update_pi, before the step
 V = "        vf_optimizer.minimize(value_loss(ac.v(o), ret, v_old, vf_clip))\n"  # PPO's update_v
-EPOCH = "        o, a, r, o2, terminated, done = buffer.get(device)  # (T, N, ...)\n"  # once an epoch, outside
+EPOCH = "        o, a, r, o2, terminated, done = buffer.get(device)  # (T, N, ...)\n"  # per epoch, outside updates
 SETUP = "    # ---- learn\n"
 STEP = "                    keep_updating = update_pi((b_o, b_a, b_adv, b_logp_old))\n"  # each call of update_pi
-ROW = "        run.log(KL=approx_kl(logp, logp_old), ClipFrac=clipped.float(), StopIter=pi_iters)\n"  # once an epoch
+ROW = "        run.log(KL=approx_kl(logp, logp_old), ClipFrac=clipped.float(), StopIter=pi_iters)\n"  # once per epoch
 
 
 class Edit(NamedTuple):
-    """after: lines put after those that stand there; told: a pattern of what stderr says, or None.
+    """after: lines to insert after existing ones; message: a pattern of the line on stderr, or None.
 
-    until: the torch version from which Dynamo can trace it, so that nothing is said
+    until: the torch version from which Dynamo can trace it, so that there is no line
     """
 
     after: dict[str, str]
-    told: str | None = None
+    message: str | None = None
     algo: str = "ppo"
     lines: int = 1  # on stderr, if any
     until: str = "99"
@@ -67,7 +67,7 @@ VALUE = PYTHON + r"(edited_\w+\.py:\d+ `.*`|it) reads a tensor's value in Python
 MOVE = PYTHON + r"edited_\w+\.py:\d+ `.*` can't be replayed \(.*\); move it outside"
 
 EDITS = {
-    # ---- what an update does beside its tensors
+    # ---- effects besides those on tensors
     "storing a metric": Edit({PI: "run.log(Mine=loss)"}, CHANGES),
     "print": Edit({PI: "print('a step')"}, MOVE),
     "counter": Edit({SETUP: "count = [0]", PI: "count[0] += 1", ROW: "run.log(N=count[0])"}, CHANGES),
@@ -84,7 +84,7 @@ EDITS = {
     "try and except": Edit(
         {PI: "try:\n    loss = loss + missing\nexcept NameError:\n    loss = loss * 2"}, PYTHON, until="2.14"
     ),
-    # ---- chance
+    # ---- random numbers
     "numpy's noise": Edit({PI: "import numpy as np\nloss = loss * (1 + float(np.random.rand()))"}, MOVE),
     "numpy's noise as a tensor": Edit(
         {PI: "import numpy as np\nloss = loss * torch.as_tensor(np.random.rand(1)).float().sum()"}, MOVE
@@ -95,7 +95,7 @@ EDITS = {
     "a generator of its own": Edit(
         {SETUP: "own = torch.Generator().manual_seed(3)", PI: "loss = loss * torch.rand((), generator=own)"}, PYTHON
     ),
-    # ---- coefficients that change outside of the update
+    # ---- coefficients that change outside the update
     "a closure annealed": Edit({SETUP: "coef = 1.0", PI: "loss = loss * coef", EPOCH: "coef *= 0.5"}, NEW_EACH_CALL),
     "a closure changed once": Edit(
         {SETUP: "coef = 1.0", PI: "loss = loss * coef", EPOCH: "coef = 1.0 if epoch < 3 else 0.5"}
@@ -103,9 +103,9 @@ EDITS = {
     "a tensor annealed in place": Edit(
         {SETUP: "coef = torch.ones(())", PI: "loss = loss * coef", EPOCH: "coef.mul_(0.5)"}
     ),
-    "a tensor made anew": Edit(
+    "a tensor created again": Edit(
         {SETUP: "coef = torch.ones(())", PI: "loss = loss * coef", STEP: "coef = coef * 0.9"},
-        PYTHON + r"it reads tensors that are made anew",
+        PYTHON + r"it reads tensors that are created again for each call",
     ),
     "a global": Edit(
         {SETUP: "globals()['COEF'] = 1.0", PI: "loss = loss * COEF", EPOCH: "globals()['COEF'] *= 0.5"}, NEW_EACH_CALL
@@ -202,7 +202,7 @@ def indented_like(line: str, text: str) -> str:
 
 
 def edited(edit: Edit, name: str, folder: Path):
-    """The algorithm of a copy of its file with the edit; `nn` is there too."""
+    """The algorithm, from a copy of its file with the edit applied and `nn` imported."""
     source = Path(spinup.algos.__file__).with_name(f"{edit.algo}.py").read_text(encoding="utf-8")
     for line, text in edit.after.items():
         assert source.count(line) == 1, line
@@ -217,15 +217,15 @@ def edited(edit: Edit, name: str, folder: Path):
 
 
 def run_edit(edit: Edit, folder: Path, capture: bool, capfd) -> tuple:
-    """Rows, parameters, standard output and what stderr said."""
+    """Rows, parameters, stdout and stderr of a run."""
     name = f"edited_{folder.name.replace('-', '_')}_{capture}"
     algorithm = edited(edit, name, folder)
     options = PPO if edit.algo == "ppo" else OFF
     capfd.readouterr()
     env = Target if edit.algo == "ppo" else Mixed
     ac = algorithm(env, **options, capture=capture, logger_kwargs=dict(output_dir=folder / str(capture), quiet=True))
-    said = capfd.readouterr()
-    return without_time(folder / str(capture)), parameters(ac), said.out, said.err
+    output = capfd.readouterr()
+    return without_time(folder / str(capture)), parameters(ac), output.out, output.err
 
 
 @pytest.mark.parametrize("name", EDITS)
@@ -239,7 +239,7 @@ def test_an_edit_acts_as_in_python(name, tmp_path, capfd, monkeypatch):
     assert torch.equal(theta, plain_theta)
     assert out == plain_out
     lines = [line for line in err.splitlines() if line.startswith("capture: ")]
-    told = edit.told if Version(torch.__version__) < Version(edit.until) else None
-    assert len(lines) == (edit.lines if told else 0), err
-    assert told is None or re.search(told, lines[0]), lines[0]
+    message = edit.message if Version(torch.__version__) < Version(edit.until) else None
+    assert len(lines) == (edit.lines if message else 0), err
+    assert message is None or re.search(message, lines[0]), lines[0]
     assert "capture: " not in plain_err

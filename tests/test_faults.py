@@ -291,7 +291,7 @@ def test_a_non_finite_gradient_is_named_in_the_next_step():
     optimizer.minimize(
         module(torch.zeros(3, 2)).square().sum() + module.weight.mul(0).pow(0.5).sum()
     )  # slope of a root
-    with pytest.raises(Fault, match=r"is nan in its gradient step 2; the step before had .* the gradient of weight;"):
+    with pytest.raises(Fault, match=r"is nan in its gradient step 2; the previous step had .* the gradient of weight;"):
         optimizer.minimize(module(torch.ones(3, 2)).sum())
 
 

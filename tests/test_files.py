@@ -1,4 +1,4 @@
-"""A run's folder that a stranger made or that is changed in mid-run: nothing outside is touched, and no row is lost."""
+"""Untrusted folders, and folders that change during the run: nothing outside is touched, and no row is lost."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ ESCAPES = ["\x1b]0;owned\x07\x1b[2J\x9b31m", "a\rspinup: done\x08\x08", "a\u202e
 
 @pytest.fixture
 def home(tmp_path):
-    """A folder with what must not be touched; `untouched` checks it."""
+    """A folder with files that must not be touched; `untouched` checks that."""
     home = tmp_path / "home"
     (home / "thesis").mkdir(parents=True)
     (home / "2024").mkdir()
@@ -51,7 +51,7 @@ def untouched(home):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run of two epochs, as the command line makes it."""
+    """A run of two epochs, made by the command line."""
     root = tmp_path_factory.mktemp("made")
     words = "vpg --env CartPole-v1 --steps 40 --epochs 2 --num_envs 1 --hid 8 --checkpoint_freq 1 --quiet"
     main([*words.split(), "--data_dir", str(root)])
@@ -73,7 +73,7 @@ def rows(run):
 
 
 def kinds(path, home):
-    """What can stand in the place of a file, by name, and a function that puts it there."""
+    """Things other than a regular file that can be at a path, by name, with a function that creates each."""
 
     def hard_link():
         os.link(home / ".bashrc", path)
@@ -81,7 +81,7 @@ def kinds(path, home):
     def channel():
         with socket.socket(socket.AF_UNIX) as s:
             folder = os.getcwd()
-            os.chdir(path.parent)  # a socket's path is short
+            os.chdir(path.parent)  # a socket's path must be short
             s.bind(path.name)
             os.chdir(folder)
 
@@ -103,7 +103,7 @@ def kinds(path, home):
     "name",
     ["../home/.bashrc", "/x", "a/b", "..", ".", "", "a\\b", "a\0b", 5, None, "a/", "//x"],
 )
-def test_a_name_is_bare(tmp_path, name):
+def test_a_name_must_not_be_a_path(tmp_path, name):
     for attempt in (RunFolder(tmp_path).replace, lambda name, data: Logger(tmp_path / "run", name, quiet=True)):
         with pytest.raises(UserError, match=r"is not the name of a file in a run's folder"):
             attempt(name, b"x")
@@ -111,13 +111,13 @@ def test_a_name_is_bare(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.pt", "model12.pt", "checkpoint", ".lock", "status.json"])
-def test_the_table_has_a_name_of_its_own(tmp_path, name):
+def test_the_table_cannot_have_another_files_name(tmp_path, name):
     with pytest.raises(UserError, match="which is another file's name"):
         Logger(tmp_path / "run", name, quiet=True)
 
 
 @pytest.mark.parametrize("fname", ["../home/.bashrc", "../../x", "thesis/chapter1"])
-def test_resume_writes_no_table_elsewhere(run, home, fname, tmp_path):
+def test_resume_writes_no_table_outside(run, home, fname, tmp_path):
     fname = fname if ".." in fname else str(home / fname)
     configure(run, logger_kwargs={"output_fname": fname, "quiet": True})
     with pytest.raises(UserError, match=r"output_fname|is not the name of a file"):
@@ -126,19 +126,19 @@ def test_resume_writes_no_table_elsewhere(run, home, fname, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["home", "run"]
 
 
-def test_save_tensors_takes_a_bare_name(tmp_path, home):
+def test_save_tensors_accepts_no_path(tmp_path, home):
     logger = Logger(tmp_path / "run", quiet=True)
     with pytest.raises(UserError, match="is not the name of a file"):
         logger.save_tensors("../home/.bashrc", {"a": torch.ones(1)})
     assert untouched(home)
 
 
-# ---- what stands in the place of a file
+# ---- links, pipes and the like instead of files
 
 
 @pytest.mark.parametrize("kind", kinds(Path(), Path()))
 @pytest.mark.parametrize("name", ["progress.txt", "model.pt", "model_best.pt", "checkpoint/.120.tmp", "checkpoint/7"])
-def test_resume_replaces_what_stands_in_the_place_of_a_file(run, home, kind, name):
+def test_resume_replaces_links_and_pipes_by_files(run, home, kind, name):
     (run / name).unlink(missing_ok=True)
     kinds(run / name, home)[kind]()
     spinup.resume(run, epochs=3)
@@ -151,7 +151,7 @@ def test_resume_replaces_what_stands_in_the_place_of_a_file(run, home, kind, nam
 
 
 @pytest.mark.parametrize("kind", ["a file", "a link", "a folder"])
-def test_what_stands_in_the_place_of_the_next_checkpoint_stays(run, home, kind):
+def test_nothing_at_the_next_checkpoints_path_is_removed(run, home, kind):
     there = run / "checkpoint" / "120"
     makers = {"a file": lambda: there.write_text("x"), "a link": lambda: there.symlink_to(home)}
     makers.get(kind, lambda: shutil.copytree(home, there))()
@@ -164,7 +164,7 @@ def test_what_stands_in_the_place_of_the_next_checkpoint_stays(run, home, kind):
 
 @pytest.mark.parametrize("name", ["progress.txt", "config.json"])
 @pytest.mark.parametrize("kind", ["pipe", "link to a device"])
-def test_plot_and_the_overview_do_not_wait_for_what_is_not_a_file(run, home, name, kind):
+def test_plot_and_progress_do_not_block_on_pipes(run, home, name, kind):
     (run / name).unlink()
     kinds(run / name, home)[kind]()
     if name == "progress.txt":
@@ -180,7 +180,7 @@ def test_plot_and_the_overview_do_not_wait_for_what_is_not_a_file(run, home, nam
     assert jobs.last_error_line(run, "failed") == "failed"
 
 
-def test_without_descriptors_of_folders_links_are_not_followed_either(run, home, monkeypatch):
+def test_links_are_not_followed_without_dir_fd_either(run, home, monkeypatch):
     """As on Windows."""
     monkeypatch.setattr(files, "HAS_DIR_FD", False)
     for name in ("progress.txt", "model.pt"):
@@ -203,7 +203,7 @@ def test_without_descriptors_of_folders_links_are_not_followed_either(run, home,
 
 
 @pytest.mark.parametrize("descriptors", [files.HAS_DIR_FD, False])
-def test_a_linked_run_is_not_removed(run, tmp_path, descriptors, monkeypatch):
+def test_a_run_behind_a_link_is_not_removed(run, tmp_path, descriptors, monkeypatch):
     monkeypatch.setattr(files, "HAS_DIR_FD", descriptors)
     link = tmp_path / "link"
     link.symlink_to(run)
@@ -216,7 +216,7 @@ def test_a_linked_run_is_not_removed(run, tmp_path, descriptors, monkeypatch):
 
 
 def test_a_run_that_becomes_a_link_is_not_removed(run, tmp_path, monkeypatch):
-    """The folder may be exchanged for a link after it was looked at."""
+    """The folder may be replaced by a link after it was checked."""
     kept = sorted(path.name for path in run.iterdir())
     folder, is_link = RunFolder(tmp_path / "link"), RunFolder.is_link
     folder.path.mkdir()
@@ -234,7 +234,7 @@ def test_a_run_that_becomes_a_link_is_not_removed(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["progress.txt", "model.pt"])
-def test_a_folder_in_the_place_of_a_file_stays(run, home, name):
+def test_a_folder_at_a_files_path_is_not_removed(run, home, name):
     (run / name).unlink()
     shutil.copytree(home, run / name)
     with pytest.raises(UserError, match=rf"cannot write .*{name}: Is a directory"):
@@ -261,8 +261,8 @@ def test_a_lock_that_is_not_a_file_is_refused(run, home, kind):
     assert not (home / "new").exists()
 
 
-def test_names_of_drafts_cannot_be_guessed(run, home):
-    """Links with the names that drafts had, for many numbers of processes."""
+def test_temporary_names_cannot_be_guessed(run, home):
+    """Links at the names that temporary files had in earlier versions, for many process ids."""
     for number in range(os.getpid() - 5, os.getpid() + 5):
         for name in ("progress.txt", "config.json", "model.pt"):
             (run / f".{name}.{number}").symlink_to(home / ".bashrc")
@@ -271,7 +271,7 @@ def test_names_of_drafts_cannot_be_guessed(run, home):
     assert len({files.temporary_name("x") for _ in range(100)}) == 100
 
 
-def test_a_draft_does_not_follow_a_link_of_its_name(tmp_path, home, monkeypatch):
+def test_a_temporary_file_does_not_follow_a_link(tmp_path, home, monkeypatch):
     monkeypatch.setattr(files.secrets, "token_hex", lambda n: "0" * 16)
     (tmp_path / ".config.json.0000000000000000.tmp").symlink_to(home / ".bashrc")
     with pytest.raises(UserError, match=r"cannot write .*config.json: File exists"):
@@ -279,7 +279,7 @@ def test_a_draft_does_not_follow_a_link_of_its_name(tmp_path, home, monkeypatch)
     assert untouched(home)
 
 
-# ---- the checkpoint's folder
+# ---- the checkpoint folder
 
 
 @pytest.mark.parametrize("target", ["../home", "../home/thesis", "."])
@@ -291,7 +291,9 @@ def test_a_checkpoint_folder_that_is_a_link_is_refused_before_anything_is_writte
         with pytest.raises(UserError, match=r"checkpoint is a link; it must be a folder; .*--data_dir"):
             attempt()
     assert untouched(home)
-    after = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file() and p.name != ".lock"}  # ours until we end
+    after = {
+        p.name: p.read_bytes() for p in run.iterdir() if p.is_file() and p.name != ".lock"
+    }  # this process has the lock until it ends
     assert after == before
 
 
@@ -311,12 +313,12 @@ def test_a_checkpoint_folder_that_becomes_a_link_is_not_followed(tmp_path, home)
 def test_only_our_own_checkpoints_are_removed(run, home):
     root = run / "checkpoint"
     shutil.copytree(home / "thesis", root / "thesis")
-    shutil.copytree(home / "2024", root / "2024")  # a number, a file named as ours, but no manifest
+    shutil.copytree(home / "2024", root / "2024")  # a number, and a file name of ours, but no manifest
     shutil.copytree(root / "80", root / "40")
     (root / "40" / "notes").write_text("mine")
     (root / "40" / "rank1.pt").symlink_to(home / ".bashrc")
     (root / "20").symlink_to(home / "2024")
-    (root / ".60.tmp").mkdir()  # what a run left that was killed as it saved
+    (root / ".60.tmp").mkdir()  # left by a run that was killed while saving
     (root / ".60.tmp" / "rank0.pt").write_text("half")
     (root / ".60.0123456789abcdef.tmp").mkdir()
     spinup.resume(run, epochs=4)
@@ -329,7 +331,7 @@ def test_only_our_own_checkpoints_are_removed(run, home):
 
 @pytest.mark.parametrize("foreign", ["../../../home/.bashrc", "/x/passwd", "rank0.pt/../../x"])
 def test_a_manifest_cannot_name_files(run, home, foreign):
-    """Which files a checkpoint has follows from the number of processes alone."""
+    """The number of processes alone determines a checkpoint's files."""
     manifest = run / "checkpoint" / "80" / "manifest.json"
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**content, "sha256": [foreign], "files": [foreign], "epochs done": 1}))
@@ -338,8 +340,8 @@ def test_a_manifest_cannot_name_files(run, home, foreign):
     assert untouched(home)
 
 
-def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, monkeypatch):
-    """Whichever file it is that does not fit: the tensors, or the manifest after them."""
+def test_a_full_disk_leaves_no_partial_checkpoint(tmp_path, monkeypatch):
+    """No matter which file doesn't fit: the tensors, or the manifest after them."""
     replace = RunFolder.replace
 
     def full(self, name, data):
@@ -353,7 +355,7 @@ def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "run" / "checkpoint").iterdir()] == ["120"]
 
 
-def test_a_draft_that_does_not_fit_is_removed(tmp_path):
+def test_a_temporary_file_that_does_not_fit_is_removed(tmp_path):
     handler, old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
     (tmp_path / "model.pt").write_bytes(b"old")
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
@@ -366,11 +368,11 @@ def test_a_draft_that_does_not_fit_is_removed(tmp_path):
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"model.pt": b"old"}
 
 
-# ---- changes in mid-run
+# ---- changes during the run
 
 
-def in_mid_run(folder, action):
-    """A run of five epochs, 60 steps each, in whose third something happens."""
+def act_during_run(folder, action):
+    """Train for five epochs of 60 steps each, and call `action` in the third one."""
     train("vpg", folder, step=150, action=action)
 
 
@@ -392,15 +394,15 @@ TABLE = {
 
 @pytest.mark.filterwarnings("ignore:unclosed file")
 @pytest.mark.parametrize("change", TABLE)
-def test_a_table_that_is_changed_in_mid_run_gets_its_rows_back(tmp_path, change, capfd):
+def test_a_table_that_is_changed_during_the_run_is_restored(tmp_path, change, capfd):
     run = tmp_path / "run"
-    in_mid_run(run, TABLE[change](run / "progress.txt"))
-    in_mid_run(tmp_path / "whole", lambda: None)
+    act_during_run(run, TABLE[change](run / "progress.txt"))
+    act_during_run(tmp_path / "whole", lambda: None)
     assert table(run) == table(tmp_path / "whole")
     assert "progress.txt was removed or changed during the run; its rows have been restored" in capfd.readouterr().err
 
 
-def test_a_copy_by_hard_links_keeps_its_rows(run):
+def test_a_hard_link_to_the_table_keeps_its_content(run):
     before = (run / "progress.txt").read_bytes()
     backup = run.parent / "backup"
     os.link(run / "progress.txt", backup)
@@ -410,8 +412,8 @@ def test_a_copy_by_hard_links_keeps_its_rows(run):
 
 
 @pytest.mark.skipif(not files.HAS_DIR_FD, reason="links cannot be refused as a file is opened")
-def test_a_link_that_appears_as_a_row_is_written_is_not_followed(tmp_path, home, monkeypatch):
-    """Between the look at the table and its opening."""
+def test_a_link_that_appears_before_a_row_is_written_is_not_followed(tmp_path, home, monkeypatch):
+    """Between checking the table and opening it."""
     folder, size = RunFolder(tmp_path), RunFolder.size
     folder.replace("progress.txt", b"Epoch\n")
 
@@ -427,15 +429,15 @@ def test_a_link_that_appears_as_a_row_is_written_is_not_followed(tmp_path, home,
     assert untouched(home)
 
 
-def test_a_lock_that_is_removed_is_taken_again(tmp_path, capfd):
+def test_a_lock_that_is_removed_is_acquired_again(tmp_path, capfd):
     run = tmp_path / "run"
-    in_mid_run(run, remove(run / ".lock"))
+    act_during_run(run, remove(run / ".lock"))
     assert rows(run) == list("12345")
     assert capfd.readouterr().err.count(".lock was removed during the run") == 1
 
 
 def test_a_second_resume_after_the_lock_was_removed_ends_the_first(tmp_path):
-    """Whoever has the folder then goes on alone: no row of the other comes between its own."""
+    """The process that has the lock continues alone, without rows of the other between its own."""
     run, child = tmp_path / "run", []
 
     def take():
@@ -448,15 +450,15 @@ def test_a_second_resume_after_the_lock_was_removed_ends_the_first(tmp_path):
         child[0].stdout.readline()
 
     with pytest.raises(UserError, match="another process is using"):
-        in_mid_run(run, take)
+        act_during_run(run, take)
     child[0].communicate(b"\n")
     assert rows(run) == ["1", "2"]
     train("vpg", run, resume=True)
-    in_mid_run(tmp_path / "whole", lambda: None)
+    act_during_run(tmp_path / "whole", lambda: None)
     same_run(run, tmp_path / "whole")
 
 
-def test_a_folder_that_another_takes_the_place_of_is_not_written_to(tmp_path):
+def test_a_folder_that_replaces_the_runs_is_not_written_to(tmp_path):
     run = tmp_path / "run"
 
     def swap():
@@ -464,14 +466,14 @@ def test_a_folder_that_another_takes_the_place_of_is_not_written_to(tmp_path):
         shutil.copytree(tmp_path / "moved", run)
 
     with pytest.raises(UserError, match=r"cannot write .*run"):
-        in_mid_run(run, swap)
+        act_during_run(run, swap)
     assert len(table(run)) == 2
 
 
 # ---- grids
 
 
-def test_a_try_that_is_begun_anew_takes_only_its_own_files_away(tmp_path, home):
+def test_starting_over_removes_only_the_runs_files(tmp_path, home):
     folder = tmp_path / "x_s0"
     folder.mkdir()
     job = Job("x", 0, print, {"seed": 0, "logger_kwargs": {"output_dir": str(folder)}})
@@ -512,7 +514,7 @@ def test_a_grid_writes_only_in_a_runs_folder(tmp_path, home, name, kind, capsys)
 
 
 @pytest.mark.parametrize("outcome", ["\x1b[2J", "[red]x[/]", "[/x]", 5, None, {"a": 1}])
-def test_the_overview_shows_what_a_status_says_as_it_stands(tmp_path, outcome):
+def test_the_progress_table_shows_a_status_literally(tmp_path, outcome):
     job = Job("x[/]", 0, fails, {"seed": 0, "logger_kwargs": {"output_dir": str(tmp_path)}})
     (tmp_path / "status.json").write_text(json.dumps({"outcome": outcome}))
     from rich.console import Console
@@ -529,8 +531,8 @@ def test_the_overview_shows_what_a_status_says_as_it_stands(tmp_path, outcome):
 
 @pytest.mark.parametrize("kind", kinds(Path(), Path()))
 @pytest.mark.parametrize("words", [["--out", "curves.png"], [], ["--table", "curves.csv"]])
-def test_plot_replaces_what_stands_in_the_place_of_its_file(run, home, kind, words, monkeypatch):
-    """Also of the default file, in whatever folder the command is given."""
+def test_plot_replaces_links_and_pipes_by_its_file(run, home, kind, words, monkeypatch):
+    """Including the default file, in the current folder."""
     monkeypatch.chdir(run)
     monkeypatch.setenv("MPLBACKEND", "agg")
     name = "curves.csv" if "--table" in words else "curves.png"
@@ -552,7 +554,7 @@ def test_a_video_replaces_a_link(run, home):
     assert [p.name for p in run.iterdir() if ".tmp" in p.name] == []
 
 
-def test_replacing_leaves_the_old_file_where_the_new_one_fails(tmp_path):
+def test_replacing_leaves_the_old_file_if_writing_fails(tmp_path):
     (tmp_path / "x.png").write_text("old")
 
     def write(text, error, **how):
@@ -590,7 +592,7 @@ def test_replacing_leaves_the_old_file_where_the_new_one_fails(tmp_path):
         ({"env_fn": "GymV26Environment-v0", "env_kwargs": {"env_id": "antigravity:X"}}, "imports what its env_kwargs"),
     ],
 )
-def test_resume_takes_only_what_it_knows(run, changes, message):
+def test_resume_accepts_only_known_arguments(run, changes, message):
     configure(run, **changes)
     before = (run / "progress.txt").read_bytes()
     with pytest.raises(UserError, match=message):
@@ -598,7 +600,7 @@ def test_resume_takes_only_what_it_knows(run, changes, message):
     assert (run / "progress.txt").read_bytes() == before
 
 
-def test_resume_starts_no_crowd_of_processes(run, capsys):
+def test_resume_does_not_start_too_many_processes(run, capsys):
     configure(run, run={"processes": 100_000})
     with pytest.raises(SystemExit):
         main(["resume", str(run), "--epochs", "3"])
@@ -607,12 +609,12 @@ def test_resume_starts_no_crowd_of_processes(run, capsys):
 
 @pytest.fixture
 def no_workers(monkeypatch):
-    """Making a process for an environment fails the test."""
+    """Starting a process for an environment fails the test."""
     monkeypatch.setattr("spinup.envs.Workers.__init__", lambda *args, **kwargs: pytest.fail("processes were started"))
 
 
 @pytest.mark.parametrize("name", ["num_envs", "num_test_envs"])
-def test_resume_starts_no_crowd_of_environments(run, name, no_workers, capsys):
+def test_resume_does_not_start_too_many_environments(run, name, no_workers, capsys):
     configure(run, vectorization="async", num_test_episodes=10_000, **{name: 10_000})
     with pytest.raises(SystemExit):
         main(["resume", str(run), "--epochs", "3"])
@@ -625,7 +627,7 @@ def test_resume_starts_no_crowd_of_environments(run, name, no_workers, capsys):
         assert rows(run) == ["1", "2", "3"]
 
 
-def test_environments_of_each_mpi_process_count(run, no_workers, monkeypatch):
+def test_environments_of_all_mpi_processes_are_counted(run, no_workers, monkeypatch):
     configure(run, vectorization="async", num_envs=(os.cpu_count() or 1) * 2)
     monkeypatch.setattr("spinup.compute.mpi.num_procs", lambda: 3)
     with pytest.raises(UserError, match=f"asks for {(os.cpu_count() or 1) * 6} environments"):
@@ -649,7 +651,7 @@ def test_test_policy_checks_numbers_of_environments(run, changes, message, no_wo
 
 
 @pytest.mark.parametrize("name", ["num_envs", "num_test_envs"])
-def test_test_policy_starts_no_crowd_of_environments(run, name, no_workers, capsys):
+def test_test_policy_does_not_start_too_many_environments(run, name, no_workers, capsys):
     configure(run, vectorization="async", **{name: 10_000})
     words = ["test_policy", str(run), "-nr", "--len", "5", "-n"]
     with pytest.raises(SystemExit):
@@ -662,29 +664,32 @@ def test_test_policy_starts_no_crowd_of_environments(run, name, no_workers, caps
         main([*words, "2"])
 
 
-def test_resume_ignores_where_the_folder_says_it_lies(run, tmp_path):
+def test_resume_ignores_the_folder_named_in_the_config(run, tmp_path):
     configure(run, exp_name="../../x", logger_kwargs={"output_dir": str(tmp_path / "other"), "resume": False})
     spinup.resume(run, epochs=3)
     assert not (tmp_path / "other").exists()
     assert rows(run) == ["1", "2", "3"]
 
 
-def test_a_policy_of_a_folder_that_imports_by_its_env_kwargs_is_refused(run):
+def test_a_config_that_imports_through_env_kwargs_is_refused(run):
     configure(run, env_fn="GymV21Environment-v0", env_kwargs={"env_id": "antigravity:X"})
     with pytest.raises(UserError, match="imports what its env_kwargs name; allow it with --env"):
         watch.load(run)
 
 
-def test_resume_says_what_it_does_with_a_foreign_folder(run, capsys, monkeypatch):
+def test_resume_says_what_it_runs_from_a_foreign_folder(run, capsys, monkeypatch):
     spinup.resume(run, epochs=3)
     assert "note:" not in capsys.readouterr().err
     config = read_config(run)[1]
-    for host, said in (("other\x1b[2J", r"was made on another machine, other\x1b[2J"), (None, "does not say on which")):
+    for host, message in (
+        ("other\x1b[2J", r"was made on another machine, other\x1b[2J"),
+        (None, "does not say on which"),
+    ):
         configure(run, run={**config["run"], "host": host})
         epochs = int(rows(run)[-1]) + 1
         spinup.resume(run, epochs=epochs)
         (line,) = capsys.readouterr().err.strip().split("\n")
-        assert line.startswith(f"note: {run} {said}")
+        assert line.startswith(f"note: {run} {message}")
         assert line.endswith(f": training vpg on CartPole-v1, to epoch {epochs}")
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     spinup.resume(run, epochs=epochs + 1)
@@ -704,7 +709,7 @@ def test_printable_by_hand():
 
 
 def clean(text):
-    """Nothing but printable characters and the ends of lines."""
+    """Whether the text contains only printable characters and newlines."""
     return all(c.isprintable() or c == "\n" for c in text)
 
 
@@ -712,7 +717,7 @@ def clean(text):
 @pytest.mark.parametrize("text", ESCAPES)
 @pytest.mark.parametrize("key", ["exp_name", "env_fn", "actor_critic", "algorithm", "run", "seed"])
 @pytest.mark.parametrize("command", ["plot", "resume", "test_policy"])
-def test_no_command_shows_a_config_raw(run, key, text, command, capsys, tmp_path):
+def test_no_command_prints_a_config_unescaped(run, key, text, command, capsys, tmp_path):
     configure(run, **{"logger_kwargs": {}, key: text})
     words = {
         "plot": ["--out", str(tmp_path / "x.svg"), "--table"],
@@ -730,7 +735,7 @@ def test_no_command_shows_a_config_raw(run, key, text, command, capsys, tmp_path
 
 
 @pytest.mark.parametrize("text", ESCAPES[:3])
-def test_no_command_shows_other_files_raw(run, text, capsys, tmp_path):
+def test_no_command_prints_other_files_unescaped(run, text, capsys, tmp_path):
     """Column names, a checkpoint's fingerprint, names of folders and files."""
     folder = run.rename(tmp_path / f"run{text.replace('/', '')}")
     header, *rest = (folder / "progress.txt").read_text().split("\n")
@@ -752,7 +757,7 @@ def test_no_command_shows_other_files_raw(run, text, capsys, tmp_path):
     assert clean(shown.err)
 
 
-def test_a_grids_file_is_not_shown_raw(tmp_path, capsys):
+def test_a_grid_file_is_not_printed_unescaped(tmp_path, capsys):
     file = tmp_path / "grid.toml"
     file.write_text(
         'algo = "vpg"\nenv = "CartPole-v1"\nseed = [0, 1]\nsteps = 40\nepochs = 1\n"env_kwargs:x" = "\\u001b[2J"'

@@ -56,7 +56,7 @@ def outcomes(runs) -> dict[int, str]:
     ("does", "outcome", "message"),
     [
         ("work", "done", None),
-        ("raise", "failed", "ValueError: a bug of ours"),
+        ("raise", "failed", "ValueError: a bug"),
         ("mistake", "wrong input", "gamma is 2; it must be 1"),
         ("exit", "failed", "SystemExit: 3"),
         ("leave", "failed", "ended with status 3"),
@@ -371,11 +371,11 @@ def run_grids_at_once(tmp_path, log, wrappers):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     grids = [subprocess.Popen([*wrapper, sys.executable, str(file)], env=env, **pipes) for wrapper in wrappers]
-    said = [grid.communicate(timeout=300) for grid in grids]
-    last = [out.splitlines()[-1] if out else err for out, err in said]
+    outputs = [grid.communicate(timeout=300) for grid in grids]
+    last = [out.splitlines()[-1] if out else err for out, err in outputs]
     for line in last:
         refused = line.startswith("refused another process is using ")
-        assert refused or set(ast.literal_eval(line)) <= {"done", "done before", "running elsewhere"}, said
+        assert refused or set(ast.literal_eval(line)) <= {"done", "done before", "running elsewhere"}, outputs
     assert seeds_run(log) == seeds, "a run was started twice, or never"
     for seed in seeds:
         folder = tmp_path / "data" / "g" / f"g_s{seed}"

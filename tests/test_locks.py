@@ -269,8 +269,8 @@ def test_a_suspended_owner_writes_no_more_even_after_the_other_has_finished(tmp_
     assert folder_in_use(tmp_path) == ""
     os.kill(near.process.pid, signal.SIGCONT)
     who = f"another process (process {far.process.pid} on far)"
-    said = f"FolderInUse: {who} has used {tmp_path} since this one started; "
-    assert near("check").startswith(said)
+    output = f"FolderInUse: {who} has used {tmp_path} since this one started; "
+    assert near("check").startswith(output)
     assert near("release") == "ok"
     lock(tmp_path).release()
 
@@ -282,9 +282,9 @@ def test_one_of_many_hosts_gets_the_folder(tmp_path, other):
         for host in hosts:
             host.process.stdin.write("lock\n")
             host.process.stdin.flush()
-        said = [host.process.stdout.readline().strip() for host in hosts]
-        assert [word.partition(":")[0] for word in sorted(said)] == ["FolderInUse"] * (len(hosts) - 1) + ["ok"]
-        winner = hosts[said.index("ok")]
+        output = [host.process.stdout.readline().strip() for host in hosts]
+        assert [word.partition(":")[0] for word in sorted(output)] == ["FolderInUse"] * (len(hosts) - 1) + ["ok"]
+        winner = hosts[output.index("ok")]
         assert winner("check") == "ok"
         winner.end()
         hosts.remove(winner)

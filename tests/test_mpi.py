@@ -1,4 +1,4 @@
-"""No-ops in one process, and the same calls in two processes started by mpiexec."""
+"""spinup.compute.mpi: no-ops in one process, and the same calls in two processes started by mpiexec."""
 
 import importlib.util
 import os
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def not_launched(monkeypatch):
-    """Without the variables of a launcher, should the tests themselves run under one."""
+    """Removes a launcher's environment variables, in case the tests themselves run under one."""
     for name in (*mpi.WORLD_SIZE_VARIABLES, "PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_STEP_ID"):
         monkeypatch.delenv(name, raising=False)
     mpi.world.cache_clear()
@@ -40,12 +40,12 @@ def test_one_process_is_rank_0_of_1():
 
 
 @pytest.mark.parametrize("x", [3.5, 2, np.array([1.0, -2.0]), np.ones((2, 3))])
-def test_reductions_change_nothing(x):
+def test_reductions_of_one_process_change_nothing(x):
     for reduce in (mpi.mpi_sum, mpi.mpi_avg, mpi.mpi_min, mpi.mpi_max):
         np.testing.assert_array_equal(reduce(x), x)
 
 
-def test_everything_in_place_changes_nothing():
+def test_in_place_functions_of_one_process_change_nothing():
     x, t, module = np.arange(3.0), torch.arange(3.0), nn.Linear(2, 2)
     module(torch.ones(1, 2)).sum().backward()
     before = [p.clone() for p in [*module.parameters(), *(p.grad for p in module.parameters())]]
@@ -70,7 +70,7 @@ def test_statistics_by_hand():
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
-def test_statistics_are_numpys(dtype):
+def test_statistics_match_numpy(dtype):
     x = (1e4 + 100 * np.random.default_rng(0).normal(size=1000)).astype(dtype)
     wide = x.astype(np.float64)
     expected = (wide.mean(), wide.std(), wide.min(), wide.max())
@@ -115,12 +115,12 @@ def test_one_process_never_imports_mpi4py():
         ({"PMI_SIZE": "2", "PMI_RANK": "0"}, True),
         ({"PMI_SIZE": "1", "PMI_RANK": "0"}, False),
         ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}, True),
-        ({"SLURM_NTASKS": "8"}, False),  # a batch script of Slurm's, not started by srun
+        ({"SLURM_NTASKS": "8"}, False),  # a Slurm batch script, not started by srun
         ({"SLURM_NTASKS": "8", "SLURM_STEP_ID": "0"}, True),
         ({"SLURM_NTASKS": "", "SLURM_STEP_ID": "0"}, False),
     ],
 )
-def test_launchers_are_told_by_their_variables(variables, launched, monkeypatch):
+def test_launchers_are_recognized_by_their_variables(variables, launched, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert mpi.launched() is launched
@@ -144,7 +144,7 @@ def test_a_launched_process_without_mpi4py_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize("missing", ["mpi4py", "mpiexec"])
 def test_mpi_fork_says_what_is_missing(missing, monkeypatch, tmp_path):
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))  # no mpiexec beside it
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))  # no mpiexec next to it
     monkeypatch.setattr(shutil, "which", lambda name: None if missing == "mpiexec" else f"/usr/bin/{name}")
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == missing == "mpi4py" else find_spec(name)
@@ -154,7 +154,7 @@ def test_mpi_fork_says_what_is_missing(missing, monkeypatch, tmp_path):
         mpi.mpi_fork(2)
 
 
-def test_mpi_fork_becomes_the_launcher_of_the_same_command(monkeypatch, tmp_path):
+def test_mpi_fork_replaces_the_process_by_a_launcher_of_the_same_command(monkeypatch, tmp_path):
     class Became(Exception):
         pass
 
@@ -196,7 +196,7 @@ from spinup.compute.optim import FlatAdam
 
 
 
-def abort(*error):  # or the other process would wait for ever
+def abort(*error):  # otherwise the other process would wait forever
     sys.__excepthook__(*error)
     mpi.world().Abort(1)
 
@@ -205,14 +205,14 @@ sys.excepthook = abort
 rank = mpi.proc_id()
 assert mpi.num_procs() == mpi.num_procs_here() == 2 and rank in (0, 1)
 
-# numbers and arrays of several kinds
+# numbers and arrays
 assert mpi.mpi_sum(rank + 1) == 3 and isinstance(mpi.mpi_sum(1.5), float)
 assert mpi.mpi_avg(rank) == 0.5
 assert mpi.mpi_avg(np.float32([rank, 4])).tolist() == [0.5, 4]
 assert mpi.mpi_sum(np.array([[1, rank]])).tolist() == [[2, 1]]
 assert (mpi.mpi_min(rank), mpi.mpi_max(rank)) == (0, 1)
 
-# statistics of the union, of unequal and of empty parts
+# statistics of the union of unequal and empty parts
 x = np.random.default_rng(0).normal(50, 3, size=10)
 part = x[:7] if rank == 0 else x[7:]
 expected = (x.mean(), x.std(), x.min(), x.max())
@@ -240,7 +240,7 @@ net[0](torch.full((1, 2), float(rank)).double()).sum().backward()
 mpi.mpi_avg_grads(net)
 assert net[0].weight.grad.tolist() == [[0.5, 0.5]] * 3 and net[1].weight.grad is None
 
-# one step on half of the batch each is one step on the whole batch
+# a step with half of the batch on each process equals a step with the whole batch
 twin = torch.nn.Linear(2, 1).double()
 mpi.sync_params(twin)
 before = torch.nn.utils.parameters_to_vector(twin.parameters()).detach().clone()
@@ -292,7 +292,7 @@ def test_two_processes(tmp_path):
     assert result.returncode == 7
 
 
-# Each algorithm that learns from a replay buffer, 60 steps in all: its updates come after steps 20, 22, ..., 60.
+# Each off-policy algorithm, for 60 steps in total, with updates after steps 20, 22, ..., 60.
 OFF_POLICY = """
 import importlib
 import sys
@@ -305,7 +305,7 @@ import torch
 import gymnasium as gym
 
 
-def abort(*error):  # or the other process would wait for ever
+def abort(*error):  # otherwise the other process would wait forever
     sys.__excepthook__(*error)
     mpi.world().Abort(1)
 
@@ -332,12 +332,12 @@ for algo in ("ddpg", "dqn", "sac", "td3"):
         logger_kwargs=dict(output_dir=algo, quiet=True),
     )
     assert [t for t, _ in batches] == [10, *(t for t in range(11, 31) for _ in range(2))], batches
-    assert all(len(batch.r) == 5 for _, batch in batches)  # a half of 9, rounded up
+    assert all(len(batch.r) == 5 for _, batch in batches)  # half of 9, rounded up
     assert buffers[0][0].rows == 50 and buffers[0][0].t == 30
     values = torch.cat([x.detach().double().flatten() for x in ac.state_dict().values()]).numpy()
     assert (mpi.mpi_min(values) == mpi.mpi_max(values)).all(), "the processes' networks differ"
     seen = buffers[0][0].o[:30].double().flatten().numpy()
-    assert (mpi.mpi_min(seen) != mpi.mpi_max(seen)).all(), "both have seen the same"
+    assert (mpi.mpi_min(seen) != mpi.mpi_max(seen)).all(), "both processes have seen the same"
     if mpi.proc_id() == 0:
         rows = [line.split() for line in open(f"{algo}/progress.txt")]
         column = rows[0].index("TotalEnvInteracts")
@@ -349,7 +349,7 @@ sys.stdout.flush()
 
 
 def test_off_policy_in_two_processes(tmp_path):
-    """The same networks in both, by halves of each batch, from experience of their own."""
+    """Both processes have the same networks, learned from half batches of their own experience."""
     result = launch(tmp_path, OFF_POLICY)
     assert result.stdout.split() == ["done", "done"], result.stderr
     assert result.returncode == 0

@@ -1,4 +1,4 @@
-"""Training on two processes, through the real launcher: gradients, exact resume, and one end for all."""
+"""Training on two processes, through the real launcher: gradients, exact resume, and ending all processes together."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def launcher():
 
 
 def launch(folder, text, *words, timeout=300):
-    """Run a script on two processes; what it prints, and its status."""
+    """Run a script on two processes; returns the completed process."""
     script = folder / "two.py"
     script.write_text("from spinup import mpi\nmpi.mpi_fork(2)\n" + textwrap.dedent(text))
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
@@ -49,7 +49,7 @@ B = 10
 o, o2, a = torch.randn(B, 3), torch.randn(B, 3), torch.rand(B, 2) * 2 - 1
 adv, ret, r, logp_old = torch.randn(4, B)
 done = (torch.rand(B) < 0.3).float()
-mine = torch.arange(mpi.proc_id(), B, 2)  # half of it
+mine = torch.arange(mpi.proc_id(), B, 2)  # this process's half
 ac = nets.ActorCritic(box, acts, (8,))
 logp = lambda i: ac.pi(o[i]).log_prob(a[i])
 det, twin, soft = nets.DeterministicActorCritic(box, acts, (8,)), nets.TwinActorCritic(box, acts, (8,)), None
@@ -88,7 +88,7 @@ for name, (module, loss) in losses.items():
     half = torch.cat([g.flatten() for g in torch.autograd.grad(loss(mine), params, materialize_grads=True)])
     optimizer = FlatAdam(module, 0.0)
     optimizer.minimize(loss(mine))
-    assert (half - whole).abs().max() > 1e-4, name  # or the test would say nothing
+    assert (half - whole).abs().max() > 1e-4, name  # otherwise the test would be vacuous
     averaged = torch.cat([p.grad.flatten() for p in params])
     torch.testing.assert_close(averaged, whole, rtol=1e-6, atol=1e-6, msg=name)
 
@@ -101,12 +101,12 @@ if mpi.proc_id() == 0:
     mpi.world.cache_clear()
     whole = trpo.fisher_vector_product(kl(torch.arange(B)), params, 0.1)(v)
     torch.testing.assert_close(product, whole, rtol=1e-5, atol=1e-6, msg="fisher")
-sys.stdout.write("done\\n")  # in one write, as two processes share the pipe
+sys.stdout.write("done\\n")  # in one write, since both processes share the pipe
 sys.stdout.flush()
 """
 
 
-def test_half_a_batch_each_gives_the_gradient_of_the_whole(tmp_path):
+def test_averaged_gradients_of_two_halves_are_those_of_the_whole_batch(tmp_path):
     result = launch(tmp_path, GRADIENTS)
     assert result.stdout.split() == ["done", "done"], result.stdout + result.stderr
     assert result.returncode == 0
@@ -128,7 +128,7 @@ for name in t.SETTINGS:
     except t.ProcessEnded:
         pass
     try:
-        action = t.terminate if mpi.proc_id() == 1 else (lambda: None)  # one of them is told, both stop
+        action = t.terminate if mpi.proc_id() == 1 else (lambda: None)  # one gets the signal, both stop
         t.train(name, stopped, step=153, action=action, **more)
         raise AssertionError("went on")
     except SystemExit:
@@ -169,19 +169,19 @@ print("all is well")
 """
 
 
-def test_statistics_of_observations_are_of_both_processes(tmp_path):
+def test_observation_statistics_cover_both_processes(tmp_path):
     result = launch(tmp_path, STATISTICS, str(tmp_path / "run"))
     assert result.stdout.count("all is well") == 2, result.stderr
 
 
 def test_exact_resume_on_two_processes(tmp_path):
-    """Each algorithm: ended without warning, and told to stop; the table and the policy are the uninterrupted run's."""
+    """Each algorithm, killed or stopped by a signal: table and policy equal the uninterrupted run's."""
     result = launch(tmp_path, RESUME, str(tmp_path), timeout=500)
     assert result.returncode == 0, result.stdout + result.stderr
     assert sorted(result.stdout.split()) == sorted([*SETTINGS] * 2)
 
 
-# ---- one ends, all end
+# ---- when one process ends, all end
 
 TRAIN = """
 import os, sys, time
@@ -209,21 +209,21 @@ ENDS = {
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_a_process_that_ends_takes_all_along(how, tmp_path):
-    """Within 10 seconds, with its traceback, no status 0, and nobody left behind."""
-    code, told = ENDS[how]
+def test_when_one_process_ends_all_end(how, tmp_path):
+    """Within 10 seconds, with its traceback, an exit status other than 0, and no process left behind."""
+    code, message = ENDS[how]
     result = launch(tmp_path, TRAIN % code, timeout=200)
     late = time.time() - float(result.stdout.split()[1])
     assert result.returncode != 0
     assert late < 10
     output = result.stdout + result.stderr
-    assert any(part in output for part in told.split("|")), output
+    assert any(part in output for part in message.split("|")), output
     assert not processes(tmp_path / "two.py")
     if how == "raises":
         assert output.count("Traceback") <= 2  # with the cause
 
 
-def test_ctrl_c_stops_all_with_a_checkpoint(tmp_path):
+def test_ctrl_c_stops_all_processes_with_a_checkpoint(tmp_path):
     (tmp_path / "two.py").write_text("from spinup import mpi\nmpi.mpi_fork(2)\n" + TRAIN % "pass")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -240,7 +240,7 @@ def test_ctrl_c_stops_all_with_a_checkpoint(tmp_path):
 
 
 def processes(script):
-    """Processes that have the script, or its folder, on their command line, after a moment to end in."""
+    """Processes with the script on their command line, after a moment to let them end."""
     for _ in range(20):
         listed = subprocess.run(["ps", "-eo", "pid,stat,args"], capture_output=True, text=True, check=True).stdout
         found = [line for line in listed.split("\n") if str(script) in line and " Z" not in line]
@@ -250,7 +250,7 @@ def processes(script):
     return found
 
 
-def test_parameters_that_differ_are_named(tmp_path):
+def test_differing_parameters_are_named(tmp_path):
     result = launch(
         tmp_path,
         """
@@ -282,7 +282,7 @@ ip link set {a} netns {a}; ip link set {b} netns {b}
 ip -n {a} addr add 10.77.0.1/24 dev {a}; ip -n {b} addr add 10.77.0.2/24 dev {b}
 for name in {a} {b}; do ip -n $name link set lo up; ip -n $name link set $name up; done
 """
-# Stands for ssh: called as `[-x] HOST COMMAND...`.
+# Stands in for ssh; called as `[-x] HOST COMMAND...`.
 SSH = """#!/bin/sh
 while [ "${{1#-}}" != "$1" ]; do shift; done
 case $1 in 10.77.0.1) host={a};; *) host={b};; esac
@@ -293,14 +293,14 @@ exec ip netns exec $host unshare --uts sh -c "hostname $host; $*"
 
 @pytest.fixture
 def hosts(tmp_path):
-    """Two network namespaces that see each other, and what logs in to them; yields the first one's name."""
+    """Two connected network namespaces, and a command to log in to them; yields the first one's name."""
     name = f"su{os.getpid()}"
     names = dict(a=f"{name}a", b=f"{name}b")
     if not shutil.which("ip") or not hasattr(os, "geteuid") or os.geteuid() != 0:
-        pytest.skip("only root can make network namespaces, with the command ip")
+        pytest.skip("creating network namespaces needs root and the command ip")
     try:
         if subprocess.run(["sh", "-c", HOSTS.format(**names)], capture_output=True).returncode:
-            pytest.skip("this system lets nobody make network namespaces")
+            pytest.skip("this system doesn't allow network namespaces")
         (tmp_path / "ssh").write_text(SSH.format(**names))
         (tmp_path / "ssh").chmod(0o755)
         (tmp_path / "hosts").write_text("10.77.0.1:1\n10.77.0.2:1\n")
@@ -311,11 +311,11 @@ def hosts(tmp_path):
 
 
 def test_two_hosts(tmp_path, hosts):
-    """A hostfile, as in the documentation; what the processes send each other goes from one network to the other."""
+    """A hostfile, as in the documentation; the processes communicate over the network."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     launcher = Path(sys.executable).parent / "mpiexec"
     if "HYDRA" not in subprocess.run([launcher, "--version"], capture_output=True, text=True).stdout.upper():
-        pytest.skip("another launcher than MPICH's takes other flags")
+        pytest.skip("launchers other than MPICH's have other flags")
     login = ["-launcher", "ssh", "-launcher-exec", str(tmp_path / "ssh")]
     train = [
         "-m",

@@ -1,4 +1,4 @@
-"""Policies against torch.distributions, statistics against numpy, then what every network must do."""
+"""Distributions against torch.distributions, statistics against numpy, then properties of every network."""
 
 import copy
 import functools
@@ -59,12 +59,12 @@ def close(x, y, tol=1e-12):
     torch.testing.assert_close(x, y, rtol=tol, atol=tol, check_dtype=False)
 
 
-# ---- policies by hand
+# ---- distributions by hand
 
 
 def test_gaussian_by_hand():
     pi = Gaussian(torch.tensor([[1.0, -2.0]]), torch.tensor([0.0, math.log(2)]))
-    # z = (1, 0.5): -z^2 / 2 = -0.5 - 0.125, less log 2, less 2 * log sqrt(2 pi)
+    # z = (1, 0.5): -z^2 / 2 = -0.5 - 0.125, minus log 2, minus 2 * log sqrt(2 pi)
     close(pi.log_prob(torch.tensor([[2.0, -1.0]])), torch.tensor([-0.625 - math.log(2) - math.log(2 * math.pi)]), 1e-6)
     close(pi.entropy(), torch.tensor([1 + math.log(2 * math.pi) + math.log(2)]), 1e-6)
     other = Gaussian(torch.tensor([[1.0, 0.0]]), torch.tensor([math.log(2), 0.0]))
@@ -80,7 +80,7 @@ def test_categorical_by_hand():
     close(pi.kl(Categorical(pi.logp.flip(0))), torch.full((2,), 0.25 * math.log(2)), 1e-6)
 
 
-# ---- policies against torch.distributions
+# ---- distributions against torch.distributions
 
 
 def gaussian_pair(lead, free_log_std):
@@ -96,7 +96,7 @@ def categorical_pair(lead, k):
 
 @pytest.mark.parametrize("lead", LEADS)
 @pytest.mark.parametrize("free_log_std", [True, False])
-def test_gaussian_is_torchs(lead, free_log_std):
+def test_gaussian_matches_torch(lead, free_log_std):
     (p, p_twin), (q, q_twin) = (gaussian_pair(lead, free_log_std) for _ in range(2))
     a = torch.randn(*lead, 3, dtype=torch.float64)
     for ours, twin in [(p.log_prob(a), p_twin.log_prob(a)), (p.entropy(), p_twin.entropy())]:
@@ -110,7 +110,7 @@ def test_gaussian_is_torchs(lead, free_log_std):
 
 @pytest.mark.parametrize("lead", LEADS)
 @pytest.mark.parametrize("k", [1, 2, 7])
-def test_categorical_is_torchs(lead, k):
+def test_categorical_matches_torch(lead, k):
     (p, p_twin), (q, q_twin) = (categorical_pair(lead, k) for _ in range(2))
     a = torch.randint(k, lead)
     for ours, twin in [(p.log_prob(a), p_twin.log_prob(a)), (p.entropy(), p_twin.entropy())]:
@@ -123,7 +123,7 @@ def test_categorical_is_torchs(lead, k):
 
 
 @pytest.mark.parametrize("lead", LEADS)
-def test_multi_categorical_is_the_sum_of_torchs(lead):
+def test_multi_categorical_is_a_sum_of_torch_categoricals(lead):
     sizes = [2, 5, 3]
     pairs, other_pairs = ([categorical_pair(lead, k) for k in sizes] for _ in range(2))
     p, q = (MultiCategorical(tuple(ours for ours, _ in x)) for x in (pairs, other_pairs))
@@ -156,13 +156,13 @@ IMPOSSIBLE = [[0.0, 0.0, -math.inf], [1.0, -math.inf, -math.inf], [-math.inf, 3.
 
 @pytest.mark.parametrize("kind", ["one", "several"])
 @pytest.mark.parametrize("logits", IMPOSSIBLE)
-def test_actions_of_probability_0_have_no_part_in_entropy_and_kl(logits, kind):
+def test_actions_of_probability_0_do_not_affect_entropy_and_kl(logits, kind):
     logits = torch.tensor(logits, requires_grad=True)
     possible = logits > -math.inf
     p, q = Categorical(logits.log_softmax(-1)), Categorical(torch.tensor([0.5, 0.25, 0.25]).log())
     twin = td.Categorical(logits=logits[possible].detach().double())
     entropy, kl = twin.entropy(), (twin.probs * (twin.logits - q.logp[possible])).sum()
-    if kind == "several":  # beside a choice that is certain
+    if kind == "several":  # next to a choice that is certain
         p, q = (MultiCategorical((x, Categorical(torch.tensor([0.0])))) for x in (p, q))
     close(p.entropy(), entropy, 1e-6)
     close(p.kl(q), kl, 1e-6)
@@ -187,8 +187,8 @@ def test_discrete_sac_with_actions_of_probability_0():
     assert gradient.isfinite().all()
 
 
-def test_expectations_are_the_plain_sums_to_the_bit():
-    """Of what a network gives, on which runs that were recorded depend."""
+def test_expectations_equal_the_plain_sums_bit_for_bit():
+    """For a network's log-probabilities: the recorded runs depend on it."""
     logp = (3 * torch.randn(500, 7)).log_softmax(-1).requires_grad_()
     other = (3 * torch.randn(500, 7)).log_softmax(-1)
     p, q = Categorical(logp), Categorical(other)
@@ -198,8 +198,8 @@ def test_expectations_are_the_plain_sums_to_the_bit():
         assert torch.equal(*(torch.autograd.grad(z.square().sum(), logp, retain_graph=True)[0] for z in (x, y)))
 
 
-def test_gradients_are_torchs():
-    """Policy gradients and Fisher-vector products differentiate these; the values alone do not show a detached part."""
+def test_gradients_match_torch():
+    """Policy gradients and Fisher-vector products differentiate these; values alone wouldn't reveal a detached part."""
     a, mu, log_std = torch.randn(3, 6, 2, dtype=torch.float64)
     log_std = log_std[0]
     logits, choice = torch.randn(6, 4, dtype=torch.float64), torch.randint(4, (6,))
@@ -249,7 +249,7 @@ def test_gaussian_samples():
 
 
 def test_samples_are_constants_to_the_gradient():
-    """As torch.distributions' sample: else the gradient of log pi(a|s) at a sample a would be 0 in mu."""
+    """Like torch.distributions' sample; otherwise d log pi(a|s) / d mu would be 0 at a sample a."""
     mu = torch.zeros(4, 2, requires_grad=True)
     pi = Gaussian(mu, torch.zeros(2))
     a = pi.sample()
@@ -266,7 +266,7 @@ def test_categorical_samples():
     p = torch.tensor([0.4, 0.3, 0.2, 0.09, 0.01])
     x = Categorical(p.log().expand(100_000, 5)).sample()
     assert x.dtype == torch.int64
-    assert chi_square(x, p) < 18.5  # the 99.9 % point with 4 degrees of freedom
+    assert chi_square(x, p) < 18.5  # the 99.9% quantile with 4 degrees of freedom
     x = Categorical(torch.tensor([0.5, 0.0, 0.5]).log().expand(10_000, 3)).sample()
     assert not (x == 1).any(), "an action of probability 0 was drawn"
 
@@ -277,11 +277,11 @@ def test_multi_categorical_samples_are_independent():
     x = pi.sample()
     assert x.shape == (100_000, 2)
     joint = (p.unsqueeze(1) * q).flatten()
-    assert chi_square(3 * x[:, 0] + x[:, 1], joint) < 20.5  # the 99.9 % point with 5 degrees of freedom
+    assert chi_square(3 * x[:, 0] + x[:, 1], joint) < 20.5  # the 99.9% quantile with 5 degrees of freedom
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_samples_are_seeded_and_detach_cuts_the_graph(action):
+def test_samples_are_seeded_and_detach_removes_the_graph(action):
     ac = ActorCritic(BOX, ACTIONS[action])
     pi = ac.pi(torch.randn(6, 3))
     torch.manual_seed(1)
@@ -334,7 +334,7 @@ def test_activation_names(name, cls):
         (torch.tanh, "no activation"),
     ],
 )
-def test_a_wrong_activation_is_named_once_with_the_closest(name, pattern):
+def test_a_wrong_activation_is_named_once_with_the_closest_match(name, pattern):
     with pytest.raises(UserError, match=pattern) as error:
         ActorCritic(BOX, spaces.Discrete(2), activation=name)
     assert "\n" not in str(error.value)
@@ -363,7 +363,7 @@ def test_hidden_sizes(hidden_sizes, shapes):
 
 
 class OtherLinear(nn.Module):
-    """A linear layer that is not an nn.Linear."""
+    """A linear layer that isn't an nn.Linear."""
 
     made: list
 
@@ -378,7 +378,7 @@ class OtherLinear(nn.Module):
 
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("space", [BOX, IMAGE], ids=["box", "image"])
-def test_every_linear_layer_is_the_factorys(space, action, monkeypatch):
+def test_the_factory_makes_every_linear_layer(space, action, monkeypatch):
     monkeypatch.setattr(OtherLinear, "made", [], raising=False)
     ac = ActorCritic(space, ACTIONS[action], hidden_sizes=(16, 8), linear=OtherLinear)
     assert not any(isinstance(m, nn.Linear) for m in ac.modules())
@@ -390,18 +390,18 @@ def test_every_linear_layer_is_the_factorys(space, action, monkeypatch):
 
 @pytest.fixture
 def precision(monkeypatch):
-    """Sets the precision of float32 products, until the test ends; without oneDNN, which rounds by itself with AMX."""
+    """Sets the precision of float32 products during the test; disables oneDNN, which rounds on its own with AMX."""
     before = torch.get_float32_matmul_precision()
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     yield torch.set_float32_matmul_precision
     torch.set_float32_matmul_precision(before)
 
 
-def test_hidden_layers_multiply_in_bfloat16_where_that_is_allowed_and_pays(precision, monkeypatch):
+def test_hidden_layers_multiply_in_bfloat16_if_that_is_allowed_and_faster(precision, monkeypatch):
     x = torch.randn(128, 64)
 
     def made(has, allowed):
-        """A layer and what float32 makes of x: the precision that is set when a layer is made counts."""
+        """A layer and its float32 output for x; the precision set when the layer is made applies."""
         monkeypatch.setattr(HiddenLinear, "bfloat16", has)
         precision(allowed)
         layer = HiddenLinear(64, 32)
@@ -412,7 +412,7 @@ def test_hidden_layers_multiply_in_bfloat16_where_that_is_allowed_and_pays(preci
         assert torch.allclose(layer(x), plain, rtol=0, atol=1e-5)
     layer, plain = made(True, "medium")
     y = layer(x)
-    rounded = x.bfloat16().double() @ layer.weight.bfloat16().double().t()  # exact products of what was rounded
+    rounded = x.bfloat16().double() @ layer.weight.bfloat16().double().t()  # exact products of the rounded factors
     assert y.dtype == torch.float32
     assert torch.allclose(y - layer.bias, rounded.float(), rtol=2**-8, atol=1e-5)  # and the sum is rounded once
     assert not torch.allclose(y, plain, rtol=0, atol=1e-4)
@@ -423,7 +423,7 @@ def test_hidden_layers_multiply_in_bfloat16_where_that_is_allowed_and_pays(preci
     assert (layer.weight.grad - exact).norm() < 0.02 * exact.norm()
 
 
-def test_what_a_network_reads_and_gives_keeps_its_precision(precision, monkeypatch):
+def test_the_first_and_last_layer_keep_their_precision(precision, monkeypatch):
     monkeypatch.setattr(HiddenLinear, "bfloat16", True)
     precision("medium")
     net, x = mlp([3, 64, 64, 2], "ReLU"), torch.randn(128, 3)
@@ -443,7 +443,7 @@ def test_linear_layers_without_bias():
 
 
 def gain(layer):
-    """g where the rows (or columns) of the weight are orthogonal with length g."""
+    """The length of the weight's rows (or columns), after checking that they are orthogonal and equally long."""
     w = layer.weight.detach().double().flatten(1)
     gram = w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w
     close(gram, gram[0, 0] * torch.eye(len(gram)), 1e-5)
@@ -468,7 +468,7 @@ def test_hidden_convolutions_keep_their_gain_with_other_linear_layers(monkeypatc
     assert [gain(m) for m in convs] == pytest.approx([math.sqrt(2)] * 2, rel=1e-4)
 
 
-def test_orthogonal_false_keeps_torchs_own_weights():
+def test_orthogonal_false_keeps_torchs_default_weights():
     ac = ActorCritic(BOX, spaces.Discrete(2), orthogonal=False)
     first = ac.actor.net[1][0]
     assert first.weight.abs().max() <= 1 / 3**0.5
@@ -508,7 +508,7 @@ def test_cnn_reads_images_of_any_layout(shape):
     assert net.net[0].kernel_size == ((3, 3) if min(s for s in shape if s > 4) < 36 else (8, 8))
 
 
-def test_cnn_channels_last_is_channels_first_with_the_axes_moved():
+def test_channels_last_equals_channels_first_with_moved_axes():
     first, last = CNN((3, 12, 10)), CNN((12, 10, 3))
     last.load_state_dict(first.state_dict())
     o = torch.randint(256, (4, 3, 12, 10), dtype=torch.uint8)
@@ -534,7 +534,7 @@ def batches(shape, seed=0):
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 2)])
-def test_running_norm_is_numpys_mean_and_standard_deviation(shape):
+def test_running_norm_has_numpys_mean_and_standard_deviation(shape):
     norm, seen = RunningNorm(shape), np.zeros((0, *shape))
     for x in batches(shape):
         norm.update(torch.as_tensor(x, dtype=torch.float32))
@@ -571,7 +571,7 @@ def test_running_norm_of_a_constant_is_zero():
 
 
 def test_running_norm_keeps_the_scale_of_a_small_feature_over_many_updates():
-    """1000 epochs of the same data leave the statistics where the first put them."""
+    """1000 epochs of the same data don't change the statistics after the first."""
     norm = RunningNorm(())
     x = torch.tensor([-1e-3, 1e-3])
     for _ in range(1000):
@@ -606,7 +606,7 @@ def test_running_norm_changes_only_in_update_and_is_saved():
     assert int(other.obs_norm.count) == 150
 
 
-def test_normalize_obs_is_what_the_networks_see():
+def test_the_networks_see_normalized_observations():
     ac = ActorCritic(BOX, spaces.Discrete(2), normalize_obs=True)
     ac.obs_norm.update(100 + 7 * torch.randn(500, 3))
     o = 100 + 7 * torch.randn(4, 5, 3)
@@ -675,7 +675,7 @@ def test_act_leaves_no_graph_and_no_gradient(action):
     ac = ActorCritic(BOX, ACTIONS[action])
     ac.act(np.zeros((2, 3), np.float32))
     assert all(p.grad is None for p in ac.parameters())
-    ac.pi(torch.zeros(2, 3)).entropy().sum().backward()  # and the parameters are still ordinary ones
+    ac.pi(torch.zeros(2, 3)).entropy().sum().backward()  # and the parameters aren't inference tensors
 
 
 def test_gaussian_covers_the_bounds_of_each_dimension():
@@ -684,7 +684,7 @@ def test_gaussian_covers_the_bounds_of_each_dimension():
     for p in ac.actor.net.parameters():
         nn.init.zeros_(p)
     pi = ac.pi(torch.randn(4, 3))
-    # the middle of the bounds and half their width; a dimension that lacks one keeps its own unit
+    # the middle of the bounds and half their width; a dimension with a missing bound keeps its own unit
     close(pi.mu, torch.tensor([0.0, 5, 0, 0, -3]).expand(4, 5), 1e-6)
     close(pi.log_std.exp(), math.exp(-0.5) * torch.tensor([1.0, 5, 1, 1, 1]), 1e-6)
     nn.init.ones_(ac.actor.net[1][-1].bias)
@@ -694,7 +694,7 @@ def test_gaussian_covers_the_bounds_of_each_dimension():
 @pytest.mark.parametrize(
     ("low", "high"),
     [
-        ([0, -1], [0, 1]),  # a dimension without freedom
+        ([0, -1], [0, 1]),  # low == high in one dimension
         ([-np.finfo(np.float32).max] * 2, [np.finfo(np.float32).max] * 2),  # finite, but too wide for a float32
     ],
 )
@@ -722,11 +722,11 @@ def test_actor_and_critic_are_separate():
     assert actor | critic == {id(p) for p in ac.parameters()}
 
 
-# ---- an actor-critic of the user's own
+# ---- a user's own actor-critic
 
 
 class Own(nn.Module):
-    """The protocol at the top of spinup/nets/ and no more."""
+    """Exactly the protocol in spinup/nets/__init__.py."""
 
     def __init__(self, continuous=False):
         super().__init__()
@@ -747,12 +747,12 @@ class Own(nn.Module):
 
 
 @pytest.mark.parametrize("action", ["box", "discrete"])
-def test_check_accepts_an_actor_critic_of_ones_own(action):
+def test_check_accepts_a_users_actor_critic(action):
     check_actor_critic(Own(action == "box"), BOX, ACTIONS[action])
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-@pytest.mark.parametrize("space", [BOX, IMAGE, spaces.Box(0, 255, (40, 40), np.uint8)], ids=["box", "image", "grey"])
+@pytest.mark.parametrize("space", [BOX, IMAGE, spaces.Box(0, 255, (40, 40), np.uint8)], ids=["box", "image", "gray"])
 def test_check_accepts_ours_and_changes_nothing(space, action):
     ac = ActorCritic(space, ACTIONS[action], normalize_obs=True)
     before = {k: v.clone() for k, v in ac.state_dict().items()}
@@ -858,7 +858,7 @@ def test_check_refuses_actions_that_are_tensors():
 
 
 @pytest.mark.parametrize("attribute", ["actor", "critic"])
-def test_check_refuses_an_actor_or_critic_that_is_no_module(attribute):
+def test_check_refuses_an_actor_or_critic_that_isnt_a_module(attribute):
     class Broken(Own):
         def __init__(self):
             super().__init__()
@@ -875,7 +875,7 @@ def test_check_refuses_an_obs_norm_without_update():
     assert "obs_norm" in error_of(ac)
 
 
-def test_check_refuses_what_is_no_module():
+def test_check_refuses_an_actor_critic_that_isnt_a_module():
     class NoModule:
         def __init__(self):
             self.actor, self.critic, self.obs_norm = nn.Linear(3, 4), nn.Linear(3, 1), NoNorm()
@@ -886,11 +886,11 @@ def test_check_refuses_what_is_no_module():
     assert "Module" in error_of(NoModule())
 
 
-# ---- the tanh of a Gaussian
+# ---- squashed Gaussians
 
 
 def squashed(lead=(), size=3, dtype=torch.float64):
-    """A policy within bounds that differ in each dimension, none of them around 0."""
+    """A policy whose bounds differ in each dimension, most of them not centered at 0."""
     low, high = torch.tensor([-1.0, 0.0, -7.0], dtype=dtype)[:size], torch.tensor([1.0, 10.0, -5.0], dtype=dtype)[:size]
     mu, log_std = torch.randn(2, *lead, size, dtype=dtype)
     return SquashedGaussian(mu, 0.5 * log_std, (high + low) / 2, (high - low) / 2)
@@ -901,7 +901,7 @@ def test_squashed_gaussian_by_hand(monkeypatch):
     monkeypatch.setattr(torch, "randn_like", lambda x: torch.tensor([[0.0, -0.5]]))
     a, logp = pi.rsample()  # u = (0, 1 - 2 / 2) = (0, 0), where the slope of tanh is 1
     assert a.tolist() == [[5, 5]]
-    # -0 - 0.5^2 / 2 less log 2 less 2 log sqrt(2 pi)
+    # -0 - 0.5^2 / 2, minus log 2, minus 2 log sqrt(2 pi)
     close(logp, torch.tensor([-0.125 - math.log(2) - math.log(2 * math.pi)]), 1e-6)
     monkeypatch.setattr(torch, "randn_like", lambda x: torch.tensor([[math.atanh(0.5), -0.5]]))
     a, logp = pi.rsample()  # tanh(u) = 0.5 in the first dimension, with the slope 1 - 0.25
@@ -912,14 +912,14 @@ def test_squashed_gaussian_by_hand(monkeypatch):
 
 
 @pytest.mark.parametrize("lead", LEADS)
-def test_squashed_gaussian_is_torchs(lead):
-    """Densities are of actions in half-ranges: bounds move and stretch the actions and leave the densities."""
+def test_squashed_gaussian_matches_torch(lead):
+    """Bounds shift and scale the actions but not the densities, which are those of actions in (-1, 1)."""
     pi = squashed(lead)
     torch.manual_seed(3)
     a, logp = pi.rsample()
     torch.manual_seed(3)
     u = pi.mu + pi.log_std.exp() * torch.randn_like(pi.mu)
-    tanh = td.TanhTransform(cache_size=1)  # which remembers u: its inverse would lose digits
+    tanh = td.TanhTransform(cache_size=1)  # the cache keeps u, since inverting tanh would lose digits
     twin = td.Independent(td.TransformedDistribution(td.Normal(pi.mu, pi.log_std.exp()), tanh), 1)
     x = tanh(u)
     assert a.shape == (*lead, 3)
@@ -932,7 +932,7 @@ def test_squashed_gaussian_is_torchs(lead):
 
 
 @pytest.mark.parametrize("u", [10.0, -10.0, 7.0, -15.0, 40.0])
-def test_squashed_log_probability_stays_exact_where_tanh_is_1(u, monkeypatch):
+def test_squashed_log_probability_stays_exact_when_tanh_rounds_to_1(u, monkeypatch):
     """In float32, against log(1 - tanh(u)^2) = -2 log cosh(u) in float64; 1 - tanh(u)^2 itself is 0 in float32."""
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     mu = torch.tensor([[u, 0.3]], requires_grad=True)
@@ -945,7 +945,7 @@ def test_squashed_log_probability_stays_exact_where_tanh_is_1(u, monkeypatch):
 
 
 def test_squashed_densities_integrate_to_one():
-    """The mean of 1 / density over samples is the volume of (-1, 1), where the density covers it evenly enough."""
+    """The mean of 1 / density over samples in a region is its volume."""
     pi = SquashedGaussian(torch.full((200_000, 1), 0.2), torch.zeros(200_000, 1), torch.tensor([3.0]), torch.ones(1))
     a, logp = pi.rsample()
     inside = (a[:, 0] - 3).abs() < 0.8
@@ -977,7 +977,7 @@ def test_gradients_of_squashed_samples_flow_into_mu_and_log_std():
             close(x, y, 1e-10)
 
 
-def test_squashed_samples_without_a_gradient_and_modes_with_one():
+def test_squashed_samples_have_no_gradient_and_modes_do():
     pi = squashed((5,))
     mu = pi.mu.clone().requires_grad_()
     assert not pi._replace(mu=mu).sample().requires_grad
@@ -985,7 +985,7 @@ def test_squashed_samples_without_a_gradient_and_modes_with_one():
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
-def test_squashed_actions_keep_within_bounds(scale):
+def test_squashed_actions_stay_within_bounds(scale):
     space = spaces.Box(np.array([-1, 0, -7, 0.1, 2], np.float32), np.array([1, 10, -5, 0.3, 2], np.float32))
     bounds = Bounds(space)
     mu = scale * torch.randn(2000, 5)
@@ -1009,7 +1009,7 @@ def test_bounds_by_hand():
     close(bounds.from_unit(torch.tensor([[-1.0, -1, -1], [0, 0.5, 0], [1, 1, 1]])),
           torch.tensor([[0.0, -3, 5], [5, 0, 5], [10, 1, 5]]), 0)  # fmt: skip
     close(bounds.to_unit(torch.tensor([[0.0, -3, 5], [7.5, 0, 5]])), torch.tensor([[-1.0, -1, 0], [0.5, 0.5, 0]]), 0)
-    assert len(bounds.state_dict()) == 0  # the environment's, not the network's
+    assert len(bounds.state_dict()) == 0  # bounds belong to the environment, so they aren't saved
 
 
 # ---- actors and action-value functions
@@ -1041,7 +1041,7 @@ def test_deterministic_actor_covers_the_bounds_of_each_dimension():
         assert ac.actor(o).tolist() == [[0, 5, -6]] * 50
 
 
-def test_a_dimension_of_one_point_does_no_harm():
+def test_a_dimension_with_low_equal_to_high_is_harmless():
     space = spaces.Box(np.array([2, -1], np.float32), np.array([2, 1], np.float32))
     o = torch.randn(7, 3)
     for name, make in OFF_POLICY.items():
@@ -1087,7 +1087,7 @@ def test_q_function_shapes(space, lead):
     close(q(o, a).flatten(), torch.stack(each), 0)
 
 
-def test_q_function_sees_observations_beside_actions_in_half_ranges():
+def test_q_function_reads_observations_and_scaled_actions():
     q, o, a = q_function(), torch.randn(5, 3), torch.tensor(WIDE.low) + torch.rand(5, 3) * torch.tensor([2.0, 10, 2])
     unit = (a - torch.tensor([0.0, 5, -6])) / torch.tensor([1.0, 5, 1])
     assert unit.abs().max() <= 1
@@ -1097,7 +1097,7 @@ def test_q_function_sees_observations_beside_actions_in_half_ranges():
     close(image(o, a), image.net(torch.cat([image.encoder(o), unit], 1)).squeeze(1), 1e-6)
 
 
-def test_action_values_move_with_each_dimension_of_the_action():
+def test_action_values_depend_on_each_dimension_of_the_action():
     q = q_function()
     a = torch.tensor([[0.0, 5, -6]]).repeat(20, 1).requires_grad_()
     (gradient,) = torch.autograd.grad(q(torch.randn(20, 3), a).sum(), a)
@@ -1118,15 +1118,15 @@ def test_critics_are_stacked_and_independent(name, space, action):
     if action == "discrete":
         assert ac.critic(o).shape == (n, 6, 4)
     if n == 2:
-        assert (ac.critic[0](o, a) != ac.critic[1](o, a)).all()  # they begin with other weights
+        assert (ac.critic[0](o, a) != ac.critic[1](o, a)).all()  # their initial weights differ
     groups = [{id(p) for p in part.parameters()} for part in (ac.actor, *ac.critic)]
     assert len(set.union(*groups)) == sum(map(len, groups)) == len(list(ac.parameters()))
 
 
 @pytest.mark.parametrize("layer_norm", [False, True, None])
 @kinds
-def test_layer_norm_is_in_the_critics_alone(name, space, action, layer_norm):
-    """None: with DDPG and TD3."""
+def test_only_critics_have_layer_norm(name, space, action, layer_norm):
+    """None: only with DDPG and TD3."""
     ac = OFF_POLICY[name](space, ACTIONS[action], hidden_sizes=(16, 8), layer_norm=layer_norm)
     layer_norm = name != "sac" if layer_norm is None else layer_norm
     assert not any(isinstance(m, nn.LayerNorm) for m in ac.actor.modules())
@@ -1150,7 +1150,7 @@ def test_default_networks_are_the_originals(name):
 
 
 @kinds
-def test_every_linear_layer_of_actors_and_critics_is_the_factorys(name, space, action, monkeypatch):
+def test_the_factory_makes_every_linear_layer_of_actors_and_critics(name, space, action, monkeypatch):
     monkeypatch.setattr(OtherLinear, "made", [], raising=False)
     ac = OFF_POLICY[name](space, ACTIONS[action], hidden_sizes=(16, 8), linear=OtherLinear, activation="Tanh")
     assert not any(
@@ -1203,11 +1203,11 @@ def bounds_of(space):
     return (space.low, space.high) if isinstance(space, spaces.Box) else (0, int(space.n) - 1)
 
 
-# ---- an actor-critic of the user's own, for DDPG, TD3 and SAC
+# ---- a user's own actor-critic, for DDPG, TD3 and SAC
 
 
 class OwnQ(nn.Module):
-    """The protocol at the top of spinup/nets/ and no more: kind is "plain", "soft" or "discrete"."""
+    """Exactly the protocol in spinup/nets/__init__.py; kind is "plain", "soft" or "discrete"."""
 
     def __init__(self, kind, n=2):
         super().__init__()
@@ -1250,7 +1250,7 @@ class OwnCritic(nn.Module):
         return self.net(torch.cat([o, a], -1)).squeeze(-1)
 
 
-PROTOCOLS = {  # the action space, how many critics are asked for, and whether the policy is
+PROTOCOLS = {  # the kind of OwnQ, its actions, the number of critics, and whether the policy is soft
     "ddpg": ("plain", "box", 1, False),
     "td3": ("plain", "box", 2, False),
     "sac": ("soft", "box", 2, True),
@@ -1259,7 +1259,7 @@ PROTOCOLS = {  # the action space, how many critics are asked for, and whether t
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_check_accepts_action_values_of_ones_own(protocol):
+def test_check_accepts_a_users_action_values(protocol):
     kind, action, n, soft = PROTOCOLS[protocol]
     check_q_actor_critic(OwnQ(kind, n), BOX, ACTIONS[action], n, soft)
 
@@ -1286,7 +1286,7 @@ def q_error_of(ac, protocol):
 def test_q_check_names_a_missing_module(protocol, attribute):
     ac = OwnQ(*PROTOCOLS[protocol][::2])
     delattr(ac, attribute)
-    assert f"OwnQ has no '{attribute}'; spinup.nets says" in q_error_of(ac, protocol)
+    assert f"OwnQ has no '{attribute}'; help(spinup.nets) describes" in q_error_of(ac, protocol)
     setattr(ac, attribute, None)
     assert f"'{attribute}' is not a torch.nn.Module" in q_error_of(ac, protocol)
 
@@ -1383,7 +1383,7 @@ def test_q_check_names_a_wrong_shape(protocol, methods, message):
 
 
 def test_q_check_names_a_first_critic_of_a_wrong_shape():
-    """Which TD3's and DDPG's policies climb alone."""
+    """The policies of TD3 and DDPG ascend only this one."""
     ac = OwnQ("plain")
     ac.critic.forward = zeros(2, 3)
     ac.critic[0].forward = zeros(3, 1)
@@ -1393,12 +1393,12 @@ def test_q_check_names_a_first_critic_of_a_wrong_shape():
 def test_q_check_names_what_a_policy_lacks():
     for protocol, a, method in (("sac", an_act(3, 2), "rsample"), ("discrete sac", an_act(3, dtype=int), "logp")):
         ac = broken(protocol, act=a, actor=zeros(3, 4))
-        assert f"actor(o) has no '{method}'; spinup.nets says" in q_error_of(ac, protocol)
+        assert f"actor(o) has no '{method}'; help(spinup.nets) describes" in q_error_of(ac, protocol)
 
 
 def test_q_check_refuses_actions_that_are_tensors():
     ac = broken("td3", act=lambda o, deterministic=False: torch.zeros(3, 2))
-    assert "act(o) gives a Tensor; it must be a numpy array" in q_error_of(ac, "td3")
+    assert "act(o) returns a Tensor; it must return a numpy array" in q_error_of(ac, "td3")
 
 
 # ---- bounds on the standard deviation, and squashed policies for the on-policy algorithms
@@ -1415,10 +1415,10 @@ def squashed_at(low, high, mu, log_std=0.0, dtype=torch.float32):
 @pytest.mark.parametrize(("low", "high"), [(-1, 1), (-0.4, 0.4), (0, 10), (-2e4, 1e4), (1e-4, 3e-4)])
 @pytest.mark.parametrize("u", [0.0, 1e-3, 0.7, -2.5, 5.0, -7.0, 7.5])
 def test_squashed_log_probability_of_a_stored_action_is_exact(low, high, u):
-    """In float32, of the number that was stored, against float64; also where few of tanh's digits are left."""
+    """In float32, for the stored action, against float64; also where tanh has lost most of its digits."""
     pi = squashed_at(low, high, 0.3 + 0.9 * u, -0.3)
     a = torch.addcmul(pi.middle, pi.half_range, torch.tensor([u]).tanh())
-    low, high = ((pi.middle + sign * pi.half_range).double() for sign in (-1, 1))  # as float32 has them
+    low, high = ((pi.middle + sign * pi.half_range).double() for sign in (-1, 1))  # the bounds as float32 rounds them
     near, far = ((a.double() - low) / pi.half_range.double(), (high - a.double()) / pi.half_range.double())
     x = 0.5 * (near / far).log()
     assert x.item() == pytest.approx(u, abs=1e-3 if abs(u) < 4 else 0.5)
@@ -1428,7 +1428,7 @@ def test_squashed_log_probability_of_a_stored_action_is_exact(low, high, u):
 
 
 @pytest.mark.parametrize("lead", LEADS)
-def test_squashed_log_probability_is_torchs(lead):
+def test_squashed_log_probability_matches_rsample(lead):
     pi = squashed(lead)
     a, logp = pi.rsample()
     assert pi.log_prob(a).shape == lead
@@ -1468,13 +1468,13 @@ def test_squashed_entropy_is_the_mean_over_samples_and_has_a_gradient():
     assert (gradients[1] > 0).all()
 
 
-def test_squashed_kl_is_the_gaussians():
+def test_squashed_kl_is_that_of_the_gaussians():
     p, q = squashed((4,)), squashed((4,))
     normals = [td.Independent(td.Normal(x.mu, x.log_std.exp()), 1) for x in (p, q)]
     close(p.kl(q), td.kl_divergence(*normals))
     a, _ = (many := p._replace(mu=p.mu[0].expand(200_000, 3), log_std=p.log_std[0].expand(200_000, 3))).rsample()
     other = q._replace(mu=q.mu[0], log_std=q.log_std[0])
-    close((many.log_prob(a) - other.log_prob(a)).mean(), p.kl(q)[0], 0.05)  # the definition, of the actions
+    close((many.log_prob(a) - other.log_prob(a)).mean(), p.kl(q)[0], 0.05)  # the definition, by samples of actions
     kept = p.detach()
     p.mu.add_(1)
     assert not torch.equal(kept.mu, p.mu)
@@ -1500,7 +1500,7 @@ def test_squashed_actions_cover_their_bounds(squash):
     check_actor_critic(ActorCritic(BOX, BOUNDED, squash=squash), BOX, BOUNDED)
 
 
-def test_a_squashed_policy_of_a_dimension_of_one_point():
+def test_a_squashed_policy_with_low_equal_to_high():
     space = spaces.Box(np.array([-1, 2], np.float32), np.array([1, 2], np.float32))
     ac = ActorCritic(BOX, space, squash=True)
     pi = ac.pi(torch.zeros(5, 3))
@@ -1510,12 +1510,12 @@ def test_a_squashed_policy_of_a_dimension_of_one_point():
 
 @pytest.mark.parametrize("low", [-np.inf, 0.0])
 def test_a_squashed_policy_needs_bounds(low):
-    with pytest.raises(UserError, match="squashed policy needs actions with bounds"):
+    with pytest.raises(UserError, match="squashed policy needs bounded actions"):
         ActorCritic(BOX, spaces.Box(low, np.inf, (2,)), squash=True)
 
 
 @pytest.mark.parametrize("squash", [False, True])
-def test_log_std_keeps_its_bounds_and_comes_back(squash):
+def test_log_std_is_clamped_and_returns_to_its_bounds(squash):
     actor = actor_of(BOUNDED, squash=squash, log_std_init=-1.0, log_std_min=-1.5, log_std_max=-0.5)
     unit = actor.log_half_range * (not squash)
     for moved, seen in [(-1.2, -1.2), (-9.0, -1.5), (3.0, -0.5)]:
@@ -1537,13 +1537,13 @@ def test_log_std_may_have_one_bound(bounds, moved):
     assert actor.log_std.tolist() == [next(iter(bounds.values()))] * 4
 
 
-def test_a_first_log_std_outside_of_its_bounds_is_refused():
+def test_an_initial_log_std_outside_its_bounds_is_refused():
     message = "log_std_init is -0.5; it must lie in log_std_min 0.0 to log_std_max None"
     with pytest.raises(UserError, match=re.escape(message)):
         ActorCritic(BOX, BOUNDED, log_std_min=0.0)
 
 
-# ---- observations of several parts, and normalized ones off-policy
+# ---- observations with several parts, and normalized ones off-policy
 
 
 PARTS = network_space(
@@ -1566,10 +1566,10 @@ def test_each_image_among_the_parts_has_its_cnn(lead):
         torch.rand(*lead, 2, 40, 40)
     ), torch.ones(*lead, 2)  # fmt: skip
     o = torch.cat([x.float().reshape(*lead, -1) for x in (a, b, c, d, e)], -1)
-    wanted = [a, encoder.encoders[1](b.to(torch.uint8)), c, encoder.encoders[3].net(d.reshape(-1, 2, 40, 40)), e]
-    wanted = torch.cat([x.reshape(*lead, -1) for x in wanted], -1)
-    close(encoder(o), wanted, 1e-6)
-    assert features == wanted.shape[-1]
+    expected = [a, encoder.encoders[1](b.to(torch.uint8)), c, encoder.encoders[3].net(d.reshape(-1, 2, 40, 40)), e]
+    expected = torch.cat([x.reshape(*lead, -1) for x in expected], -1)
+    close(encoder(o), expected, 1e-6)
+    assert features == expected.shape[-1]
 
 
 @pytest.mark.parametrize("cls", [ActorCritic, DeterministicActorCritic, SoftActorCritic])
@@ -1615,12 +1615,12 @@ def test_q_check_names_a_missing_obs_norm():
         check_q_actor_critic(ac, BOX, WIDE, **protocol, normalize_obs=True)
 
 
-# ---- what updates are compiled from
+# ---- tracing
 
 
 @pytest.mark.parametrize("name", ["squashed", "bounded", "parts", "discrete"])
-def test_policies_can_be_traced(name):
-    """By Dynamo, as one graph: no Python that depends on numbers, no state that changes."""
+def test_dynamo_can_trace_policies(name):
+    """As one graph: no Python that depends on tensors' values, no state that changes."""
     space, action, kwargs = {
         "squashed": (BOX, BOUNDED, dict(squash=True)),
         "bounded": (BOX, BOUNDED, dict(log_std_min=-2.0, log_std_max=1.0)),
@@ -1656,9 +1656,7 @@ def test_channels_are_found_at_either_end(shape, channels):
 
 @pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.MultiDiscrete([2, 3])])
 @pytest.mark.parametrize("given", [{"squash": True}, {"log_std_min": -1.0}, {"log_std_max": 0.0}])
-def test_what_only_a_gaussian_has_is_refused_for_other_policies(space, given):
+def test_arguments_of_gaussians_are_refused_for_other_policies(space, given):
     name = next(iter(given))
-    with pytest.raises(
-        UserError, match=f"{name} is for a Gaussian policy's actions, a Box; these are .*: leave it out"
-    ):
+    with pytest.raises(UserError, match=f"{name} needs a Gaussian policy, for Box actions; these are .*: leave it out"):
         ActorCritic(spaces.Box(-1, 1, (2,)), space, **given)

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from probes import (
     OFF_POLICY,
-    Diary,
+    CallLog,
     Discounting,
     Mixed,
     Probe,
@@ -102,7 +102,7 @@ def test_blocks_run_on_across_epochs(monkeypatch, tmp_path, algo):
 @pytest.mark.parametrize(("num_envs", "start_steps", "drawn"), [(1, 30, 30), (4, 30, 32), (1, 0, 0)])
 def test_the_policy_acts_after_start_steps(tmp_path, algo, num_envs, start_steps, drawn):
     """And its actions, with the noise, are what the environment gets."""
-    pages, acted = [], []
+    calls, acted = [], []
 
     class Watched(MODULES[algo].ALGORITHM.defaults["actor_critic"]):
         def act(self, o, deterministic=False):
@@ -112,8 +112,8 @@ def test_the_policy_acts_after_start_steps(tmp_path, algo, num_envs, start_steps
 
     noise = {} if algo == "sac" else dict(act_noise=0.0)
     options = still(algo, num_envs=num_envs, start_steps=start_steps, update_after=10**6, steps_per_epoch=60, **noise)
-    train(algo, lambda: Diary(Target(), pages), tmp_path, actor_critic=Watched, **options)
-    actions = np.stack([a for what, a in pages if what == "step"])
+    train(algo, lambda: CallLog(Target(), calls), tmp_path, actor_critic=Watched, **options)
+    actions = np.stack([a for what, a in calls if what == "step"])
     assert len(actions) == 60
     del acted[0]  # the check of the protocol
     assert num_envs * len(acted) == 60 - drawn
@@ -123,10 +123,10 @@ def test_the_policy_acts_after_start_steps(tmp_path, algo, num_envs, start_steps
 
 @algos
 def test_first_actions_are_uniform_within_the_bounds(tmp_path, algo):
-    pages = []
+    calls = []
     options = still(algo, num_envs=8, start_steps=4000, update_after=10**6, steps_per_epoch=4000)
-    train(algo, lambda: Diary(Target(), pages), tmp_path, **options)
-    actions = np.stack([a for what, a in pages if what == "step"])
+    train(algo, lambda: CallLog(Target(), calls), tmp_path, **options)
+    actions = np.stack([a for what, a in calls if what == "step"])
     for dimension, (low, high) in enumerate([(0, 10), (-3, 1)]):
         counts, _ = np.histogram(actions[:, dimension], bins=10, range=(low, high))
         assert counts.sum() == 4000
@@ -136,10 +136,10 @@ def test_first_actions_are_uniform_within_the_bounds(tmp_path, algo):
 
 def explored(algo, folder, **kwargs):
     """What the noise added to the actions of a policy that stays as it is, in half-ranges, and the actions."""
-    pages = []
+    calls = []
     options = still(algo, num_envs=8, start_steps=0, update_after=10**6, steps_per_epoch=4000, **kwargs)
-    ac = train(algo, lambda: Diary(Target(), pages), folder, **options)
-    actions = np.stack([a for what, a in pages if what == "step"])
+    ac = train(algo, lambda: CallLog(Target(), calls), folder, **options)
+    actions = np.stack([a for what, a in calls if what == "step"])
     return (actions - ac.act(np.zeros((1, 1), np.float32))) / [5, 2], actions
 
 

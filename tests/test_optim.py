@@ -1,4 +1,4 @@
-"""The flat Adam against torch's own optimizer and clipping on separate parameters."""
+"""FlatAdam against torch's Adam and gradient clipping on separate parameters."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ def net(seed=0):
 
 
 def losses(steps, scale=1.0):
-    """A loss function of a module for each step, on new data each time."""
+    """A loss function of a module for each step, each on new data."""
     rng = torch.Generator().manual_seed(1)
     for _ in range(steps):
         x = torch.randn(8, 1, 5, 5, generator=rng, dtype=torch.float64)
@@ -30,7 +30,7 @@ def assert_same(module, twin, tol=1e-12):
 
 
 def joined(module, gradients=False):
-    """All parameters, or their gradients, in one vector, a copy."""
+    """A copy of all parameters, or their gradients, in one vector."""
     return torch.cat([(p.grad if gradients else p.detach()).flatten() for p in module.parameters()])
 
 
@@ -49,7 +49,7 @@ def test_first_step_by_hand():
 
 @pytest.mark.parametrize("max_grad_norm", [None, 0.05, 1e9])
 @pytest.mark.parametrize(("betas", "eps"), [((0.9, 0.999), 1e-8), ((0.5, 0.9), 1e-3)])
-def test_every_step_is_torchs(max_grad_norm, betas, eps):
+def test_every_step_matches_torch(max_grad_norm, betas, eps):
     module = net()
     twin = copy.deepcopy(module)
     ours = FlatAdam(module, 1e-2, max_grad_norm, betas, eps)
@@ -85,12 +85,12 @@ def test_clipping_of_a_zero_gradient_is_zero():
     assert torch.equal(optimizer.flat.detach(), before)
 
 
-def test_gradients_do_not_add_up_over_steps():
+def test_minimize_does_not_accumulate_gradients():
     module = nn.Linear(1, 1)
     optimizer = FlatAdam(module, 0.1)
     for _ in range(3):
         optimizer.minimize(2 * module.weight.sum())
-        assert joined(module, gradients=True).tolist() == [2, 0]  # the bias has no part in the loss
+        assert joined(module, gradients=True).tolist() == [2, 0]  # the loss doesn't depend on the bias
 
 
 def test_only_the_modules_own_parameters_get_gradients():
@@ -121,7 +121,7 @@ def test_parameters_stay_views_of_the_flat_tensor():
     assert all((p == 0.5).all() for p in module.parameters())
 
 
-def test_flatten_lays_parameters_in_order_with_gaps_of_zeros():
+def test_flatten_keeps_the_order_and_pads_with_zeros():
     module = nn.Linear(2, 1)
     with torch.no_grad():
         module.weight.copy_(torch.tensor([[1.0, 2.0]]))
@@ -134,13 +134,13 @@ def test_flatten_lays_parameters_in_order_with_gaps_of_zeros():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_parameters_and_gradients_begin_at_multiples_of_64_bytes(dtype):
+def test_parameters_and_gradients_are_aligned_to_64_bytes(dtype):
     module = net().to(dtype)
     FlatAdam(module, 0.1)
     assert all(x.data_ptr() % 64 == 0 for p in module.parameters() for x in (p, p.grad))
 
 
-def test_gaps_stay_zero():
+def test_padding_stays_zero():
     module = net()
     optimizer = FlatAdam(module, 1e-2, max_grad_norm=0.5)
     for loss in losses(5):
@@ -150,8 +150,8 @@ def test_gaps_stay_zero():
         assert (flat != 0).sum() == total < len(flat)
 
 
-def test_states_have_no_gaps():
-    """Checkpoints hold one number for each parameter, as those did that were written before there were gaps."""
+def test_state_dicts_have_no_padding():
+    """Checkpoints hold one number per parameter, like those from before there was padding."""
     module, other = net(), net()
     optimizer, twin = FlatAdam(module, 1e-2), FlatAdam(other, 1e-2)
     *before, last = losses(4)
@@ -180,7 +180,7 @@ def test_training_after_a_state_is_loaded():
     assert_same(module, twin)
 
 
-def test_step_moves_by_the_gradient_that_is_there():
+def test_step_uses_the_present_gradient():
     module, twin = net(), net()
     (loss,) = losses(1)
     FlatAdam(twin, 1e-2).minimize(loss(twin))
@@ -190,7 +190,7 @@ def test_step_moves_by_the_gradient_that_is_there():
     assert_same(module, twin)
 
 
-def test_many_steps_in_float32_stay_near_torchs():
+def test_many_steps_in_float32_stay_close_to_torch():
     module = net().float()
     twin = copy.deepcopy(module)
     ours, theirs = FlatAdam(module, 1e-3, 0.5), torch.optim.Adam(twin.parameters(), 1e-3)
@@ -204,7 +204,7 @@ def test_many_steps_in_float32_stay_near_torchs():
     assert_same(module, twin, 1e-4)
 
 
-def test_it_minimizes():
+def test_minimize_finds_a_minimum():
     module = nn.Linear(2, 1, bias=False).double()
     optimizer = FlatAdam(module, 0.05, max_grad_norm=1.0)
     target = torch.tensor([[2.0, -1.0]], dtype=torch.float64)
@@ -217,7 +217,7 @@ def test_it_minimizes():
 def test_polyak_average_by_hand():
     target, source = torch.tensor([1.0, 2.0, -4.0]), torch.tensor([3.0, 6.0, 4.0])
     polyak_average(target, source, 0.75)
-    assert target.tolist() == [1.5, 3, -2]  # 3/4 of itself and 1/4 of the other
+    assert target.tolist() == [1.5, 3, -2]  # 3/4 of the target and 1/4 of the source
     assert source.tolist() == [3, 6, 4]
     polyak_average(target, source, 0.0)
     assert target.tolist() == [3, 6, 4]
@@ -232,13 +232,13 @@ def test_polyak_average_moves_every_parameter_of_a_module():
     polyak_average(target, source, 0.9)
     for p, q in zip(module.parameters(), expected, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
-    assert target.requires_grad  # no trace of the averaging is left
+    assert target.requires_grad  # the averaging isn't part of any graph
     assert target.is_leaf
     assert_same(other, net(1), 0)
 
 
-def test_minimize_steps_its_own_parameters_alone():
-    """In a chain of two modules; neither the other's gradients nor the loss's graph are touched more than once."""
+def test_minimize_steps_only_its_own_parameters():
+    """In a chain of two modules, the other module's parameters and gradients stay unchanged."""
     first, second = net(0), nn.Linear(1, 1).double()
     one, two = FlatAdam(first, 0.1), FlatAdam(second, 0.1)
     before = [p.detach().clone() for p in first.parameters()]
@@ -252,8 +252,8 @@ def test_minimize_steps_its_own_parameters_alone():
     assert any((p != q).any() for p, q in zip(first.parameters(), before, strict=True))
 
 
-def test_subnormal_moments_are_zero_and_only_within_adam():
-    """What a gradient that stays 0 leaves of its mean: 0.9^900 is below the smallest normal number."""
+def test_subnormal_moments_are_flushed_to_zero_only_within_adam():
+    """While a gradient stays 0 its mean decays: 0.9^900 is below the smallest normal number."""
     module = nn.Linear(4, 3)
     optimizer = FlatAdam(module, 1e-2)
     optimizer.grad.fill_(1.0)
@@ -268,7 +268,7 @@ def test_subnormal_moments_are_zero_and_only_within_adam():
     assert lengths[0] == pytest.approx(0.09)
     # Kernels that take m - 0.1 m stop once 0.1 m is subnormal, and so 0; those that take 0.9 m reach 0.
     assert lengths[-1] < smallest / 0.1
-    assert (torch.tensor([1e-40]) * 1).item() > 0  # elsewhere they count
+    assert (torch.tensor([1e-40]) * 1).item() > 0  # elsewhere subnormal numbers are kept
 
 
 # ---- as a torch optimizer

@@ -18,7 +18,7 @@ from probes import (
     ON_POLICY,
     PLAIN,
     ByBoth,
-    Diary,
+    CallLog,
     Epoch,
     Line,
     Mixed,
@@ -308,11 +308,11 @@ def test_5_constant_advantages_train_on(tmp_path, algo):
 
 @on_policy
 def test_6_actions_stay_within_bounds_that_differ(tmp_path, algo):
-    pages = []
+    calls = []
     space = spaces.Box(np.array([0, -3, -0.1], np.float32), np.array([10, 1, 0.2], np.float32))
     options = {**SMALL[algo], "steps_per_epoch": 400, "epochs": 1, "ac_kwargs": dict(log_std_init=1.0)}
-    train(algo, lambda: Diary(Spaces(action_space=space), pages), tmp_path, **options)
-    actions = np.stack([a for what, a in pages if what == "step"])
+    train(algo, lambda: CallLog(Spaces(action_space=space), calls), tmp_path, **options)
+    actions = np.stack([a for what, a in calls if what == "step"])
     assert all(space.contains(a) for a in actions)
     assert actions.min(0) == pytest.approx(space.low)  # the noise is wide enough to reach each bound
     assert actions.max(0) == pytest.approx(space.high)
@@ -329,12 +329,12 @@ def test_6_the_first_policy_covers_each_dimension_alike(tmp_path, algo, monkeypa
 
 @off_policy
 def test_6_off_policy_actions_stay_within_bounds_that_differ(tmp_path, algo):
-    pages = []
+    calls = []
     space = spaces.Box(np.array([0, -3, -0.1], np.float32), np.array([10, 1, 0.2], np.float32))
     noise = {} if algo == "sac" else dict(act_noise=2.0)
     options = {**SMALL[algo], "steps_per_epoch": 400, "epochs": 1, "start_steps": 0, "update_after": 1000, **noise}
-    train(algo, lambda: Diary(Spaces(action_space=space), pages), tmp_path, **options)
-    actions = np.stack([a for what, a in pages if what == "step"])
+    train(algo, lambda: CallLog(Spaces(action_space=space), calls), tmp_path, **options)
+    actions = np.stack([a for what, a in calls if what == "step"])
     assert all(space.contains(a) for a in actions)
     near = dict(abs=0.0) if noise else dict(rel=0.1, abs=0.1)  # a tanh comes near to 1
     assert actions.min(0) == pytest.approx(space.low, **near)
@@ -346,10 +346,10 @@ def test_6_off_policy_actions_stay_within_bounds_that_differ(tmp_path, algo):
 
 @algos
 def test_7_environments_are_seeded(tmp_path, algo):
-    pages = []
+    calls = []
     options = {**SMALL[algo], "num_envs": 3, "eval_freq": 1, "num_test_episodes": 2}
-    train(algo, fit(algo, lambda: Diary(Probe(), pages)), tmp_path, seed=40, **options)
-    seeds = [seed for what, seed in pages if what == "reset"]
+    train(algo, fit(algo, lambda: CallLog(Probe(), calls)), tmp_path, seed=40, **options)
+    seeds = [seed for what, seed in calls if what == "reset"]
     assert None not in seeds
     assert seeds[:3] == [40, 41, 42]
     tests = [i for i, seed in enumerate(seeds) if seed in (1_000_000, 1_000_001)]
@@ -361,12 +361,12 @@ def test_7_environments_are_seeded(tmp_path, algo):
 
 @off_policy
 def test_7_the_first_actions_are_seeded(tmp_path, algo):
-    pages = {}
+    calls = {}
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         options = {**SMALL[algo], "start_steps": 100, "seed": seed}
-        page = pages[name] = []
-        train(algo, lambda page=page: Diary(Spaces(action_space=Target.action_space), page), tmp_path / name, **options)
-    actions = {name: np.stack([a for what, a in page if what == "step"]) for name, page in pages.items()}
+        log = calls[name] = []
+        train(algo, lambda log=log: CallLog(Spaces(action_space=Target.action_space), log), tmp_path / name, **options)
+    actions = {name: np.stack([a for what, a in log if what == "step"]) for name, log in calls.items()}
     np.testing.assert_array_equal(actions["a"], actions["b"])
     assert (actions["a"] != actions["c"]).all()
 
@@ -401,16 +401,16 @@ def test_8_all_have_normalisation_and_schedules(algo):
 
 @algos
 def test_9_episodes_run_on_across_epochs(tmp_path, algo):
-    pages = []
+    calls = []
     options = {**SMALL[algo], "num_envs": 1, "steps_per_epoch": 30, "epochs": 5}
-    train(algo, fit(algo, lambda: Diary(Probe(length=40), pages)), tmp_path, **options)
+    train(algo, fit(algo, lambda: CallLog(Probe(length=40), calls)), tmp_path, **options)
     # 150 steps, episodes of 40: they end at steps 40, 80 and 120, in epochs 2, 3 and 4
     ep_len = column(tmp_path, "EpLen")
     assert ep_len[1:4] == [40, 40, 40]
     assert math.isnan(ep_len[0])
     assert math.isnan(ep_len[4])
     assert column(tmp_path, "AverageEpRet")[1:4] == [40, 40, 40]
-    resets = [i - k for k, i in enumerate(i for i, (what, _) in enumerate(pages) if what == "reset")]
+    resets = [i - k for k, i in enumerate(i for i, (what, _) in enumerate(calls) if what == "reset")]
     assert resets == [0, 40, 80, 120]  # steps taken before each
 
 
@@ -507,11 +507,11 @@ def test_12_config_is_json_whatever_the_arguments(tmp_path, algo):
 
 @algos
 def test_12_steps_are_exact_and_epochs_count_from_1(tmp_path, algo):
-    pages = []
-    train(algo, fit(algo, lambda: Diary(Mixed(), pages)), tmp_path, **SMALL[algo])
+    calls = []
+    train(algo, fit(algo, lambda: CallLog(Mixed(), calls)), tmp_path, **SMALL[algo])
     assert column(tmp_path, "Epoch") == [1, 2]
     assert column(tmp_path, "TotalEnvInteracts") == [20, 40]
-    assert sum(what == "step" for what, _ in pages) == 40
+    assert sum(what == "step" for what, _ in calls) == 40
 
 
 # ---- 18: speed
@@ -564,12 +564,12 @@ def test_18_no_episodes_are_played_for_tests_unless_asked_for(algo):
 
 @algos
 def test_18_steps_that_do_not_divide_are_neither_lost_nor_miscounted(tmp_path, algo):
-    pages = []
+    calls = []
     options = {**SMALL[algo], "num_envs": 3, "steps_per_epoch": 10, "epochs": 2}
-    train(algo, fit(algo, lambda: Diary(Mixed(), pages)), tmp_path, **options)
+    train(algo, fit(algo, lambda: CallLog(Mixed(), calls)), tmp_path, **options)
     total = 21 if algo in OFF_POLICY else 24  # those over in the first epoch count in the second, or are made anew
     assert column(tmp_path, "TotalEnvInteracts") == [12, total]
-    assert sum(what == "step" for what, _ in pages) == total
+    assert sum(what == "step" for what, _ in calls) == total
 
 
 @off_policy

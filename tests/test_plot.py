@@ -64,9 +64,9 @@ def test_aggregate_bounds_the_grid():
 
 def drawn(ax):
     """The labeled, faint and dashed lines, as lists of (x, y) without NaN."""
-    kinds = {"labelled": [], "faint": [], "dashed": []}
+    kinds = {"labeled": [], "faint": [], "dashed": []}
     for line in ax.get_lines():
-        kind = "faint" if line.get_alpha() else "dashed" if line.get_label().startswith("_") else "labelled"
+        kind = "faint" if line.get_alpha() else "dashed" if line.get_label().startswith("_") else "labeled"
         x, y = (np.asarray(a, dtype=float) for a in line.get_data())
         kinds[kind].append((x[~np.isnan(y)].tolist(), y[~np.isnan(y)].tolist()))
     return kinds
@@ -76,7 +76,7 @@ def test_mean_and_band_over_the_seeds(runs):
     ax = curves(load(str(runs / "ppo")))
     lines = drawn(ax)
     assert sorted(lines["faint"]) == [([100, 200], [5, 7]), ([100, 200, 300], [1, 2, 3]), ([100, 200, 300], [3, 6, 9])]
-    assert lines["labelled"] == [([100, 200], [3, 5])]
+    assert lines["labeled"] == [([100, 200], [3, 5])]
     assert lines["dashed"] == [([200, 300], [5, 6])]  # after the second run has ended, the mean is over two
     (band,) = ax.collections
     points = {tuple(np.round(p, 9)) for p in band.get_paths()[0].vertices}
@@ -92,7 +92,7 @@ def test_iqm_and_its_interval():
     rows = [[1, 9], [2, 8], [3, 7], [90, 6]]
     df = frame(*(([100, 200], y) for y in rows))
     ax = curves(df, estimator="iqm")
-    assert drawn(ax)["labelled"] == [([100, 200], [2.5, 7.5])]
+    assert drawn(ax)["labeled"] == [([100, 200], [2.5, 7.5])]
     points = {tuple(np.round(p, 9)) for p in ax.collections[0].get_paths()[0].vertices}
     for low_or_high in stats.iqm_interval(np.array(rows, dtype=float), np.zeros(4)):
         assert {(x, round(y, 9)) for x, y in zip([100, 200], low_or_high, strict=True)} <= points
@@ -102,7 +102,7 @@ def test_iqm_and_its_interval():
 @pytest.mark.parametrize(("estimator", "expected"), [("max", [5, 7]), ("min", [1, 2])])
 def test_other_estimators_have_no_band(runs, estimator, expected):
     ax = curves(load(str(runs / "ppo")), estimator=estimator)
-    assert drawn(ax)["labelled"] == [([100, 200], expected)]
+    assert drawn(ax)["labeled"] == [([100, 200], expected)]
     assert len(ax.collections) == 0
     assert ax.get_title(loc="left") == f"ppo, A-v0, 3 runs: {estimator}"
     with pytest.raises(UserError, match="est is mean, iqm, max, min, not 'median'"):
@@ -114,9 +114,9 @@ def test_environments_are_separate_unless_normalized():
     df = frame(*(([1], [y], *names) for y, *names in rows))
     ax = curves(df)
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a, A-v0 (2 runs)", "a, B-v0 (2 runs)", "b (1 run)"]
-    assert drawn(ax)["labelled"] == [([1], [5]), ([1], [200]), ([1], [5])]
+    assert drawn(ax)["labeled"] == [([1], [5]), ([1], [200]), ([1], [5])]
     ax = curves(df, normalize={"A-v0": (0, 10), "B-v0": (100, 300)})
-    assert drawn(ax)["labelled"] == [([1], [0.5]), ([1], [0.5])]
+    assert drawn(ax)["labeled"] == [([1], [0.5]), ([1], [0.5])]
     assert ax.get_ylabel() == "normalized return (training)"
     assert ax.get_legend().get_title().get_text() == "2 environments: mean ± std"
     one = curves(df[df["group"] == "a"].assign(env=["unknown", "B-v0"] * 2))
@@ -127,7 +127,7 @@ def test_curves_of_a_filtered_table(runs):
     df = load(str(runs) + "/")
     df["Score"] = 10 * df["AverageEpRet"]
     ax = curves(df[(df["seed"] != 1) & (df["group"] == "ppo")], "Score")
-    assert drawn(ax)["labelled"] == [([100, 200, 300], [20, 40, 60])]
+    assert drawn(ax)["labeled"] == [([100, 200, 300], [20, 40, 60])]
     assert ax.get_ylabel() == "Score"
 
 
@@ -135,7 +135,7 @@ def test_the_line_ends_when_few_runs_are_left():
     df = frame(([1, 2, 3, 4], [0] * 4), ([1, 2, 3], [2] * 3), ([1, 2], [4] * 2), ([1, 2], [6] * 2))
     ax = curves(df)
     lines = drawn(ax)
-    assert lines["labelled"] == [([1, 2], [3, 3])]
+    assert lines["labeled"] == [([1, 2], [3, 3])]
     assert lines["dashed"] == [([2, 3], [3, 1])]
     assert ax.collections[0].get_paths()[0].vertices[:, 0].max() == 3
 
@@ -143,7 +143,7 @@ def test_the_line_ends_when_few_runs_are_left():
 def test_count_draws_each_run(runs):
     ax = curves(load(str(runs) + "/"), count=True)
     lines = drawn(ax)
-    assert lines["labelled"] == [([100, 200, 300], y) if len(y) == 3 else ([100, 200], y) for y in
+    assert lines["labeled"] == [([100, 200, 300], y) if len(y) == 3 else ([100, 200], y) for y in
                                  ([3, 6, 9], [5, 7], [1, 2, 3], [0, 1, 2])]  # fmt: skip
     assert lines["faint"] == lines["dashed"] == []
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["ppo_s0", "ppo_s1", "ppo_s10", "trpo_s0"]
@@ -209,14 +209,14 @@ def test_many_long_names_fit_the_figure():
 def test_time_has_a_suitable_unit(last, x, unit):
     ax = curves(frame(([1, 2], [3, 4]), Time=[0.0, last]), xaxis="Time")
     assert ax.get_xlabel() == f"wall-clock time ({unit})"
-    assert drawn(ax)["labelled"] == [([0, x], [3, 4])]
+    assert drawn(ax)["labeled"] == [([0, x], [3, 4])]
 
 
 def test_draws_on_given_axes_and_smooths():
     figure, axes = plt.subplots(1, 2)
     size = figure.get_size_inches().tolist()
     assert curves(frame(([1, 2, 3], [0, 3, 6])), smooth=3, ax=axes[1]) is axes[1]
-    assert drawn(axes[1])["labelled"] == [([1, 2, 3], [1.5, 3, 4.5])]
+    assert drawn(axes[1])["labeled"] == [([1, 2, 3], [1.5, 3, 4.5])]
     assert axes[0].get_lines() == []
     assert figure.get_size_inches().tolist() == size
 
@@ -228,7 +228,7 @@ def test_a_single_row_is_visible():
 
 def test_a_gap_between_two_runs_is_a_gap():
     lines = drawn(curves(frame(([1, 2], [0, 2]), ([10, 11], [4, 6]))))
-    assert lines["labelled"] == [([], [])]
+    assert lines["labeled"] == [([], [])]
     assert lines["dashed"] == [([1, 2, 10, 11], [0, 2, 4, 6])]
 
 
@@ -488,7 +488,7 @@ def test_a_folder_of_the_original(tmp_path, monkeypatch, capsys):
     assert found[["runs", "final_mean"]].to_numpy().tolist() == [[1, 40], [2, 48]]
     assert found["best_std"].fillna(-1).tolist() == [-1, 2]
     ax = curves(load("data"))
-    assert drawn(ax)["labelled"] == [([4000, 8000], [30, 40]), ([4000, 8000, 12000], [21.5, 34, 48])]
+    assert drawn(ax)["labeled"] == [([4000, 8000], [30, 40]), ([4000, 8000, 12000], [21.5, 34, 48])]
     assert ax.get_ylabel() == "return"  # training return in one group, evaluation return in the other
 
 

@@ -1,4 +1,4 @@
-"""Each algorithm on environments whose values and best actions are known, and the command that tries all of them."""
+"""Each algorithm in environments whose values and best actions are known, and the command `probe`."""
 
 import importlib
 import os
@@ -25,7 +25,7 @@ SETTINGS = {
 }
 
 algos = pytest.mark.parametrize("algo", SETTINGS)
-# Values are in units of rewards only without scaling; what to do must be found with it as well.
+# Values are in units of rewards only without scaling; the best actions must be found with it, too.
 scaling = pytest.mark.parametrize("options", [PLAIN, {}], ids=["plain", "scaled"])
 
 
@@ -38,7 +38,7 @@ def values(ac, *observations) -> list[float]:
 
 
 def probabilities(ac, *observations) -> list[list[float]]:
-    """pi(a|o), a row for each observation."""
+    """pi(a|o), one row per observation."""
     return ac.pi(torch.tensor(observations, dtype=torch.float32)[:, None]).logp.exp().tolist()
 
 
@@ -101,7 +101,7 @@ def learn_off_policy(algo, env, folder, steps, **kwargs):
 
 @torch.no_grad()
 def assert_values(algo, ac, values: dict[float, float], tol: float) -> None:
-    """Every critic's value of each observation, whatever the action."""
+    """Check every critic's value of each observation, for several actions."""
     for o, value in values.items():
         o = torch.tensor([[float(o)]])
         q = ac.critic(o) if algo == "sac" else ac.critic(o.expand(3, 1), torch.tensor([[0.0], [0.3], [1.0]]))
@@ -113,15 +113,15 @@ def without_entropy(algo):
 
 
 @off_policy
-def test_constant_reward_until_the_end(tmp_path, algo):
+def test_constant_reward_with_termination(tmp_path, algo):
     ac = learn_off_policy(algo, fit(algo, Probe), tmp_path, 250, **without_entropy(algo))
     assert_values(algo, ac, {0: 1.0}, 0.1)
 
 
 @off_policy
 @pytest.mark.parametrize(("n_step", "steps"), [(1, 500), (3, 300)])
-def test_constant_reward_without_an_end(tmp_path, algo, n_step, steps):
-    """Episodes are cut after three steps, and no state is terminal: 1 / (1 - gamma)."""
+def test_constant_reward_with_truncation(tmp_path, algo, n_step, steps):
+    """Episodes are truncated after three steps, and no state is terminal: 1 / (1 - gamma)."""
     env = fit(algo, lambda: Probe(length=3, truncates=True))
     ac = learn_off_policy(algo, env, tmp_path, steps, gamma=0.9, n_step=n_step, **without_entropy(algo))
     assert_values(algo, ac, {0: 10.0}, 0.7)
@@ -142,7 +142,7 @@ def test_action_values_are_discounted(tmp_path, algo, n_step):
 
 
 def choice(ac, o: float) -> float:
-    """The action taken at o: a number from 0 to 1, or the probability of 1 of two."""
+    """The policy at o: its action, a number from 0 to 1, or the probability of action 1 of two."""
     pi = ac.actor(torch.tensor([[o]]))
     return float(pi.logp.detach().exp()[0, 1] if hasattr(pi, "logp") else pi.detach()[0, 0])
 
@@ -177,7 +177,7 @@ SLOW = ("td3", "sac")
 
 @pytest.mark.parametrize("algo", [pytest.param(a, marks=pytest.mark.slow) if a in SLOW else a for a in ALGORITHMS])
 def test_command(capsys, algo):
-    """Every probe of every algorithm is right, and the table says so."""
+    """Every algorithm gets every probe right, and the table says so."""
     run.main(["probe", algo])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == probes.HEAD.split()
@@ -192,11 +192,11 @@ def test_command(capsys, algo):
     ("words", "message"),
     [
         ("pp0", "there is no algorithm 'pp0'; did you mean 'ppo'?; usage: "),
-        ("", "give one name; usage: "),
-        ("ppo td3", "give one name; usage: "),
+        ("", "name one algorithm; usage: "),
+        ("ppo td3", "name one algorithm; usage: "),
     ],
 )
-def test_command_wants_one_algorithm(capsys, words, message):
+def test_command_needs_one_algorithm(capsys, words, message):
     with pytest.raises(SystemExit) as stop:
         run.main(["probe", *words.split()])
     assert stop.value.code == 2
@@ -205,7 +205,7 @@ def test_command_wants_one_algorithm(capsys, words, message):
     assert error.count("\n") == 1
 
 
-def test_face_of_the_package():
+def test_probes_are_an_attribute_of_the_package():
     import spinup
 
     assert spinup.probes is probes
@@ -223,7 +223,7 @@ def ignore_terminated(r, v, v2, terminated, done, gamma, lam):
     return buffers.gae(r, v, v2, terminated & False, done, gamma, lam)
 
 
-def treat_cuts_as_ends(r, v, v2, terminated, done, gamma, lam):
+def treat_truncated_as_terminated(r, v, v2, terminated, done, gamma, lam):
     return buffers.gae(r, v, v2, done, done, gamma, lam)
 
 
@@ -241,13 +241,13 @@ def broadcast(v, ret):
 
 BROKEN = [
     ("vpg", "gae", ignore_terminated, "constant reward", "the value of a terminal state is counted"),
-    ("vpg", "gae", treat_cuts_as_ends, "time limit", "truncated is treated as terminated"),
-    ("trpo", "gae", treat_cuts_as_ends, "time limit", "truncated is treated as terminated"),
+    ("vpg", "gae", treat_truncated_as_terminated, "time limit", "truncated is treated as terminated"),
+    ("trpo", "gae", treat_truncated_as_terminated, "time limit", "truncated is treated as terminated"),
     ("ppo", "gae", ignore_gamma, "discounting", "gamma is not used"),
     ("vpg", "value_loss", broadcast, "reward by observation", "(B, 1) against (B,)"),
     ("vpg", "value_loss", lambda v, ret: 0 * v.mean(), "constant reward", "nothing is learned"),
     ("trpo", "value_loss", lambda v, ret: v.mean() / 0, "constant reward", "not a finite number"),
-    ("ppo", "policy_loss", lambda logp, *_: 0 * logp.mean(), "reward by action", "the policy does not move"),
+    ("ppo", "policy_loss", lambda logp, *_: 0 * logp.mean(), "reward by action", "the policy does not change"),
     ("vpg", "policy_loss", lambda logp, adv: (logp * adv).mean(), "reward by action", "the sign of its loss is wrong"),
     ("td3", "target", lambda r, terminated, discount, q2: r + discount * q2.min(0).values, "constant reward",
      "the value of a terminal state is counted"),
@@ -259,7 +259,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("algo", "name", "function", "probe", "message"), BROKEN)
 def test_broken_algorithms_fail_the_right_probe(monkeypatch, algo, name, function, probe, message):
-    """The probes before it succeed, so the first that fails is the one that asks for what is broken."""
+    """The preceding probe succeeds, so the first failure is the one that points to the bug."""
     monkeypatch.setattr(f"spinup.algos.{algo}.{name}", function)
     names = [case.name for case in probes.CASES]
     order = names[max(0, names.index(probe) - 1) : names.index(probe) + 1]
@@ -267,7 +267,7 @@ def test_broken_algorithms_fail_the_right_probe(monkeypatch, algo, name, functio
     assert [result.passed for result in results] == [True] * (len(order) - 1) + [False]
     assert message in results[-1].message
     assert message in probes.line(results[-1])
-    assert probes.table(results).endswith("1 wrong; begin with the first of them")
+    assert probes.table(results).endswith("1 wrong; start with the first one")
 
 
 def test_a_failed_probe_is_the_exit_status(monkeypatch, capsys):
@@ -279,11 +279,11 @@ def test_a_failed_probe_is_the_exit_status(monkeypatch, capsys):
     assert "WRONG\n  -> the value of a terminal state is counted" in capsys.readouterr().out
 
 
-# ---- an algorithm of one's own
+# ---- a user's own algorithm
 
 
 def tabular(env_fn, gamma, gamma_used=None, best=max):
-    """Q-learning in a table."""
+    """Tabular Q-learning."""
     env, random, q = env_fn(), np.random.default_rng(0), {}
     gamma = gamma if gamma_used is None else gamma_used
 
@@ -299,7 +299,7 @@ def tabular(env_fn, gamma, gamma_used=None, best=max):
     return (lambda o: best(row(o))), (lambda o: row(o).index(best(row(o))))
 
 
-def test_check_of_ones_own():
+def test_check_of_a_users_algorithm():
     results = probes.check(tabular)
     assert [result.case.name for result in results] == [case.name for case in probes.CASES if case.env is not Target]
     assert all(result.passed for result in results), probes.table(results)
@@ -307,7 +307,7 @@ def test_check_of_ones_own():
 
 
 def test_the_pages_program(tmp_path):
-    """What the page shows as an algorithm of one's own."""
+    """The page's example of a user's own algorithm."""
     page = (Path(__file__).parents[1] / "docs" / "exercises" / "probes.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     for change, wrong in ((("", ""), []), (("not terminated", "not (terminated or truncated)"), ["time limit"])):
@@ -321,7 +321,7 @@ def test_the_pages_program(tmp_path):
         assert [line[:22].rstrip() for line in rows if line.endswith("WRONG")] == wrong
 
 
-def test_check_finds_faults_in_ones_own():
+def test_check_finds_bugs_in_a_users_algorithm():
     results = probes.check(lambda env_fn, gamma: tabular(env_fn, gamma, gamma_used=0.0))
     assert [result.case.name for result in results if not result.passed] == ["discounting", "time limit"]
     assert "the next state's value is missing" in results[2].message
@@ -336,7 +336,7 @@ def test_check_without_values_or_actions():
     assert probes.last_line(results).startswith("2 probes")
 
 
-def test_check_refuses():
+def test_check_refuses_wrong_arguments():
     with pytest.raises(UserError, match="there is no probe 'constant'"):
         probes.check(tabular, only=["constant"])
     with pytest.raises(UserError, match="must take discrete actions or a box"):
@@ -344,8 +344,8 @@ def test_check_refuses():
 
 
 @pytest.mark.parametrize("case", probes.CASES, ids=lambda case: case.name)
-def test_every_suspect_is_wrong_and_told_apart(case):
-    """What is known to be wrong lies outside of the tolerance, and two suspects with different causes do not meet."""
+def test_every_suspect_is_wrong_and_identified(case):
+    """Known wrong answers are outside the tolerance, and those with different causes aren't confused."""
     right = case.values or case.actions
     for wrong, cause in case.suspects:
         assert wrong.keys() == right.keys()

@@ -245,7 +245,7 @@ def test_average_is_taken_of_the_signal():
         ({"block_size": 64}, [100, 100], "block_size 64 does not divide 100"),
         ({"block_size": 64}, [96, 96], "block_size 64 does not divide 96; 16 and 32 do"),
         ({"layout": "regualr"}, [64, 64], r"layout is 'regualr'; it must be .* \(regular\?\)"),
-        ({"sparsity": 0.5}, [64], "they stand between hidden layers; give two of these or more"),
+        ({"sparsity": 0.5}, [64], "they go between hidden layers, so at least two are needed"),
     ],
 )
 def test_mistakes_are_one_line(linear, hidden, message):

@@ -684,9 +684,9 @@ def test_wrappers_and_log_info_of_the_run(tmp_path, capsys):
     command = [str(tmp_path / "run"), "-n", "3", "-nr"]
     assert "--wrapper" in error_of(watch.main, command)
     watch.main([*command, "--wrapper", wrappers[0], "--wrapper", wrappers[1]])
-    told = capsys.readouterr().out
-    assert "EpRet  mean 20.00" in told
-    assert "x  mean nan" in told
+    out = capsys.readouterr().out
+    assert "EpRet  mean 20.00" in out
+    assert "x  mean nan" in out
 
 
 def test_a_recording_uses_the_wrappers(tmp_path):

@@ -1,4 +1,4 @@
-"""Functions for runs in processes of their own; this module imports nothing slow."""
+"""Functions for runs in separate processes; this module imports nothing slow."""
 
 import os
 import signal
@@ -10,13 +10,13 @@ from spinup.errors import UserError
 
 
 def note(seed, logger_kwargs, log, **arguments):
-    """Writes a line to the file `log`: two lines of one seed mean that it ran twice."""
+    """Write a line to the file `log`: two lines with the same seed mean that it ran twice."""
     with open(log, "a") as file:
         file.write(f"{seed}\n")
 
 
 def run(seed, logger_kwargs, log, does="work", seconds=0.0, **arguments):
-    """Prints, notes its seed, takes its time, and then does what it is told where its seed is 1."""
+    """Print, note the seed, sleep, and then, if the seed is 1, do what `does` says."""
     folder = Path(logger_kwargs["output_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text("{}")
@@ -24,7 +24,7 @@ def run(seed, logger_kwargs, log, does="work", seconds=0.0, **arguments):
     note(seed, logger_kwargs, log)
     time.sleep(seconds)
     if seed == 1 and does == "raise":
-        raise ValueError("a bug of ours")
+        raise ValueError("a bug")
     if seed == 1 and does == "mistake":
         raise UserError("gamma is 2; it must be 1")
     if seed == 1 and does == "die":
@@ -37,17 +37,17 @@ def run(seed, logger_kwargs, log, does="work", seconds=0.0, **arguments):
 
 
 def meet(seed, logger_kwargs, log, together=4, **arguments):
-    """Ends when as many runs have begun, and raises where they do not."""
+    """Return once `together` runs have started; raise if they don't."""
     note(seed, logger_kwargs, log)
-    patience = time.monotonic() + 100
+    deadline = time.monotonic() + 100
     while lines(log) < together:
-        if time.monotonic() > patience:
-            raise TimeoutError(f"only {lines(log)} of {together} came")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"only {lines(log)} of {together} started")
         time.sleep(0.05)
 
 
 def train(seed, logger_kwargs, log, stop_at=None, **arguments):
-    """VPG, which in its first try dies in step `stop_at`, where its seed is 1."""
+    """VPG; if the seed is 1, its first attempt dies in step `stop_at`."""
     import gymnasium as gym
 
     import spinup
@@ -68,7 +68,7 @@ def train(seed, logger_kwargs, log, stop_at=None, **arguments):
 
 
 def train_long(seed, logger_kwargs, log, **arguments):
-    """VPG until it is stopped, with no checkpoint before."""
+    """VPG until it is stopped, without earlier checkpoints."""
     import spinup
 
     settings = dict(num_envs=1, steps_per_epoch=50, epochs=10**6, checkpoint_freq=0, train_v_iters=2)
@@ -76,5 +76,5 @@ def train_long(seed, logger_kwargs, log, **arguments):
 
 
 def lines(file) -> int:
-    """How many lines a file has, 0 where it is not there."""
+    """The number of lines in a file; 0 if it doesn't exist."""
     return Path(file).read_text().count("\n") if Path(file).exists() else 0

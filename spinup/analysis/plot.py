@@ -154,8 +154,8 @@ def curves(
     sizes = [len(own) for own in groups.values()]
     with _style():
         figure, ax = _axes(ax)
-        labelled = list(zip(_legend_labels(names, sizes), groups.values(), strict=True))
-        for i, (label, own) in enumerate(progress(labelled, "drawing groups")):
+        labeled = list(zip(_legend_labels(names, sizes), groups.values(), strict=True))
+        for i, (label, own) in enumerate(progress(labeled, "drawing groups")):
             _draw(ax, own, estimator, {"label": label, **_line_style(i)})
         for line in ax.lines:
             line.set_in_layout(False)  # the axes clip lines anyway, and measuring thousands of them takes seconds

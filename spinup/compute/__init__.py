@@ -1,1 +1,1 @@
-"""Where and how tensors are computed: devices, MPI, optimizers and captured updates."""
+"""Devices, MPI, optimizers and captured updates."""

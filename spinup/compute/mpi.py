@@ -1,6 +1,6 @@
 """Data-parallel training over MPI: a few averages and a launcher. With one process every function is a no-op.
 
-mpi4py is imported only when a launcher has started more than one process, so nobody needs it to train on one.
+mpi4py is imported only if a launcher has started several processes, so training in one doesn't need it.
 """
 
 import functools
@@ -18,7 +18,7 @@ import numpy as np
 
 from spinup.errors import UserError, install
 
-# The variables in which launchers tell a process the size of its world: mpich, Open MPI, Slurm.
+# Environment variables in which launchers pass the world size: mpich, Open MPI, Slurm.
 WORLD_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
 _alone = False
 
@@ -28,7 +28,7 @@ def launched() -> bool:
     if _alone:
         return False
     return any(os.environ.get(name, "1") not in ("", "1") for name in WORLD_SIZE_VARIABLES) and (
-        # Slurm sets its variable for a batch script too; only a process started by srun has a rank.
+        # Slurm also sets its variable for a batch script; only processes started by srun have a step id.
         any(name in os.environ for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_STEP_ID"))
     )
 
@@ -46,19 +46,19 @@ def world():
         ) from error
     if MPI.COMM_WORLD.Get_size() == 1:
         return None
-    end_all_when_one_raises()
+    abort_on_uncaught()
     return MPI.COMM_WORLD
 
 
 def abort(status: int) -> None:
-    """End all processes, after what this one has printed."""
+    """End all processes, once this one's output has been passed on."""
     sys.stdout.flush(), sys.stderr.flush()
-    time.sleep(0.5)  # a launcher that is told to end everything drops what it has not passed on yet
+    time.sleep(0.5)  # on abort, a launcher drops output that it hasn't forwarded yet
     world().Abort(status)
 
 
-def end_all_when_one_raises() -> None:
-    """Have an exception that nobody catches end the other processes too, which would wait for this one for ever."""
+def abort_on_uncaught() -> None:
+    """Make an uncaught exception end the other processes too, which would otherwise wait for this one forever."""
     show = sys.excepthook
 
     def show_and_abort(*exception) -> None:
@@ -69,7 +69,7 @@ def end_all_when_one_raises() -> None:
 
 
 def stay_alone() -> None:
-    """Act from now on as with one process, whoever started this one: for a worker that does whole runs."""
+    """Act as a single process from now on, even under a launcher: for workers that do whole runs."""
     global _alone
     _alone = True
     world.cache_clear()
@@ -86,7 +86,7 @@ def num_procs() -> int:
 
 
 def num_procs_here() -> int:
-    """How many of them are on this machine and share its memory; all processes must call it."""
+    """The number of these processes on this machine, which share its memory. Collective: all processes must call it."""
     if world() is None:
         return 1
     from mpi4py import MPI
@@ -95,15 +95,15 @@ def num_procs_here() -> int:
 
 
 def mpi_fork(n: int) -> None:
-    """Turn this process into a launcher of `n` MPI processes that run the same command; return at once where n <= 1
-    or where a launcher has started this process already.
+    """Replace this process by a launcher of `n` MPI processes that run the same command. Returns without doing anything
+    if n <= 1 or if a launcher has started this process.
 
-    Raises UserError where mpi4py or the launcher is missing.
+    Raises UserError if mpi4py or the launcher is missing.
     """
     if n <= 1 or launched():
         return
-    beside_python = Path(sys.executable).parent / "mpiexec"  # the mpich wheel puts it there
-    launcher = str(beside_python) if beside_python.exists() else shutil.which("mpiexec")
+    bundled = Path(sys.executable).parent / "mpiexec"  # installed by the mpich wheel
+    launcher = str(bundled) if bundled.exists() else shutil.which("mpiexec")
     if launcher is None or importlib.util.find_spec("mpi4py") is None:
         missing = "mpi4py" if launcher else "mpiexec"
         raise UserError(f"{n} processes need {missing}, which is not installed: {install('mpi')}")
@@ -116,7 +116,7 @@ def mpi_fork(n: int) -> None:
         sys.exit(subprocess.run(command, env=environment).returncode)
     for descriptor in (1, 2):
         relay(descriptor)
-    os.execve(launcher, command, environment)  # no process is left in between to lose signals or leave orphans
+    os.execve(launcher, command, environment)  # no parent process that could swallow signals or leave orphans
 
 
 RELAY = """
@@ -132,17 +132,17 @@ while data := os.read(0, 65536):
 
 
 def relay(descriptor: int) -> None:
-    """Have a process pass on what is written to a pipe or device, and drop it where nobody reads: a launcher that
-    cannot write ends the training.
+    """Put a process between this one and a pipe or device that passes output on, and drops it if the reader is gone:
+    a launcher that can't write would end the training.
     """
     if stat.S_ISREG(os.fstat(descriptor).st_mode) or os.isatty(descriptor):
         return
     process = subprocess.Popen([sys.executable, "-SEc", RELAY], stdin=subprocess.PIPE, stdout=descriptor)
-    os.dup2(process.stdin.fileno(), descriptor)  # it ends when the last one that writes has ended
+    os.dup2(process.stdin.fileno(), descriptor)  # it ends when its last writer has ended
 
 
 def msg(text: str, string: str = "") -> None:
-    """Print `text` with the rank in front; for debugging."""
+    """Print `text` with this process's rank, for debugging."""
     print(f"Message from {proc_id()}: {text} {string}")
 
 
@@ -178,13 +178,13 @@ def mpi_avg(x):
 
 
 def broadcast(x: np.ndarray, root: int = 0) -> None:
-    """Overwrite the array `x` on every process with that of process `root`."""
+    """Overwrite the array `x`, (...), on every process with that of process `root`, in place."""
     if world():
         world().Bcast(x, root=root)
 
 
 def mpi_statistics_scalar(x, with_min_and_max: bool = False):
-    """Mean and standard deviation (and minimum, maximum) of the numbers in `x`, (n,), of all processes; NaN of none."""
+    """Mean, standard deviation (and minimum, maximum) of the numbers in all processes' `x`, (n,); NaN without any."""
     x = np.asarray(x, dtype=np.float64)
     total, count = mpi_sum(np.array([x.sum(), x.size]))
     mean = total / count if count else np.nan
@@ -196,17 +196,17 @@ def mpi_statistics_scalar(x, with_min_and_max: bool = False):
 
 
 def share(x: Any) -> Any:
-    """Process 0's `x`, whatever it is, on all processes."""
+    """Process 0's `x`, any picklable object, on all processes."""
     return world().bcast(x) if world() else x
 
 
 def allgather(x: Any) -> list:
-    """The list of every process's `x`, whatever it is, by rank."""
+    """The list of every process's `x`, any picklable object, by rank."""
     return world().allgather(x) if world() else [x]
 
 
 def barrier() -> None:
-    """Wait for all processes to come here."""
+    """Wait for all processes to get here."""
     if world():
         world().Barrier()
 
@@ -217,7 +217,7 @@ def average_tensor(x) -> None:
         from mpi4py import MPI
 
         x = x.detach()
-        values = x.cpu().contiguous()  # x itself, where it is so already
+        values = x.cpu().contiguous()  # x itself, if it already is
         world().Allreduce(MPI.IN_PLACE, values.numpy())
         x.copy_(values.div_(num_procs()))
 
@@ -237,4 +237,4 @@ def sync_params(module) -> None:
             values = tensor.cpu().numpy().copy()
             broadcast(values)
             tensor.copy_(tensor.new_tensor(values))
-        module.load_state_dict(state)  # for modules that make more of their state, as block-sparse layers
+        module.load_state_dict(state)  # for modules that derive more from their state, such as block-sparse layers

@@ -1,4 +1,4 @@
-"""Adam on one flat tensor: every network is stepped, clipped, averaged over processes and followed in single calls."""
+"""Adam on one flat tensor: networks are stepped, clipped, averaged and followed by targets in single calls."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +13,11 @@ from spinup.errors import Fault
 
 
 def flatten(module: nn.Module, alignment: int = ALIGNMENT) -> nn.Parameter:
-    """Lay all parameters of `module` in one tensor and their gradients in another, and return it, shape (P,).
+    """Move all parameters of `module` into one tensor, which is returned, and their gradients into another: (P,) each.
 
-    The module's own parameters become views of it, and so do their gradients, so a change to either shows in both.
-    Each begins at a multiple of `alignment` bytes, with zeros in between; P counts them. Do it after the module has
-    been moved to its device. Block-sparse layers with a schedule are its `evolving`.
+    The module's parameters and gradients become views of these. Each starts at a multiple of `alignment` bytes, padded
+    with zeros, which P includes. Move the module to its device first. The returned tensor's attribute `evolving` lists
+    the block-sparse layers with a schedule.
     """
     params = list(module.parameters())
     spans = aligned_sizes(params, alignment)
@@ -31,24 +31,24 @@ def flatten(module: nn.Module, alignment: int = ALIGNMENT) -> nn.Parameter:
 
 
 def aligned_sizes(params: Sequence[nn.Parameter], alignment: int = ALIGNMENT) -> list[int]:
-    """How many numbers each parameter takes in a flat tensor, the zeros behind it included."""
+    """The size of each parameter in a flat tensor, including its padding."""
     step = max(1, alignment // params[0].element_size())
     return [-(-p.numel() // step) * step for p in params]
 
 
 def evolving(module: nn.Module) -> list[nn.Module]:
-    """The layers whose layout changes as they learn: block-sparse ones with a schedule."""
+    """The layers whose layout changes during training: block-sparse ones with a schedule."""
     return [layer for layer in module.modules() if getattr(layer, "schedule", None) is not None]
 
 
 def set_progress(module: nn.Module, progress: float) -> None:
-    """Tell the layers whose layout changes as they learn which share of the training is done, 0 to 1."""
+    """Set the progress of the training, 0 to 1, in all layers whose layout changes during training."""
     for layer in evolving(module):
         layer.schedule.progress = progress
 
 
 def evolve(module: nn.Module) -> None:
-    """One step of the schedules of a module that no Adam steps."""
+    """Advance the schedules of a module by one step, for modules without a FlatAdam."""
     for layer in evolving(module):
         layer.evolve(mpi.average_tensor)
 
@@ -57,7 +57,7 @@ def evolve(module: nn.Module) -> None:
 def polyak_average(target: torch.Tensor, source: torch.Tensor, polyak: float) -> None:
     """target <- polyak * target + (1 - polyak) * source, for flat parameters (P,), in place.
 
-    Where layers of the source have changed their layout, the target's take the same first.
+    Block-sparse layers of the target first adopt the layouts of the source's.
     """
     for copy, layer in zip(getattr(target, "evolving", ()), getattr(source, "evolving", ()), strict=True):
         copy.follow(layer)
@@ -67,16 +67,16 @@ def polyak_average(target: torch.Tensor, source: torch.Tensor, polyak: float) ->
 class FlatAdam:
     """Adam (arXiv:1412.6980) for a whole module, with optional clipping of the gradient's norm.
 
-    The kernel is the one of torch.optim.Adam(fused=True), called directly: on one flat tensor that class's bookkeeping
-    costs more than the step. `minimize(loss)` does at once what zero_grad(), loss.backward() and step() do, which work
-    as in torch.
+    It calls the kernel of torch.optim.Adam(fused=True) directly: on one flat tensor, that class's bookkeeping costs
+    more than the step itself. `minimize(loss)` does zero_grad(), loss.backward() and step() in one; these work as in
+    torch.
 
     lr: learning rate; may be changed between steps
-    max_grad_norm: gradients longer than this (2-norm over all parameters) are scaled down to it; None: never
-    betas: decay of the running mean and mean square of the gradient; eps: keeps the division finite
+    max_grad_norm: gradients are clipped to this 2-norm, over all parameters; None: no clipping
+    betas: decay rates of the running mean and mean square of the gradient; eps: keeps the division finite
 
-    before_step, after_step: functions of the optimizer that are called around each step. Averaging over MPI processes
-    is one of the first kind, changing the layout of block-sparse layers one of the second.
+    before_step, after_step: hooks, functions of the optimizer called around each step. Averaging over MPI processes is
+    one of the former, changing the layout of block-sparse layers one of the latter.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class FlatAdam:
         self.spans = aligned_sizes(self.params)
         self.network = type(module).__name__
         self.max_grad_norm, self.betas, self.eps = max_grad_norm, betas, eps
-        # A tensor, so that a captured update sees it change; CUDA's kernel reads float32.
+        # A tensor, so that captured updates see changes; CUDA's kernel needs float32.
         self._lr = torch.tensor(lr, dtype=torch.float64 if self.flat.is_cpu else torch.float32, device=self.flat.device)
         self.m, self.v = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.t = torch.zeros((), device=self.flat.device)
@@ -104,12 +104,12 @@ class FlatAdam:
         self.grads = [p.grad for p in self.params]
 
     def _parts(self, flat: torch.Tensor) -> list[torch.Tensor]:
-        """A view of flat, (P,), for each parameter."""
+        """Views of flat, (P,), with the shapes of the parameters."""
         parts = flat.detach().split(aligned_sizes(self.params))
         return [part[: p.numel()].view_as(p) for part, p in zip(parts, self.params, strict=True)]
 
-    def _with_gaps(self, grads: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """What to join for a flat gradient: each parameter's, and zeros behind it."""
+    def _padded(self, grads: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """The pieces of a flat gradient: each parameter's, flattened, and its padding."""
         for grad, span in zip(grads, self.spans, strict=True):
             yield grad.reshape(-1)
             if span > grad.numel():
@@ -125,7 +125,7 @@ class FlatAdam:
 
     @property
     def grad(self) -> torch.Tensor:
-        """The gradient of all parameters, shape (P,)."""
+        """The gradient with respect to all parameters, shape (P,)."""
         return self.flat.grad
 
     def zero_grad(self) -> None:
@@ -133,9 +133,9 @@ class FlatAdam:
         self._forget_signals()
 
     def step(self) -> None:
-        """One step by the gradients in p.grad, which stay there."""
+        """One step with the gradients in p.grad, which are kept."""
         for p, grad in zip(self.params, self.grads, strict=True):
-            if p.grad is not grad:  # replaced, or set to None, by other code
+            if p.grad is not grad:  # other code has replaced it, or set it to None
                 grad.copy_(torch.zeros_like(grad) if p.grad is None else p.grad)
                 p.grad = grad
         self._step()
@@ -143,9 +143,9 @@ class FlatAdam:
     def minimize(self, loss: torch.Tensor) -> None:
         """One step down the gradient of `loss` (a scalar), averaged over all MPI processes."""
         torch.ops.spinup.check_finite(loss.detach(), self.grad, self.t, self.names, self.spans, self.network)
-        self._forget_signals()  # of the gradients of other losses, as the policy's through the critic
+        self._forget_signals()  # from gradients of other losses, such as the policy's through the critic
         grads = torch.autograd.grad(loss, self.params, materialize_grads=True)
-        torch.cat(list(self._with_gaps(grads)), out=self.grad)
+        torch.cat(list(self._padded(grads)), out=self.grad)
         self._step()
 
     def _step(self) -> None:
@@ -163,7 +163,7 @@ class FlatAdam:
             layer.schedule.signal = None
 
     def state_dict(self) -> dict:
-        """Moments without the zeros between parameters, (number of parameters,), and the count of steps."""
+        """The moments without padding, (number of parameters,) each, and the step count."""
         m, v = (torch.cat([part.reshape(-1) for part in self._parts(x)]) for x in (self.m, self.v))
         return {"m": m, "v": v, "t": self.t}
 
@@ -179,22 +179,22 @@ class FlatAdam:
 
 
 def average_gradient(optimizer: FlatAdam) -> None:
-    """Replace the gradient by its mean over all MPI processes."""
+    """Replace the gradient by its mean over all MPI processes, in place."""
     torch.ops.spinup.average_(optimizer.grad)
 
 
 def evolve_layers(optimizer: FlatAdam) -> None:
-    """One step of the schedules of block-sparse layers, whose moments move with their blocks."""
+    """Advance the schedules of block-sparse layers by one step; Adam's moments move with their blocks."""
     for layer, m, v in optimizer.evolving:
         layer.evolve(mpi.average_tensor, m, v)
 
 
-# ---- operators, so that captured updates can do this too
+# ---- operators, so that captured updates can contain them
 
 
 @operator("average_(Tensor(a!) x) -> ()")
 def average_(x: torch.Tensor) -> None:
-    """Replace x by its mean over all MPI processes."""
+    """Replace x, (...), by its mean over all MPI processes."""
     mpi.average_tensor(x)
 
 
@@ -202,15 +202,15 @@ def average_(x: torch.Tensor) -> None:
 def check_finite(
     loss: torch.Tensor, grad: torch.Tensor, t: torch.Tensor, names: list[str], spans: list[int], network: str
 ) -> None:
-    """Raise Fault where the loss is NaN or infinite, as it is once a gradient was.
+    """Raise Fault if the loss, a scalar, is NaN or infinite, as it is after any such gradient.
 
-    Not on a GPU, which would have to wait for it: there the parameters are looked at once an epoch. t, the steps so
-    far, stays as it is.
+    Skipped on a GPU, which would have to synchronize: there the parameters are checked once per epoch. t, the step
+    count, is marked as changed only because an operator must change something.
     """
     if not loss.is_cpu or math.isfinite(loss.item()):
         return
     bad = [name for name, x in zip(names, grad.split(spans), strict=True) if not x.isfinite().all()]
-    first = f"; the step before had NaN or infinity in the gradient of {bad[0]}" if bad else ""
+    first = f"; the previous step had NaN or infinity in the gradient of {bad[0]}" if bad else ""
     raise Fault(
         f"the loss of {network} is {loss.item()} in its gradient step {int(t) + 1}{first}; "
         "a smaller learning rate or max_grad_norm may help"
@@ -234,8 +234,8 @@ def adam_(
 ) -> None:
     """One step of Adam for flat parameters, (P,): the kernel of torch.optim.Adam(fused=True)."""
     t += 1
-    # Where a gradient stays 0, as below a dead ReLU, its mean decays through the subnormal numbers, in which some
-    # CPUs take more than ten times as long; they count as 0 here, in the thread that calls.
+    # While a gradient stays 0, as below a dead ReLU, its running mean decays through the subnormal numbers, with which
+    # some CPUs are more than ten times slower. Within this call and thread they are flushed to 0.
     torch.set_flush_denormal(True)
     torch._fused_adam_(
         [params],

@@ -3,22 +3,22 @@
 Every linear layer is made by a `linear=` factory, called as linear(in_features, out_features): the hook for other
 kinds of layers. All modules take observations with any leading shape, (..., *obs_shape).
 
-An actor-critic of your own takes the place of ours through the argument `actor_critic`. For VPG, TRPO and PPO it is
-called as actor_critic(observation_space, action_space, normalize_obs=..., **ac_kwargs) and must be an nn.Module with
+To use your own actor-critic, pass its class as the argument `actor_critic`. For VPG, TRPO and PPO it is called as
+actor_critic(observation_space, action_space, normalize_obs=..., **ac_kwargs) and must be an nn.Module with
 
     actor, critic   modules without common parameters; each has its own optimizer
     pi(o)           the policy at o, (..., *obs_shape): an object with log_prob(a), sample(), mode(), entropy(),
                     kl(other) and detach(), such as Gaussian
     v(o)            the value of o, shape (...)
-    act(o, deterministic=False)     actions for numpy observations, as numpy, for the environment
+    act(o, deterministic=False)     actions for the environment; both o and the actions are numpy arrays
     obs_norm        a RunningNorm, or a NoNorm; pi and v pass their observations through it
 
 For DDPG, TD3 and SAC it is called as actor_critic(observation_space, action_space, **ac_kwargs) and must have
 
-    actor           a module without parameters of the critic's: actor(o) is the action, (..., *act_shape), for DDPG
-                    and TD3, and for SAC the policy, such as SquashedGaussian or Categorical
+    actor           a module that shares no parameters with the critic: actor(o) is the action, (..., *act_shape), for
+                    DDPG and TD3, and the policy, such as SquashedGaussian or Categorical, for SAC
     critic          a list of n action-value functions as one module, such as QFunctions: critic(o, a) is all their
-                    values, (n, ...), critic[0](o, a) those of the first, (...); with Discrete actions critic(o) is
+                    values, (n, ...), critic[0](o, a) those of the first, (...); with Discrete actions, critic(o) is
                     also the values of all K actions, (n, ..., K)
     act(o, deterministic=False)     as above
 
@@ -27,11 +27,11 @@ For DQN it is called as actor_critic(observation_space, action_space, **ac_kwarg
     q               a module: q(o) is the value of all K actions, (..., K), and q(o, a) that of the actions a, (...)
     act(o, deterministic=False)     as above
 
-and, to be called with normalize_obs=True, obs_norm, a RunningNorm or a NoNorm: act passes observations through it, and
-actor and critic are given what has passed through it already.
+To support normalize_obs=True, the last two also need obs_norm, a RunningNorm or a NoNorm: act passes observations
+through it, whereas actor, critic and q get observations that are already normalized.
 
-`check_actor_critic`, `check_q_actor_critic` and `check_q_network` try the protocol on a batch of
-observations and say what is missing.
+`check_actor_critic`, `check_q_actor_critic` and `check_q_network` try the protocol on a batch of observations and say
+what is missing.
 """
 
 from spinup.nets.actor_critics import (

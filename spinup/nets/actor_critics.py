@@ -1,4 +1,4 @@
-"""Policy and value functions together, one class for each kind of algorithm."""
+"""Actor-critics, one class for each kind of algorithm."""
 
 from typing import Annotated
 
@@ -27,7 +27,7 @@ from spinup.nets.norms import make_obs_norm
 
 @document
 class ActorCritic(nn.Module):
-    """Policy and value function in two separate networks."""
+    """A policy and a value function in separate networks, for VPG, TRPO and PPO."""
 
     def __init__(
         self,
@@ -37,10 +37,10 @@ class ActorCritic(nn.Module):
         activation: arg.Activation = "Tanh",
         linear: arg.Linear = nn.Linear,
         log_std_init: Annotated[
-            float, "log of the Gaussian's first standard deviation, in half-ranges of the actions"
+            float, "log of the Gaussian's initial standard deviation, in half-ranges of the actions"
         ] = -0.5,
         orthogonal: Annotated[
-            bool, "orthogonal first weights with a last policy layer near zero; False: PyTorch's own"
+            bool, "orthogonal initial weights, with the policy's last layer near zero; False: PyTorch's default"
         ] = True,
         normalize_obs: arg.NormalizeObs = False,
         log_std_min: Annotated[
@@ -50,11 +50,11 @@ class ActorCritic(nn.Module):
             float | None, "upper bound of the log of the standard deviation; None: unbounded"
         ] = None,
         squash: Annotated[
-            bool, "the tanh of the Gaussian, which keeps actions within their bounds; needs a Box that has some"
+            bool, "squash the Gaussian by tanh to keep actions within bounds; needs a bounded Box"
         ] = False,
     ):
         super().__init__()
-        self.register_buffer("_here", torch.empty(0), persistent=False)  # for as_input
+        self.register_buffer("_device_anchor", torch.empty(0), persistent=False)  # for as_input
 
         def build(out: int, gain: float) -> nn.Sequential:
             return network(observation_space, out, hidden_sizes, activation, linear, gain if orthogonal else None)
@@ -64,7 +64,7 @@ class ActorCritic(nn.Module):
             self.actor = GaussianActor(build(action_space.shape[0], 0.01), action_space, *std, squash)
         elif squash or log_std_min is not None or log_std_max is not None:
             name = "squash" if squash else "log_std_min" if log_std_min is not None else "log_std_max"
-            raise UserError(f"{name} is for a Gaussian policy's actions, a Box; these are {action_space}: leave it out")
+            raise UserError(f"{name} needs a Gaussian policy, for Box actions; these are {action_space}: leave it out")
         elif isinstance(action_space, spaces.Discrete):
             self.actor = CategoricalActor(build(int(action_space.n), 0.01))
         else:
@@ -74,25 +74,25 @@ class ActorCritic(nn.Module):
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
 
     def pi(self, o: Tensor) -> Gaussian | SquashedGaussian | Categorical | MultiCategorical:
-        """The policy at observations (..., *obs_shape)."""
+        """The policy at observations o, (..., *obs_shape)."""
         return self.actor(self.obs_norm(o))
 
     def v(self, o: Tensor) -> Tensor:
-        """The value of observations (..., *obs_shape), shape (...)."""
+        """The value of observations o, (..., *obs_shape): (...)."""
         return self.critic(self.obs_norm(o)).squeeze(-1)
 
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Actions for observations (..., *obs_shape): samples, or the policy's mode."""
+        """Samples of the policy, or its mode, at observations o, (..., *obs_shape): (..., *act_shape)."""
         pi = self.pi(as_input(o, self))
         return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
 
 
 @document
 class DeterministicActorCritic(nn.Module):
-    """Policy and one action-value function, for DDPG.
+    """A deterministic policy and one action-value function, for DDPG.
 
-    With normalize_obs, `act` normalizes, and actor and critic are given observations that went through obs_norm.
+    With normalize_obs, `act` normalizes; actor and critic expect observations that already passed through obs_norm.
     """
 
     num_critics, layer_norm = 1, True
@@ -106,12 +106,12 @@ class DeterministicActorCritic(nn.Module):
         linear: arg.Linear = nn.Linear,
         layer_norm: Annotated[
             bool | None,
-            "layer normalization (arXiv:1607.06450) in the action-value functions; None: with DDPG and TD3, not SAC",
+            "layer normalization (arXiv:1607.06450) in the action-value functions; None: only with DDPG and TD3",
         ] = None,
         normalize_obs: arg.NormalizeObs = False,
     ):
         super().__init__()
-        self.register_buffer("_here", torch.empty(0), persistent=False)  # for as_input
+        self.register_buffer("_device_anchor", torch.empty(0), persistent=False)  # for as_input
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
         common = hidden_sizes, activation, linear
         layer_norm = self.layer_norm if layer_norm is None else layer_norm
@@ -125,18 +125,21 @@ class DeterministicActorCritic(nn.Module):
 
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Actions for observations (..., *obs_shape); exploration noise is the algorithm's."""
+        """Actions at observations o, (..., *obs_shape): (..., *act_shape). The algorithm adds exploration noise."""
         return self.actor(self.obs_norm(as_input(o, self))).cpu().numpy()
 
 
 class TwinActorCritic(DeterministicActorCritic):
-    """Policy and two action-value functions, for TD3; the arguments are those of DeterministicActorCritic."""
+    """A deterministic policy and two action-value functions, for TD3.
+
+    The arguments are those of DeterministicActorCritic.
+    """
 
     num_critics = 2
 
 
 class SoftActorCritic(DeterministicActorCritic):
-    """A stochastic policy, of bounded Box or Discrete actions, and two action-value functions, for SAC.
+    """A stochastic policy of bounded Box or Discrete actions, and two action-value functions, for SAC.
 
     The arguments are those of DeterministicActorCritic.
     """
@@ -150,16 +153,16 @@ class SoftActorCritic(DeterministicActorCritic):
 
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Actions for observations (..., *obs_shape): samples, or the policy's mode."""
+        """Samples of the policy, or its mode, at observations o, (..., *obs_shape): (..., *act_shape)."""
         pi = self.actor(self.obs_norm(as_input(o, self)))
         return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
 
 
 @document
 class QNetwork(nn.Module):
-    """An action-value function of Discrete actions, for DQN; `act` takes the best action.
+    """An action-value function of Discrete actions, for DQN; `act` is greedy.
 
-    With normalize_obs, `act` normalizes, and q is given observations that went through obs_norm.
+    With normalize_obs, `act` normalizes; q expects observations that already passed through obs_norm.
     """
 
     def __init__(
@@ -171,31 +174,31 @@ class QNetwork(nn.Module):
         linear: arg.Linear = nn.Linear,
         layer_norm: Annotated[bool, "layer normalization (arXiv:1607.06450) before each activation"] = False,
         dueling: Annotated[
-            bool, "a value and an advantage of each action in place of the action values (arXiv:1511.06581)"
+            bool, "dueling network: outputs a state value and action advantages (arXiv:1511.06581)"
         ] = False,
         normalize_obs: arg.NormalizeObs = False,
     ):
         super().__init__()
-        self.register_buffer("_here", torch.empty(0), persistent=False)  # for as_input
+        self.register_buffer("_device_anchor", torch.empty(0), persistent=False)  # for as_input
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
         self.q = QFunction(observation_space, action_space, hidden_sizes, activation, linear, layer_norm, dueling)
 
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """The actions of the highest value for observations (..., *obs_shape); exploration is the algorithm's."""
+        """The actions with the highest value at observations o, (..., *obs_shape): (...). The algorithm explores."""
         return self.q(self.obs_norm(as_input(o, self))).argmax(-1).cpu().numpy()
 
 
 def as_input(o: np.ndarray, module: nn.Module) -> Tensor:
-    """Observations as a tensor on the module's device: float32, and uint8 for images."""
-    # The first of its parameters would tell too, but is a long search in each step.
-    device = module._here.device if hasattr(module, "_here") else next(module.parameters()).device
+    """Observations, (..., *obs_shape), as a tensor on the module's device: float32, or uint8 for images."""
+    # next(module.parameters()) works too, but is slow per step.
+    device = module._device_anchor.device if hasattr(module, "_device_anchor") else next(module.parameters()).device
     x = torch.as_tensor(o, device=device)
     return accel.aligned(x if x.dtype in (torch.float32, torch.uint8) else x.float())
 
 
 def describe(ac: nn.Module) -> str:
-    """How many parameters the networks have, and what their block-sparse layers save."""
+    """A line or two with the networks' numbers of parameters, and what their block-sparse layers save."""
     parts = {name: getattr(ac, name) for name in ("actor", "critic", "q") if hasattr(ac, name)}
     if any(hasattr(layer, "layout") for layer in ac.modules()):
         from spinup.sparse import summary

@@ -1,4 +1,4 @@
-"""The parts of actor-critics: policies and action-value functions, from a batch of observations."""
+"""The parts of actor-critics: networks for policies and action-value functions."""
 
 import math
 from collections.abc import Sequence
@@ -15,14 +15,13 @@ from spinup.nets.layers import as_sizes, mlp
 
 
 class GaussianActor(nn.Module):
-    """pi(.|s) for a Box of actions: a mean from the network and a standard deviation that is a parameter.
+    """pi(.|s) for Box actions: the network outputs the mean, and the log standard deviation is a parameter.
 
-    In each dimension both are measured in half-ranges from the middle of [low, high], so that an untrained policy
-    covers any bounds alike; a dimension without bounds keeps its own unit.
+    Both are in half-ranges from the middle of [low, high] in each dimension, so that an untrained policy covers any
+    bounds equally well; dimensions without bounds keep their own unit.
 
-    log_std_min: least logarithm of the standard deviation; None: it has none
-    log_std_max: greatest logarithm of the standard deviation; None: it has none
-    squash: actions are the tanh of the Gaussian's, and so within their bounds
+    log_std_min, log_std_max: bounds of the log standard deviation; None: unbounded
+    squash: apply tanh to the Gaussian, so that actions stay within their bounds
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class GaussianActor(nn.Module):
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
         finite = high - low < np.finfo(np.float32).max
         if squash and not finite.all():
-            raise UserError(f"a squashed policy needs actions with bounds, and these have none: {space}")
+            raise UserError(f"a squashed policy needs bounded actions, and these are unbounded: {space}")
         bounded = (low < high) & finite
         low, high = np.where(bounded, low, -1), np.where(bounded, high, 1)
         self.register_buffer("middle", torch.as_tensor((high + low) / 2, dtype=torch.float32), persistent=False)
@@ -53,7 +52,7 @@ class GaussianActor(nn.Module):
 
     @torch.no_grad()
     def keep_bounds(self) -> None:
-        """Bring a log_std that has left its bounds back to them: outside it has no gradient that would."""
+        """Clamp log_std to its bounds: beyond them it has no gradient that could bring it back."""
         if self.has_bounds:
             self.log_std.clamp_(self.log_std_min, self.log_std_max)
 
@@ -75,17 +74,14 @@ class GaussianActor(nn.Module):
 
 
 def keep_bounds(module: nn.Module) -> None:
-    """Bring parameters with bounds that gradient steps have left back to them, in each part of `module` that has any.
-
-    To be called between updates.
-    """
+    """Clamp the bounded parameters of `module`, which gradient steps may have moved; call it between updates."""
     for part in module.modules():
         if hasattr(part, "keep_bounds"):
             part.keep_bounds()
 
 
 class CategoricalActor(nn.Module):
-    """pi(.|s) for a Discrete action."""
+    """pi(.|s) for Discrete actions."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -108,7 +104,7 @@ class MultiCategoricalActor(nn.Module):
 
 
 class Bounds(nn.Module):
-    """Carries actions between a bounded Box and half-ranges from its middle, [-1, 1] in each dimension."""
+    """Converts actions, (..., A), between a bounded Box and [-1, 1] in each dimension."""
 
     def __init__(self, space: spaces.Box):
         super().__init__()
@@ -127,7 +123,7 @@ class Bounds(nn.Module):
 
 
 class DeterministicActor(nn.Module):
-    """mu(s): the tanh of a network, stretched to the bounds of each action."""
+    """mu(s), (..., A): the tanh of a network's output, scaled to the bounds of each action."""
 
     def __init__(self, net: nn.Module, space: spaces.Box):
         super().__init__()
@@ -138,7 +134,7 @@ class DeterministicActor(nn.Module):
 
 
 class SquashedGaussianActor(nn.Module):
-    """pi(.|s) within bounds, with a mean and a standard deviation from the network's two halves."""
+    """pi(.|s) within bounds: the network outputs the mean and the log standard deviation."""
 
     def __init__(self, net: nn.Module, space: spaces.Box):
         super().__init__()
@@ -150,9 +146,9 @@ class SquashedGaussianActor(nn.Module):
 
 
 class QFunction(nn.Module):
-    """Q(s, a), shape (...), for actions (..., A) of a Box or Discrete ones, (...).
+    """Q(s, a), (...), for Box actions (..., A) or Discrete actions (...).
 
-    Without an action it is Q(s, .) of all K Discrete actions, shape (..., K).
+    Without an action it is Q(s, .), the values of all K Discrete actions, (..., K).
 
     dueling: Q = V + A - mean A, with V and the K advantages A from the last layer (arXiv:1511.06581)
     """
@@ -179,7 +175,7 @@ class QFunction(nn.Module):
 
 
 class QFunctions(nn.ModuleList):
-    """Several independent action-value functions, their values stacked: (n, ...)."""
+    """n independent action-value functions, with their values stacked: (n, ...)."""
 
     def forward(self, o: Tensor, a: Tensor | None = None) -> Tensor:
         return torch.stack([q(o, a) for q in self])

@@ -1,4 +1,4 @@
-"""Policies for a batch of states: what the equations call pi(.|s)."""
+"""Action distributions for a batch of states: what the equations call pi(.|s)."""
 
 import math
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
-# Points and weights for the mean of a function of a standard normal variable (Gauss-Hermite quadrature).
+# Gauss-Hermite quadrature, for the mean of a function of a standard normal variable.
 NORMAL_POINTS, NORMAL_WEIGHTS = (x.tolist() for x in np.polynomial.hermite_e.hermegauss(32))
 
 
@@ -25,12 +25,15 @@ class Gaussian(NamedTuple):
 
     @torch.no_grad()
     def sample(self) -> Tensor:
+        """Actions, (..., A)."""
         return self.mu + self.log_std.exp() * torch.randn_like(self.mu)
 
     def mode(self) -> Tensor:
+        """Actions, (..., A)."""
         return self.mu
 
     def entropy(self) -> Tensor:
+        """Entropy per state, shape (...)."""
         return (self.log_std + (LOG_SQRT_2PI + 0.5)).sum(-1).expand(self.mu.shape[:-1])
 
     def kl(self, other: "Gaussian") -> Tensor:
@@ -40,19 +43,19 @@ class Gaussian(NamedTuple):
         return (other.log_std - self.log_std + 0.5 * (variance_ratio + shift - 1)).sum(-1)
 
     def detach(self) -> "Gaussian":
-        """A constant copy: later steps of the network leave it as it is."""
+        """A constant copy, which later optimizer steps don't change."""
         return Gaussian(self.mu.detach().clone(), self.log_std.detach().clone())
 
 
 def log_tanh_slope(u: Tensor) -> Tensor:
-    """log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which stays finite where tanh(u) rounds to 1."""
+    """log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which stays finite when tanh(u) rounds to 1; u: (...)."""
     return 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
 
 
 class SquashedGaussian(NamedTuple):
-    """The tanh of a diagonal Gaussian, stretched to the bounds of each action.
+    """The tanh of a diagonal Gaussian, scaled to the bounds of each action.
 
-    Densities are of actions in half-ranges from the middle, in (-1, 1), and so do not depend on the bounds' units.
+    Densities are those of actions scaled to (-1, 1), and so don't depend on the bounds' units.
     """
 
     mu: Tensor  # (..., A), before the tanh
@@ -63,8 +66,8 @@ class SquashedGaussian(NamedTuple):
     def log_prob(self, a: Tensor) -> Tensor:
         """log pi(a|s), shape (...), for actions (..., A).
 
-        From the distances to both bounds, which keep the digits that tanh(u) near 1 loses. Actions on a bound, where
-        the density is infinite or 0, count as the last ones before it that the number's precision tells from it.
+        Computed from the distances to both bounds, to keep the digits that tanh(u) loses near 1. On a bound, where the
+        density is infinite or 0, the distance is set to half the machine epsilon.
         """
         nearest = torch.finfo(a.dtype).eps / 2
         log_above_low = ((a - (self.middle - self.half_range)) / self.half_range).clamp(min=nearest).log()
@@ -83,17 +86,18 @@ class SquashedGaussian(NamedTuple):
 
     @torch.no_grad()
     def sample(self) -> Tensor:
+        """Actions, (..., A)."""
         u = self.mu + self.log_std.exp() * torch.randn_like(self.mu)
         return torch.addcmul(self.middle, self.half_range, u.tanh())
 
     def mode(self) -> Tensor:
-        """The action of the Gaussian's mean: the median, and not quite the density's highest point."""
+        """The squashed mean of the Gaussian, (..., A): the median, close to but not exactly the density's maximum."""
         return torch.addcmul(self.middle, self.half_range, self.mu.tanh())
 
     def entropy(self) -> Tensor:
-        """-E[log pi(a|s)] per state, shape (...): the Gaussian's, and the mean of the tanh's log-slope by quadrature.
+        """-E[log pi(a|s)] per state, shape (...): the Gaussian's entropy plus the mean log-slope of tanh by quadrature.
 
-        Right to 1e-6 for each action with a standard deviation up to 1, and to 0.1 up to e^2.
+        Per action, its error is at most 1e-6 for a standard deviation up to 1, and 0.1 up to e^2.
         """
         points, weights = self.mu.new_tensor(NORMAL_POINTS), self.mu.new_tensor(NORMAL_WEIGHTS)
         u = self.mu.unsqueeze(-1) + self.log_std.exp().unsqueeze(-1) * points
@@ -101,7 +105,7 @@ class SquashedGaussian(NamedTuple):
         return (self.log_std + (LOG_SQRT_2PI + 0.5) + mean_log_slope).sum(-1)
 
     def kl(self, other: "SquashedGaussian") -> Tensor:
-        """KL(self || other) per state, shape (...): that of the Gaussians, as both go through the same tanh."""
+        """KL(self || other) per state, shape (...): that of the Gaussians, since both pass through the same tanh."""
         return Gaussian(self.mu, self.log_std).kl(Gaussian(other.mu, other.log_std))
 
     def detach(self) -> "SquashedGaussian":
@@ -109,7 +113,7 @@ class SquashedGaussian(NamedTuple):
 
 
 class Categorical(NamedTuple):
-    """A choice among K actions."""
+    """A distribution over K actions."""
 
     logp: Tensor  # (..., K), log-probabilities
 
@@ -118,22 +122,25 @@ class Categorical(NamedTuple):
         return self.logp.gather(-1, a.unsqueeze(-1)).squeeze(-1)
 
     def sample(self) -> Tensor:
-        # The first of K exponential clocks with rates p rings for k with probability p_k.
+        """Integer actions, (...)."""
+        # Of K exponential clocks with rates p, clock k rings first with probability p_k.
         return (self.logp.exp() / torch.empty_like(self.logp).exponential_()).argmax(-1)
 
     def mode(self) -> Tensor:
+        """Integer actions, (...)."""
         return self.logp.argmax(-1)
 
     def expectation(self, x: Tensor) -> Tensor:
-        """E[x] over the actions, shape (...), for x (..., K); what x is for actions of probability 0 has no part."""
+        """E[x] over the actions, shape (...), for x (..., K), which may be infinite for actions of probability 0."""
         p = self.logp.exp()
         return (p * x.masked_fill(p == 0, 0.0)).sum(-1)
 
     def entropy(self) -> Tensor:
+        """Entropy per state, shape (...)."""
         return -self.expectation(self.logp)
 
     def kl(self, other: "Categorical") -> Tensor:
-        """KL(self || other) per state, shape (...); infinite where other never takes an action that self does."""
+        """KL(self || other) per state, shape (...); infinite if other excludes an action that self may take."""
         return self.expectation(self.logp - other.logp)
 
     def detach(self) -> "Categorical":
@@ -141,7 +148,7 @@ class Categorical(NamedTuple):
 
 
 class MultiCategorical(NamedTuple):
-    """Several independent choices at once; actions have shape (..., number of choices)."""
+    """C independent Categoricals; actions are (..., C), and log_prob, entropy and kl are sums over them, (...)."""
 
     choices: tuple[Categorical, ...]
 

@@ -1,4 +1,4 @@
-"""What stands before an MLP: nothing for a vector, a CNN for an image, and one for each image among several entries."""
+"""Encoders in front of an MLP: none for a vector, a CNN for an image, and a CNN for each image of several parts."""
 
 import torch
 from gymnasium import spaces
@@ -9,11 +9,11 @@ from spinup.observations import channels_last, height_and_width, is_image, parts
 
 class CNN(nn.Module):
     """Features of images, (..., C, H, W), (..., H, W, C) or (..., H, W), or of stacks of these, (..., K, C, H, W) or
-    (..., K, H, W, C) -> (..., features).
+    (..., K, H, W, C): (..., features).
 
-    From 36 pixels on, the three convolutions of doi:10.1038/nature14236; below, two of 3x3.
+    The three convolutions of doi:10.1038/nature14236 if both sides have at least 36 pixels, otherwise two of 3x3.
 
-    brightest: what pixels are divided by, 255 or, for those from 0 to 1, 1
+    brightest: divisor that scales pixels to [0, 1]: 255, or 1 if they are already in this range
     """
 
     def __init__(self, shape: tuple[int, ...], brightest: float = 255):
@@ -38,8 +38,9 @@ class CNN(nn.Module):
 
 
 class PartsEncoder(nn.Module):
-    """Features of observations of several parts, (..., size) -> (..., features): those of each image by a CNN of its
-    own, and vectors as they are.
+    """Features of observations with several parts: (..., size) -> (..., features).
+
+    Each image has its own CNN, and vectors pass through unchanged.
     """
 
     def __init__(self, space: spaces.Box):
@@ -59,7 +60,7 @@ class PartsEncoder(nn.Module):
 
 
 def make_encoder(space: spaces.Box) -> tuple[nn.Module, int]:
-    """What stands before an MLP for observations of `space`, a CNN for images and else nothing, and its features."""
+    """The encoder for observations of `space`, nn.Identity if there are no images, and the number of its features."""
     if is_image(space):
         encoder = CNN(space.shape, 255 if space.dtype == "uint8" else float(space.high.max()))
     elif any(is_image(part.space) for part in parts_of(space)):

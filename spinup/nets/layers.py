@@ -1,4 +1,4 @@
-"""Layers, and the MLPs and CNNs made of them."""
+"""Layers and the networks made of them."""
 
 import itertools
 import math
@@ -15,11 +15,11 @@ from spinup.nets.encoders import make_encoder
 
 
 def activation_class(name: str | type) -> type[nn.Module]:
-    """The class for a name from torch.nn in any spelling: "torch.nn.Tanh", "nn.ReLU", "tanh"."""
+    """The class for the name of an activation in torch.nn, in any spelling: "torch.nn.Tanh", "nn.ReLU", "tanh"."""
     if isinstance(name, type):
         return name
-    others = ("MultiheadAttention", "Threshold", "GLU")  # of several inputs, with arguments, to another width
-    classes = {c.lower(): c for c in nn.modules.activation.__all__ if c not in others}
+    unsuitable = ("MultiheadAttention", "Threshold", "GLU")  # takes several inputs, needs arguments, changes the width
+    classes = {c.lower(): c for c in nn.modules.activation.__all__ if c not in unsuitable}
     key = str(name).lower().removeprefix("torch.").removeprefix("nn.")
     if key not in classes:
         word = str(name).removeprefix("torch.").removeprefix("nn.")
@@ -33,9 +33,9 @@ def mlp(
     linear: Callable | dict = nn.Linear,
     layer_norm: bool = False,
 ) -> nn.Sequential:
-    """Linear layers of the given sizes, input and output included, with an activation between each two.
+    """Linear layers with an activation between each two: (..., sizes[0]) -> (..., sizes[-1]).
 
-    linear, layer_norm: of `make_linears`; layer normalization (arXiv:1607.06450) before each activation
+    linear: see `make_linears`; layer_norm: layer normalization (arXiv:1607.06450) before each activation
     """
     activation = activation_class(activation)
     first, *others = make_linears(linear, sizes)
@@ -47,16 +47,16 @@ def mlp(
 
 
 class HiddenLinear(nn.Linear):
-    """nn.Linear between hidden layers, where the time goes; what a network reads and gives keeps its precision.
+    """nn.Linear between hidden layers, where most of the time goes; it may multiply in bfloat16.
 
-    Where float32 products may be of bfloat16 (`torch.set_float32_matmul_precision("medium")`), those of large batches
-    are so on every CPU that has them. torch leaves that to its libraries: with AMX they take bfloat16 in all layers, on
-    other such CPUs they go on in float32. What the products give is rounded to bfloat16 too, gradients included;
-    parameters stay float32.
+    With `torch.set_float32_matmul_precision("medium")`, large batches use bfloat16 products on every CPU with hardware
+    for them. torch itself leaves this to its libraries: with AMX they use bfloat16 in all layers, on other such CPUs in
+    none. Products are rounded to bfloat16 too, including those of the gradients; parameters stay float32, and so do
+    the first and the last layer of a network.
     """
 
     bfloat16 = accel.cpu_has_bfloat16()
-    large = 128  # smaller batches lose more time by rounding x and the weights than they gain
+    large = 128  # rounding x and the weights costs smaller batches more time than it saves
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__(in_features, out_features)
@@ -72,10 +72,10 @@ class HiddenLinear(nn.Linear):
 def make_linears(linear: Callable | dict, sizes: Sequence[int]) -> list[nn.Module]:
     """The linear layers of an MLP of these sizes.
 
-    linear: a function that makes each; or a dict of settings, as {"sparsity": 0.9, "block_size": 64}: the layers
+    linear: a function that makes each layer; or a dict of settings such as {"sparsity": 0.9, "block_size": 64}: layers
         between hidden ones are block-sparse (spinup.sparse.linear_factory), the first and the last are dense
 
-    Raises UserError for settings that cannot be.
+    Raises UserError for invalid settings.
     """
     pairs = list(itertools.pairwise(sizes))
     if callable(linear):
@@ -84,30 +84,32 @@ def make_linears(linear: Callable | dict, sizes: Sequence[int]) -> list[nn.Modul
     from spinup.sparse import linear_factory
 
     if not isinstance(linear, dict):
-        raise UserError(f"linear is {linear!r:.80}; it must be a function or a dict of settings of block-sparse layers")
+        raise UserError(
+            f"linear is {linear!r:.80}; it must be a function or a dict of settings for block-sparse layers"
+        )
     try:
         make = linear_factory(linear)
         if len(pairs) < 3:
-            raise ValueError("they stand between hidden layers; give two of these or more, for example --hid 256,256")
+            raise ValueError("they go between hidden layers, so at least two are needed, for example --hid 256,256")
         return [nn.Linear(*pairs[0]), *(make(*pair) for pair in pairs[1:-1]), nn.Linear(*pairs[-1])]
     except (TypeError, ValueError) as error:
         raise UserError(f"block-sparse layers: {error}") from None
 
 
 def orthogonal_(module: nn.Module, gain: float) -> nn.Module:
-    """Orthogonal weights of this gain and zero biases for a module's linear and convolutional layers, in place."""
+    """Initialize a module's linear and convolutional layers in place: orthogonal weights of this gain, zero biases."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.orthogonal_(layer.weight, gain)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-        elif hasattr(layer, "orthogonal_"):  # a block-sparse layer knows how
+        elif hasattr(layer, "orthogonal_"):  # a block-sparse layer
             layer.orthogonal_(gain)
     return module
 
 
 def as_sizes(hidden_sizes: int | Sequence[int]) -> list[int]:
-    """Units of each hidden layer; one number is one layer."""
+    """The number of units of each hidden layer, as a list; a single number means one layer."""
     sizes = list(hidden_sizes) if isinstance(hidden_sizes, Iterable) else [hidden_sizes]
     if not all(isinstance(n, Integral) and not isinstance(n, bool) and 1 <= n <= 2**20 for n in sizes):
         raise UserError(f"hidden_sizes is {hidden_sizes!r:.80}; it must be a list of sizes, each in 1 to {2**20}")
@@ -115,9 +117,9 @@ def as_sizes(hidden_sizes: int | Sequence[int]) -> list[int]:
 
 
 def network(space: spaces.Box, out: int, hidden_sizes, activation, linear, gain: float | None = None) -> nn.Sequential:
-    """From observations of `space` to `out` numbers: an MLP, with a CNN before it for images.
+    """An MLP, behind a CNN for images: observations of `space`, (..., *obs_shape) -> (..., out).
 
-    gain: of the last layer's orthogonal weights, sqrt(2) in the others; None: PyTorch's own initial weights
+    gain: for orthogonal initial weights, the last layer's gain; the others have sqrt(2). None: PyTorch's default
     """
     encoder, features = make_encoder(space)
     net = nn.Sequential(encoder, mlp([features, *as_sizes(hidden_sizes), out], activation, linear))

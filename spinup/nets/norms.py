@@ -10,7 +10,7 @@ from spinup.observations import is_image, parts_of
 
 
 class RunningNorm(nn.Module):
-    """Centres and scales by the mean and standard deviation of everything it was shown, over all MPI processes.
+    """Centers and scales by the running mean and standard deviation over all MPI processes, then clips.
 
     The statistics change only in `update`, and are saved with the module.
     """
@@ -24,7 +24,7 @@ class RunningNorm(nn.Module):
 
     @property
     def std(self) -> Tensor:
-        """The standard deviation; never 0, for a constant feature."""
+        """The standard deviation, (*shape); never 0, even for a constant feature."""
         return (self.var + 1e-8).sqrt()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class RunningNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """Take the batch x, (..., *shape), into the statistics."""
+        """Add the batch x, (..., *shape), to the statistics."""
         x = x.detach().cpu().reshape(-1, *self.mean.shape).double().numpy()
         n, old_n = int(mpi.mpi_sum(len(x))), int(self.count)
         mean = mpi.mpi_sum(x.sum(0)) / n
@@ -46,13 +46,13 @@ class RunningNorm(nn.Module):
 
 
 class PartsNorm(RunningNorm):
-    """A RunningNorm of what is no image in observations (..., size) of several parts."""
+    """A RunningNorm for observations with several parts, (..., size), that leaves images unchanged."""
 
     def __init__(self, space: spaces.Box):
         sizes = [(torch.Size(part.space.shape).numel(), is_image(part.space)) for part in parts_of(space)]
         numbers = torch.from_numpy(np.concatenate([np.full(size, not image) for size, image in sizes]).nonzero()[0])
         super().__init__(numbers.shape)
-        self.register_buffer("numbers", numbers, persistent=False)  # where they are in an observation
+        self.register_buffer("numbers", numbers, persistent=False)  # indices of the non-image entries
 
     def forward(self, x: Tensor) -> Tensor:
         return x.index_copy(-1, self.numbers, super().forward(x.index_select(-1, self.numbers)))
@@ -62,14 +62,14 @@ class PartsNorm(RunningNorm):
 
 
 class NoNorm(nn.Identity):
-    """Stands where a RunningNorm could, and changes nothing."""
+    """Stands in for a RunningNorm and changes nothing."""
 
     def update(self, x: Tensor) -> None:
         pass
 
 
 def make_obs_norm(space: spaces.Box, normalize_obs: bool) -> nn.Module:
-    """What centres and scales observations of `space`, but not images; nothing where that is not wanted."""
+    """The normalizer for observations of `space`; images, and everything without normalize_obs, stay unchanged."""
     images = [is_image(part.space) for part in parts_of(space)]
     if not normalize_obs or all(images):
         return NoNorm()

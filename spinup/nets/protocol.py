@@ -1,4 +1,4 @@
-"""Is an actor-critic what the algorithms need? Tries the protocol described in spinup/nets/__init__.py."""
+"""Checks that an actor-critic follows the protocol described in spinup/nets/__init__.py."""
 
 import inspect
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from torch import nn
 from spinup.errors import UserError
 from spinup.nets.actor_critics import as_input
 
-NEEDED = "; spinup.nets says at its top what is needed"
+SEE_PROTOCOL = "; help(spinup.nets) describes what is needed"
 
 
 @torch.no_grad()
 def check_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_space: spaces.Space) -> None:
-    """Try VPG's, TRPO's and PPO's protocol, described in spinup.nets, on three observations.
+    """Check the protocol of VPG, TRPO and PPO, described in spinup.nets, on three observations.
 
-    Raises UserError with the first thing amiss.
+    Raises UserError for the first violation.
     """
     name, o, a = check_parts(ac, observation_space, ("pi", "v", "obs_norm"))
     pi, v = ac.pi(o), ac.v(o)
     check_policy(name, "pi(o)", pi, ("log_prob", "sample", "mode", "entropy", "kl", "detach"))
-    shapes = {  # in this order, as each builds on the one before
+    shapes = {  # in this order, since each builds on the one before
         "act(o)": (lambda: a, (3, *action_space.shape)),
         "v(o)": (lambda: v, (3,)),
         "pi(o).log_prob(a)": (lambda: pi.log_prob(torch.as_tensor(a, device=v.device)), (3,)),
@@ -42,7 +42,7 @@ def check_q_actor_critic(
     soft: bool = False,
     normalize_obs: bool = False,
 ) -> None:
-    """Try DDPG's and TD3's protocol, or SAC's (soft), as `check_actor_critic` does; num_critics: how many it needs."""
+    """Check the protocol of DDPG and TD3, or (soft) of SAC, like `check_actor_critic`; num_critics: required number."""
     name, o, a = check_parts(ac, observation_space, ("obs_norm",) if normalize_obs else ())
     pi, discrete = ac.actor(o), isinstance(action_space, spaces.Discrete)
     shapes = {"act(o)": (lambda: a, (3, *action_space.shape))}
@@ -65,7 +65,7 @@ def check_q_actor_critic(
 def check_q_network(
     net: nn.Module, observation_space: spaces.Box, action_space: spaces.Discrete, normalize_obs: bool = False
 ) -> None:
-    """Try DQN's protocol, as `check_actor_critic` does."""
+    """Check the protocol of DQN, like `check_actor_critic`."""
     name, o, a = check_parts(net, observation_space, ("obs_norm",) if normalize_obs else (), modules=("q",))
     shapes = {
         "act(o)": (lambda: a, (3,)),
@@ -78,37 +78,37 @@ def check_q_network(
 def check_parts(
     ac: nn.Module, observation_space: spaces.Box, more: Sequence[str] = (), modules: Sequence[str] = ("actor", "critic")
 ) -> tuple:
-    """What all kinds of networks have; returns their name, three observations and the actions at them."""
+    """Check what all protocols have in common; returns a name for messages, three observations and their actions."""
     name = f"actor_critic {type(ac).__name__}"
     for attribute in ("parameters", *modules, *more, "act"):
         if not hasattr(ac, attribute):
-            raise UserError(f"{name} has no '{attribute}'{NEEDED}")
+            raise UserError(f"{name} has no '{attribute}'{SEE_PROTOCOL}")
     if "obs_norm" in more and not hasattr(ac.obs_norm, "update"):
         raise UserError(f"{name}: obs_norm has no 'update'; use a RunningNorm or a NoNorm")
     for attribute in modules:
         if not isinstance(getattr(ac, attribute), nn.Module):
-            raise UserError(f"{name}: '{attribute}' is not a torch.nn.Module{NEEDED}")
+            raise UserError(f"{name}: '{attribute}' is not a torch.nn.Module{SEE_PROTOCOL}")
     if "actor" in modules and {id(p) for p in ac.actor.parameters()} & {id(p) for p in ac.critic.parameters()}:
-        raise UserError(f"{name}: actor and critic have parameters in common; each is stepped by itself")
+        raise UserError(f"{name}: actor and critic have parameters in common; they need separate ones")
     if "deterministic" not in inspect.signature(ac.act).parameters:
-        raise UserError(f"{name}: act takes no 'deterministic'{NEEDED}")
+        raise UserError(f"{name}: act takes no 'deterministic'{SEE_PROTOCOL}")
     o = np.stack([observation_space.sample() for _ in range(3)])
     o = np.clip(np.nan_to_num(o), -1, 1) if o.dtype != np.uint8 else o
     a = ac.act(o)
     if not isinstance(a, np.ndarray):
-        raise UserError(f"{name}: act(o) gives a {type(a).__name__}; it must be a numpy array")
+        raise UserError(f"{name}: act(o) returns a {type(a).__name__}; it must return a numpy array")
     return name, as_input(o, ac), a
 
 
 def check_policy(name: str, what: str, pi, methods: Sequence[str]) -> None:
     for method in methods:
         if not hasattr(pi, method):
-            raise UserError(f"{name}: {what} has no '{method}'{NEEDED}")
+            raise UserError(f"{name}: {what} has no '{method}'{SEE_PROTOCOL}")
 
 
 def check_shapes(name: str, shapes: dict) -> None:
-    """shapes: {what: (function that computes it, the shape it must have)}."""
-    for what, (compute, wanted) in shapes.items():
+    """shapes: {what: (function that computes it, expected shape)}."""
+    for what, (compute, expected) in shapes.items():
         shape = tuple(compute().shape)
-        if shape != wanted:
-            raise UserError(f"{name}: {what} has shape {shape} for 3 observations; it must be {wanted}")
+        if shape != expected:
+            raise UserError(f"{name}: {what} has shape {shape} for 3 observations; it must be {expected}")

@@ -80,7 +80,7 @@ class Run:
         source, logger = self.config.get("init_from"), self.config["logger_kwargs"] or {}
         if source is not None and not (logger.get("resume") and checkpoint.newest(logger["output_dir"])):
             file = load_policy_into(ac, source, fixed)
-            self.notes.append(f"Networks and normalizers are those of {file}")
+            self.notes.append(f"Networks and normalizers loaded from {file}")
         mpi.sync_params(ac)
         return ac
 

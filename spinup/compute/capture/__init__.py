@@ -1,8 +1,8 @@
-"""Updates without their Python: what CUDA graphs do on a GPU, for the CPU too.
+"""Replaying updates without running their Python: what CUDA graphs do on a GPU, also on the CPU.
 
-A third of an update of small networks is not arithmetic: Python runs their modules, autograd records each operation and
-walks back through them, and every result looks for memory. A decorated update does that in its first calls; later ones
-replay the operations alone.
+With small networks, a third of an update isn't arithmetic: Python runs their modules, autograd records each operation
+and walks back through them, and every result needs memory. A decorated update does all that in its first calls; later
+ones only replay the tensor operations.
 
     @captured()
     def update(batch):
@@ -11,17 +11,19 @@ replay the operations alone.
         optimizer.minimize(loss)
         return {"Loss": loss}
 
-The rule: **a captured update computes what the Python would, or it runs as the Python**, and one line on stderr says
-what in it made it so. Four layers do it, each in a file, to be read in this order:
+The rule: **a captured update computes exactly what plain Python would, or it runs as plain Python**, and then one line
+on stderr says why. The layers, one per file, are best read in this order:
 
-front       the decorator. torch.compile's Dynamo reads the update's Python and guards all of it that can change: after
-            a change it reads again, and what it can't read (print, .item(), a counter) is left to Python
-record      the graph's first call: each operation on tensors, those of autograd and the optimizers included
-memory      where each result is written, so that a replay allocates nothing
-replay      the operations one after another; bit for bit what the Python does
-cuda        on a GPU, in the place of the last three: a CUDA graph
+front       the decorator. torch.compile's Dynamo traces the update's Python, with guards on everything that may change;
+            after a change it traces again. Updates that it can't trace (print, .item(), a counter) run as Python
+program     one graph of Dynamo's, with its inputs in fixed memory
+record      the graph's first call: records each tensor operation, including those of autograd and the optimizers
+memory      plans where each result is written, so that a replay allocates nothing
+replay      runs the operations one after another, bit for bit as plain Python does
+cuda        on a GPU, a CUDA graph instead of the last three
 
-operators   what an update does inside that is no torch call (MPI, Adam's step), made one
+operators   turns parts of an update that aren't torch calls (MPI, Adam's step) into torch operators
+reasons     explains why an update runs as Python
 """
 
 from spinup.compute.capture.front import captured

@@ -1,17 +1,17 @@
-"""Replay on a GPU: a CUDA graph takes the place of record, memory and replay."""
+"""Replay on a GPU: a CUDA graph instead of record, memory and replay."""
 
 from collections.abc import Callable
 
 import torch
 
-WARM_UP = 3  # calls before the graph is captured, in which libraries choose their kernels and take their memory
+WARM_UP = 3  # calls before the graph is captured, in which libraries choose kernels and allocate memory
 
 
 class CudaGraph:
-    """torch.cuda.CUDAGraph, as GraphReplay uses it; tests on a CPU put something else in its place."""
+    """A thin wrapper of torch.cuda.CUDAGraph, which tests on a CPU replace."""
 
     def warm_up(self, function: Callable):
-        """Call function on a stream of its own, as capturing asks for."""
+        """Call function on a side stream, as capturing requires."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -20,7 +20,7 @@ class CudaGraph:
         return results
 
     def capture(self, function: Callable):
-        """Take down what function does, without doing it; its results hold after each replay."""
+        """Record function's operations without running them; returns its results, which each replay fills."""
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             return function()
@@ -30,10 +30,10 @@ class CudaGraph:
 
 
 class GraphReplay:
-    """What a function of no arguments does on a GPU: as it is in the first calls, and then one graph.
+    """Runs a function without arguments on a GPU: directly in the first calls, then as one graph.
 
-    Each call does what the function would, and returns what it would, in memory that the next overwrites. `refused`
-    says why there can be no graph.
+    Each call does and returns what the function would, in memory that the next call overwrites. `refused` says why
+    there can't be a graph.
     """
 
     def __init__(self, function: Callable, free: dict, graph: type = CudaGraph):
@@ -47,7 +47,7 @@ class GraphReplay:
         if self.calls == WARM_UP + 1:
             try:
                 self.results = self.graph.capture(self.function)
-            except RuntimeError as error:  # as for what must come back to the CPU; nothing has been done
+            except RuntimeError as error:  # such as for a copy to the CPU; no operation has run yet
                 self.refused = f"it does what a CUDA graph can't hold ({str(error).splitlines()[0]})"
                 return self.function()
         self.graph.replay()

@@ -1,4 +1,4 @@
-"""The decorator: Dynamo in front of the replay, and the way back to Python."""
+"""The decorator: Dynamo traces an update, and whatever it can't trace falls back to Python."""
 
 import contextlib
 import functools
@@ -25,13 +25,13 @@ from spinup.compute.capture.reasons import explain
 from spinup.errors import first_line
 from spinup.system.terminal import say
 
-PATIENCE = 5.0  # seconds of updates as Python before the first trace, which takes a second or two itself
-MAX_GRAPHS = 3  # of an update for batches of one shape; one that needs more reads something new in each call
-MAX_LOOKS = 8  # from the beginning, since hooks were registered
-MAX_TRACES = 8  # of an update, each for other options or shapes
+PATIENCE = 5.0  # seconds that updates run as Python before the first trace, which itself takes a second or two
+MAX_GRAPHS = 3  # per trace; an update that needs more reads something new in each call
+MAX_COMPILES = 8  # per trace; each set of newly registered hooks needs another
+MAX_TRACES = 8  # per update, one for each combination of options and shapes
 
-# How Dynamo reads an update: gradients as part of it; nothing of Python's state changed, since it would do that after
-# the graph; numpy left alone, since it would compute by torch, with torch's random numbers.
+# How Dynamo traces an update: including gradients; refusing changes of Python's state, which it would apply after the
+# graph; without numpy, which it would compute by torch, with torch's random numbers.
 SETTINGS = dict(
     trace_autograd_ops=True,
     side_effect_replay_policy="error",
@@ -42,14 +42,13 @@ SETTINGS = dict(
 
 
 def captured(on: bool = True) -> Callable:
-    """Decorates update(batch, *options): later calls replay what it does to tensors, on the CPU and on CUDA devices.
+    """Decorates update(batch, *options): after the first calls, only its tensor operations are replayed (CPU and CUDA).
 
     batch: a tuple of tensors; options: hashable; on=False: plain Python
 
-    What the update returns may hold tensors: these are new in each call, and detached. All that Python reads in it may
-    change between calls. An update that changes Python's state or can't be traced runs as Python, and so does one that
-    reads something new in each call; a line on stderr says what made it so. Not seen is only a method that is replaced
-    on its class while a run goes on.
+    Tensors in the update's result are new in each call, and detached. Everything that the update's Python reads may
+    change between calls. An update that changes Python's state, can't be traced, or reads something new in each call
+    runs as Python, and a line on stderr says why. The one change that goes unnoticed is a method replaced on its class.
     """
 
     def decorate(update: Callable) -> Callable:
@@ -71,13 +70,13 @@ class Captured:
         self.traces: dict[tuple, Trace] = {}
         self.free: dict[int, list] = {}  # storages that no replay is using, by size
         self.stays_python = False
-        self.lock = threading.Lock()  # replays of several threads would share memory
-        self.__name__ = self.__qualname__ = type(as_python).__name__  # of what has no name, as a partial
+        self.lock = threading.Lock()  # since replays in several threads would share memory
+        self.__name__ = self.__qualname__ = type(as_python).__name__  # a default for objects without one, like partials
         functools.update_wrapper(self, as_python)
 
     def __call__(self, batch: tuple[Tensor, ...], *options):
-        # Within the trace of another captured update, this one becomes part of it.
-        if torch.compiler.is_compiling() or self.stays_python or observed():
+        # While another captured update is being traced, this one becomes part of it.
+        if torch.compiler.is_compiling() or self.stays_python or is_observed():
             return self.as_python(batch, *options)
         if self.patience > 0:
             began = time.perf_counter()
@@ -100,10 +99,10 @@ class Captured:
         return types.MethodType(self.as_python, instance)
 
     def __reduce__(self) -> str:
-        return self.__qualname__  # pickled by name and copied as it is, like any function
+        return self.__qualname__  # pickled by name, and copied by reference, like any function
 
     def find_trace(self, batch: tuple[Tensor, ...], options: tuple) -> "Trace | None":
-        """The trace for options and shapes like these; None, with a line, where there can be none."""
+        """The trace for these options and shapes; None, after a line on stderr, if there can't be one."""
         try:
             if not isinstance(batch, tuple | list):
                 raise TypeError
@@ -120,7 +119,7 @@ class Captured:
         return trace
 
     def stay_python(self, reason: str) -> None:
-        """Run as Python from now on, and say why."""
+        """Run as Python from now on, and report why."""
         self.stays_python = True
         self.traces.clear()
         if mpi.proc_id() == 0:
@@ -128,48 +127,47 @@ class Captured:
 
 
 class Trace:
-    """What Dynamo makes of one update with given options, for batches of one shape."""
+    """Dynamo's graphs of one update with given options, for batches of one shape."""
 
     def __init__(self, owner: Captured, options: tuple):
         self.owner, self.options = owner, options
-        self.looks = 0
-        self.compiled: Any = None  # what torch.compile made
-        self.hooks = -1  # how many had been registered at the last look
-        self.holds = False  # whether one of the graphs did for the last call
+        self.compiles = 0
+        self.compiled: Any = None  # from torch.compile
+        self.hooks = -1  # how many had been registered at the last trace
+        self.holds = False  # whether one of the graphs ran in the last call
 
     def __call__(self, batch: tuple[Tensor, ...]):
         if not self.holds or RemovableHandle.next_id != self.hooks:
-            return self.look(batch)
-        self.holds = False  # the program says otherwise
+            return self.trace(batch)
+        self.holds = False  # until a program sets it
         return run_compiled(self.call, batch)
 
-    def look(self, batch: tuple[Tensor, ...]):
-        """A call in which Dynamo reads the update, unless the guards of a graph hold again."""
+    def trace(self, batch: tuple[Tensor, ...]):
+        """A call in which Dynamo traces the update, unless the guards of a graph hold again."""
         try:
-            if (
-                self.compiled is None or RemovableHandle.next_id != self.hooks
-            ):  # a module without hooks is not guarded against new ones
+            # Compile again after new hooks: Dynamo doesn't guard modules without hooks against getting some.
+            if self.compiled is None or RemovableHandle.next_id != self.hooks:
                 self.compile()
             results = with_settings(self.compiled, batch)
-        except Untraceable as error:  # nothing has happened yet
+        except Untraceable as error:  # the update hasn't had any effect yet
             self.owner.stay_python(str(error))
             return self.owner.as_python(batch, *self.options)
         finally:
             self.hooks = RemovableHandle.next_id
         if not self.holds:
-            self.owner.stay_python("Dynamo makes nothing of it, or is switched off")
+            self.owner.stay_python("Dynamo makes no graph of it, or is switched off")
         return results
 
     def compile(self) -> None:
-        self.looks += 1
-        if self.looks > MAX_LOOKS:
+        self.compiles += 1
+        if self.compiles > MAX_COMPILES:
             raise Untraceable("hooks are registered again and again, and each may change it")
         update, options = self.owner.as_python, self.options
 
-        def call(captured_batch):  # the name by which a program knows its arguments
+        def call(captured_batch):  # programs recognize their batch by this name
             return update(captured_batch, *options)
 
-        # Dynamo counts graphs for a code object: without one of its own, those of earlier runs would count too.
+        # Dynamo counts graphs per code object: without a new one, those of earlier runs would count too.
         self.call = types.FunctionType(call.__code__.replace(), call.__globals__, closure=call.__closure__)
         try:
             with without_triton():
@@ -194,8 +192,8 @@ class Trace:
 # ---- Dynamo
 
 
-def observed() -> bool:
-    """Whether something looks on that would not see what a replay does: a debugger, a coverage tool, one of torch's
+def is_observed() -> bool:
+    """Whether something is active that couldn't see a replay's operations: a debugger, a coverage tool, one of torch's
     modes, anomaly detection or hooks on saved tensors.
     """
     debugger = sys.version_info >= (3, 12) and sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID)
@@ -210,7 +208,7 @@ class Untraceable(Exception):
 
 @functools.cache
 def import_dynamo():
-    """torch._dynamo, if it has what is used of it."""
+    """torch._dynamo. Raises ImportError if it lacks a setting that is needed."""
     dynamo = importlib.import_module("torch._dynamo")
     if missing := [name for name in SETTINGS if not hasattr(dynamo.config, name)]:
         raise ImportError(f"torch {torch.__version__} does not know {missing[0]}")
@@ -219,10 +217,10 @@ def import_dynamo():
 
 @contextlib.contextmanager
 def without_triton() -> Iterator[None]:
-    """Let torch, which imports parts of Dynamo when it first uses them, find no triton. Captured updates need none,
-    and loaded after Mesa's OpenGL has drawn it ends the process, as both bring an LLVM.
+    """Hide triton from torch, which imports parts of Dynamo on first use. Captured updates don't need it, and loading
+    it after Mesa's OpenGL has drawn crashes the process, since both contain an LLVM.
 
-    On a machine with a GPU, where torch.compile may want it later, only once Mesa's LLVM is there.
+    On a machine with a GPU, where torch.compile may need triton later, it is hidden only once Mesa's LLVM is loaded.
     """
     if hide := "triton" not in sys.modules and (not torch.cuda.is_available() or mesa_has_drawn()):
         sys.modules["triton"] = None  # type: ignore[assignment]
@@ -234,13 +232,13 @@ def without_triton() -> Iterator[None]:
 
 
 def mesa_has_drawn() -> bool:
-    """Whether Mesa's LLVM is loaded; triton is there for Linux alone."""
+    """Whether Mesa's LLVM is loaded. Checked only on Linux, the one platform with triton."""
     maps = Path("/proc/self/maps")
     return maps.exists() and "/libLLVM" in maps.read_text()
 
 
 def with_settings(compiled: Callable, batch: tuple[Tensor, ...]):
-    """Call what torch.compile made, and say in plain words what Dynamo refuses."""
+    """Call a compiled update with our Dynamo settings. Raises Untraceable, with an explanation, if Dynamo refuses."""
     dynamo = import_dynamo()
     refusals = dynamo.exc.TorchDynamoException, dynamo.exc.FailOnRecompileLimitHit
     with without_triton(), dynamo.config.patch(**SETTINGS), warnings.catch_warnings(), logs() as logged:
@@ -255,7 +253,7 @@ def with_settings(compiled: Callable, batch: tuple[Tensor, ...]):
 
 @contextlib.contextmanager
 def logs() -> Iterator[list[str]]:
-    """What torch logs meanwhile, as a list in the place of lines on stderr."""
+    """Collects torch's log messages in a list, instead of printing them to stderr."""
     lines, handler = [], logging.Handler()
     vars(handler)["emit"] = lambda record: lines.append(record.getMessage())
     loggers = [logging.getLogger(name) for name in ("torch", "torch._dynamo")]
@@ -270,9 +268,9 @@ def logs() -> Iterator[list[str]]:
 
 
 def run_compiled(function: Callable, *args):
-    """Call a function with what Dynamo has compiled of it; as plain Python where none of the guards hold.
+    """Call a function using what Dynamo has compiled for it, or as plain Python if no guards hold.
 
-    As torch._dynamo.run, which takes longer than an update's guards.
+    It does what torch._dynamo.run does, whose overhead exceeds the cost of an update's guards.
     """
     from torch._C._dynamo.eval_frame import set_eval_frame
 

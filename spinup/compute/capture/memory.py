@@ -1,7 +1,7 @@
 """Memory planning: where each recorded operation writes its results, so that a replay allocates nothing.
 
-A storage is live from the operation that produces it to the last one that uses it. After that another result takes it
-over. Storages that were there before the record (parameters, moments, the batch) stay where they are.
+A storage is live from the operation that produces it to the last one that uses it; after that, another result may reuse
+it. Storages that existed before the recording (parameters, moments, the batch) stay where they are.
 """
 
 import torch
@@ -19,9 +19,9 @@ CONSTANTS = {
 
 
 def plan_memory(operations: list[Operation], results, free: dict[int, list]) -> tuple[list[Operation], object]:
-    """The same operations and results, each tensor that they produce in memory of the plan.
+    """The same operations and results, with every tensor that they produce placed in planned memory.
 
-    free: storages that are not in use, by size; taken from here and given back
+    free: unused storages, by size; the plan takes from these and returns them
     """
     changed = {storage(x) for operation in operations for x in written(operation)}
     operations = [o for o in operations if not makes_constant(o) or storage(o.results[0]) in changed]
@@ -51,16 +51,16 @@ def plan_memory(operations: list[Operation], results, free: dict[int, list]) -> 
 
 
 def producer_index(operations: list[Operation]) -> dict[int, int]:
-    """For each storage that an operation makes, the number of that operation; other storages were there before."""
+    """For each storage that the operations produce, the index of the one that does."""
     return {storage(x): i for i, o in reversed(list(enumerate(operations))) for x in tensors_in(o.results)}
 
 
 def last_use_index(operations: list[Operation], results) -> dict[int, int]:
-    """For each storage, the number of the last operation that uses it; for those in results, the number of all."""
+    """For each storage, the index of the last operation that uses it; for those in results, len(operations)."""
     last_use = {storage(x): i for i, operation in enumerate(operations) for x in tensors_in(operation)}
     return last_use | {storage(x): len(operations) for x in tensors_in(results)}
 
 
 def makes_constant(operation: Operation) -> bool:
-    """Whether its result is the same each time, as that of torch.ones_like is."""
+    """Whether its result is the same each time, like that of torch.ones_like."""
     return operation.op.overloadpacket in CONSTANTS

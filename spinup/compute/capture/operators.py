@@ -1,7 +1,7 @@
-"""Operators of our own: what an update does inside that is not a torch call, as torch.ops.spinup.NAME.
+"""Custom operators, torch.ops.spinup.NAME, for parts of an update that aren't torch calls.
 
-A graph can hold them as they are, since all they do is written in their schema: the tensors they read, and with (a!)
-those they change in place. They return nothing.
+A graph can contain them, since their schema says what they do: which tensors they read, and with (a!) which ones they
+change in place. They return nothing.
 """
 
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from collections.abc import Callable
 import torch
 
 library = torch.library.Library("spinup", "FRAGMENT")
-functions: dict[torch._ops.OpOverload, Callable] = {}  # what a replay calls, without the dispatcher in between
+functions: dict[torch._ops.OpOverload, Callable] = {}  # a replay calls these, bypassing the dispatcher
 
 
 def operator(schema: str) -> Callable:
-    """Decorates a function of tensors and numbers: torch.ops.spinup.NAME then calls it.
+    """Decorates a function of tensors and numbers, which then becomes torch.ops.spinup.NAME.
 
-    schema: as in "scale_(Tensor(a!) x, float factor) -> ()"; some argument must be marked as changed, since what
-        changes nothing may be removed from a graph
+    schema: as in "scale_(Tensor(a!) x, float factor) -> ()"; at least one argument must be marked as changed, since an
+        operator without effects may be removed from a graph
     """
 
     def register(function: Callable) -> Callable:

@@ -1,4 +1,4 @@
-"""One graph of Dynamo's on the memory that it is given."""
+"""One of Dynamo's graphs, with its inputs in fixed memory."""
 
 import functools
 import operator
@@ -13,23 +13,23 @@ from spinup.compute.capture.cuda import GraphReplay
 from spinup.compute.capture.record import record, storage, tensors_in, written
 from spinup.compute.capture.replay import Replay
 
-MAX_RECORDS = 4  # of one graph, each for tensors in other memory
+MAX_RECORDS = 4  # per graph; it is recorded again when tensors that it reads have moved in memory
 
 
 class Program:
-    """Calls a graph by a replay, and records anew when tensors that the update reads lie in other memory.
+    """Runs a graph by replay, and records it again if tensors that the update reads have moved in memory.
 
-    The graph's arguments are those of the batch, which are copied to where the replay reads them; all other tensors
-    that the update reads, in closures, modules or globals, which it finds where they are; and whole numbers.
+    The graph's arguments are the batch, which is copied to where the replay reads it; all other tensors that the update
+    reads (from closures, modules or globals), which are used where they are; and integers.
 
-    With tensors in other memory, the first call does what the graph does, on the arguments themselves; the second
-    begins the replay.
+    The first call, and the first one after such a move, runs the graph on the arguments themselves and records it; the
+    next one starts the replay.
 
-    owner: the Trace; told in each call that a graph of it holds
+    owner: the Trace, whose `holds` each call sets
     """
 
     def __init__(self, graph: torch.fx.GraphModule, owner):
-        # Dynamo's own module compiles its code in its first call, in which it also calls hooks on all modules.
+        # Dynamo's own module would compile its code in its first call, and call global module hooks.
         self.graph, self.owner = torch.fx.GraphModule(graph, graph.graph), owner
         self.key: tuple | None = None
         self.replay: Any = None  # Replay or GraphReplay
@@ -38,7 +38,7 @@ class Program:
     def __call__(self, *args) -> list[Tensor | None]:
         self.owner.holds = True
         if self.key is None:
-            self.sort(args)
+            self.classify(args)
         batch = self.batch(args)
         key = [*map(Tensor.data_ptr, self.state(args))], self.numbers(args), [x.data_ptr() % ALIGNMENT for x in batch]
         moved = key != self.key
@@ -48,7 +48,7 @@ class Program:
             self.owner.stay_python("its batch holds memory that it also reads elsewhere; give it a copy, by clone()")
             return self.graph.forward(*args)
         if moved:
-            return self.look(args, key)
+            return self.run_and_record(args, key)
         if self.replay is None:
             self.prepare(args)
         if batch:
@@ -58,18 +58,18 @@ class Program:
             self.owner.stay_python(self.replay.refused)
         return [x if kept else x.clone() for x, kept in zip(results, self.kept, strict=True)]
 
-    def sort(self, args: tuple) -> None:
-        """Functions that pick the arguments of each kind."""
+    def classify(self, args: tuple) -> None:
+        """Set the functions that pick each kind of arguments."""
         tensors = [i for i, x in enumerate(args) if isinstance(x, Tensor)]
         names = placeholders(self.graph)
         batch = [i for i in tensors if of_batch(names[i])]
         state = [i for i in tensors if i not in batch]
         numbers = [i for i in range(len(args)) if i not in tensors]
-        self.where = batch
+        self.batch_indices = batch
         self.batch, self.state, self.numbers = map(picker, (batch, state, numbers))
 
-    def look(self, args: tuple, key: tuple) -> list[Tensor | None]:
-        """The first call: what the graph does, and whether that can be repeated."""
+    def run_and_record(self, args: tuple, key: tuple) -> list[Tensor | None]:
+        """Run the graph on the arguments, and check whether it can be replayed."""
         self.records += 1
         results, operations, refused = record(functools.partial(self.graph.forward, *args))
         inputs = {storage(x) for x in self.batch(args)}
@@ -77,9 +77,9 @@ class Program:
         self.kept = [at is False or at in self.memory for at in returned]
         self.kinds = {x.device.type for x in tensors_in((args, operations))}
         if self.records > MAX_RECORDS and self.key and key[:2] == self.key[:2]:
-            refused = "its batch begins elsewhere in memory in each call, as NumPy's may; give it a copy, by clone()"
+            refused = "its batch is aligned differently in each call, as NumPy's may be; give it a copy, by clone()"
         elif self.records > MAX_RECORDS:
-            refused = "it reads tensors that are made anew for each call; change them in place, by copy_"
+            refused = "it reads tensors that are created again for each call; change them in place, by copy_"
         elif inputs & {storage(x) for o in operations for x in written(o)}:
             refused = "it changes its arguments in place"
         elif not inputs.isdisjoint(returned):
@@ -93,16 +93,16 @@ class Program:
 
     def prepare(self, args: Sequence) -> None:
         args = list(args)
-        for i in self.where:
+        for i in self.batch_indices:
             args[i] = empty_like(args[i])
-        self.inputs = [args[i] for i in self.where]
+        self.inputs = [args[i] for i in self.batch_indices]
         replay = Replay if self.kinds == {"cpu"} else GraphReplay
         self.replay = replay(functools.partial(self.graph.forward, *args), self.owner.free)
 
 
 def why_not(graph: torch.fx.GraphModule, args: list) -> str | None:
-    """Why a graph with arguments like these can't be replayed; None if it can, as far as it shows before a call."""
-    if any(getattr(x, "_backward_hooks", None) for x in args):  # called while recorded, but not in a replay
+    """Why a graph with arguments like these can't be replayed; None if no reason shows before the first call."""
+    if any(getattr(x, "_backward_hooks", None) for x in args):  # a replay wouldn't call them
         return "a hook on a parameter or another tensor that it reads; change the gradient in the update"
     batch = [x for name, x in zip(placeholders(graph), args, strict=True) if of_batch(name) and isinstance(x, Tensor)]
     if any(x.requires_grad for x in batch):
@@ -111,9 +111,9 @@ def why_not(graph: torch.fx.GraphModule, args: list) -> str | None:
         return "its batch holds an expanded tensor; give it a copy, by contiguous()"
     for node in graph.graph.nodes:
         if "NumpyTensorSource" in repr(node.meta.get("grapharg")):  # Python computes with it as a number
-            return "it reads a number or an array of NumPy's; make it a tensor"
+            return "it reads a NumPy number or array; make it a tensor"
         if isinstance(node.target, torch._ops.HigherOrderOperator):
-            return f"it calls torch's {node.target.name()}, which holds functions"
+            return f"it calls torch's {node.target.name()}, which contains functions"
     return None
 
 
@@ -127,14 +127,14 @@ def of_batch(name: str) -> bool:
 
 
 def picker(indices: list[int]):
-    """The function of a tuple that gives its elements there, as a tuple."""
+    """A function that picks the elements at these indices of a tuple, as a tuple."""
     if len(indices) == 1:
         return lambda args: (args[indices[0]],)
     return operator.itemgetter(*indices) if indices else lambda args: ()
 
 
 def empty_like(x: Tensor) -> Tensor:
-    """Memory for a copy of x, with its strides, that begins where x does within ALIGNMENT."""
+    """Memory for a copy of x, with the same strides and the same address modulo ALIGNMENT."""
     gap = x.data_ptr() % ALIGNMENT // x.element_size()
     span = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True)) + 1
     return x.new_empty(gap + max(span, 0)).as_strided(x.shape, x.stride(), gap)

@@ -1,4 +1,4 @@
-"""Recording: which operations on tensors a function does, forward, backward and optimizer steps, one after another."""
+"""Recording a function's tensor operations in order: forward pass, backward pass and optimizer steps."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,25 +9,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 READ_BY_PYTHON = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-LIFT = torch.ops.aten.lift_fresh.default  # makes a tensor of Python's numbers, in torch.tensor
+LIFT = torch.ops.aten.lift_fresh.default  # how torch.tensor creates a tensor from Python numbers
 
 
 class Operation(NamedTuple):
-    """One call of one of torch's operators, or of ours."""
+    """One call of an operator, torch's or ours."""
 
     op: torch._ops.OpOverload
     args: tuple
     kwargs: dict
-    results: tuple = ()  # the tensors that it makes, None for one left out; () if it changes its arguments
+    results: tuple = ()  # the tensors that it creates, None for an omitted one; () if it changes its arguments
 
 
 class Recorder(TorchDispatchMode):
-    """Records the operations below autograd while they are done. Views are not operations: they share memory."""
+    """Records operations below autograd as they run. Views, which only share memory, aren't recorded."""
 
     def __init__(self):
         super().__init__()
         self.operations: list[Operation] = []
-        self.refused: str | None = None  # why the record can't be replayed
+        self.refused: str | None = None  # why the recording can't be replayed
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -52,9 +52,9 @@ def record(function: Callable[[], Any]) -> tuple[Any, list[Operation], str | Non
 def why_not(op, args: tuple, kwargs: dict, results) -> str | None:
     """Why an operation can't be replayed; None if it can."""
     if READ_BY_PYTHON & set(op.tags) and not indexes_by_number(op, args):
-        return "it reads a tensor's value in Python; return the tensor, and look at it outside"
+        return "it reads a tensor's value in Python; return the tensor, and read it outside"
     if any(x.is_conj() or x.is_neg() for x in tensors_in((args, kwargs, results))):
-        return "it conjugates complex numbers, which leaves a mark beside the memory"
+        return "it conjugates complex numbers, which sets a flag instead of changing memory"
     if kwargs.get("generator") is not None:
         return "it draws from a generator of its own"
     if not (op._schema.is_mutable or tensors_in(results)):
@@ -63,13 +63,13 @@ def why_not(op, args: tuple, kwargs: dict, results) -> str | None:
 
 
 def indexes_by_number(op, args: tuple) -> bool:
-    """Whether this is x[i] where the result's shape is that of i, not a choice by a mask."""
+    """Whether this is x[i] with indices, so that the result's shape is known, and not with a mask."""
     masks = torch.bool, torch.uint8
     return op is torch.ops.aten.index.Tensor and all(i is None or i.dtype not in masks for i in args[1])
 
 
 def is_view(op, args, kwargs, results) -> bool:
-    """Whether the results share memory with the arguments: by the schema, or without saying so as _unsafe_view does."""
+    """Whether the results share memory with the arguments, according to the schema or in fact, like _unsafe_view's."""
     if any(x.alias_info for x in op._schema.returns):
         return True
     made, given = ({storage(x) for x in tensors_in(tree)} for tree in (results, (args, kwargs)))
@@ -84,7 +84,7 @@ def written(operation: Operation) -> list[Tensor]:
 
 
 def snapshot(tree):
-    """The same with other tensor objects over the same memory: x.squeeze_() changes the shape of x itself."""
+    """The same tree with new tensor objects over the same memory, since x.squeeze_() changes the shape of x itself."""
     return tree_map_only(Tensor, Tensor.detach, tree)
 
 
@@ -93,5 +93,5 @@ def tensors_in(tree) -> list[Tensor]:
 
 
 def storage(x: Tensor) -> int:
-    """Identifies the memory of x and of all its views, for as long as it is held."""
+    """An id for the memory of x and all its views, valid as long as that memory is alive."""
     return x.untyped_storage()._cdata

@@ -1,8 +1,8 @@
-"""Replay: the planned operations one after another, each written into its memory by torch's variant for that.
+"""Replay: runs the planned operations one after another, each writing into its planned memory.
 
-Torch has variants of its operators that write into given memory (`out=`), and their sums may round differently. So in
-its second call a replay does each operation both ways on the very memory of the plan, and keeps the variant only if all
-bits agree; otherwise it computes the result anew each time and copies it.
+Torch has variants of its operators that write into given memory (`out=`), but these may round differently. So in its
+second call, a replay does each operation both ways on the planned memory, and keeps the variant only if all bits agree;
+otherwise it computes the result in new memory each time and copies it.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ DECIDED_BY_OUT = {"dtype", "layout", "device", "pin_memory"}
 
 
 class Replay:
-    """What a function of no arguments does on the CPU: recorded in its first call, certified in its second.
+    """Runs a function without arguments on the CPU: recorded in the first call, certified in the second, then replayed.
 
-    Each call does what the function would, and returns what it would, in memory that the next overwrites. `refused`
-    says why it can't be replayed.
+    Each call does and returns what the function would, in memory that the next call overwrites. `refused` says why it
+    can't be replayed.
 
     free: storages that no replay is using, by size
     """
@@ -59,7 +59,7 @@ class Replay:
 
 
 def certified_step(operation: Operation) -> Callable | None:
-    """Does the operation, and returns what will do the same in each replay; None if there is nothing to do."""
+    """Run the operation, and return a function that does the same in each replay; None if there is nothing to do."""
     op, args, kwargs, results = operation
     if op._schema.name.startswith("aten::empty"):
         return None
@@ -74,7 +74,7 @@ def certified_step(operation: Operation) -> Callable | None:
         memory.restore()
         out, sizes = out_arguments(variant, kwargs, results), [x.untyped_storage().nbytes() for x in results]
         with contextlib.suppress(RuntimeError, TypeError, Warning), warnings.catch_warnings():
-            warnings.simplefilter("error")  # a variant that has another shape in mind warns
+            warnings.simplefilter("error")  # a variant that would resize its output warns
             memory.poison(results)
             variant._op(*args, **out)
             fits = sizes == [x.untyped_storage().nbytes() for x in results]
@@ -92,7 +92,7 @@ def certified_step(operation: Operation) -> Callable | None:
 
 
 class Memory:
-    """What an operation may read or change: the storages of its arguments, and the state of the random generator."""
+    """Everything an operation may read or change: its arguments' storages, and the random generator's state."""
 
     def __init__(self, operation: Operation):
         self.arguments = [x.untyped_storage() for x in tensors_in((operation.args, operation.kwargs))]
@@ -109,21 +109,21 @@ class Memory:
             x.copy_(y)
 
     def poison(self, results: tuple) -> None:
-        """Other bits where the results will be, unless an argument is there."""
+        """Overwrite the memory for the results with different values, except where an argument shares it."""
         arguments = {x._cdata for x in self.arguments}
         for x in results:
             if x.untyped_storage()._cdata not in arguments:
                 x.copy_(x.logical_not())
 
     def equals(self, saved: tuple) -> bool:
-        """Whether all but the results is as it was saved."""
+        """Whether everything but the results equals what was saved."""
         state, storages = saved
         pairs = [(x, y) for x, y in zip(self.arguments, storages, strict=True) if x._cdata not in self.results]
         return torch.equal(torch.get_rng_state(), state) and all(torch.equal(bits(x), bits(y)) for x, y in pairs)
 
 
 def bits(x) -> Tensor:
-    """A storage's bytes, (n,), or a tensor's."""
+    """The bytes of a storage or tensor, (n,)."""
     if isinstance(x, Tensor):
         return x.contiguous().reshape(-1).view(torch.uint8)
     return torch.empty(0, dtype=torch.uint8).set_(x)
@@ -137,13 +137,13 @@ def same_bits(x: Tensor, y: Tensor) -> bool:
 
 
 def variants(op, results: tuple) -> Iterator:
-    """Those that take what op does, and write as many results into given memory."""
+    """The variants of op that take the same inputs and write as many results into given memory."""
     if None in results or any(x._is_zerotensor() for x in results):
         return
     if not any(x.dim() for x in results) and any(a.name == "reduction" for a in op._schema.arguments):
-        return  # of losses: they put what they reduce into the memory for the result, and enlarge it for that
+        return  # these variants of losses enlarge the result's memory to hold the values before the reduction
     ops = [op]
-    if op._overloadname == "Scalar" and hasattr(op.overloadpacket, "Tensor"):  # takes numbers too, and writes faster
+    if op._overloadname == "Scalar" and hasattr(op.overloadpacket, "Tensor"):  # also takes numbers, and is faster
         ops.insert(0, op.overloadpacket.Tensor)
     overloads = [getattr(op.overloadpacket, name) for name in op.overloadpacket.overloads()]
     for x in ops:
@@ -151,25 +151,25 @@ def variants(op, results: tuple) -> Iterator:
 
 
 def inputs_of(op) -> list[tuple[str, str]]:
-    """Names and types of what an operator takes, without the tensors it writes into and what these decide."""
-    every = [argument for argument in op._schema.arguments if not argument.is_out]
-    return [(argument.name, str(argument.type)) for argument in every if argument.name not in DECIDED_BY_OUT]
+    """Names and types of an operator's inputs, except those that its outputs determine, such as dtype."""
+    inputs = [argument for argument in op._schema.arguments if not argument.is_out]
+    return [(argument.name, str(argument.type)) for argument in inputs if argument.name not in DECIDED_BY_OUT]
 
 
 def outs(op) -> list[str]:
-    """Names of the arguments that an operator writes into."""
+    """Names of the arguments that an operator writes its results to."""
     return [argument.name for argument in op._schema.arguments if argument.is_out]
 
 
 def out_arguments(variant, kwargs: dict, results: tuple) -> dict:
-    """The keyword arguments of a variant that writes into results."""
-    taken = {argument.name for argument in variant._schema.arguments}
-    kwargs = {key: value for key, value in kwargs.items() if key in taken}
+    """The keyword arguments for a variant that writes into results."""
+    accepted = {argument.name for argument in variant._schema.arguments}
+    kwargs = {key: value for key, value in kwargs.items() if key in accepted}
     return kwargs | dict(zip(outs(variant), results, strict=True))
 
 
-class Intercepted(TorchDispatchMode):
-    """Notes the last operation, which is not done."""
+class Interceptor(TorchDispatchMode):
+    """Records the last operation without running it."""
 
     call = None
 
@@ -179,16 +179,16 @@ class Intercepted(TorchDispatchMode):
 
 
 def fastest(op, args: tuple, kwargs: dict) -> Callable:
-    """What calls op with these arguments: torch's function or method of this name, which parses them faster than the
-    operator does, if it comes to the same call.
+    """A function that calls op with these arguments: torch's function or method of the same name, which parses them
+    faster, if it makes the same call; otherwise the operator itself.
     """
     name = op._schema.name.removeprefix("aten::")
     function: Any = getattr(torch, name, None) or getattr(Tensor, name, None)
     with contextlib.suppress(TypeError, ValueError, RuntimeError, Warning), warnings.catch_warnings():
-        warnings.simplefilter("error")  # as for arguments in an order that is deprecated
-        with torch.inference_mode(), Intercepted() as asked:
+        warnings.simplefilter("error")  # such as for a deprecated order of arguments
+        with torch.inference_mode(), Interceptor() as seen:
             function(*args, **kwargs)
-        leaves, wanted = (tree_leaves(call) for call in (asked.call, (op, args, kwargs)))
-        if all(x is y or (not isinstance(x, Tensor) and x == y) for x, y in zip(leaves, wanted, strict=True)):
+        leaves, expected = (tree_leaves(call) for call in (seen.call, (op, args, kwargs)))
+        if all(x is y or (not isinstance(x, Tensor) and x == y) for x, y in zip(leaves, expected, strict=True)):
             return function
-    return op._op  # without OpOverload's own Python
+    return op._op  # bypasses the Python of OpOverload

@@ -6,7 +6,7 @@ from torch import nn
 from spinup.algorithm import find
 from spinup.exercises.judge import Wrong, as_tensor, compare, gradients, pair, seed
 from spinup.nets import Gaussian, NoNorm, as_input
-from spinup.probes import CASES, Target, ask, settings_of, trainer
+from spinup.probes import CASES, Target, run_case, settings_of, trainer
 
 
 def check(module) -> str:
@@ -142,7 +142,7 @@ def check_learning(make) -> None:
 
     settings = {k: v for k, v in settings_of(find("ppo")).items() if k != "ac_kwargs"}
     case = next(case for case in CASES if case.env is Target)
-    result = ask(case, trainer("ppo", settings | dict(actor_critic=ActorCritic, pi_lr=2e-2)))
+    result = run_case(case, trainer("ppo", settings | dict(actor_critic=ActorCritic, pi_lr=2e-2)))
     if not result.passed:
         raise Wrong(
             f"PPO with this policy came to the action {result.got[0].round(2).tolist()}, where "
