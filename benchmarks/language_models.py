@@ -1,12 +1,12 @@
 """Runs of spinup/examples/grpo.py for docs/introduction/language-models.md.
 
-    python benchmarks/language_models.py              # what is missing of ten runs, each half a minute
+    python benchmarks/language_models.py              # the runs that are not recorded yet
     python benchmarks/language_models.py --seeds 0    # only these seeds
-    python benchmarks/language_models.py --report     # the page's table, from the records
+    python benchmarks/language_models.py --report     # the page's table, and the time that the runs took
 
-A run is a line of data/benchmarks/language_models.jsonl: its settings, its seconds of processor time, and a row of
-(step, mean reward, accuracy, KL, length) for every fifth step. The page's figures, docs/pictures/language.py,
-are drawn from these records.
+A run is a line of data/benchmarks/language_models.jsonl: its settings, its seconds of processor time on one thread, and
+a row of (step, mean reward, accuracy, KL, length) for every fifth step. docs/pictures/language.py draws the page's
+figures from these records.
 """
 
 import argparse
@@ -29,7 +29,7 @@ RECORDS = ROOT / "data" / "benchmarks" / "language_models.jsonl"
 SEEDS, EVERY, LAST = (0, 1), 5, 20
 SETTINGS = [  # (algorithm, reward, beta)
     *((algorithm, "exact", 0.02) for algorithm in ("reinforce", "ppo", "grpo")),
-    *(("grpo", "hacked", beta) for beta in (0.0, 0.3)),
+    *(("grpo", "hacked", beta) for beta in (0.0, 0.1, 0.3, 1.0)),
 ]
 
 
@@ -53,13 +53,17 @@ def record(setting: tuple[str, str, float], seed: int) -> dict:
     return {**names, "seed": seed, "seconds": round(time.process_time() - start), "rows": rows}
 
 
+def last_rows(run: dict) -> np.ndarray:
+    """The rows of a run's last steps: (rows, columns)."""
+    return np.array([row for row in run["rows"] if row[0] > run["rows"][-1][0] - LAST])
+
+
 def report(runs: dict[tuple[str, str, float], list[dict]]) -> str:
     """A Markdown table: of each setting the mean, and of accuracy the lowest and highest seed, over the last steps."""
     lines = ["| algorithm | reward | β | seeds | mean reward | accuracy | KL | length |", "| --- " * 8 + "|"]
     for (algorithm, reward, beta), seeds in runs.items():
         if seeds:
-            rows = np.array([[row for row in run["rows"] if row[0] > run["rows"][-1][0] - LAST] for run in seeds])
-            means = rows.mean(axis=1)[:, 1:]  # (seeds, columns)
+            means = np.array([last_rows(run).mean(axis=0)[1:] for run in seeds])  # (seeds, columns)
             rew, accuracy, kl, length = means.mean(axis=0)
             low, high = means[:, 1].min(), means[:, 1].max()
             cells = [algorithm, reward, f"{beta:g}", f"{len(seeds)}", f"{rew:.2f}"]
@@ -83,7 +87,7 @@ def main() -> None:
                     file.write(json.dumps(run) + "\n")
     print(report(records()))
     seconds = [run["seconds"] for seeds in records().values() for run in seeds]
-    print(f"\n{len(seconds)} runs of {min(seconds)} to {max(seconds)} seconds")
+    print(f"\n{len(seconds)} runs of {min(seconds)} to {max(seconds)} seconds of processor time")
 
 
 if __name__ == "__main__":

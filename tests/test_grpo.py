@@ -5,10 +5,13 @@ Expectations are exact because the vocabulary below is so small that every compl
 
 import ast
 import importlib
+import itertools
+import json
 import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -117,14 +120,35 @@ def test_mask_ends_with_the_first_end():
     assert mask.sum(dim=1).unique().tolist() == [1, 2, 3, 4, 5]
 
 
+def chi_square(counts: Tensor, p: Tensor) -> float:
+    expected = counts.sum() * p
+    return ((counts - expected).square() / expected).sum().item()
+
+
+def softmax_of(logits: Tensor, temperature: float) -> Tensor:
+    return (logits / temperature).softmax(dim=-1)
+
+
 def test_samples_have_the_policys_distribution(tiny):
+    """Pearson's chi-square over all seven completions: above 22.46 once in 1000 (6 degrees of freedom)."""
     model, _ = tiny
     torch.manual_seed(0)
     completions, _, mask = grpo.sample(model, prompts(20_000), LENGTH)
-    for completion, p, kept in zip(COMPLETIONS, probabilities(model).tolist(), MASK, strict=True):
-        found = (completions == completion).all(dim=1)
-        assert found.double().mean().item() == pytest.approx(p, abs=4 * (p * (1 - p) / 20_000) ** 0.5)
-        assert (mask[found] == kept).all()
+    found = (completions[:, None] == COMPLETIONS).all(dim=2)  # (20000, 7)
+    assert found.sum().item() == 20_000
+    assert chi_square(found.sum(dim=0).double(), probabilities(model).detach()) < 22.46
+    assert all((mask[which] == kept).all() for which, kept in zip(found.T, MASK, strict=True))
+
+
+def test_first_tokens_have_the_softmaxs_frequencies(tiny):
+    """Against the softmax of the logits, 2 degrees of freedom; one at a temperature of 1.25 is rejected."""
+    model, _ = tiny
+    torch.manual_seed(0)
+    first = grpo.sample(model, prompts(20_000), LENGTH)[0][:, 0]
+    logits = model(prompts(1))[0][0, -1].detach()
+    counts = first.bincount(minlength=3).double()
+    assert chi_square(counts, softmax_of(logits, 1.0)) < 13.82  # once in 1000
+    assert chi_square(counts, softmax_of(logits, 1.25)) > 50
 
 
 def test_value_is_of_the_text_before_the_token(tiny):
@@ -379,16 +403,16 @@ def test_cli(capsys, monkeypatch):
     monkeypatch.setattr(grpo, "train", lambda **arguments: calls.append(arguments))
     monkeypatch.setattr(sys, "argv", ["grpo", "--algorithm", "ppo", "--reward", "hacked", "--beta", "0", "--seed", "3"])
     grpo.main()
-    assert calls == [{"algorithm": "ppo", "reward": "hacked", "beta": 0, "seed": 3, "steps": 100}]
+    assert calls == [{"algorithm": "ppo", "reward": "hacked", "beta": 0, "seed": 3}]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--algorithm", "sac"], "argument --algorithm: invalid choice: 'sac'"),
-        (["--beta", "-1"], "argument --beta: must be a number from 0 on, got -1.0"),
-        (["--beta", "nan"], "argument --beta: must be a number from 0 on, got nan"),
-        (["--steps", "-1"], "argument --steps: must be a number from 0 on, got -1"),
+        (["--beta", "-1"], "argument --beta: must be at least 0 and below 2**63, got -1.0"),
+        (["--beta", "nan"], "argument --beta: must be at least 0 and below 2**63, got nan"),
+        (["--steps", "-1"], "argument --steps: must be at least 0 and below 2**63, got -1"),
         (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
     ],
 )
@@ -431,15 +455,55 @@ def test_stands_alone():
 def test_equations_of_the_page_are_in_the_code():
     labels = re.findall(r"^:label: (\S+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert labels == [f"grpo-{i + 1}" for i in range(9)]
-    assert set(re.findall(r"# (grpo-\d+)$", SOURCE.read_text(encoding="utf-8"), re.MULTILINE)) == set(labels)
+    assert set(re.findall(r"# .*\b(grpo-\d+)$", SOURCE.read_text(encoding="utf-8"), re.MULTILINE)) == set(labels)
 
 
-def test_the_page_has_what_the_records_say():
-    assert language_models.report(language_models.records()) in PAGE.read_text(encoding="utf-8")
+def test_every_setting_has_all_its_seeds():
+    """And the file has nothing else: each of its lines is a run that the script makes, with rows to the last step."""
+    runs = language_models.records()
+    seeds = {setting: tuple(run["seed"] for run in runs[setting]) for setting in runs}
+    assert seeds == dict.fromkeys(language_models.SETTINGS, language_models.SEEDS)
+    lines = language_models.RECORDS.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(language_models.SETTINGS) * len(language_models.SEEDS)
+    for line in lines:
+        run = json.loads(line)
+        assert set(run) == {"algorithm", "reward", "beta", "seed", "seconds", "rows"}
+        assert [row[0] for row in run["rows"]] == [*range(0, 101, language_models.EVERY)]
+
+
+def test_the_pages_table_is_the_report():
+    report = language_models.report(language_models.records())
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    start = lines.index(report.splitlines()[0])
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    assert "\n".join(table) == report
+
+
+def ends(setting: tuple[str, str, float]) -> np.ndarray:
+    """Mean reward, accuracy, KL and length over the last steps of each seed: (seeds, 4)."""
+    return np.array([language_models.last_rows(run).mean(axis=0)[1:] for run in language_models.records()[setting]])
+
+
+def test_records_show_that_all_algorithms_learn():
+    for setting in language_models.SETTINGS[:3]:
+        assert setting[1] == "exact"
+        assert ends(setting)[:, 1].min() > 0.8
+
+
+def test_records_show_what_the_page_says_of_hacking():
+    """Without a penalty each seed's accuracy rises and then falls below a fifth while the reward is nearly 1."""
+    hacked = {setting[2]: ends(setting) for setting in language_models.SETTINGS if setting[1] == "hacked"}
+    for run in language_models.records()["grpo", "hacked", 0.0]:
+        assert max(row[2] for row in run["rows"]) > 0.4
+    assert hacked[0.0][:, 0].min() > 0.95
+    assert hacked[0.0][:, 1].max() < 0.2
+    rewards, _, kls = np.array([hacked[beta].mean(axis=0)[:3] for beta in sorted(hacked)]).T
+    assert (np.diff(rewards) < 0).all()  # a larger beta costs reward
+    assert (np.diff(kls) < 0).all()
 
 
 def test_report_by_hand():
-    """The last 20 of 30 steps: rows 15, 20, 25 and 30, here of two seeds."""
+    """The last 20 of 30 steps: rows 15, 20, 25 and 30; of two seeds."""
     rows = [[[i, 1.0 if i > 10 else 9.0, accuracy, 2.0, 5.0] for i in range(0, 31, 5)] for accuracy in (0.25, 0.75)]
     runs = {("ppo", "exact", 0.1): [{"rows": x} for x in rows], ("grpo", "exact", 0.1): []}
     assert language_models.report(runs).splitlines()[2:] == [
@@ -459,9 +523,9 @@ def test_records_are_made_and_read(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(language_models, "RECORDS", tmp_path / "x.jsonl")
     monkeypatch.setattr(sys, "argv", ["language_models.py", "--seeds", "1", "0"])
     language_models.main()
-    assert len(calls) == 10
+    assert len(calls) == 2 * len(language_models.SETTINGS)
     language_models.main()
-    assert len(calls) == 10
+    assert len(calls) == 2 * len(language_models.SETTINGS)
     for setting, runs in language_models.records().items():
         assert [(run["algorithm"], run["reward"], run["beta"], run["seed"]) for run in runs] == [
             (*setting, seed) for seed in (0, 1)

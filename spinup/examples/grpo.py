@@ -4,10 +4,12 @@
     python -m spinup.examples.grpo --algorithm ppo
     python -m spinup.examples.grpo --reward hacked --beta 0
 
-Equations grpo-1 to grpo-9 of docs/introduction/language-models.md. The prompt `5 3 8 3 ?` has the right completion
-`3 3 5 8 .`; a token is an action, a completion an episode, and its only reward comes at the end.
-In shapes, B is the number of completions, L the most tokens that one may have, N the tokens of a prompt, and G the
-completions of the same prompt.
+PPO: arXiv:1707.06347, for language models arXiv:2203.02155. GRPO with a reward for the outcome: arXiv:2402.03300.
+Equations grpo-1 to grpo-9: docs/introduction/language-models.md. Departures from the papers: the KL penalty is part of
+all three losses (in arXiv:2203.02155 it is part of the reward), the reference is never renewed, PPO has lambda = 1 and
+no entropy bonus, and a step uses the whole batch.
+The prompt `5 3 8 3 ?` has the right completion `3 3 5 8 .`; its only reward comes at the end. Shapes: B completions of
+at most L tokens, prompts of N tokens, G completions of the same prompt.
 """
 
 import argparse
@@ -35,9 +37,8 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            self.qkv(self.norm_1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # (B, heads, T, -1)
+        qkv = self.qkv(self.norm_1(x)).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, heads, width / heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, T, width / heads) each
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm_2(x))
@@ -60,7 +61,7 @@ class LanguageModel(nn.Module):
 
 @torch.no_grad()
 def sample(model: nn.Module, prompts: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Completions, the log-probability of each token, and the mask, 1 up to the first END: all (B, L)."""
+    """Completions, the log-probability of each token, and the mask, 1 up to and including END: all (B, L)."""
     tokens, logps, alive = prompts, [], [torch.ones(len(prompts), dtype=torch.bool)]
     for _ in range(length):
         policy = Categorical(logits=model(tokens)[0][:, -1])
@@ -74,8 +75,8 @@ def sample(model: nn.Module, prompts: Tensor, length: int) -> tuple[Tensor, Tens
 def evaluate(model: nn.Module, prompts: Tensor, completions: Tensor) -> tuple[Tensor, Tensor]:
     """In one pass, for each token the log-probability given all before it, and the value of all before it: (B, L)."""
     logits, values = model(torch.cat([prompts, completions], dim=1)[:, :-1])
-    states = slice(prompts.shape[1] - 1, None)  # the first token of a completion is predicted by the prompt's last
-    return Categorical(logits=logits[:, states]).log_prob(completions), values[:, states]  # grpo-1
+    states = slice(prompts.shape[1] - 1, None)  # the prompt's last token predicts the completion's first
+    return Categorical(logits=logits[:, states]).log_prob(completions), values[:, states]  # the terms of grpo-1
 
 
 # ---- the task
@@ -93,7 +94,7 @@ def exact(prompts: Tensor, completions: Tensor) -> Tensor:
 
 
 def hacked(prompts: Tensor, completions: Tensor) -> Tensor:
-    """1 for as many digits as the prompt has, in order, and then END: which digits, it forgets to check. (B,)."""
+    """1 for as many digits as the prompt has, in order, and then END. It doesn't check which digits: (B,)."""
     count = prompts.shape[1] - 1
     digits, end = completions[:, :count], completions[:, count]
     return ((digits < ASK).all(dim=1) & (digits.diff(dim=1) >= 0).all(dim=1) & (end == END)).float()
@@ -105,7 +106,7 @@ REWARDS = {"exact": exact, "hacked": hacked}
 
 
 def kl_estimate(logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """The k3 estimate of KL(policy, reference) from tokens that the policy sampled; it is never negative."""
+    """The k3 estimate of KL(policy || reference) from tokens that the policy sampled; it is never negative."""
     return (ref_logp - logp).exp() - (ref_logp - logp) - 1  # grpo-2
 
 
@@ -115,7 +116,7 @@ def leave_one_out(rew: Tensor) -> Tensor:
 
 
 def reinforce_loss(logp: Tensor, kl: Tensor, adv: Tensor, mask: Tensor, beta: float) -> Tensor:
-    """A sum over tokens, as log-probabilities of a product are. adv (B,)."""
+    """A sum over each completion's tokens, as its log-probability is one (grpo-1). adv (B,)."""
     return -((logp * adv[:, None] - beta * kl) * mask).sum(dim=1).mean()  # grpo-4
 
 
@@ -132,7 +133,7 @@ def ppo_loss(objective: Tensor, kl: Tensor, values: Tensor, rew: Tensor, mask: T
 
 
 def group_advantages(rew: Tensor) -> Tensor:
-    """Rewards relative to those of the same prompt; all 0 if they are equal. rew, result (prompts, G)."""
+    """Standardized with the sample's mean and standard deviation, prompt by prompt. rew, result (prompts, G)."""
     return (rew - rew.mean(dim=1, keepdim=True)) / (rew.std(dim=1, keepdim=True) + 1e-4)  # grpo-8
 
 
@@ -175,10 +176,10 @@ def loss(algorithm: str, model: nn.Module, batch: Batch, beta: float, group: int
     return grpo_loss(clipped(logp, batch.logp, adv, clip_ratio), kl, batch.mask, beta)
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, y: Tensor) -> None:
-    """Descend the gradient of y, whose norm is limited: the k3 estimate has rare, huge terms."""
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Descend the gradient, with a limit on its norm: the k3 estimate has rare, huge terms."""
     optimizer.zero_grad()
-    y.backward()
+    loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 
@@ -208,7 +209,7 @@ def train(
     clip_ratio: float = 0.2,
     lr: float = 5e-4,
 ) -> list[tuple[float, ...]]:
-    """Returns the printed rows: step, mean reward, accuracy, KL from the reference, and tokens in a completion."""
+    """Returns rows of step, mean reward, accuracy, KL from the reference, tokens in a completion; prints each tenth."""
     torch.manual_seed(seed)
     length = digits + 2  # an answer has digits + 1 tokens
     model = LanguageModel(digits + 1 + length, width)
@@ -232,17 +233,17 @@ def train(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--algorithm", choices=["reinforce", "ppo", "grpo"], default="grpo")
-    parser.add_argument("--reward", choices=[*REWARDS], default="exact")
-    parser.add_argument("--beta", type=float, default=0.02, help="weight of the KL penalty")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=100)
-    args = parser.parse_args()
-    for name in ("beta", "seed", "steps"):
-        if not 0 <= getattr(args, name) < 2**63:
-            parser.error(f"argument --{name}: must be a number from 0 on, got {getattr(args, name)}")
-    train(**vars(args))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], argument_default=argparse.SUPPRESS)
+    parser.add_argument("--algorithm", choices=["reinforce", "ppo", "grpo"])
+    parser.add_argument("--reward", choices=[*REWARDS])
+    parser.add_argument("--beta", type=float, help="weight of the KL penalty")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--steps", type=int)
+    args = vars(parser.parse_args())  # what is given: the defaults are those of train
+    for name in {"beta", "seed", "steps"} & set(args):
+        if not 0 <= args[name] < 2**63:
+            parser.error(f"argument --{name}: must be at least 0 and below 2**63, got {args[name]}")
+    train(**args)
 
 
 if __name__ == "__main__":
