@@ -72,6 +72,11 @@ def report(runs: dict[tuple[str, str, float], list[dict]]) -> str:
     return "\n".join(lines)
 
 
+def timing(runs: dict[tuple[str, str, float], list[dict]]) -> str:
+    seconds = [run["seconds"] for seeds in runs.values() for run in seeds]
+    return f"{len(seconds)} runs of {min(seconds)} to {max(seconds)} seconds of processor time on one thread"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
@@ -85,9 +90,7 @@ def main() -> None:
                 print(*setting, seed, f"{run['seconds']} s", flush=True)
                 with RECORDS.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(run) + "\n")
-    print(report(records()))
-    seconds = [run["seconds"] for seeds in records().values() for run in seeds]
-    print(f"\n{len(seconds)} runs of {min(seconds)} to {max(seconds)} seconds of processor time")
+    print(f"{report(records())}\n\n{timing(records())}")
 
 
 if __name__ == "__main__":

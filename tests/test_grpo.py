@@ -284,18 +284,21 @@ def test_group_advantages_by_hand():
 # ---- the losses of a batch
 
 
-def make_batch(model, ref, rew: Tensor) -> grpo.Batch:
-    logp, values = (x.detach() for x in grpo.evaluate(model, prompts(4), COMPLETIONS[3:]))
-    return grpo.Batch(prompts(4), COMPLETIONS[3:], logp, log_probs(ref)[3:].detach(), values, MASK[3:], rew)
+def make_batch(model, ref, rew: list[float]) -> grpo.Batch:
+    """Six completions, of which the first has one token and the others two."""
+    completions, mask = COMPLETIONS[:6], MASK[:6]
+    logp, values = (x.detach() for x in grpo.evaluate(model, prompts(6), completions))
+    rew = torch.tensor(rew, dtype=torch.double)
+    return grpo.Batch(prompts(6), completions, logp, log_probs(ref)[:6].detach(), values, mask, rew)
 
 
 def test_a_group_is_of_one_prompt(tiny):
-    """Completions of the same prompt stand side by side: two equal rewards of one group add nothing."""
+    """Completions of the same prompt stand side by side: equal rewards of one group add nothing."""
     model, ref = tiny
     gradients = []
-    for second in (0.0, 5.0):
-        rew = torch.tensor([1.0, 0.0, second, second], dtype=torch.double)
-        gradients.append(gradient(grpo.loss("grpo", model, make_batch(model, ref, rew), 0.0, 2, 0.2), model))
+    for other in (0.0, 5.0):
+        batch = make_batch(model, ref, [1.0, 0.0, other, other, 7.0, 7.0])
+        gradients.append(gradient(grpo.loss("grpo", model, batch, 0.0, 2, 0.2), model))
     assert gradients[0].norm() > 0.01
     torch.testing.assert_close(*gradients)
 
@@ -304,16 +307,16 @@ def test_a_group_is_of_one_prompt(tiny):
 def test_loss_has_the_gradient_of_its_parts(tiny, algorithm):
     """A twin written out as loops: weights times log-probabilities, plus beta times the k3 estimate."""
     model, ref = tiny
-    rew, beta = torch.tensor([1.0, 0.0, 3.0, 2.0], dtype=torch.double), 0.3
+    rew, beta = [1.0, 0.0, 3.0, 2.0, -1.0, 4.0], 0.3
     batch = make_batch(model, ref, rew)
     found = gradient(grpo.loss(algorithm, model, batch, beta, 2, 0.2), model)
     logp, values = grpo.evaluate(model, batch.prompts, batch.completions)
     twin = 0.0
-    for i in range(4):
-        pair = rew[i // 2 * 2 : i // 2 * 2 + 2]
-        for t in range(LENGTH):
+    for i, length in enumerate([1, 2, 2, 2, 2, 2]):
+        pair = batch.rew[i // 2 * 2 : i // 2 * 2 + 2]
+        for t in range(length):
             adv = {
-                "reinforce": rew[i] - (6 - rew[i]) / 3,
+                "reinforce": rew[i] - (sum(rew) - rew[i]) / 5,
                 "ppo": rew[i] - values[i, t].detach(),
                 "grpo": (rew[i] - pair.mean()) / (pair.std() + 1e-4),
             }[algorithm]
@@ -321,7 +324,7 @@ def test_loss_has_the_gradient_of_its_parts(tiny, algorithm):
             token = -adv * logp[i, t] + beta * (log_ratio.exp() - log_ratio - 1)
             if algorithm == "ppo":
                 token = token + (values[i, t] - rew[i]) ** 2
-            twin = twin + token / (4 if algorithm == "reinforce" else 8)
+            twin = twin + token / {"reinforce": 6, "ppo": 11, "grpo": 6 * length}[algorithm]
     torch.testing.assert_close(found, gradient(twin, model))
 
 
@@ -441,6 +444,34 @@ def test_passes(algorithm, monkeypatch, capsys):
     assert len(steps) == (5 if algorithm == "reinforce" else 15)
 
 
+@pytest.mark.parametrize(("algorithm", "group"), [("reinforce", 1), ("ppo", 1), ("grpo", 4)])
+def test_batches_of_a_run(algorithm, group, monkeypatch, capsys):
+    """Completions of one prompt are neighbors, and only GRPO has several; the reference never changes."""
+    calls, batches, original = [], [], grpo.collect
+
+    def collect(model, reference, question, *rest):
+        calls.append((question, *(torch.cat([x.flatten() for x in m.parameters()]) for m in (model, reference))))
+        batches.append(original(model, reference, question, *rest))
+        return batches[-1]
+
+    monkeypatch.setattr(grpo, "collect", collect)
+    monkeypatch.setitem(grpo.REWARDS, "sum", lambda question, completions: completions.sum(dim=1).float())
+    history = grpo.train(algorithm, "sum", digits=4, width=16, warm_up_steps=1, batch_size=12, group=4, steps=2)
+    assert len(calls) == 3
+    for question, _, reference in calls:
+        assert len(question) == 12
+        assert len(question.unique(dim=0)) == 12 // group
+        assert (question == question[::group].repeat_interleave(group, dim=0)).all()
+        assert torch.equal(reference, calls[0][1])
+    assert not torch.equal(calls[2][1], calls[0][1])
+    assert batches[2].mask.mean() < 1
+    for (_, rew, accuracy, kl, length), batch in zip(history, batches, strict=True):
+        k3 = grpo.kl_estimate(batch.logp, batch.ref_logp)
+        right = grpo.exact(batch.prompts, batch.completions)
+        found = batch.rew, right, (k3 * batch.mask).sum(dim=1), batch.mask.sum(dim=1)
+        assert [rew, accuracy, kl, length] == pytest.approx([x.mean().item() for x in found])
+
+
 def test_stands_alone():
     """It needs nothing but PyTorch and the standard library."""
     tree = ast.parse(SOURCE.read_text(encoding="utf-8"))
@@ -477,6 +508,7 @@ def test_the_pages_table_is_the_report():
     start = lines.index(report.splitlines()[0])
     table = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
     assert "\n".join(table) == report
+    assert language_models.timing(language_models.records()) in lines
 
 
 def ends(setting: tuple[str, str, float]) -> np.ndarray:

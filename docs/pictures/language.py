@@ -12,8 +12,8 @@ from svg import Axes, Picture
 HERE = Path(__file__).parent
 RECORDS = HERE.parents[1] / "data" / "benchmarks" / "language_models.jsonl"
 NAMES = {"reinforce": "REINFORCE", "ppo": "PPO", "grpo": "GRPO"}
-BETAS = (0.0, 0.3)
-STEP, REWARD, ACCURACY = range(3)  # columns of a record's rows
+BETAS = (0.0, 0.1, 0.3, 1.0)
+STEP, REWARD, ACCURACY, KL = range(4)  # columns of a record's rows
 
 
 def curves(algorithm: str, reward: str, beta: float) -> np.ndarray:
@@ -23,13 +23,15 @@ def curves(algorithm: str, reward: str, beta: float) -> np.ndarray:
     return np.array([run["rows"] for run in runs if (run["algorithm"], run["reward"], run["beta"]) == wanted])
 
 
-def panel(p: Picture, left: float, width: float, title: str, seeds: np.ndarray, columns: dict[int, str]) -> None:
-    """columns: the line's class of each column that is drawn."""
+def panel(
+    p: Picture, left: float, top: float, width: float, title: str, seeds: np.ndarray, columns: dict[int, str]
+) -> None:
+    """Curves over steps. columns: the line's class of each column that is drawn."""
     steps = seeds[0, :, STEP]
-    ax = Axes(p, left, 28, width, 118, (0, steps[-1]), (0, 1))
+    ax = Axes(p, left, top, width, 118, (0, steps[-1]), (0, 1))
     ax.ticks([(x, f"{x:g}") for x in (0, steps[-1])], [(y, f"{y:g}") for y in (0, 0.5, 1)])
-    p.text(ax.left + ax.width / 2, 16, title, "head-text")
-    p.text(ax.left + ax.width / 2, 163, "steps", "note")
+    p.text(ax.left + ax.width / 2, top - 12, title, "head-text")
+    p.text(ax.left + ax.width / 2, top + 135, "steps", "note")
     for column in columns:
         for values in seeds[:, :, column]:
             ax.plot(steps, values, "line thin")
@@ -42,7 +44,7 @@ def learning() -> Picture:
     ends = "; ".join(f"{name}: from {x[0]:.2f} to {x[-1]:.2f}" for name, x in accuracies(found).items())
     p = Picture("Three algorithms learn to sort", f"Accuracy over steps, mean of the seeds. {ends}.", 196)
     for i, (name, seeds) in enumerate(found.items()):
-        panel(p, 34 + 114 * i, 92, name, seeds, {ACCURACY: "blue thick"})
+        panel(p, 34 + 114 * i, 28, 92, name, seeds, {ACCURACY: "blue thick"})
     p.text(180, 187, "accuracy; gray: one seed each; blue: their mean", "note")
     return p
 
@@ -53,11 +55,32 @@ def hacking() -> Picture:
         f"{name}: at the end the reward is {found[name][:, -1, REWARD].mean():.2f} and the accuracy {x[-1]:.2f}"
         for name, x in accuracies(found).items()
     )
-    p = Picture("A flawed reward is hacked", f"Mean reward and accuracy over steps, by KL penalty. {ends}.", 214)
+    p = Picture("A flawed reward is hacked", f"Mean reward and accuracy over steps, by KL penalty. {ends}.", 386)
     for i, (name, seeds) in enumerate(found.items()):
-        panel(p, 44 + 180 * i, 128, name, seeds, {REWARD: "red dashed", ACCURACY: "blue thick"})
-    p.text(180, 187, "dashed red: mean reward; blue: accuracy", "note")
-    p.text(180, 205, "means over seeds; gray: one seed each", "note")
+        panel(
+            p, 44 + 180 * (i % 2), 28 + 172 * (i // 2), 128, name, seeds, {REWARD: "red dashed", ACCURACY: "blue thick"}
+        )
+    p.text(180, 359, "dashed red: mean reward; blue: accuracy", "note")
+    p.text(180, 377, "means over seeds; gray: one seed each", "note")
+    return p
+
+
+def distance() -> Picture:
+    """Each row of the runs with the flawed reward, means over seeds, as two dots at its KL from the reference."""
+    rows = np.concatenate([curves("grpo", "hacked", beta).mean(axis=0) for beta in BETAS])
+    far = 4 * np.ceil(rows[:, KL].max() / 4)
+    bins = [(low, rows[(low <= rows[:, KL]) & (rows[:, KL] < low + 4), ACCURACY]) for low in np.arange(0, far, 4)]
+    means = "; ".join(f"from {low:g} to {low + 4:g} {values.mean():.2f}" for low, values in bins if len(values))
+    p = Picture(
+        "Reward and accuracy by distance", f"Over the KL from the reference. Mean accuracy by KL: {means}.", 232
+    )
+    ax = Axes(p, 34, 14, 312, 150, (0, far), (0, 1))
+    ax.ticks([(x, f"{x:g}") for x in np.arange(0, far + 1, 4)], [(y, f"{y:g}") for y in (0, 0.5, 1)])
+    for row in rows:
+        p.circle(*ax.at(row[KL], row[REWARD]), 2.6, "box red open")
+        p.circle(*ax.at(row[KL], row[ACCURACY]), 2.6, "dot blue")
+    p.text(190, 199, "KL from the reference", "note")
+    p.text(190, 221, "red rings: mean reward; blue dots: accuracy", "note")
     return p
 
 
@@ -66,7 +89,7 @@ def accuracies(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: seeds[:, :, ACCURACY].mean(axis=0) for name, seeds in found.items()}
 
 
-FIGURES = {"grpo-learning": learning, "grpo-hacking": hacking}
+FIGURES = {"grpo-learning": learning, "grpo-hacking": hacking, "grpo-distance": distance}
 
 
 if __name__ == "__main__":
