@@ -74,9 +74,9 @@ def sample(model: nn.Module, prompts: Tensor, length: int) -> tuple[Tensor, Tens
 
 def evaluate(model: nn.Module, prompts: Tensor, completions: Tensor) -> tuple[Tensor, Tensor]:
     """In one pass, for each token the log-probability given all before it, and the value of all before it: (B, L)."""
-    logits, values = model(torch.cat([prompts, completions], dim=1)[:, :-1])
-    states = slice(prompts.shape[1] - 1, None)  # the prompt's last token predicts the completion's first
-    return Categorical(logits=logits[:, states]).log_prob(completions), values[:, states]  # the terms of grpo-1
+    tokens, last = torch.cat([prompts, completions], dim=1)[:, :-1], prompts.shape[1] - 1
+    logits, values = (x[:, last:] for x in model(tokens))  # at `last` is the policy of the first token
+    return Categorical(logits=logits).log_prob(completions), values  # terms of grpo-1
 
 
 # ---- the task
