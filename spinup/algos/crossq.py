@@ -21,22 +21,25 @@ from spinup.runs.run import Run
 
 
 def target(r: Tensor, terminated: Tensor, discount: Tensor, v2: Tensor) -> Tensor:
-    """What Q(s, a) should be, (B,), from the soft value v2 of the next observations."""
+    """What Q(s, a) should be, given the soft values v2 of the next observations."""
+    # r, terminated, discount, v2: (B,)
     return r + discount * (1 - terminated) * v2  # crossq-2
 
 
 def q_loss(q: Tensor, y: Tensor) -> Tensor:
-    """Squared error of the critics' values, (2, B), against the targets, (B,), summed over the critics."""
+    """Mean squared error of the critics' values against the targets, summed over the critics."""
+    # q: (2, B); y: (B,)
     return (q - y).square().mean(-1).sum()  # crossq-3
 
 
 def alpha_loss(log_alpha: Tensor, logp: Tensor, target_entropy: float) -> Tensor:
-    """Pushes alpha up when the entropy, the mean of -logp, (B,), is below its target."""
+    """Pushes alpha up when the entropy, the mean of -logp, is below its target."""
+    # log_alpha: (); logp: (B,)
     return -log_alpha * (logp.mean() + target_entropy)  # crossq-5
 
 
 class Temperature(nn.Module):
-    """alpha, as the exponential of a parameter."""
+    """alpha, parametrized by its logarithm."""
 
     def __init__(self, alpha: float):
         super().__init__()
@@ -59,12 +62,12 @@ def crossq(
     alpha: Annotated[
         float | Literal["auto"],
         Range(0),
-        "temperature, the weight of the entropy beside the reward; 'auto': adjusted to hold the target entropy",
+        "temperature: the weight of the entropy relative to the reward; 'auto': adjusted to hold the target entropy",
     ] = "auto",
     target_entropy: Annotated[
         float | None,
         Range(-COUNT),
-        "entropy per state that alpha='auto' holds; None: minus the number of action dimensions",
+        "mean entropy that alpha='auto' holds; None: minus the number of action dimensions",
         CHANGEABLE,
     ] = None,
     beta1: Annotated[float, Range(0, 1), "decay of the mean gradient in Adam"] = 0.5,
