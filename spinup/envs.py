@@ -477,6 +477,7 @@ class VecEnv:
         self.action_space = flat_action_space(act)
         self.action_start = np.asarray(act.start) if isinstance(act, spaces.Discrete | spaces.MultiDiscrete) else 0
         self.finished: list[tuple] = []
+        self.spares: list[gym.Env] = []
         bounded = isinstance(obs, spaces.Box) and (np.isfinite(obs.low).any() or np.isfinite(obs.high).any())
         only_bytes = is_image(obs) and obs.dtype == np.uint8
         self.bounds = (obs.low, obs.high) if bounded and not only_bytes else None  # None: nothing to check
@@ -548,7 +549,14 @@ class VecEnv:
         names = ("TestEpRet", "TestEpLen", *evaluation_columns(self.log_info))
         return columns_without_nan(list(zip(*played.values(), strict=True)), names)
 
+    def spare(self) -> gym.Env:
+        """One more environment like these, for its functions: in this process, and closed with the others."""
+        self.spares.append(make_env(self.made["env_fn"], self.made["env_kwargs"], self.made["wrappers"]))
+        return self.spares[-1]
+
     def close(self) -> None:
+        while self.spares:
+            close_or_warn(self.spares.pop(), self.name)
         try:
             self.envs.close()
         except Exception as error:  # such as when a worker process exits in it
