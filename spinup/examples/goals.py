@@ -70,7 +70,7 @@ class Reach(gym.Env):
         return np.zeros(achieved_goal.shape[:-1], bool)  # never: the point should stay
 
     def observe(self) -> dict:
-        return {"observation": self.point, "achieved_goal": self.point, "desired_goal": self.goal}
+        return {"observation": self.point.copy(), "achieved_goal": self.point.copy(), "desired_goal": self.goal.copy()}
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
