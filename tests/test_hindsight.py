@@ -469,7 +469,7 @@ buffer, _ = seen[-1]
 assert buffer.rows == 20, buffer.rows
 for buffer, batch in seen:
     assert len(batch.r) == 5
-    assert ((batch.o2[:, :4] == batch.o2[:, 4:8]).all(1).float() == batch.terminated).all()
+    assert ((batch.o2[:, 4:8] == batch.o2[:, 8:]).all(1).float() == batch.terminated).all()
     assert (batch.r == batch.terminated - 1).all()
 values = buffer.o.numpy().ravel().astype(float)
 assert (mpi.mpi_min(values) != mpi.mpi_max(values)).any(), "both processes have seen the same"
