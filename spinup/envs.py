@@ -31,6 +31,7 @@ from spinup.system.terminal import say
 # Id namespace -> (module that registers its environments when imported, extra that installs it).
 NAMESPACES = {"ALE": ("ale_py", "atari")}
 DEFAULT_LENGTH = 1000  # default of max_ep_len
+MODULES = {"gymnasium_robotics": "robotics"}  # module -> extra that installs it
 EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale": "atari"}
 SEED_LIMIT = 2**31  # environment seeds stay below: many simulators store them in a C int
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -110,7 +111,8 @@ def import_module(module: str, what: str, example: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # the module exists but one of its imports doesn't: its author needs the traceback
-        raise UserError(f"{what}: there is no module '{error.name}' to import") from None
+        needs = f"; it needs: {install(MODULES[error.name])}" if error.name in MODULES else " to import"
+        raise UserError(f"{what}: there is no module '{error.name}'{needs}") from None
 
 
 def make_env(

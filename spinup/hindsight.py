@@ -65,7 +65,7 @@ class HindsightBuffer(ReplayBuffer):
         self.began[:] = state["began"]
 
     def transitions(self, i: Tensor) -> Batch:
-        """The transitions with the flat indices i, (B,), each relabelled with probability `hindsight`."""
+        """The transitions with the flat indices i, (B,), each relabeled with probability `hindsight`."""
         if not self.compared:
             self.compare_rewards()
         batch, achieved, desired = super().transitions(i), self.goals.achieved, self.goals.desired
@@ -98,7 +98,7 @@ class HindsightBuffer(ReplayBuffer):
             other = int((~torch.isclose(theirs, ours, rtol=1e-3, atol=1e-5)).sum())
             if other > 0.01 * len(theirs) and mpi.proc_id() == 0:  # goals are rounded to float32: some may differ
                 message = f"{name} differs from what step returned in {other} of {len(theirs)} steps"
-                hint = "relabelled steps have its value, so what else step or a wrapper takes into account is lost"
+                hint = "relabeled steps have its value, so what else step or a wrapper takes into account is lost"
                 warn_once(f"{name} {self.goals.name}", f"{self.goals.name}: {message}; {hint}")
 
 
