@@ -193,6 +193,12 @@ NStep = Annotated[
     "rewards summed in a target before it bootstraps; larger values learn faster from rare rewards, but are biased, "
     "since older policies earned the later rewards",
 ]
+Hindsight = Annotated[
+    float,
+    Range(0, 1),
+    "hindsight replay: probability that a sampled transition gets a goal that its episode achieved later, 0.8 in the "
+    "paper; for environments with goals, and n_step 1",
+]
 Polyak = Annotated[
     float,
     Range(0, 1),
