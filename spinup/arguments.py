@@ -80,7 +80,7 @@ ActorCriticClass = Annotated[Callable, "class of the networks; spinup.nets docum
 AcKwargs = Annotated[
     dict | None,
     "arguments of actor_critic: hidden_sizes, activation, log_std_init, log_std_min, log_std_max, squash, orthogonal, "
-    "layer_norm, linear",
+    "layer_norm, linear, memory_size, cell",
 ]
 HiddenSizes = Annotated[int | Sequence[int], "units of each hidden layer"]
 Activation = Annotated[str | type, "a name from torch.nn, or a class"]
@@ -93,6 +93,14 @@ NormalizeObs = Annotated[
     "center and scale observations (except images) by running statistics, saved with the policy, and clip them to -10 "
     "to 10; the statistics are updated after each epoch's update, or by off-policy algorithms in each step",
 ]
+
+LogStdInit = Annotated[float, "log of the Gaussian's initial standard deviation, in half-ranges of the actions"]
+LogStdMin = Annotated[float | None, "lower bound of the log of the standard deviation; None: unbounded"]
+LogStdMax = Annotated[float | None, "upper bound of the log of the standard deviation; None: unbounded"]
+Orthogonal = Annotated[
+    bool, "orthogonal initial weights, with the policy's last layer near zero; False: PyTorch's default"
+]
+Squash = Annotated[bool, "squash the Gaussian by tanh to keep actions within bounds; needs a bounded Box"]
 
 # ---- the run
 
