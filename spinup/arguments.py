@@ -9,6 +9,7 @@ The checks, `--help`, help(spinup.ppo), the flags of `resume` and the tables in 
 """
 
 import enum
+import functools
 import inspect
 import math
 import textwrap
@@ -343,7 +344,9 @@ def document(function: F) -> F:
     """
     if "arguments" in vars(function):
         return function
-    signature = inspect.signature(function)
+    # Of a class: its own, although a base class may have a __signature__ from here.
+    call = functools.partial(function.__init__, None) if isinstance(function, type) else function
+    signature = inspect.signature(call)
     found = read(signature)
     lines = [f"{a.name}: {a.help}" for a in found.values() if a.help]
     lines = [textwrap.fill(line, 100, subsequent_indent="    ") for line in lines]

@@ -844,7 +844,7 @@ def has_memory(policy) -> bool:
 
 
 class Player:
-    """A policy that acts in N environments, with the state of its memory if it has one."""
+    """A policy that acts in N environments from the first steps of their episodes on, with its memory if it has one."""
 
     def __init__(self, policy, num_envs: int):
         self.policy = policy
@@ -856,11 +856,6 @@ class Player:
             return self.policy.act(o, deterministic)
         a, self.state = self.policy.act(o, self.state, deterministic)
         return a
-
-    def forget(self, done: np.ndarray) -> None:
-        """Zero the state where an episode has ended; done: (N,) bool."""
-        if self.state is not None:
-            self.state[done] = 0.0
 
 
 def bind(policy, envs: VecEnv, max_ep_len: int) -> None:
@@ -956,7 +951,6 @@ def play_round(ac, envs: VecEnv, deterministic: bool) -> list[tuple]:
     o, player = envs.reset(), Player(ac, envs.num_envs)
     while True:
         envs.step(player.act(o, deterministic))
-        player.forget(envs.done)
         for i in np.flatnonzero(envs.done):
             played[i] = played[i] or envs.episodes(np.arange(envs.num_envs) == i)[0]
         if all(played):

@@ -80,8 +80,8 @@ def ppo_rnn(
     seq_len: Annotated[
         int | None,
         Range(1),
-        "the most steps through which gradients flow: each environment's steps in an epoch are cut into equal sequences "
-        "of at most this length; None: not cut",
+        "the most steps through which gradients flow: an environment's steps in an epoch are cut into equal sequences, "
+        "at most this long; None: they stay whole",
         CHANGEABLE,
     ] = 32,
     target_kl: Annotated[
