@@ -126,7 +126,7 @@ def ppo_rnn(
     checkpoint_freq: arg.CheckpointFreq = 10,
     logger_kwargs: arg.LoggerKwargs = None,
 ) -> torch.nn.Module:
-    """Train a policy with memory by PPO-clip and return its actor-critic."""
+    """Train a policy by PPO-clip with memory and return its actor-critic."""
     run = Run(ALGORITHM, locals())
     envs, device = run.envs, run.device
     length = sequence_length(run.steps_per_env, seq_len)

@@ -39,7 +39,7 @@ class Memory(nn.Module):
             return self.step(x.flatten(0, -2), state.flatten(0, -2)).unflatten(0, x.shape[:-1])
         states = []
         for x_t, first_t in zip(x.unbind(), first.unsqueeze(-1).unbind(), strict=True):
-            state = self.step(x_t, state.masked_fill(first_t, 0.0))
+            state = self.step(x_t, state.masked_fill(first_t, 0.0))  # ppo_rnn-1, ppo_rnn-2
             states.append(state)
         return torch.stack(states)
 
