@@ -150,6 +150,14 @@ def test_advantages_at_the_end_of_an_episode_by_hand(monkeypatch, tmp_path, trun
         assert adv == [1 + 0.25 - 0.5, 0.5 - 1, -2, 1]
 
 
+def test_an_episode_that_ends_with_the_epoch_leaves_no_memory(monkeypatch, tmp_path):
+    seen, gae = [], module.gae
+    monkeypatch.setattr(module, "gae", lambda r, v, *args: seen.append(v.flatten().tolist()) or gae(r, v, *args))
+    options = PLAIN | dict(num_envs=1, steps_per_epoch=3, epochs=2, vf_lr=0.0, train_pi_iters=1, train_v_iters=1)
+    train(tmp_path, lambda: Probe(length=3, truncates=True), **options, actor_critic=Counting)
+    assert seen == [[1, 2, 3], [1, 2, 3]]
+
+
 def test_the_policy_that_learns_is_the_one_that_acted(monkeypatch, tmp_path):
     """The log-probabilities from which ratios are computed are those with which actions were drawn, in every epoch."""
     drawn, unrolled = [], []
