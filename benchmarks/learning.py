@@ -40,7 +40,9 @@ SHORT_MARKS = (20_000, 40_000, 60_000, 80_000, 100_000)  # for runs of at most 1
 EVAL_EPISODES = 20
 EVAL_SEED = 1_000_000  # the same 20 initial states for every policy, far from the seeds of training
 
-# name: [(algo, env, steps)], seeds
+POSITIONS = ("--wrapper", "spinup.wrappers:SelectObservation(0,2)")  # CartPole without its two velocities
+
+# name: [(algo, env, steps, *flags)], seeds
 SUITES = {
     "classic": (
         [
@@ -62,6 +64,7 @@ SUITES = {
     ),
     "pendulum": ([(algo, "Pendulum-v1", 20_000) for algo in ("sac", "td3", "ddpg")], range(5)),
     "dqn": ([("dqn", "CartPole-v1", 50_000), ("dqn", "LunarLander-v3", 300_000)], range(5)),
+    "memory": ([(algo, "CartPole-v1", 100_000, *POSITIONS) for algo in ("ppo_rnn", "ppo")], range(5)),
     "offpolicy": (
         [(algo, "HalfCheetah-v5", 100_000) for algo in ("sac", "td3", "ddpg")] + [("sac", "Hopper-v5", 100_000)],
         range(3),
@@ -197,11 +200,9 @@ def make_jobs(args):
     else:
         tasks, seeds = [(algo, env, args.steps) for algo in args.algos for env in args.envs], range(3)
     return [
-        {"algo": algo, "env": env, "seed": seed, "budget": args.steps or steps, "flags": args.flags}
-        for seed in (
-            seeds if args.seeds is None else args.seeds
-        )  # seed by seed, so that early results cover every task
-        for algo, env, steps in tasks
+        {"algo": algo, "env": env, "seed": seed, "budget": args.steps or steps, "flags": [*flags, *args.flags]}
+        for seed in (seeds if args.seeds is None else args.seeds)  # seed by seed, so that early results cover all tasks
+        for algo, env, steps, *flags in tasks
     ]
 
 

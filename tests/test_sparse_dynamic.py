@@ -16,6 +16,7 @@ import spinup
 from spinup import nets
 from spinup.algorithm import files, find
 from spinup.compute import optim
+from spinup.envs import Player
 from spinup.errors import UserError
 from spinup.run import main
 from spinup.sparse import BlockLayout, BlockSparseLinear, Schedule, layouts, matrix_block_norms
@@ -281,7 +282,7 @@ def test_every_algorithm_trains_saves_and_loads(algo, schedule, data_dir):
     if schedule != "static":
         assert layer.schedule.steps == state[f"{name}schedule._extra_state"][0] >= 5
     observation_space = spinup.make_env(config["env_fn"]).observation_space
-    assert policy.act(np.zeros((2, *observation_space.shape), np.float32)).shape[0] == 2
+    assert len(Player(policy, 2).act(np.zeros((2, *observation_space.shape), np.float32), False)) == 2
 
 
 def test_the_same_seed_gives_the_same_run(data_dir):

@@ -372,7 +372,7 @@ def ppo(env_fn):
 def test_equations_are_labelled_where_they_are_computed():
     """A label on a call alone would not show the line that computes anything."""
     labels = {name: labels_of(ROOT / "spinup" / name) for name in ("buffers.py", "nets/distributions.py")}
-    assert labels["buffers.py"] == {"vpg-2", "trpo-6", "ppo-3", "ddpg-1", "td3-2", "sac-1"}
+    assert labels["buffers.py"] == {"vpg-2", "trpo-6", "ppo-3", "ppo_rnn-4", "ddpg-1", "td3-2", "sac-1"}
     assert labels["nets/distributions.py"] == {"sac-3", "sac-4"}
 
 

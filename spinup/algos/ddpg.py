@@ -97,10 +97,10 @@ def ddpg(
     result = ac_targ if target_policy else ac  # evaluated, saved and returned
     pi_targ_params, q_targ_params = flatten(pi_targ), flatten(q_targ)
     pi_optimizer, q_optimizer = FlatAdam(pi, pi_lr), FlatAdam(q, q_lr)
-    if hindsight:
-        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
-    else:
+    if hindsight == 0:
         buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    else:
+        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
     low, high = envs.action_space.low, envs.action_space.high
     noise = np.zeros((num_envs, *low.shape), np.float32)
     noise_scale = act_noise * (high - low) / 2

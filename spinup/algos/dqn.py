@@ -100,10 +100,10 @@ def dqn(
     q, q_targ = net.q, copy.deepcopy(net.q)
     q_targ_params = flatten(q_targ)
     q_optimizer = FlatAdam(q, q_lr, max_grad_norm)
-    if hindsight:
-        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
-    else:
+    if hindsight == 0:
         buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    else:
+        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
 
     # ---- learn
     @captured(capture)

@@ -135,10 +135,10 @@ def sac(
     if target_entropy is None:
         space = envs.action_space
         target_entropy = 0.5 * math.log(space.n) if isinstance(space, spaces.Discrete) else -float(space.shape[0])
-    if hindsight:
-        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
-    else:
+    if hindsight == 0:
         buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    else:
+        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
 
     # ---- learn
     @captured(capture)
