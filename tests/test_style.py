@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[1]
 # Folders and modules of spinup/, from the lowest; each imports only from those before it, and from inside itself.
 # "" is spinup/__init__.py, the lazy public face.
 ORDER = (
-    *("errors", "arguments", "algorithm", "system", "compute", "sparse", "observations", "frames", "examples"),
-    *("wrappers", "envs", "buffers", "hindsight", "nets", "runs", "algos", "probes", "experiments", "analysis"),
-    *("exercises", "run", ""),
+    *("errors", "arguments", "algorithm", "system", "compute", "sparse", "observations", "frames"),
+    *("wrappers", "envs", "buffers", "hindsight", "nets", "runs", "algos", "examples", "probes", "experiments"),
+    *("analysis", "exercises", "run", ""),
 )
 LAYERS = {name: layer for layer, name in enumerate(ORDER)}
 APART = ("algos", "examples")  # whose files never import each other

@@ -1,0 +1,136 @@
+"""Runs of the programs of three chapters of the introduction: offline RL, exploration, model-based RL.
+
+    python benchmarks/chapters.py offline               # the runs that are not recorded yet
+    python benchmarks/chapters.py offline --seeds 0 1   # only these seeds
+    python benchmarks/chapters.py offline --report      # the page's table, and the time that the runs took
+
+A run is a line of data/benchmarks/CHAPTER.jsonl: its settings, its seconds of processor time on one thread, and the
+rows that its program returns. docs/pictures/chapters.py draws the pages' figures from these records.
+"""
+
+import argparse
+import contextlib
+import functools
+import io
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from spinup.analysis import stats  # noqa: E402
+from spinup.examples import offline  # noqa: E402
+
+FOLDER = ROOT / "data" / "benchmarks"
+
+
+class Chapter(NamedTuple):
+    """settings: those compared, named as the program's arguments; run: seed, **setting -> rows; columns: what the table
+    shows, a name and a function from a run's rows to a number; digits: decimals of those."""
+
+    settings: list[dict]
+    seeds: int
+    run: Callable[..., list]
+    columns: dict[str, Callable[[np.ndarray], float]]
+    digits: int
+
+
+@functools.lru_cache(maxsize=1)
+def behavior(seed: int) -> torch.nn.Module:
+    """All settings of a seed learn from the same policy's steps."""
+    return offline.train_behavior(seed)
+
+
+def run_offline(seed: int, data: str, method: str) -> list:
+    history = offline.learn(offline.record(behavior(seed), data, seed), method, seed)
+    return [[i, *(round(x, 1) for x in row)] for i, *row in history]
+
+
+CHAPTERS = {
+    "offline": Chapter(
+        [{"data": data, "method": method} for data in ("expert", "mixed") for method in offline.METHODS],
+        5,
+        run_offline,
+        {
+            "return": lambda rows: rows[-1, 1],
+            "discounted return": lambda rows: rows[-1, 2],
+            "expected": lambda rows: rows[-1, 3],
+        },
+        0,
+    ),
+}
+
+
+def path_of(name: str) -> Path:
+    return FOLDER / f"{name}.jsonl"
+
+
+def records(name: str) -> list[tuple[dict, list[dict]]]:
+    """(setting, its runs by seed) for each of the chapter's settings."""
+    path = path_of(name)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    runs = sorted((json.loads(line) for line in lines), key=lambda run: run["seed"])
+    return [(setting, [run for run in runs if setting.items() <= run.items()]) for setting in CHAPTERS[name].settings]
+
+
+def record(name: str, setting: dict, seed: int) -> dict:
+    """Do one run."""
+    start = time.process_time()
+    with contextlib.redirect_stdout(io.StringIO()):
+        rows = CHAPTERS[name].run(seed, **setting)
+    return {**setting, "seed": seed, "seconds": round(time.process_time() - start, 1), "rows": rows}
+
+
+def mean_and_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """The mean over runs, (n, ...), and its bootstrap interval."""
+    draws = stats.resample(np.zeros(len(values))) @ values / len(values)
+    return values.mean(axis=0), *stats.interval(draws)
+
+
+def report(name: str, found: list[tuple[dict, list[dict]]]) -> str:
+    """A Markdown table: for each setting the mean over seeds and its 95% interval."""
+    chapter = CHAPTERS[name]
+    heads = [*chapter.settings[0], "seeds", *chapter.columns]
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    for setting, runs in found:
+        if runs:
+            cells = [f"{value:g}" if isinstance(value, float) else str(value) for value in setting.values()]
+            cells.append(str(len(runs)))
+            for column in chapter.columns.values():
+                values = np.array([column(np.array(run["rows"], float)) for run in runs])
+                mean, low, high = (f"{x + 0.0:.{chapter.digits}f}" for x in mean_and_interval(values))
+                cells.append(f"{mean} ({low} to {high})")
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("chapter", choices=CHAPTERS)
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--report", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    name, chapter = args.chapter, CHAPTERS[args.chapter]
+    seeds = range(chapter.seeds) if args.seeds is None else args.seeds
+    for seed in seeds if not args.report else ():
+        for setting in chapter.settings:
+            if seed not in [run["seed"] for found, runs in records(name) if found == setting for run in runs]:
+                run = record(name, setting, seed)
+                print(setting, seed, f"{run['seconds']} s", flush=True)
+                with path_of(name).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(run) + "\n")
+    print(report(name, records(name)))
+    seconds = [run["seconds"] for _, runs in records(name) for run in runs]
+    print(f"\n{len(seconds)} runs, {sum(seconds):.0f} seconds of processor time, at most {max(seconds)} each")
+
+
+if __name__ == "__main__":
+    main()

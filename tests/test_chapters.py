@@ -1,0 +1,114 @@
+"""What the chapters with a program share: labels on page and line, records that hold what the page says, flags."""
+
+import importlib
+import itertools
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from test_docs import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import chapters
+
+PAGES = {"offline": ("offline", "off")}  # chapter: (program, prefix of its labels)
+
+
+def page_of(chapter: str) -> str:
+    return (ROOT / "docs" / "introduction" / f"{chapter}.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("chapter", PAGES)
+def test_equations_of_the_page_are_in_the_code(chapter):
+    program, prefix = PAGES[chapter]
+    labels = re.findall(r"^:label: (\S+)$", page_of(chapter), re.MULTILINE)
+    assert labels == [f"{prefix}-{i + 1}" for i in range(len(labels))]
+    source = (ROOT / "spinup" / "examples" / f"{program}.py").read_text(encoding="utf-8")
+    assert len(labels) >= 5
+    assert set(re.findall(rf"# .*\b({prefix}-\d+)\b", source)) == set(labels)
+    assert f"{prefix}-1 to {prefix}-{len(labels)}: docs/introduction/{chapter}.md" in source
+
+
+@pytest.mark.parametrize("chapter", PAGES)
+def test_every_setting_has_all_its_seeds(chapter):
+    """And the file has nothing else."""
+    found, seeds = chapters.records(chapter), list(range(chapters.CHAPTERS[chapter].seeds))
+    assert len(seeds) >= 5
+    assert [[run["seed"] for run in runs] for _, runs in found] == [seeds] * len(found)
+    lines = chapters.path_of(chapter).read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(seeds) * len(found)
+
+
+@pytest.mark.parametrize("chapter", PAGES)
+def test_the_pages_table_is_the_report(chapter):
+    report = chapters.report(chapter, chapters.records(chapter))
+    lines = page_of(chapter).splitlines()
+    start = lines.index(report.splitlines()[0])
+    assert "\n".join(itertools.takewhile(lambda line: line.startswith("|"), lines[start:])) == report
+
+
+@pytest.mark.parametrize("chapter", PAGES)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seed", "-1"], "argument --seed: must be at least 0 and below 2**31, got -1"),
+        (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
+    ],
+)
+def test_cli_refuses(chapter, words, message, monkeypatch, capsys):
+    module = importlib.import_module(f"spinup.examples.{PAGES[chapter][0]}")
+    monkeypatch.setattr(sys, "argv", [chapter, *words])
+    with pytest.raises(SystemExit, match="2"):
+        module.main()
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+# ---- the script
+
+
+def test_report_by_hand(monkeypatch):
+    """The means of two seeds, of the last row; with two runs, the interval is from one to the other."""
+    chapter = chapters.CHAPTERS["offline"]
+    runs = [{"rows": [[500, 9, 9, 9], [1000, -a, -a / 2, 0.4]]} for a in (100, 300)]
+    report = chapters.report("offline", [(chapter.settings[0], runs), (chapter.settings[1], [])])
+    assert report.splitlines() == [
+        "| data | method | seeds | return | discounted return | expected |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| expert | cloning | 2 | -200 (-300 to -100) | -100 (-150 to -50) | 0 (0 to 0) |",
+    ]
+
+
+def test_mean_and_interval():
+    """The interval of a mean of 5 runs: about 2 standard errors on either side."""
+    mean, low, high = chapters.mean_and_interval(np.array([[1.0], [2], [3], [4], [5]]))
+    assert mean == 3
+    assert [low, high] == pytest.approx([3 - 1.96 * (2 / 5) ** 0.5, 3 + 1.96 * (2 / 5) ** 0.5], abs=0.15)
+
+
+def test_records_are_made_and_read(tmp_path, monkeypatch, capsys):
+    """A run that is there is not repeated."""
+    calls = []
+
+    def run(seed, data, method):
+        calls.append((seed, data, method))
+        return [[1, 2.0, 3.0, 4.0]]
+
+    monkeypatch.setattr(chapters, "FOLDER", tmp_path)
+    monkeypatch.setitem(chapters.CHAPTERS, "offline", chapters.CHAPTERS["offline"]._replace(run=run))
+    monkeypatch.setattr(sys, "argv", ["chapters.py", "offline", "--seeds", "1", "0"])
+    chapters.main()
+    chapters.main()
+    assert len(calls) == len(set(calls)) == 16
+    assert [[run["seed"] for run in runs] for _, runs in chapters.records("offline")] == [[0, 1]] * 8
+    line = json.loads((tmp_path / "offline.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert line == {
+        "data": "expert",
+        "method": "cloning",
+        "seed": 1,
+        "seconds": line["seconds"],
+        "rows": [[1, 2, 3, 4]],
+    }
+    assert "16 runs" in capsys.readouterr().out
