@@ -5,7 +5,7 @@
     python benchmarks/chapters.py offline --report      # the page's table, and the time that the runs took
 
 A run is a line of data/benchmarks/CHAPTER.jsonl: its settings, its seconds of processor time on one thread, and the
-rows that its program returns. docs/pictures/chapters.py draws the pages' figures from these records.
+rows that its program returns. docs/pictures/programs.py draws the pages' figures from these records.
 """
 
 import argparse
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from spinup.analysis import stats  # noqa: E402
-from spinup.examples import offline  # noqa: E402
+from spinup.examples import explore, model_based, offline  # noqa: E402
 
 FOLDER = ROOT / "data" / "benchmarks"
 
@@ -38,7 +38,7 @@ class Chapter(NamedTuple):
     settings: list[dict]
     seeds: int
     run: Callable[..., list]
-    columns: dict[str, Callable[[np.ndarray], float]]
+    columns: dict[str, Callable[[list], float]]
     digits: int
 
 
@@ -53,17 +53,78 @@ def run_offline(seed: int, data: str, method: str) -> list:
     return [[i, *(round(x, 1) for x in row)] for i, *row in history]
 
 
+EXPLORERS = {  # what is given to explore.train
+    "epsilon-greedy": {"bonus": "none"},
+    "optimism": {"bonus": "none", "q0": 1.0},
+    "plain count": {"bonus": "count", "center": False},
+    "count": {"bonus": "count"},
+    "RND": {"bonus": "rnd"},
+}
+
+
+def run_exploration(seed: int, method: str) -> list:
+    """Rows of (steps, goal reached, cells seen), and in the end the visits to each cell of the maze."""
+    rows, visits = explore.train(seed=seed, **EXPLORERS[method])
+    return [*rows, visits.tolist()]
+
+
+def first_goal(rows: list) -> float:
+    """The first episode that reaches the goal; the number of episodes if none does."""
+    goals = [reached for _, reached, _ in rows[:-1]]
+    return (goals.index(1) if 1 in goals else len(goals)) + 1.0
+
+
+HORIZONS = (5, 10, 20, 40, 80)
+
+
+def run_model_based(seed: int, members: int, horizon: int) -> list:
+    rows, _ = model_based.train(members, horizon, seed)
+    return [[steps, round(total, 1), round(loss, 3)] for steps, total, loss in rows]
+
+
+def run_exploitation(seed: int, members: int, episodes: int) -> list:
+    """Rows of horizon, and rewards per step: of plans, imagined and real, and of random actions, imagined and real."""
+    _, model = model_based.train(members, seed=seed, episodes=episodes)
+    found = {horizon: model_based.exploitation(model, horizon, seed=1_000_000) for horizon in HORIZONS}
+    return [[horizon, *(round(x, 3) for x in row)] for horizon, row in found.items()]
+
+
 CHAPTERS = {
     "offline": Chapter(
         [{"data": data, "method": method} for data in ("expert", "mixed") for method in offline.METHODS],
         5,
         run_offline,
         {
-            "return": lambda rows: rows[-1, 1],
-            "discounted return": lambda rows: rows[-1, 2],
-            "expected": lambda rows: rows[-1, 3],
+            "return": lambda rows: rows[-1][1],
+            "discounted return": lambda rows: rows[-1][2],
+            "expected": lambda rows: rows[-1][3],
         },
         0,
+    ),
+    "exploration": Chapter(
+        [{"method": method} for method in EXPLORERS],
+        10,
+        run_exploration,
+        {
+            "first episode at the goal": first_goal,
+            "success, last 50 episodes": lambda rows: np.mean([reached for _, reached, _ in rows[-51:-1]]),
+            "steps, last 50 episodes": lambda rows: np.mean([steps for steps, _, _ in rows[-51:-1]]),
+        },
+        1,
+    ),
+    "model-based": Chapter(
+        [{"members": 5, "horizon": 20}, {"members": 1, "horizon": 20}, {"members": 5, "horizon": 5}],
+        5,
+        run_model_based,
+        {f"return of episode {i + 1}": lambda rows, i=i: rows[i][1] for i in (0, 2, 4, 6)},
+        0,
+    ),
+    "model-exploitation": Chapter(
+        [{"members": members, "episodes": 1} for members in (1, 5)],
+        5,
+        run_exploitation,
+        {f"gap at horizon {horizon}": lambda rows, i=i: rows[i][1] - rows[i][2] for i, horizon in enumerate(HORIZONS)},
+        2,
     ),
 }
 
@@ -104,7 +165,7 @@ def report(name: str, found: list[tuple[dict, list[dict]]]) -> str:
             cells = [f"{value:g}" if isinstance(value, float) else str(value) for value in setting.values()]
             cells.append(str(len(runs)))
             for column in chapter.columns.values():
-                values = np.array([column(np.array(run["rows"], float)) for run in runs])
+                values = np.array([column(run["rows"]) for run in runs])
                 mean, low, high = (f"{x + 0.0:.{chapter.digits}f}" for x in mean_and_interval(values))
                 cells.append(f"{mean} ({low} to {high})")
             lines.append(f"| {' | '.join(cells)} |")

@@ -14,7 +14,11 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import chapters
 
-PAGES = {"offline": ("offline", "off")}  # chapter: (program, prefix of its labels)
+PAGES = {  # page: (program, prefix of its labels, records)
+    "offline": ("offline", "off", ["offline"]),
+    "exploration": ("explore", "exp", ["exploration"]),
+    "model-based": ("model_based", "mod", ["model-based", "model-exploitation"]),
+}
 
 
 def page_of(chapter: str) -> str:
@@ -23,7 +27,7 @@ def page_of(chapter: str) -> str:
 
 @pytest.mark.parametrize("chapter", PAGES)
 def test_equations_of_the_page_are_in_the_code(chapter):
-    program, prefix = PAGES[chapter]
+    program, prefix, _ = PAGES[chapter]
     labels = re.findall(r"^:label: (\S+)$", page_of(chapter), re.MULTILINE)
     assert labels == [f"{prefix}-{i + 1}" for i in range(len(labels))]
     source = (ROOT / "spinup" / "examples" / f"{program}.py").read_text(encoding="utf-8")
@@ -32,7 +36,11 @@ def test_equations_of_the_page_are_in_the_code(chapter):
     assert f"{prefix}-1 to {prefix}-{len(labels)}: docs/introduction/{chapter}.md" in source
 
 
-@pytest.mark.parametrize("chapter", PAGES)
+def test_all_records_are_on_a_page():
+    assert [name for _, _, records in PAGES.values() for name in records] == list(chapters.CHAPTERS)
+
+
+@pytest.mark.parametrize("chapter", chapters.CHAPTERS)
 def test_every_setting_has_all_its_seeds(chapter):
     """And the file has nothing else."""
     found, seeds = chapters.records(chapter), list(range(chapters.CHAPTERS[chapter].seeds))
@@ -42,10 +50,10 @@ def test_every_setting_has_all_its_seeds(chapter):
     assert len(lines) == len(seeds) * len(found)
 
 
-@pytest.mark.parametrize("chapter", PAGES)
-def test_the_pages_table_is_the_report(chapter):
-    report = chapters.report(chapter, chapters.records(chapter))
-    lines = page_of(chapter).splitlines()
+@pytest.mark.parametrize(("page", "name"), [(page, name) for page in PAGES for name in PAGES[page][2]])
+def test_the_pages_tables_are_the_reports(page, name):
+    report = chapters.report(name, chapters.records(name))
+    lines = page_of(page).splitlines()
     start = lines.index(report.splitlines()[0])
     assert "\n".join(itertools.takewhile(lambda line: line.startswith("|"), lines[start:])) == report
 

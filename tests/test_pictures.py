@@ -13,12 +13,13 @@ sys.path.insert(0, str(ROOT / "docs" / "pictures"))
 import diagrams
 import language
 import palette
+import programs
 import reference
 import results
 import stills
 import svg
 
-DRAWN = diagrams.DIAGRAMS | stills.STILLS | results.RESULTS | language.FIGURES
+DRAWN = diagrams.DIAGRAMS | stills.STILLS | results.RESULTS | language.FIGURES | programs.FIGURES
 PICTURES = ROOT / "docs" / "pictures"
 NUMBER = re.compile(r"-?\d+\.\d+|-?\d+")
 

@@ -15,7 +15,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from spinup.nets import mlp
 
 MAZE = (
     "#########################",
@@ -34,7 +36,7 @@ class Maze:
     """Cells are numbered row by row. A move into a wall stays; reaching G earns 1 and ends the episode."""
 
     def __init__(self, rows: tuple[str, ...] = MAZE):
-        self.text, self.width = "".join(rows), len(rows[0])
+        self.text, self.height, self.width = "".join(rows), len(rows), len(rows[0])
         self.start, self.goal, self.size = self.text.index("S"), self.text.index("G"), len(self.text)
 
     def step(self, s: int, a: int) -> tuple[int, float, bool]:
@@ -44,26 +46,21 @@ class Maze:
         s2 = s if self.text[s2] == "#" else s2
         return s2, float(s2 == self.goal), s2 == self.goal
 
-    def one_hot(self, s: int) -> Tensor:
-        """What RND sees of a cell: its row and its column, so that errors generalize along both."""
-        row, column = divmod(s, self.width)
-        x = torch.zeros(self.size // self.width + self.width)
-        x[[row, self.size // self.width + column]] = 1
-        return x
+    def observations(self) -> Tensor:
+        """What RND sees of each cell: its row and its column, both one-hot. (size, height + width)"""
+        rows, columns = torch.eye(self.height), torch.eye(self.width)
+        return torch.cat([rows.repeat_interleave(self.width, dim=0), columns.repeat(self.height, 1)], dim=1)
 
 
 # ---- bonuses: each is called with the cell that a step leads to
 
 
-class NoBonus:
-    """The reward alone."""
-
-    def __call__(self, s: int) -> float:
-        return 0.0
+def no_bonus(s: int) -> float:
+    return 0.0
 
 
 class CountBonus:
-    """The rarer a cell, the larger; it never quite vanishes."""
+    """The rarer a cell, the larger; it falls slowly and never vanishes."""
 
     def __init__(self, maze: Maze):
         self.visits = np.zeros(maze.size)
@@ -74,29 +71,30 @@ class CountBonus:
 
 
 class RND:
-    """The error of a network that learns to agree with another, random one: large where it has learned little."""
+    """The error of a network that learns to agree with a random one: large for what it has rarely seen."""
 
-    def __init__(self, maze: Maze, features: int = 16, lr: float = 1e-3):
-        self.see = maze.one_hot
-        inputs = len(self.see(maze.start))
-        self.target, self.predictor = (
-            nn.Sequential(nn.Linear(inputs, 64), nn.ReLU(), nn.Linear(64, features)) for _ in range(2)
-        )
-        self.target.requires_grad_(False)
+    def __init__(self, maze: Maze, features: int = 16, lr: float = 1e-3, batch_size: int = 10):
+        self.x = maze.observations()  # (cells, inputs)
+        sizes = self.x.shape[1], 64, features
+        self.target, self.predictor = mlp(sizes, "ReLU").requires_grad_(False), mlp(sizes, "ReLU")
         self.optimizer = torch.optim.Adam(self.predictor.parameters(), lr)
+        self.batch_size, self.batch = batch_size, []
         self.n, self.mean, self.squares = 0, 0.0, 0.0  # of the errors so far
+        self.errors = self.error(self.x).tolist()
 
     def error(self, x: Tensor) -> Tensor:
-        """Squared distance of the two outputs. x (..., inputs), result (...)"""
+        """Squared distance of the two outputs. x (B, inputs), result (B,)"""
         return (self.predictor(x) - self.target(x)).square().mean(-1)  # exp-4
 
     def __call__(self, s: int) -> float:
-        """The bonus, and a step of the predictor on this cell."""
-        error = self.error(self.see(s))
-        self.optimizer.zero_grad()
-        error.backward()  # exp-5
-        self.optimizer.step()
-        return self.normalize(error.item())
+        """The bonus. Each time that a batch is full, the predictor takes a step, and the errors are computed anew."""
+        self.batch.append(s)
+        if len(self.batch) == self.batch_size:
+            self.optimizer.zero_grad()
+            self.error(self.x[self.batch]).mean().backward()  # exp-5
+            self.optimizer.step()
+            self.batch, self.errors = [], self.error(self.x).tolist()
+        return self.normalize(self.errors[s])
 
     def normalize(self, error: float) -> float:
         """The error in units of the standard deviation of all errors so far (Welford's method)."""
@@ -104,10 +102,10 @@ class RND:
         delta = error - self.mean
         self.mean += delta / self.n
         self.squares += delta * (error - self.mean)
-        return error / (self.squares / self.n) ** 0.5 if self.n > 1 else 1.0  # exp-6
+        return error / (self.squares / self.n) ** 0.5 if self.squares else 1.0  # exp-6
 
 
-BONUSES: dict[str, Callable] = {"none": lambda maze: NoBonus(), "count": CountBonus, "rnd": RND}
+BONUSES: dict[str, Callable] = {"none": lambda maze: no_bonus, "count": CountBonus, "rnd": RND}
 
 # ---- learning
 
