@@ -96,12 +96,17 @@ def plan(model: Ensemble, o: Tensor, mean: Tensor, rounds: int = 3, population: 
     return mean
 
 
+def random_actions(horizon: int) -> Tensor:
+    """A sequence of uniformly random actions, (H, 1)."""
+    return LOW + (HIGH - LOW) * torch.rand(horizon, 1)
+
+
 def exploitation(model: Ensemble, horizon: int, seed: int, starts: int = 20) -> tuple[float, float, float, float]:
     """Imagined and real returns per step, of plans that are carried out to the end, and of random actions."""
     env, found = gym.make(ENV), []
     for i in range(starts):
         o = torch.as_tensor(env.reset(seed=seed + i)[0])
-        for actions in (plan(model, o, torch.zeros(horizon, 1), rounds=6), LOW + (HIGH - LOW) * torch.rand(horizon, 1)):
+        for actions in (plan(model, o, torch.zeros(horizon, 1), rounds=6), random_actions(horizon)):
             env.reset(seed=seed + i)
             real = sum(float(env.step(a)[1]) for a in actions.numpy())
             found += [imagine(model, o, actions[None]).mean().item(), real]
@@ -125,7 +130,7 @@ def train(
         mean, done, total = torch.zeros(horizon, 1), False, 0.0
         while not done:
             if i == 0:
-                a = np.random.default_rng([seed, len(x)]).uniform(LOW, HIGH, 1).astype(np.float32)
+                a = random_actions(1)[0].numpy()
             else:
                 mean = plan(model, torch.as_tensor(o), mean)
                 a, mean = mean[0].numpy(), torch.cat([mean[1:], mean[-1:]])  # the next plan begins with this one
