@@ -48,8 +48,8 @@ def behavior(seed: int) -> torch.nn.Module:
     return offline.train_behavior(seed)
 
 
-def run_offline(seed: int, data: str, method: str) -> list:
-    history = offline.learn(offline.record(behavior(seed), data, seed), method, seed)
+def run_offline(seed: int, data: str, alpha: str) -> list:
+    history = offline.learn(offline.record(behavior(seed), data, seed), float(alpha), seed)
     return [[i, *(round(x, 1) for x in row)] for i, *row in history]
 
 
@@ -91,7 +91,7 @@ def run_exploitation(seed: int, members: int, episodes: int) -> list:
 
 CHAPTERS = {
     "offline": Chapter(
-        [{"data": data, "method": method} for data in ("expert", "mixed") for method in offline.METHODS],
+        [{"data": data, "alpha": alpha} for data in ("expert", "noisy") for alpha in ("0", "0.25", "1", "4", "inf")],
         5,
         run_offline,
         {

@@ -74,6 +74,14 @@ def test_cli_refuses(chapter, words, message, monkeypatch, capsys):
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("alpha", ["-1", "nan"])
+def test_offline_refuses_alpha(alpha, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["offline", "--alpha", alpha])
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module("spinup.examples.offline").main()
+    assert "argument --alpha: must be at least 0, got " in capsys.readouterr().err.splitlines()[-1]
+
+
 # ---- the script
 
 
@@ -83,9 +91,9 @@ def test_report_by_hand(monkeypatch):
     runs = [{"rows": [[500, 9, 9, 9], [1000, -a, -a / 2, 0.4]]} for a in (100, 300)]
     report = chapters.report("offline", [(chapter.settings[0], runs), (chapter.settings[1], [])])
     assert report.splitlines() == [
-        "| data | method | seeds | return | discounted return | expected |",
+        "| data | alpha | seeds | return | discounted return | expected |",
         "| --- | --- | --- | --- | --- | --- |",
-        "| expert | cloning | 2 | -200 (-300 to -100) | -100 (-150 to -50) | 0 (0 to 0) |",
+        "| expert | 0 | 2 | -200 (-300 to -100) | -100 (-150 to -50) | 0 (0 to 0) |",
     ]
 
 
@@ -100,8 +108,8 @@ def test_records_are_made_and_read(tmp_path, monkeypatch, capsys):
     """A run that is there is not repeated."""
     calls = []
 
-    def run(seed, data, method):
-        calls.append((seed, data, method))
+    def run(seed, data, alpha):
+        calls.append((seed, data, alpha))
         return [[1, 2.0, 3.0, 4.0]]
 
     monkeypatch.setattr(chapters, "FOLDER", tmp_path)
@@ -109,8 +117,8 @@ def test_records_are_made_and_read(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["chapters.py", "offline", "--seeds", "1", "0"])
     chapters.main()
     chapters.main()
-    assert len(calls) == len(set(calls)) == 16
-    assert [[run["seed"] for run in runs] for _, runs in chapters.records("offline")] == [[0, 1]] * 8
+    assert len(calls) == len(set(calls)) == 20
+    assert [[run["seed"] for run in runs] for _, runs in chapters.records("offline")] == [[0, 1]] * 10
     line = json.loads((tmp_path / "offline.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert line == {
         "data": "expert",
@@ -119,4 +127,4 @@ def test_records_are_made_and_read(tmp_path, monkeypatch, capsys):
         "seconds": line["seconds"],
         "rows": [[1, 2, 3, 4]],
     }
-    assert "16 runs" in capsys.readouterr().out
+    assert "20 runs" in capsys.readouterr().out

@@ -16,7 +16,13 @@ from chapters import mean_and_interval, records  # noqa: E402
 
 from spinup.examples.explore import Maze  # noqa: E402
 
-NAMES = {"cloning": "cloning", "td3": "TD3", "td3_bc": "TD3+BC", "iql": "IQL"}
+ALPHAS = {
+    "0": "cloning, \u03b1 = 0",
+    "0.25": "\u03b1 = 0.25",
+    "1": "\u03b1 = 1",
+    "4": "\u03b1 = 4",
+    "inf": "TD3, \u03b1 = \u221e",
+}
 
 
 def runs_of(chapter: str) -> dict[tuple, list[dict]]:
@@ -39,34 +45,34 @@ def interval_dot(ax: Axes, y: float, values: np.ndarray) -> None:
 
 def offline_returns() -> Picture:
     found = {setting: rows[:, -1, 1] for setting, rows in rows_of("offline").items()}  # (seeds,)
-    told = "; ".join(f"{NAMES[method]} on {data} data: {x.mean():.0f}" for (data, method), x in found.items())
-    p = Picture("Returns of offline methods", f"Mean return of each method on two data sets. {told}.", 196)
-    for i, (data, title) in enumerate((("expert", "expert data"), ("mixed", "mixed data"))):
-        ax = Axes(p, 62 + 156 * i, 28, 134, 108, (-1800, 0), (-0.5, 3.5))
+    told = "; ".join(f"{ALPHAS[alpha]} on {data} data: {x.mean():.0f}" for (data, alpha), x in found.items())
+    p = Picture("Returns of offline learning", f"Mean return of each \u03b1 on two data sets. {told}.", 214)
+    for i, (data, title) in enumerate((("expert", "expert data"), ("noisy", "noisy data"))):
+        ax = Axes(p, 86 + 140 * i, 28, 120, 126, (-1800, 0), (-0.5, 4.5))
         ax.ticks([(-1800, "\u22121800"), (-900, "\u2212900"), (0, "0")])
         p.text(ax.left + ax.width / 2, 16, title, "head-text")
-        for row, (method, name) in enumerate(reversed(NAMES.items())):
-            interval_dot(ax, row, found[data, method])
+        for row, (alpha, name) in enumerate(reversed(ALPHAS.items())):
+            interval_dot(ax, row, found[data, alpha])
             if i == 0:
                 p.text(ax.left - 7, ax.at(0, row)[1] + 4, name, "note", "end")
-    p.text(180, 174, "return; gray: one seed each", "note")
-    p.text(180, 190, "blue: their mean, with its 95% interval", "note")
+    p.text(180, 190, "return; gray: one seed each", "note")
+    p.text(180, 206, "blue: their mean, with its 95% interval", "note")
     return p
 
 
 def offline_expected() -> Picture:
-    found = {method: rows_of("offline")["expert", method].mean(axis=0) for method in ("td3", "iql")}  # (rows, columns)
+    found = {alpha: rows_of("offline")["expert", alpha].mean(axis=0) for alpha in ("inf", "0.25")}  # (rows, columns)
     told = "; ".join(
-        f"{NAMES[method]} expects {rows[-1, 3]:.0f} and gets {rows[-1, 2]:.0f}" for method, rows in found.items()
+        f"with {ALPHAS[alpha]} it expects {rows[-1, 3]:.0f} and gets {rows[-1, 2]:.0f}" for alpha, rows in found.items()
     )
-    p = Picture("What the critics expect", f"Discounted return from the first step, on expert data. {told}.", 196)
-    for i, (method, rows) in enumerate(found.items()):
+    p = Picture("What the critics expect", f"Discounted return from the first step, on expert data: {told}.", 196)
+    for i, (alpha, rows) in enumerate(found.items()):
         updates = rows[:, 0]
         ax = Axes(p, 44 + 180 * i, 28, 128, 108, (0, updates[-1]), (-400, 0))
         ax.ticks(
             [(x, f"{x:g}") for x in (0, updates[-1])], [(y, f"{y}".replace("-", "\u2212")) for y in (-400, -200, 0)]
         )
-        p.text(ax.left + ax.width / 2, 16, NAMES[method], "head-text")
+        p.text(ax.left + ax.width / 2, 16, {"inf": "TD3", "0.25": "TD3+BC"}[alpha], "head-text")
         p.text(ax.left + ax.width / 2, 153, "updates", "note")
         ax.plot(updates, rows[:, 3], "line red dashed")
         ax.plot(updates, rows[:, 2], "line blue thick")

@@ -1,20 +1,19 @@
-"""Offline RL: implicit Q-learning (IQL, arXiv:2110.06169) learns Pendulum-v1 from recorded steps alone.
+"""Offline RL: TD3+BC (arXiv:2106.06860) learns Pendulum-v1 from recorded steps alone.
 
     python -m spinup.examples.offline
-    python -m spinup.examples.offline --method td3
-    python -m spinup.examples.offline --method cloning --data mixed
-    python -m spinup.examples.offline --method td3_bc --data mixed
+    python -m spinup.examples.offline --alpha inf
+    python -m spinup.examples.offline --alpha 0 --data noisy
 
-The program first trains a policy by spinup.sac and records it; from then on the environment only tests. Beside IQL
-there are TD3 as it is, behavioral cloning, and the sum of the two, TD3+BC (arXiv:2106.06860).
-Equations off-1 to off-9: docs/introduction/offline.md. Departures from the papers: IQL's policy is deterministic,
-TD3+BC doesn't normalize observations, all policies take a step at each update, and networks, runs and some constants
-(alpha, tau, beta, the target networks' speed) are others.
+The program first trains a policy by spinup.sac and records it; from then on the environment only tests. alpha weighs
+values against imitation: 0 is behavioral cloning, and inf is TD3 as it is.
+Equations off-1 to off-5: docs/introduction/offline.md. Departures from the paper: observations are not normalized, the
+policy takes a step at each update, target networks move faster, and networks and runs are smaller.
 """
 
 import argparse
 import contextlib
 import copy
+import math
 import tempfile
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,10 +24,9 @@ from torch import Tensor, nn
 
 import spinup.algos.sac
 from spinup.envs import make_envs
-from spinup.nets import TwinActorCritic, mlp
+from spinup.nets import TwinActorCritic
 
 ENV, GAMMA = "Pendulum-v1", 0.98
-METHODS = ("cloning", "td3", "td3_bc", "iql")
 
 
 class Steps(NamedTuple):
@@ -64,87 +62,60 @@ def train_behavior(seed: int, steps: int = 4000) -> nn.Module:
 
 
 def record(ac: nn.Module, data: str, seed: int, episodes: int = 50) -> Steps:
-    """expert: what the policy does, with little noise. mixed: every other episode has random actions instead."""
-    rng = np.random.default_rng(seed)
-    random = np.arange(episodes) % 2 == 1 if data == "mixed" else np.zeros(episodes, bool)
+    """expert: what the policy does, with little noise. noisy: each action is, with probability 1/2, a random one."""
+    rng, shape = np.random.default_rng(seed), (episodes, 1)
 
     def act(o: np.ndarray) -> np.ndarray:
-        a = (ac.act(o, deterministic=True) + 0.1 * rng.standard_normal((episodes, 1))).clip(-2, 2)
-        return np.where(random[:, None], rng.uniform(-2, 2, (episodes, 1)), a).astype(np.float32)
+        a = (ac.act(o, deterministic=True) + 0.1 * rng.standard_normal(shape)).clip(-2, 2)
+        random = rng.random(shape) < 0.5 * (data == "noisy")
+        return np.where(random, rng.uniform(-2, 2, shape), a).astype(np.float32)
 
     return play(act, episodes, seed)
 
 
-# ---- losses and targets; o and o2 are (B, 3), a and pi (B, 1), all others (B,)
+# ---- losses and targets; o and o2 are (B, 3), a and pi (B, 1), r, q and y (B,)
 
 
-def td3_target(targ: TwinActorCritic, r: Tensor, o2: Tensor) -> Tensor:
+def target(targ: TwinActorCritic, r: Tensor, o2: Tensor) -> Tensor:
     """The smaller of two values of what the policy would do, with a little noise: maybe an action never recorded."""
     a2 = targ.actor(o2) + (0.4 * torch.randn(len(o2), 1)).clamp(-1, 1)
     return r + GAMMA * targ.critic(o2, a2.clamp(-2, 2)).amin(0)  # off-1
 
 
-def clone_loss(pi: Tensor, a: Tensor, weight: Tensor | float = 1.0) -> Tensor:
-    """The squared distance to the recorded actions, in half-ranges of the actions."""
-    return (weight * ((pi - a) / 2).square().squeeze(-1)).mean()  # off-2, off-8
+def clone_loss(pi: Tensor, a: Tensor) -> Tensor:
+    """Behavioral cloning: the squared distance to the recorded actions, in half-ranges of the actions."""
+    return ((pi - a) / 2).square().mean()  # off-2
 
 
-def td3_bc_loss(q: Tensor, pi: Tensor, a: Tensor, alpha: float = 0.25) -> Tensor:
+def actor_loss(q: Tensor, pi: Tensor, a: Tensor, alpha: float) -> Tensor:
     """q: values of the policy's actions pi; a: the recorded actions."""
+    if math.isinf(alpha):
+        return -q.mean()  # TD3
     weight = alpha / q.abs().mean().detach()  # off-3
     return clone_loss(pi, a) - weight * q.mean()  # off-4
-
-
-def expectile_loss(u: Tensor, tau: float = 0.8) -> Tensor:
-    """Squared errors, of which the positive ones weigh tau and the others 1 - tau."""
-    return (torch.where(u > 0, tau, 1 - tau) * u.square()).mean()  # off-5
-
-
-def iql_target(r: Tensor, v2: Tensor) -> Tensor:
-    """From the value of the next state: it asks about no action."""
-    return r + GAMMA * v2  # off-6
-
-
-def advantage_weight(q: Tensor, v: Tensor, beta: float = 1.0) -> Tensor:
-    """How much to imitate recorded actions: the more, the better they are than the state's value."""
-    return (beta * (q - v)).exp().clamp(max=100)  # off-7
 
 
 # ---- learning
 
 
 class Learner:
-    """Networks, optimizers and the update of all four methods. Cloning needs no values; it learns them to log them."""
+    """Networks, optimizers and an update. Cloning needs no critics: it learns them only to show what they expect."""
 
-    def __init__(self, method: str):
-        self.method = method
+    def __init__(self, alpha: float):
+        self.alpha = alpha
         with contextlib.closing(make_envs(ENV, 1, seed=0)) as envs:
             self.ac = TwinActorCritic(envs.observation_space, envs.action_space, (64, 64), layer_norm=False)
-        self.value, self.targ = mlp([3, 64, 64, 1], nn.ReLU), copy.deepcopy(self.ac).requires_grad_(False)
-        self.pi_optimizer, self.q_optimizer, self.v_optimizer = (
-            torch.optim.Adam(net.parameters(), 1e-3) for net in (self.ac.actor, self.ac.critic, self.value)
+        self.targ = copy.deepcopy(self.ac).requires_grad_(False)
+        self.pi_optimizer, self.q_optimizer = (
+            torch.optim.Adam(net.parameters(), 1e-3) for net in (self.ac.actor, self.ac.critic)
         )
-
-    def v(self, o: Tensor) -> Tensor:
-        return self.value(o).squeeze(-1)
 
     def update(self, batch: Steps) -> None:
         o, a, r, o2 = batch
-        if self.method == "iql":
-            q = self.targ.critic(o, a).amin(0)
-            weight = advantage_weight(q, self.v(o).detach())
-            descend(self.v_optimizer, expectile_loss(q - self.v(o)))
-        with torch.no_grad():
-            y = iql_target(r, self.v(o2)) if self.method == "iql" else td3_target(self.targ, r, o2)
-        descend(self.q_optimizer, (self.ac.critic(o, a) - y).square().mean(-1).sum())  # off-9
+        y = target(self.targ, r, o2)  # without a gradient
+        descend(self.q_optimizer, (self.ac.critic(o, a) - y).square().mean(-1).sum())  # off-5
         pi = self.ac.actor(o)
-        if self.method == "iql":
-            descend(self.pi_optimizer, clone_loss(pi, a, weight))
-        elif self.method == "cloning":
-            descend(self.pi_optimizer, clone_loss(pi, a))
-        else:
-            q = self.ac.critic[0](o, pi)
-            descend(self.pi_optimizer, td3_bc_loss(q, pi, a) if self.method == "td3_bc" else -q.mean())
+        descend(self.pi_optimizer, actor_loss(self.ac.critic[0](o, pi), pi, a, self.alpha))
         for slow, fast in zip(self.targ.parameters(), self.ac.parameters(), strict=True):
             slow.lerp_(fast.data, 0.02)
 
@@ -164,10 +135,10 @@ def evaluate(ac: TwinActorCritic, episodes: int = 20, seed: int = 1_000_000) -> 
     return steps.r.sum(0).mean().item(), (discounts @ steps.r).mean().item(), expected.item()
 
 
-def learn(data: Steps, method: str, seed: int, updates: int = 3000, every: int = 500) -> list[tuple]:
+def learn(data: Steps, alpha: float, seed: int, updates: int = 3000, every: int = 500) -> list[tuple]:
     """Rows of updates, return, discounted return and what was expected of it; prints them."""
     torch.manual_seed(seed)
-    learner, flat = Learner(method), [x.flatten(0, 1) for x in data]
+    learner, flat = Learner(alpha), [x.flatten(0, 1) for x in data]
     print("updates  return  discounted  expected")
     history = []
     for i in range(1, updates + 1):
@@ -179,20 +150,22 @@ def learn(data: Steps, method: str, seed: int, updates: int = 3000, every: int =
     return history
 
 
-def train(method: str = "iql", data: str = "expert", seed: int = 0) -> list[tuple]:
+def train(data: str = "expert", alpha: float = 0.25, seed: int = 0) -> list[tuple]:
     """Train the policy to record, record it, and learn from the record: the rows of `learn`."""
     print("spinup.sac trains the policy to record ...", flush=True)
     steps = record(train_behavior(seed), data, seed)
     print(f"The mean return of {steps.r.shape[1]} recorded episodes is {steps.r.sum(0).mean():.0f}")
-    return learn(steps, method, seed)
+    return learn(steps, alpha, seed)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], argument_default=argparse.SUPPRESS)
-    parser.add_argument("--method", choices=METHODS)
-    parser.add_argument("--data", choices=["expert", "mixed"])
+    parser.add_argument("--data", choices=["expert", "noisy"])
+    parser.add_argument("--alpha", type=float, help="weight of the values; 0: behavioral cloning, inf: TD3")
     parser.add_argument("--seed", type=int)
     args = vars(parser.parse_args())  # what is given: the defaults are those of train
+    if not args.get("alpha", 0.0) >= 0:  # NaN is refused too
+        parser.error(f"argument --alpha: must be at least 0, got {args['alpha']}")
     if not 0 <= args.get("seed", 0) < 2**31:
         parser.error(f"argument --seed: must be at least 0 and below 2**31, got {args['seed']}")
     train(**args)
