@@ -120,11 +120,6 @@ def test_records_are_made_and_read(tmp_path, monkeypatch, capsys):
     assert len(calls) == len(set(calls)) == 20
     assert [[run["seed"] for run in runs] for _, runs in chapters.records("offline")] == [[0, 1]] * 10
     line = json.loads((tmp_path / "offline.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    assert line == {
-        "data": "expert",
-        "method": "cloning",
-        "seed": 1,
-        "seconds": line["seconds"],
-        "rows": [[1, 2, 3, 4]],
-    }
+    setting = {"data": "expert", "alpha": "0"}
+    assert line == {**setting, "seed": 1, "seconds": line["seconds"], "rows": [[1, 2, 3, 4]]}
     assert "20 runs" in capsys.readouterr().out

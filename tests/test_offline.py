@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-
 from spinup.examples import offline
 
 # ---- losses by hand

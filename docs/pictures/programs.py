@@ -153,7 +153,7 @@ def model_exploitation() -> Picture:
         f"random actions imagine {rows[-1, 3]:.1f} and get {rows[-1, 4]:.1f}"
         for members, rows in found.items()
     )
-    p = Picture("Plans exploit the model", f"Reward per step after 200 random steps of experience. {told}.", 214)
+    p = Picture("Plans exploit the model", f"Reward per step after 600 random steps of experience. {told}.", 214)
     low = -5 * np.ceil(-min(rows[:, 1:].min() for rows in found.values()) / 5)
     high = 5 * np.ceil(max(0, *(rows[:, 1:].max() for rows in found.values())) / 5)
     for i, (members, rows) in enumerate(found.items()):

@@ -106,7 +106,7 @@ def exploitation(model: Ensemble, horizon: int, seed: int, starts: int = 20) -> 
     env, found = gym.make(ENV), []
     for i in range(starts):
         o = torch.as_tensor(env.reset(seed=seed + i)[0])
-        for actions in (plan(model, o, torch.zeros(horizon, 1), rounds=6), random_actions(horizon)):
+        for actions in (plan(model, o, torch.zeros(horizon, 1), rounds=10), random_actions(horizon)):
             env.reset(seed=seed + i)
             real = sum(float(env.step(a)[1]) for a in actions.numpy())
             found += [imagine(model, o, actions[None]).mean().item(), real]
@@ -117,9 +117,9 @@ def exploitation(model: Ensemble, horizon: int, seed: int, starts: int = 20) -> 
 
 
 def train(
-    members: int = 5, horizon: int = 20, seed: int = 0, episodes: int = 7
+    members: int = 5, horizon: int = 20, seed: int = 0, episodes: int = 7, random: int = 1
 ) -> tuple[list[tuple[int, float, float]], Ensemble]:
-    """Returns rows of (steps, return, loss), one for each episode, of which the first is random, and the model."""
+    """Returns rows of (steps, return, loss), one for each episode, and the model. random: episodes of random actions"""
     torch.manual_seed(seed)
     env, model = gym.make(ENV), Ensemble(members)
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
@@ -129,7 +129,7 @@ def train(
         o, _ = env.reset(seed=seed if i == 0 else None)
         mean, done, total = torch.zeros(horizon, 1), False, 0.0
         while not done:
-            if i == 0:
+            if i < random:
                 a = random_actions(1)[0].numpy()
             else:
                 mean = plan(model, torch.as_tensor(o), mean)
