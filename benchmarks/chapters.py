@@ -116,8 +116,12 @@ CHAPTERS = {
         [{"members": 5, "horizon": 20}, {"members": 1, "horizon": 20}, {"members": 5, "horizon": 5}],
         5,
         run_model_based,
-        {f"return of episode {i + 1}": lambda rows, i=i: rows[i][1] for i in (0, 2, 4, 6)},
-        0,
+        {
+            "return of episode 4": lambda rows: rows[3][1],
+            "return of episode 7": lambda rows: rows[6][1],
+            "first episode above -300": lambda rows: 1 + next((i for i, row in enumerate(rows) if row[1] > -300), 7),
+        },
+        1,
     ),
     "model-exploitation": Chapter(
         [{"members": members, "episodes": 3} for members in (1, 5)],

@@ -113,7 +113,7 @@ def exploration_progress() -> Picture:
     p = Picture("How exploration proceeds", f"Cells seen over episodes, of 103; mean of the seeds. {told}.", 196)
     for i, (name, x) in enumerate(cells.items()):
         episodes = np.arange(1, x.shape[1] + 1)
-        ax = Axes(p, 34 + 86 * i, 28, 66, 108, (0, len(episodes)), (0, 103))
+        ax = Axes(p, 34 + 84 * i, 28, 64, 108, (0, len(episodes)), (0, 103))
         ax.ticks([(len(episodes), f"{len(episodes)}")], [(y, f"{y}") for y in (0, 103)] if i == 0 else [])
         p.text(ax.left + ax.width / 2, 16, name, "note")
         for seed in x:
@@ -124,23 +124,23 @@ def exploration_progress() -> Picture:
     return p
 
 
-LEARNERS = {(5, 20): "5 members, H = 20", (1, 20): "1 member, H = 20", (5, 5): "5 members, H = 5"}
+LEARNERS = {(5, 20): "*K* = 5, *H* = 20", (1, 20): "*K* = 1, *H* = 20", (5, 5): "*K* = 5, *H* = 5"}
 
 
 def model_returns() -> Picture:
     found = rows_of("model-based")
-    told = "; ".join(f"{name}: {found[key][:, -1, 1].mean():.0f}" for key, name in LEARNERS.items())
+    told = "; ".join(f"{k} networks, {h} steps ahead: {found[k, h][:, -1, 1].mean():.0f}" for k, h in LEARNERS)
     p = Picture("Learning with a model", f"Return of each episode; the first is random. In the last, {told}.", 196)
     for i, (key, name) in enumerate(LEARNERS.items()):
         steps, returns = found[key][0, :, 0], found[key][:, :, 1]
-        ax = Axes(p, 44 + 110 * i, 28, 84, 108, (0, steps[-1]), (-1800, 0))
+        ax = Axes(p, 50 + 106 * i, 28, 82, 108, (0, steps[-1]), (-1800, 0))
         labels = [(y, f"{y}".replace("-", "\u2212")) for y in (-1800, -900, 0)] if i == 0 else []
         ax.ticks([(x, f"{x:g}") for x in (0, steps[-1])], labels)
         p.text(ax.left + ax.width / 2, 16, name, "note")
         for seed in returns:
             ax.plot(steps, seed, "line thin")
         ax.plot(steps, returns.mean(axis=0), "line blue thick")
-    p.text(180, 170, "return of an episode, over environment steps", "note")
+    p.text(180, 170, "return of an episode, over environment steps; *K*: networks", "note")
     p.text(180, 187, "gray: one seed each; blue: their mean", "note")
     return p
 
@@ -154,13 +154,11 @@ def model_exploitation() -> Picture:
         for members, rows in found.items()
     )
     p = Picture("Plans exploit the model", f"Reward per step after 600 random steps of experience. {told}.", 214)
-    low = -5 * np.ceil(-min(rows[:, 1:].min() for rows in found.values()) / 5)
-    high = 5 * np.ceil(max(0, *(rows[:, 1:].max() for rows in found.values())) / 5)
     for i, (members, rows) in enumerate(found.items()):
-        ax = Axes(p, 44 + 180 * i, 28, 128, 118, (0, rows[-1, 0]), (low, high))
-        ax.ticks([(x, f"{x:g}") for x in rows[1:, 0]], [(y, f"{y:g}".replace("-", "\u2212")) for y in (low, 0.0)])
+        ax = Axes(p, 44 + 180 * i, 28, 128, 118, (0, rows[-1, 0]), (-7, 0))
+        ax.ticks([(x, f"{x:g}") for x in rows[1:, 0]], [(-7, "\u22127"), (0, "0")])
         p.text(ax.left + ax.width / 2, 16, names[members], "head-text")
-        p.text(ax.left + ax.width / 2, 178, "horizon H", "note")
+        p.text(ax.left + ax.width / 2, 178, "horizon *H*", "note")
         for column, kind in ((1, "line red dashed"), (2, "line blue thick"), (3, "line thin dashed"), (4, "line thin")):
             ax.plot(rows[:, 0], rows[:, column], kind)
     p.text(180, 193, "reward per step; plans: imagined (dashed red), real (blue)", "note")
