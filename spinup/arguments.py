@@ -345,7 +345,7 @@ def document(function: F) -> F:
     if "arguments" in vars(function):
         return function
     # Of a class: its own, although a base class may have a __signature__ from here.
-    call = functools.partial(function.__init__, None) if isinstance(function, type) else function
+    call = functools.partial(vars(function)["__init__"], None) if isinstance(function, type) else function
     signature = inspect.signature(call)
     found = read(signature)
     lines = [f"{a.name}: {a.help}" for a in found.values() if a.help]

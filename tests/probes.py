@@ -33,6 +33,7 @@ OFF_POLICY = {
     for name, algorithm in ALGORITHMS.items()
     if not algorithm.on_policy and "Box" in algorithm.actions
 }
+WITH_TARGETS = {name: function for name, function in OFF_POLICY.items() if "polyak" in ALGORITHMS[name].arguments}
 ALGOS = ON_POLICY | OFF_POLICY
 NO_DISCRETE = [name for name, algorithm in ALGORITHMS.items() if "Discrete" not in algorithm.actions]
 

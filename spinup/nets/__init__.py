@@ -46,6 +46,7 @@ batch of observations and say what is missing.
 
 from spinup.nets.actor_critics import (
     ActorCritic,
+    BatchNormActorCritic,
     DeterministicActorCritic,
     QNetwork,
     RecurrentActorCritic,
@@ -55,6 +56,8 @@ from spinup.nets.actor_critics import (
     describe,
 )
 from spinup.nets.actors import (
+    BatchNormQFunction,
+    BatchNormQFunctions,
     Bounds,
     CategoricalActor,
     DeterministicActor,
@@ -76,7 +79,7 @@ from spinup.nets.distributions import (
 from spinup.nets.encoders import CNN, PartsEncoder, make_encoder
 from spinup.nets.layers import HiddenLinear, activation_class, as_sizes, make_linears, mlp, network, orthogonal_
 from spinup.nets.memory import Memory, RecurrentNetwork
-from spinup.nets.norms import NoNorm, PartsNorm, RunningNorm, make_obs_norm
+from spinup.nets.norms import BatchNorm, NoNorm, PartsNorm, RunningNorm, average_statistics, make_obs_norm
 from spinup.nets.protocol import (
     check_actor_critic,
     check_parts,
@@ -91,6 +94,10 @@ __all__ = [
     "CNN",
     "LOG_SQRT_2PI",
     "ActorCritic",
+    "BatchNorm",
+    "BatchNormActorCritic",
+    "BatchNormQFunction",
+    "BatchNormQFunctions",
     "Bounds",
     "Categorical",
     "CategoricalActor",
@@ -118,6 +125,7 @@ __all__ = [
     "activation_class",
     "as_input",
     "as_sizes",
+    "average_statistics",
     "check_actor_critic",
     "check_parts",
     "check_policy",

@@ -12,6 +12,8 @@ from spinup.arguments import Range, document
 from spinup.compute import accel
 from spinup.errors import UserError
 from spinup.nets.actors import (
+    BatchNormQFunction,
+    BatchNormQFunctions,
     CategoricalActor,
     DeterministicActor,
     GaussianActor,
@@ -21,7 +23,7 @@ from spinup.nets.actors import (
     SquashedGaussianActor,
 )
 from spinup.nets.distributions import Categorical, Gaussian, MultiCategorical, SquashedGaussian
-from spinup.nets.layers import network
+from spinup.nets.layers import as_sizes, network
 from spinup.nets.memory import RecurrentNetwork
 from spinup.nets.norms import make_obs_norm
 from spinup.observations import mask_slice
@@ -215,6 +217,44 @@ class SoftActorCritic(DeterministicActorCritic):
             net = network(observation_space, int(action_space.n), *common)
             return CategoricalActor(net, mask_slice(observation_space))
         return SquashedGaussianActor(network(observation_space, 2 * action_space.shape[0], *common), action_space)
+
+    @torch.inference_mode()
+    def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
+        """Samples of the policy, or its mode, at observations o, (..., *obs_shape): (..., *act_shape)."""
+        pi = self.actor(self.obs_norm(as_input(o, self)))
+        return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
+
+
+@document
+class BatchNormActorCritic(nn.Module):
+    """A stochastic policy and two action-value functions with batch normalization, for CrossQ.
+
+    With normalize_obs, `act` normalizes; actor and critic expect observations that already passed through obs_norm.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Box,
+        hidden_sizes: arg.HiddenSizes = (256, 256),
+        critic_width: Annotated[
+            int, Range(1, 1000), "hidden layers of the critics have this many times as many units as hidden_sizes"
+        ] = 2,
+        activation: arg.Activation = "ReLU",
+        linear: arg.Linear = nn.Linear,
+        batch_norm: Annotated[bool, "batch normalization in the critics (arXiv:1502.03167)"] = True,
+        normalize_obs: arg.NormalizeObs = False,
+    ):
+        super().__init__()
+        self.register_buffer("_device_anchor", torch.empty(0), persistent=False)  # for as_input
+        self.obs_norm = make_obs_norm(observation_space, normalize_obs)
+        net = network(observation_space, 2 * action_space.shape[0], hidden_sizes, activation, linear)
+        self.actor = SquashedGaussianActor(net, action_space)
+        critic_sizes = [critic_width * n for n in as_sizes(hidden_sizes)]
+        self.critic = BatchNormQFunctions(
+            BatchNormQFunction(observation_space, action_space, critic_sizes, activation, linear, batch_norm)
+            for _ in range(2)
+        )
 
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:

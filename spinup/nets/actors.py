@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from spinup.errors import UserError
 from spinup.nets.distributions import Categorical, Gaussian, MultiCategorical, SquashedGaussian
 from spinup.nets.encoders import make_encoder
-from spinup.nets.layers import as_sizes, mlp
+from spinup.nets.layers import activation_class, as_sizes, make_linears, mlp
+from spinup.nets.norms import BatchNorm
 
 
 class GaussianActor(nn.Module):
@@ -216,3 +217,34 @@ class QFunctions(nn.ModuleList):
 
     def forward(self, o: Tensor, a: Tensor | None = None) -> Tensor:
         return torch.stack([q(o, a) for q in self])
+
+
+class BatchNormQFunction(nn.Module):
+    """Q(s, a), (B,), for Box actions (B, A), with batch normalization of the input and of each hidden layer's output
+    (arXiv:1902.05605).
+
+    batch_norm: False leaves it out
+    """
+
+    def __init__(self, observation_space, action_space, hidden_sizes, activation, linear, batch_norm: bool = True):
+        super().__init__()
+        self.encoder, features = make_encoder(observation_space)
+        self.bounds = Bounds(action_space)
+        sizes = [features + action_space.shape[0], *as_sizes(hidden_sizes), 1]
+        self.norms = nn.ModuleList(BatchNorm(n) for n in sizes[:-1]) if batch_norm else None
+        self.linears = nn.ModuleList(make_linears(linear, sizes))
+        self.activation = activation_class(activation)()
+
+    def forward(self, o: Tensor, a: Tensor, training: bool = False) -> Tensor:
+        x = torch.cat([self.encoder(o), self.bounds.to_unit(a)], -1)
+        for i, linear in enumerate(self.linears):
+            x = self.activation(x) if i else x
+            x = linear(self.norms[i](x, training) if self.norms else x)
+        return x.squeeze(-1)
+
+
+class BatchNormQFunctions(QFunctions):
+    """n of them, with their values stacked: (n, B). training: normalize by the batch's statistics."""
+
+    def forward(self, o: Tensor, a: Tensor, training: bool = False) -> Tensor:
+        return torch.stack([q(o, a, training) for q in self])

@@ -78,3 +78,30 @@ def make_obs_norm(space: spaces.Box, normalize_obs: bool) -> nn.Module:
     if not normalize_obs or not any(parts):
         return NoNorm()
     return RunningNorm(space.shape) if all(parts) else PartsNorm(space)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization (arXiv:1502.03167) of features, (B, n).
+
+    Unlike torch's, which goes by the module's mode, each call says what it normalizes by: with `training` by the
+    batch's own statistics, which also move the running ones; otherwise by the running statistics.
+    """
+
+    def __init__(self, n: int, momentum: float = 0.01, eps: float = 1e-3):
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.weight, self.bias = nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
+        self.register_buffer("mean", torch.zeros(n))
+        self.register_buffer("var", torch.ones(n))
+
+    def forward(self, x: Tensor, training: bool = False) -> Tensor:
+        running = self.mean, self.var
+        return nn.functional.batch_norm(x, *running, self.weight, self.bias, training, self.momentum, self.eps)
+
+
+def average_statistics(module: nn.Module) -> None:
+    """Replace the running statistics of a module's batch normalization by their means over all MPI processes."""
+    for part in module.modules():
+        if isinstance(part, BatchNorm):
+            mpi.average_tensor(part.mean)
+            mpi.average_tensor(part.var)
