@@ -166,7 +166,7 @@ def test_unsupported_actions(tmp_path, algo, space):
     with pytest.raises(UserError, match=f"^{algo} needs .*bounded") as error:
         train(algo, lambda: Spaces(action_space=ACTIONS[space]), tmp_path / "run", **SMALL[algo])
     assert "\n" not in str(error.value)
-    others = "dqn, ppo, sac, trpo and vpg" if space.startswith("discrete") else "ppo, trpo and vpg"
+    others = "dqn, ppo, ppo_rnn, sac, trpo and vpg" if space.startswith("discrete") else "ppo, ppo_rnn, trpo and vpg"
     assert f"{others} take the" in str(error.value)
     assert not (tmp_path / "run").exists()
 
