@@ -201,9 +201,7 @@ def make_jobs(args):
         tasks, seeds = [(algo, env, args.steps) for algo in args.algos for env in args.envs], range(3)
     return [
         {"algo": algo, "env": env, "seed": seed, "budget": args.steps or steps, "flags": [*flags, *args.flags]}
-        for seed in (
-            seeds if args.seeds is None else args.seeds
-        )  # seed by seed, so that early results cover every task
+        for seed in (seeds if args.seeds is None else args.seeds)  # seed by seed, so that early results cover all tasks
         for algo, env, steps, *flags in tasks
     ]
 

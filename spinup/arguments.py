@@ -81,7 +81,7 @@ ActorCriticClass = Annotated[Callable, "class of the networks; spinup.nets docum
 AcKwargs = Annotated[
     dict | None,
     "arguments of actor_critic: hidden_sizes, activation, log_std_init, log_std_min, log_std_max, squash, orthogonal, "
-    "layer_norm, linear, memory_size, cell",
+    "layer_norm, batch_norm, critic_width, linear, memory_size, cell",
 ]
 HiddenSizes = Annotated[int | Sequence[int], "units of each hidden layer"]
 Activation = Annotated[str | type, "a name from torch.nn, or a class"]
@@ -201,6 +201,12 @@ NStep = Annotated[
     Range(1),
     "rewards summed in a target before it bootstraps; larger values learn faster from rare rewards, but are biased, "
     "since older policies earned the later rewards",
+]
+Hindsight = Annotated[
+    float,
+    Range(0, 1),
+    "hindsight replay: probability that a sampled transition gets a goal that its episode achieved later, 0.8 in the "
+    "paper; for environments with goals, and n_step 1",
 ]
 Polyak = Annotated[
     float,
@@ -345,7 +351,7 @@ def document(function: F) -> F:
     if "arguments" in vars(function):
         return function
     # Of a class: its own, although a base class may have a __signature__ from here.
-    call = functools.partial(vars(function)["__init__"], None) if isinstance(function, type) else function
+    call = functools.partial(function.__init__, None) if isinstance(function, type) else function  # type: ignore[misc]
     signature = inspect.signature(call)
     found = read(signature)
     lines = [f"{a.name}: {a.help}" for a in found.values() if a.help]

@@ -304,12 +304,20 @@ class ReplayBuffer:
 
     def sample(self, batch_size: int) -> Batch:
         """B transitions drawn uniformly with replacement, B = batch_size / number of MPI processes, rounded up."""
-        i = torch.randint(len(self), (-(-batch_size // self.procs),)).to(self.r.device)
+        return self.transitions(torch.randint(len(self), (-(-batch_size // self.procs),)).to(self.r.device))
+
+    def transitions(self, i: Tensor) -> Batch:
+        """The transitions with the flat indices i, (B,), copied."""
         r, last, discount = self.sum_rewards(i)
-        o, o2 = self.gather("o", i), self.gather("o2", last)
+        o, o2 = self.gather("o", i), self.next_observations(last)
         if self.images:
-            o, o2 = self.images.join(o, i, following=False), self.images.join(o2, last, following=True)
+            o = self.images.join(o, i, following=False)
         return Batch(o, self.gather("a", i), r, o2, self.gather("terminated", last), discount)
+
+    def next_observations(self, i: Tensor) -> Tensor:
+        """o2 of the transitions i, (B,), copied: (B, *obs_shape)."""
+        o2 = self.gather("o2", i)
+        return self.images.join(o2, i, following=True) if self.images else o2
 
     def gather(self, name: str, i: Tensor) -> Tensor:
         """Rows i, (B,), of a column, copied: (B, ...)."""

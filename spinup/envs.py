@@ -32,6 +32,7 @@ from spinup.wrappers import num_choices
 # Id namespace -> (module that registers its environments when imported, extra that installs it).
 NAMESPACES = {"ALE": ("ale_py", "atari")}
 DEFAULT_LENGTH = 1000  # default of max_ep_len
+MODULES = {"gymnasium_robotics": "robotics"}  # module -> extra that installs it
 EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale": "atari"}
 SEED_LIMIT = 2**31  # environment seeds stay below: many simulators store them in a C int
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -111,7 +112,8 @@ def import_module(module: str, what: str, example: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # the module exists but one of its imports doesn't: its author needs the traceback
-        raise UserError(f"{what}: there is no module '{error.name}' to import") from None
+        needs = f"; it needs: {install(MODULES[error.name])}" if error.name in MODULES else " to import"
+        raise UserError(f"{what}: there is no module '{error.name}'{needs}") from None
 
 
 def make_env(
@@ -488,6 +490,7 @@ class VecEnv:
         self.action_space = flat_action_space(act)
         self.action_start = np.asarray(act.start) if isinstance(act, spaces.Discrete | spaces.MultiDiscrete) else 0
         self.finished: list[tuple] = []
+        self.spares: list[gym.Env] = []
         bounded = isinstance(obs, spaces.Box) and (np.isfinite(obs.low).any() or np.isfinite(obs.high).any())
         only_bytes = is_image(obs) and obs.dtype == np.uint8
         self.bounds = (obs.low, obs.high) if bounded and not only_bytes else None  # None: nothing to check
@@ -570,7 +573,14 @@ class VecEnv:
         names = ("TestEpRet", "TestEpLen", *evaluation_columns(self.log_info))
         return columns_without_nan(list(zip(*played.values(), strict=True)), names)
 
+    def spare(self) -> gym.Env:
+        """One more environment like these, for its functions: in this process, and closed with the others."""
+        self.spares.append(make_env(self.made["env_fn"], self.made["env_kwargs"], self.made["wrappers"]))
+        return self.spares[-1]
+
     def close(self) -> None:
+        while self.spares:
+            close_or_warn(self.spares.pop(), self.name)
         try:
             self.envs.close()
         except Exception as error:  # such as when a worker process exits in it

@@ -138,3 +138,10 @@ def test_custom_networks_need_no_obs_norm(algo, tmp_path):
     ac = getattr(spinup, algo)(Unit, logger_kwargs=logger_kwargs, **SMALL | more | dict(normalize_obs=False))
     assert not hasattr(ac, "obs_norm") or isinstance(ac.obs_norm, NoNorm)
     spinup.load(tmp_path, actor_critic=OwnQActorCritic, env_fn=Unit)
+
+
+@pytest.mark.parametrize("algo", ["vpg", "trpo", "ppo"])
+def test_on_policy_statistics_cover_every_observation_acted_on(algo, tmp_path):
+    options = dict(epochs=2, steps_per_epoch=40, num_envs=2, normalize_obs=True)
+    ac = getattr(spinup, algo)("CartPole-v1", **options, logger_kwargs=dict(output_dir=str(tmp_path), quiet=True))
+    assert ac.obs_norm.count == 80

@@ -20,20 +20,8 @@ ROOT = Path(__file__).parents[1]
 # "" is spinup/__init__.py, the lazy public face.
 ORDER = (
     *("errors", "arguments", "algorithm", "system", "compute", "sparse", "observations", "frames", "examples"),
-    *(
-        "wrappers",
-        "envs",
-        "buffers",
-        "nets",
-        "runs",
-        "algos",
-        "probes",
-        "experiments",
-        "analysis",
-        "exercises",
-        "run",
-        "",
-    ),
+    *("wrappers", "envs", "buffers", "hindsight", "nets", "runs", "algos", "probes", "experiments", "analysis"),
+    *("exercises", "run", ""),
 )
 LAYERS = {name: layer for layer, name in enumerate(ORDER)}
 APART = ("algos", "examples")  # whose files never import each other
@@ -134,11 +122,18 @@ def plot_is_light(root: Path) -> list[str]:
     return faults
 
 
+def labelled(root: Path) -> dict[str, Path]:
+    """The files whose equations are on a page of their name in docs/algorithms; hindsight.py has HER's."""
+    files = {path.stem: path for path in algorithms(root)}
+    hindsight = root / "spinup" / "hindsight.py"
+    return files | ({"her": hindsight} if hindsight.exists() else {})
+
+
 def labels_of(path: Path) -> set[str]:
     """The equation labels in a file's comments."""
     tokens = tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
     comments = " ".join(token.string for token in tokens if token.type == tokenize.COMMENT)
-    names = "|".join(file.stem for file in algorithms(ROOT))
+    names = "|".join(labelled(ROOT))
     return set(re.findall(rf"\b(?:{names})-\d+\b", comments))
 
 
@@ -149,13 +144,13 @@ def equation_labels(root: Path) -> list[str]:
     """
     faults, all_labels = [], set()
     pages = {p.stem: p.read_text(encoding="utf-8") for p in sorted((root / "docs" / "algorithms").glob("*.md"))}
-    for path in algorithms(root):
-        labels = re.findall(r"^:label: *(\S+)$", pages.get(path.stem, ""), re.MULTILINE)
+    for stem, path in labelled(root).items():
+        labels = re.findall(r"^:label: *(\S+)$", pages.get(stem, ""), re.MULTILINE)
         used = labels_of(path)
         faults += [f"{path.name}: {label} is not on its page" for label in sorted(used - set(labels))]
-        faults += [f"{path.stem}.md: {label} is not in the code" for label in sorted(set(labels) - used)]
-        if labels != [f"{path.stem}-{i + 1}" for i in range(len(labels))] or not labels:
-            faults.append(f"{path.stem}.md: labels are {labels}")
+        faults += [f"{stem}.md: {label} is not in the code" for label in sorted(set(labels) - used)]
+        if labels != [f"{stem}-{i + 1}" for i in range(len(labels))] or not labels:
+            faults.append(f"{stem}.md: labels are {labels}")
         all_labels.update(labels)
     for path in (root / "spinup" / "buffers.py", *sorted((root / "spinup" / "nets").glob("*.py"))):
         known = labels_of(path) if path.exists() else set()

@@ -16,6 +16,7 @@ from spinup.arguments import CHANGEABLE, COUNT, Range
 from spinup.buffers import Batch, ReplayBuffer
 from spinup.compute.capture import captured
 from spinup.compute.optim import FlatAdam
+from spinup.hindsight import HindsightBuffer
 from spinup.nets import BatchNormActorCritic, NoNorm, average_statistics, check_q_actor_critic
 from spinup.runs.run import Run
 
@@ -58,6 +59,7 @@ def crossq(
     replay_size: arg.ReplaySize = 1_000_000,
     gamma: arg.Gamma = 0.99,
     n_step: arg.NStep = 1,
+    hindsight: arg.Hindsight = 0.0,
     lr: Annotated[float, Range(0), "learning rate of policy, critics and temperature (Adam)", CHANGEABLE] = 1e-3,
     alpha: Annotated[
         float | Literal["auto"],
@@ -117,7 +119,10 @@ def crossq(
     pi_optimizer, q_optimizer, alpha_optimizer = optimizers
     if target_entropy is None:
         target_entropy = -float(envs.action_space.shape[0])
-    buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    if hindsight == 0:
+        buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    else:
+        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
 
     # ---- learn
     @captured(capture)

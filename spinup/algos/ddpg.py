@@ -17,6 +17,7 @@ from spinup.algorithm import Algorithm
 from spinup.buffers import Batch, ReplayBuffer
 from spinup.compute.capture import captured
 from spinup.compute.optim import FlatAdam, flatten, polyak_average
+from spinup.hindsight import HindsightBuffer
 from spinup.nets import DeterministicActorCritic, NoNorm, check_q_actor_critic
 from spinup.runs.run import Run
 
@@ -45,6 +46,7 @@ def ddpg(
     replay_size: arg.ReplaySize = 1_000_000,
     gamma: arg.Gamma = 0.99,
     n_step: arg.NStep = 1,
+    hindsight: arg.Hindsight = 0.0,
     polyak: arg.Polyak = 0.995,
     target_policy: arg.TargetPolicy = False,
     pi_lr: arg.PiLr = 1e-3,
@@ -95,7 +97,10 @@ def ddpg(
     result = ac_targ if target_policy else ac  # evaluated, saved and returned
     pi_targ_params, q_targ_params = flatten(pi_targ), flatten(q_targ)
     pi_optimizer, q_optimizer = FlatAdam(pi, pi_lr), FlatAdam(q, q_lr)
-    buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    if hindsight == 0:
+        buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    else:
+        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
     low, high = envs.action_space.low, envs.action_space.high
     noise = np.zeros((num_envs, *low.shape), np.float32)
     noise_scale = act_noise * (high - low) / 2

@@ -19,6 +19,7 @@ from spinup.arguments import CHANGEABLE, Range
 from spinup.buffers import Batch, ReplayBuffer
 from spinup.compute.capture import captured
 from spinup.compute.optim import FlatAdam, flatten, polyak_average
+from spinup.hindsight import HindsightBuffer
 from spinup.nets import NoNorm, QNetwork, check_q_network
 from spinup.runs.run import Run
 
@@ -47,6 +48,7 @@ def dqn(
     replay_size: arg.ReplaySize = 1_000_000,
     gamma: arg.Gamma = 0.99,
     n_step: arg.NStep = 3,
+    hindsight: arg.Hindsight = 0.0,
     polyak: arg.Polyak = 0.995,
     double: Annotated[
         bool,
@@ -98,7 +100,10 @@ def dqn(
     q, q_targ = net.q, copy.deepcopy(net.q)
     q_targ_params = flatten(q_targ)
     q_optimizer = FlatAdam(q, q_lr, max_grad_norm)
-    buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    if hindsight == 0:
+        buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    else:
+        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
 
     # ---- learn
     @captured(capture)

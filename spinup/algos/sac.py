@@ -20,6 +20,7 @@ from spinup.arguments import CHANGEABLE, COUNT, Range
 from spinup.buffers import Batch, ReplayBuffer
 from spinup.compute.capture import captured
 from spinup.compute.optim import FlatAdam, flatten, polyak_average
+from spinup.hindsight import HindsightBuffer
 from spinup.nets import Categorical, NoNorm, SoftActorCritic, SquashedGaussian, check_q_actor_critic
 from spinup.runs.run import Run
 
@@ -72,6 +73,7 @@ def sac(
     replay_size: arg.ReplaySize = 1_000_000,
     gamma: arg.Gamma = 0.99,
     n_step: arg.NStep = 1,
+    hindsight: arg.Hindsight = 0.0,
     polyak: arg.Polyak = 0.995,
     lr: Annotated[float, Range(0), "learning rate of policy, critics and temperature (Adam)", CHANGEABLE] = 1e-3,
     alpha: Annotated[
@@ -133,7 +135,10 @@ def sac(
     if target_entropy is None:
         space = envs.action_space
         target_entropy = 0.5 * math.log(space.n) if isinstance(space, spaces.Discrete) else -float(space.shape[0])
-    buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    if hindsight == 0:
+        buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    else:
+        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
 
     # ---- learn
     @captured(capture)
