@@ -61,6 +61,7 @@ SUITES = {
         range(3),
     ),
     "pendulum": ([(algo, "Pendulum-v1", 20_000) for algo in ("sac", "td3", "ddpg")], range(5)),
+    "dqn": ([("dqn", "CartPole-v1", 50_000), ("dqn", "LunarLander-v3", 300_000)], range(5)),
     "offpolicy": (
         [(algo, "HalfCheetah-v5", 100_000) for algo in ("sac", "td3", "ddpg")] + [("sac", "Hopper-v5", 100_000)],
         range(3),

@@ -25,8 +25,9 @@ from gymnasium.vector import AutoresetMode
 
 from spinup.algorithm import Algorithm, files, find
 from spinup.errors import Fault, UserError, closest, first_line, install
-from spinup.observations import check_for_flat_images, is_image, known_space, network_space
+from spinup.observations import action_mask, check_for_flat_images, is_image, known_space, mask_slice, network_space
 from spinup.system.terminal import say
+from spinup.wrappers import num_choices
 
 # Id namespace -> (module that registers its environments when imported, extra that installs it).
 NAMESPACES = {"ALE": ("ale_py", "atari")}
@@ -268,7 +269,8 @@ class NamesToStrings(ast.NodeTransformer):
 def saved_wrappers(folder: Path, config: Mapping, given: Sequence | None = None) -> list:
     """A run's wrappers: those given, or the ones in its config.json.
 
-    Raises UserError if config.json names wrappers other than Gymnasium's: code that a folder names isn't trusted.
+    Raises UserError if config.json names wrappers other than Gymnasium's and ours: code that a folder names isn't
+    trusted.
     """
     if given is not None:
         return as_wrappers(given)
@@ -276,14 +278,14 @@ def saved_wrappers(folder: Path, config: Mapping, given: Sequence | None = None)
     if flags := wrapper_flags(wrappers):
         named = all(WRAPPER_SPEC.fullmatch(str(wrapper)) for wrapper in wrappers)
         allow = f"allow its wrappers with{flags} (wrappers=)" if named else "in Python: wrappers=[...]"
-        raise UserError(f"{folder}: its wrappers {wrappers} are not all Gymnasium's; {allow}")
+        raise UserError(f"{folder}: its wrappers {wrappers} are not all Gymnasium's or spinup's; {allow}")
     return wrappers
 
 
 def wrapper_flags(wrappers: Sequence | str | None) -> str:
-    """The flags that allow a run's wrappers on the command line; "" if all are Gymnasium's own."""
+    """The flags that allow a run's wrappers on the command line; "" if all are Gymnasium's or ours."""
     specs = [str(wrapper) for wrapper in as_wrappers(wrappers)]
-    if all(spec.startswith("gymnasium.wrappers:") for spec in specs):
+    if all(spec.startswith(("gymnasium.wrappers:", "spinup.wrappers:")) for spec in specs):
         return ""
     return "".join(f" --wrapper {shlex.quote(spec)}" for spec in specs)
 
@@ -305,6 +307,14 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
             f"observation space {observation_space} has no fixed size; Box, Discrete, MultiDiscrete, MultiBinary, "
             "and Dict or Tuple of these are supported"
         )
+    if (mask := action_mask(observation_space)) is not None:
+        try:
+            size = num_choices(action_space)
+        except ValueError as error:
+            raise UserError(f"observations have an action_mask: {error}") from None
+        if spaces.flatdim(mask) != size:
+            found = f"the action_mask in the observations has {spaces.flatdim(mask)} entries"
+            raise UserError(f"{found}; it must have {size}, one for each action of {action_space}")
 
 
 def check_actions(algorithm: Algorithm, space: spaces.Space) -> None:
@@ -473,6 +483,7 @@ class VecEnv:
         obs, act = envs.single_observation_space, envs.single_action_space
         self.observation_space = network_space(obs)
         self.raw_observation_space, self.raw_action_space = obs, act  # make_envs replaces the first if it was flattened
+        self.mask = mask_slice(self.observation_space)  # of the actions, in an observation
         self.own_limit = math.inf  # steps after which the environment itself truncates an episode
         self.action_space = flat_action_space(act)
         self.action_start = np.asarray(act.start) if isinstance(act, spaces.Discrete | spaces.MultiDiscrete) else 0
@@ -524,8 +535,19 @@ class VecEnv:
         return self.o
 
     def random_actions(self) -> np.ndarray:
-        """Uniformly random actions, as a policy would give them, (N, *act_shape)."""
-        return (self.envs.action_space.sample() - self.action_start).reshape(self.num_envs, *self.action_space.shape)
+        """Uniformly random actions, legal ones if the observations have an action mask, (N, *act_shape)."""
+        actions = self.envs.action_space.sample(mask=self._legal_actions()) - self.action_start
+        return actions.reshape(self.num_envs, *self.action_space.shape)
+
+    def _legal_actions(self) -> tuple | None:
+        """The action masks of all environments in the form that Gymnasium's `sample` takes; None: all are legal."""
+        if self.mask is None:
+            return None
+        masks = self.o[:, self.mask].astype(np.int8)
+        if isinstance(self.action_space, spaces.Discrete):
+            return tuple(masks)
+        ends = np.cumsum(self.action_space.nvec)[:-1]
+        return tuple(tuple(np.split(mask, ends)) for mask in masks)
 
     def episodes(self, mask: np.ndarray) -> list[tuple]:
         """(return, length, *numbers of log_info) of the current episode of each environment in mask, (N,)."""

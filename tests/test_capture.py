@@ -13,6 +13,7 @@ import torch
 import torch.utils.checkpoint
 from gymnasium import spaces
 from probes import OFF_POLICY, Mixed, Target, Walk, fit, parameters, taken, train, without_time
+from test_masks import Masked
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -105,6 +106,11 @@ class Images(Walk):
 
 def test_runs_on_images_are_bitwise_the_same(tmp_path, capfd):
     assert assert_same_run("sac", Images, tmp_path, SMALL | dict(steps_per_epoch=30), capfd) == []
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn", "sac"])
+def test_runs_with_action_masks_are_bitwise_the_same(tmp_path, algo, capfd):
+    assert assert_same_run(algo, Masked, tmp_path, taken(algo, SMALL | dict(normalize_obs=True)), capfd) == []
 
 
 def test_runs_in_one_process_do_not_share_a_limit_of_graphs(tmp_path, capfd):

@@ -271,7 +271,7 @@ def test_networks_of_ones_own_are_checked(tmp_path):
         def act(self, o, deterministic=False):
             return np.zeros(len(o), int)
 
-    with pytest.raises(UserError, match=r"actor_critic NoQ has no 'q'; spinup\.nets says"):
+    with pytest.raises(UserError, match=r"actor_critic NoQ has no 'q'; help\(spinup\.nets\)"):
         spinup.dqn("CartPole-v1", NoQ, epochs=1, logger_kwargs=dict(output_dir=tmp_path / "run", quiet=True))
 
 

@@ -20,7 +20,20 @@ ROOT = Path(__file__).parents[1]
 # "" is spinup/__init__.py, the lazy public face.
 ORDER = (
     *("errors", "arguments", "algorithm", "system", "compute", "sparse", "observations", "frames", "examples"),
-    *("envs", "buffers", "nets", "runs", "algos", "probes", "experiments", "analysis", "exercises", "run", ""),
+    *(
+        "wrappers",
+        "envs",
+        "buffers",
+        "nets",
+        "runs",
+        "algos",
+        "probes",
+        "experiments",
+        "analysis",
+        "exercises",
+        "run",
+        "",
+    ),
 )
 LAYERS = {name: layer for layer, name in enumerate(ORDER)}
 APART = ("algos", "examples")  # whose files never import each other

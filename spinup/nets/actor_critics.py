@@ -26,6 +26,7 @@ from spinup.nets.actors import (
 from spinup.nets.distributions import Categorical, Gaussian, MultiCategorical, SquashedGaussian
 from spinup.nets.layers import network
 from spinup.nets.norms import make_obs_norm
+from spinup.observations import mask_slice
 
 
 @document
@@ -69,10 +70,10 @@ class ActorCritic(nn.Module):
             name = "squash" if squash else "log_std_min" if log_std_min is not None else "log_std_max"
             raise UserError(f"{name} needs a Gaussian policy, for Box actions; these are {action_space}: leave it out")
         elif isinstance(action_space, spaces.Discrete):
-            self.actor = CategoricalActor(build(int(action_space.n), 0.01))
+            self.actor = CategoricalActor(build(int(action_space.n), 0.01), mask_slice(observation_space))
         else:
             sizes = action_space.nvec
-            self.actor = MultiCategoricalActor(build(int(sizes.sum()), 0.01), sizes)
+            self.actor = MultiCategoricalActor(build(int(sizes.sum()), 0.01), sizes, mask_slice(observation_space))
         self.critic = build(1, 1.0)
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
 
@@ -151,7 +152,8 @@ class SoftActorCritic(DeterministicActorCritic):
 
     def make_actor(self, observation_space, action_space, *common) -> nn.Module:
         if isinstance(action_space, spaces.Discrete):
-            return CategoricalActor(network(observation_space, int(action_space.n), *common))
+            net = network(observation_space, int(action_space.n), *common)
+            return CategoricalActor(net, mask_slice(observation_space))
         return SquashedGaussianActor(network(observation_space, 2 * action_space.shape[0], *common), action_space)
 
     @torch.inference_mode()
@@ -217,7 +219,8 @@ class QNetwork(nn.Module):
         super().__init__()
         self.register_buffer("_device_anchor", torch.empty(0), persistent=False)  # for as_input
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
-        self.q = QFunction(observation_space, action_space, hidden_sizes, activation, linear, layer_norm, dueling)
+        common = hidden_sizes, activation, linear, layer_norm, dueling
+        self.q = QFunction(observation_space, action_space, *common, mask=mask_slice(observation_space))
 
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:

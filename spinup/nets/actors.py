@@ -81,27 +81,42 @@ def keep_bounds(module: nn.Module) -> None:
             part.keep_bounds()
 
 
-class CategoricalActor(nn.Module):
-    """pi(.|s) for Discrete actions."""
+def mask_illegal(x: Tensor, o: Tensor, mask: slice | None) -> Tensor:
+    """Logits or values x, (..., K), with minus infinity for illegal actions (arXiv:2006.14171).
 
-    def __init__(self, net: nn.Module):
+    mask: where observations o, (..., size), say which actions are legal; None: all are. A mask without any legal
+        action, such as that of a terminal state, counts as none.
+    """
+    if mask is None:
+        return x
+    legal = o[..., mask] != 0
+    return x.masked_fill(~legal & legal.any(-1, keepdim=True), -math.inf)
+
+
+class CategoricalActor(nn.Module):
+    """pi(.|s) for Discrete actions. mask: see `mask_illegal`."""
+
+    def __init__(self, net: nn.Module, mask: slice | None = None):
         super().__init__()
-        self.net = net
+        self.net, self.mask = net, mask
 
     def forward(self, o: Tensor) -> Categorical:
-        return Categorical(self.net(o).log_softmax(-1))
+        return Categorical(mask_illegal(self.net(o), o, self.mask).log_softmax(-1))
 
 
 class MultiCategoricalActor(nn.Module):
-    """pi(.|s) for MultiDiscrete actions."""
+    """pi(.|s) for MultiDiscrete actions. mask: see `mask_illegal`; the choices' masks stand one after the other."""
 
-    def __init__(self, net: nn.Module, sizes: Sequence[int]):
+    def __init__(self, net: nn.Module, sizes: Sequence[int], mask: slice | None = None):
         super().__init__()
         self.net = net
         self.sizes = [int(n) for n in sizes]
+        ends = np.cumsum(self.sizes) + (mask.start if mask else 0)
+        self.masks = [slice(int(end) - n, int(end)) if mask else None for end, n in zip(ends, self.sizes, strict=True)]
 
     def forward(self, o: Tensor) -> MultiCategorical:
-        return MultiCategorical(tuple(Categorical(x.log_softmax(-1)) for x in self.net(o).split(self.sizes, -1)))
+        logits = zip(self.net(o).split(self.sizes, -1), self.masks, strict=True)
+        return MultiCategorical(tuple(Categorical(mask_illegal(x, o, mask).log_softmax(-1)) for x, mask in logits))
 
 
 class Bounds(nn.Module):
@@ -152,13 +167,22 @@ class QFunction(nn.Module):
     Without an action it is Q(s, .), the values of all K Discrete actions, (..., K).
 
     dueling: Q = V + A - mean A, with V and the K advantages A from the last layer (arXiv:1511.06581)
+    mask: see `mask_illegal`
     """
 
     def __init__(
-        self, observation_space, action_space, hidden_sizes, activation, linear, layer_norm: bool, dueling: bool = False
+        self,
+        observation_space,
+        action_space,
+        hidden_sizes,
+        activation,
+        linear,
+        layer_norm: bool,
+        dueling: bool = False,
+        mask: slice | None = None,
     ):
         super().__init__()
-        self.dueling = dueling
+        self.dueling, self.mask = dueling, mask
         self.encoder, features = make_encoder(observation_space)
         self.bounds = Bounds(action_space) if isinstance(action_space, spaces.Box) else None
         inputs, out = (features + action_space.shape[0], 1) if self.bounds else (features, int(action_space.n))
@@ -171,6 +195,7 @@ class QFunction(nn.Module):
             if self.dueling:
                 v, adv = q[..., :1], q[..., 1:]
                 q = v + adv - adv.mean(-1, keepdim=True)
+            q = mask_illegal(q, o, self.mask)
             return q if a is None else q.gather(-1, a.unsqueeze(-1)).squeeze(-1)
         return self.net(torch.cat([x, self.bounds.to_unit(a)], -1)).squeeze(-1)
 

@@ -6,7 +6,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from spinup.compute import mpi
-from spinup.observations import is_image, parts_of
+from spinup.observations import Part, is_image, parts_of
 
 
 class RunningNorm(nn.Module):
@@ -46,13 +46,13 @@ class RunningNorm(nn.Module):
 
 
 class PartsNorm(RunningNorm):
-    """A RunningNorm for observations with several parts, (..., size), that leaves images unchanged."""
+    """A RunningNorm for observations with several parts, (..., size), that leaves images and masks unchanged."""
 
     def __init__(self, space: spaces.Box):
-        sizes = [(torch.Size(part.space.shape).numel(), is_image(part.space)) for part in parts_of(space)]
-        numbers = torch.from_numpy(np.concatenate([np.full(size, not image) for size, image in sizes]).nonzero()[0])
+        sizes = [(torch.Size(part.space.shape).numel(), is_normalized(part)) for part in parts_of(space)]
+        numbers = torch.from_numpy(np.concatenate([np.full(size, counts) for size, counts in sizes]).nonzero()[0])
         super().__init__(numbers.shape)
-        self.register_buffer("numbers", numbers, persistent=False)  # indices of the non-image entries
+        self.register_buffer("numbers", numbers, persistent=False)  # indices of the normalized entries
 
     def forward(self, x: Tensor) -> Tensor:
         return x.index_copy(-1, self.numbers, super().forward(x.index_select(-1, self.numbers)))
@@ -68,12 +68,16 @@ class NoNorm(nn.Identity):
         pass
 
 
+def is_normalized(part: Part) -> bool:
+    return not (is_image(part.space) or part.is_mask)
+
+
 def make_obs_norm(space: spaces.Box, normalize_obs: bool) -> nn.Module:
-    """The normalizer for observations of `space`; images, and everything without normalize_obs, stay unchanged."""
-    images = [is_image(part.space) for part in parts_of(space)]
-    if not normalize_obs or all(images):
+    """The normalizer for observations of `space`. Images and masks, and without normalize_obs all, stay unchanged."""
+    parts = [is_normalized(part) for part in parts_of(space)]
+    if not normalize_obs or not any(parts):
         return NoNorm()
-    return PartsNorm(space) if any(images) else RunningNorm(space.shape)
+    return RunningNorm(space.shape) if all(parts) else PartsNorm(space)
 
 
 class BatchNorm(nn.Module):
