@@ -1,33 +1,37 @@
-"""CrossQ, arXiv:1902.05605: SAC without target networks, with batch normalization in the critics.
+"""CrossQ, arXiv:1902.05605: SAC with batch normalization instead of target networks.
 
-Equations: docs/algorithms/crossq.md. Departures from the paper: narrower critics, no batch normalization in the policy,
-no batch renormalization (which the paper's code begins after 100,000 steps), and n-step returns as an option.
+Equations: docs/algorithms/crossq.md. Departures from the paper: critics are 512 units wide instead of 2048 (the preset
+"paper" has its width), batch normalization isn't replaced by batch renormalization after 100,000 steps, and n-step
+returns can replace one-step ones. Each ingredient has a switch: the networks' `batch_norm`, `actor_batch_norm` and
+`critic_width`, and `joint`, `polyak`, `beta1` and `policy_delay`.
 """
 
+import copy
 from typing import Annotated, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spinup import arguments as arg
 from spinup.algorithm import Algorithm
-from spinup.algos.sac import Temperature, alpha_loss
+from spinup.algos.sac import Temperature, alpha_loss, q_loss, target
 from spinup.arguments import CHANGEABLE, COUNT, Range
 from spinup.buffers import Batch, ReplayBuffer
+from spinup.compute import mpi
 from spinup.compute.capture import captured
-from spinup.compute.optim import FlatAdam
+from spinup.compute.optim import FlatAdam, flatten, polyak_average
+from spinup.errors import UserError
 from spinup.nets import BatchNormActorCritic, NoNorm, check_q_actor_critic
 from spinup.runs.run import Run
 
 
-def target(r: Tensor, terminated: Tensor, discount: Tensor, v2: Tensor) -> Tensor:
-    """What Q(s, a) should be, (B,), from the soft value v2 of the next observations."""
-    return r + discount * (1 - terminated) * v2  # crossq-2
-
-
-def q_loss(q: Tensor, y: Tensor) -> Tensor:
-    """Squared error of the critics' values, (2, B), against the targets, (B,), summed over the critics."""
-    return (q - y).square().mean(-1).sum()  # crossq-3
+def joint_values(q: nn.Module, o: Tensor, a: Tensor, o2: Tensor, a2: Tensor, joint: bool) -> tuple[Tensor, Tensor]:
+    """Q(s, a) and Q(s', a'), (2, B) each, normalized by the statistics of both minibatches together."""
+    if not joint:
+        return q(o, a, training=True), q(o2, a2, training=True)  # each by its own
+    both = q(torch.cat([o, o2]), torch.cat([a, a2]), training=True)  # (2, 2B), crossq-3
+    q_values, q2 = both.chunk(2, -1)
+    return q_values, q2
 
 
 def crossq(
@@ -42,6 +46,16 @@ def crossq(
     replay_size: arg.ReplaySize = 1_000_000,
     gamma: arg.Gamma = 0.99,
     n_step: arg.NStep = 1,
+    polyak: Annotated[
+        float,
+        Range(0, 1),
+        "0: no target networks; above: decay of the target critics' running average, as in SAC",
+    ] = 0.0,
+    joint: Annotated[
+        bool,
+        "one pass of the critics over this and the next state together, so that they share batch statistics; False: "
+        "one pass each",
+    ] = True,
     lr: Annotated[float, Range(0), "learning rate of policy, critics and temperature (Adam)", CHANGEABLE] = 1e-3,
     alpha: Annotated[
         float | Literal["auto"],
@@ -91,14 +105,18 @@ def crossq(
     norm = {"normalize_obs": True} if normalize_obs else {}
     ac = actor_critic(envs.observation_space, envs.action_space, **norm, **(ac_kwargs or {}))
     check_q_actor_critic(
-        ac, envs.observation_space, envs.action_space, num_critics=2, soft=True, normalize_obs=normalize_obs
+        ac, envs.observation_space, envs.action_space, 2, soft=True, normalize_obs=normalize_obs, training=True
     )
+    if batch_size < 2 * mpi.num_procs():
+        raise UserError(f"batch_size is {batch_size}; batch statistics need at least 2 transitions on each process")
     ac.temperature = Temperature(1.0 if alpha == "auto" else alpha)
     obs_norm = getattr(ac, "obs_norm", NoNorm())
     run.prepare(ac, fixed=() if alpha == "auto" else ("temperature.",))
     pi, q, log_alpha = ac.actor, ac.critic, ac.temperature.log_alpha
-    optimizers = [FlatAdam(module, lr, betas=(beta1, 0.999)) for module in (pi, q, ac.temperature)]
-    pi_optimizer, q_optimizer, alpha_optimizer = optimizers
+    q_targ = copy.deepcopy(q) if polyak else q
+    q_targ_params = flatten(q_targ) if polyak else None
+    adam = dict(lr=lr, betas=(beta1, 0.999))
+    pi_optimizer, q_optimizer, alpha_optimizer = (FlatAdam(module, **adam) for module in (pi, q, ac.temperature))
     if target_entropy is None:
         target_entropy = -float(envs.action_space.shape[0])
     buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
@@ -112,18 +130,22 @@ def crossq(
 
         with torch.no_grad():
             a2, logp2 = pi(o2).rsample()
-        both = q(torch.cat([o, o2]), torch.cat([a, a2]), training=True)  # (2, 2B), crossq-1
-        q_values, q2 = both.chunk(2, -1)
+        q_values, q2 = joint_values(q, o, a, o2, a2, joint)
         with torch.no_grad():
-            y = target(r, terminated, discount, q2.min(0).values - temperature * logp2)
+            if polyak:
+                _, q2 = joint_values(q_targ, o, a, o2, a2, joint)
+            y = target(r, terminated, discount, q2.min(0).values - temperature * logp2)  # crossq-4
         loss_q = q_loss(q_values, y)
         q_optimizer.minimize(loss_q)
-        metrics = dict(LossQ=loss_q, Q1Vals=q_values[0], Q2Vals=q_values[1], Alpha=temperature)
+        if polyak:
+            polyak_average(q_targ_params, q_optimizer.flat, polyak)
+        q1_values, q2_values = q_values
+        metrics = dict(LossQ=loss_q, Q1Vals=q1_values, Q2Vals=q2_values, Alpha=temperature)
         if skip_policy:
             return metrics
 
-        a_pi, logp = pi(o).rsample()
-        loss_pi = (temperature * logp - q(o, a_pi).min(0).values).mean()  # crossq-4
+        a_pi, logp = pi(o, training=True).rsample()
+        loss_pi = (temperature * logp - q(o, a_pi).min(0).values).mean()  # crossq-5
         pi_optimizer.minimize(loss_pi)
         if alpha == "auto":
             alpha_optimizer.minimize(alpha_loss(log_alpha, logp.detach(), target_entropy))
@@ -131,6 +153,7 @@ def crossq(
 
     # ---- act
     parts = dict(pi_optimizer=pi_optimizer, q_optimizer=q_optimizer, alpha_optimizer=alpha_optimizer)
+    parts |= dict(q_targ=q_targ) if polyak else {}
     o = run.begin(ac, buffer, ac=ac, **parts)
     for epoch in run.epochs():
         while run.t < epoch * steps_per_epoch:
@@ -155,6 +178,7 @@ ALGORITHM = Algorithm(
     spreads=("Q1Vals", "Q2Vals", "LogPi"),
     means=("LossPi", "LossQ", "Alpha"),
     probe={"lr": 1e-2},
+    presets={"paper": {"ac_kwargs": {"critic_width": 8}}},
 )
 
 if __name__ == "__main__":

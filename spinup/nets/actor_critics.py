@@ -1,6 +1,5 @@
 """Actor-critics, one class for each kind of algorithm."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -9,10 +8,11 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from spinup import arguments as arg
-from spinup.arguments import document
+from spinup.arguments import Range, document
 from spinup.compute import accel
 from spinup.errors import UserError
 from spinup.nets.actors import (
+    BatchNormActor,
     BatchNormQFunction,
     BatchNormQFunctions,
     CategoricalActor,
@@ -24,7 +24,7 @@ from spinup.nets.actors import (
     SquashedGaussianActor,
 )
 from spinup.nets.distributions import Categorical, Gaussian, MultiCategorical, SquashedGaussian
-from spinup.nets.layers import network
+from spinup.nets.layers import as_sizes, network
 from spinup.nets.norms import make_obs_norm
 from spinup.observations import mask_slice
 
@@ -165,9 +165,11 @@ class SoftActorCritic(DeterministicActorCritic):
 
 @document
 class BatchNormActorCritic(nn.Module):
-    """A stochastic policy and two action-value functions with batch normalization, for CrossQ.
+    """A stochastic policy of bounded Box actions and two action-value functions, all with batch normalization, for
+    CrossQ.
 
-    With normalize_obs, `act` normalizes, and actor and critic are given observations that went through obs_norm.
+    actor and critic take `training`; `act` normalizes by running statistics. With normalize_obs, `act` also passes
+    observations through obs_norm; actor and critic expect those that already did.
     """
 
     def __init__(
@@ -175,23 +177,29 @@ class BatchNormActorCritic(nn.Module):
         observation_space: spaces.Box,
         action_space: spaces.Box,
         hidden_sizes: arg.HiddenSizes = (256, 256),
-        critic_sizes: Annotated[Sequence[int], "units of each of the critics' hidden layers"] = (512, 512),
         activation: arg.Activation = "ReLU",
         linear: arg.Linear = nn.Linear,
+        critic_width: Annotated[
+            int, Range(1, 1024), "the critics' hidden layers have this many times as many units as hidden_sizes"
+        ] = 2,
+        batch_norm: Annotated[bool, "batch normalization in the critics"] = True,
+        actor_batch_norm: Annotated[bool, "batch normalization in the policy"] = True,
         normalize_obs: arg.NormalizeObs = False,
     ):
         super().__init__()
-        self.register_buffer("_here", torch.empty(0), persistent=False)  # for as_input
+        self.register_buffer("_device_anchor", torch.empty(0), persistent=False)  # for as_input
+        BatchNormActorCritic.arguments["critic_width"].check(critic_width)  # type: ignore[attr-defined]
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
-        net = network(observation_space, 2 * action_space.shape[0], hidden_sizes, activation, linear)
-        self.actor = SquashedGaussianActor(net, action_space)
+        shared = observation_space, action_space
+        self.actor = BatchNormActor(*shared, hidden_sizes, activation, linear, actor_batch_norm)
+        critic_sizes = [critic_width * n for n in as_sizes(hidden_sizes)]
         self.critic = BatchNormQFunctions(
-            BatchNormQFunction(observation_space, action_space, critic_sizes, activation, linear) for _ in range(2)
+            BatchNormQFunction(*shared, critic_sizes, activation, linear, batch_norm) for _ in range(2)
         )
 
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
-        """Actions for observations (..., *obs_shape): samples, or the policy's mode."""
+        """Samples of the policy, or its mode, at observations o, (..., *obs_shape): (..., *act_shape)."""
         pi = self.actor(self.obs_norm(as_input(o, self)))
         return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
 

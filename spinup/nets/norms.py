@@ -81,9 +81,11 @@ def make_obs_norm(space: spaces.Box, normalize_obs: bool) -> nn.Module:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization (arXiv:1502.03167) of features, (B, n).
+    """Batch normalization (arXiv:1502.03167) of features, (..., n).
 
-    By running statistics; with `training` by those of the batch, which move the running ones.
+    With `training`, by the mean and variance of the batch, and the running ones move toward these; otherwise by the
+    running ones, so that what a row gives doesn't depend on the rest of its batch. With several MPI processes, each
+    normalizes by its own batch, and the running statistics move toward the averages over all processes.
     """
 
     def __init__(self, n: int, momentum: float = 0.01, eps: float = 1e-3):
@@ -92,7 +94,20 @@ class BatchNorm(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
         self.register_buffer("mean", torch.zeros(n))
         self.register_buffer("var", torch.ones(n))
+        self.several_processes = mpi.num_procs() > 1
 
     def forward(self, x: Tensor, training: bool = False) -> Tensor:
-        statistics = self.mean, self.var
-        return nn.functional.batch_norm(x, *statistics, self.weight, self.bias, training, self.momentum, self.eps)
+        rows, scale = x.reshape(-1, x.shape[-1]), (self.weight, self.bias)
+        if not training:
+            return nn.functional.batch_norm(rows, self.mean, self.var, *scale, eps=self.eps).view_as(x)
+        y, mean, inverse_std = torch.native_batch_norm(rows, *scale, None, None, True, self.momentum, self.eps)
+        self.move(mean.detach(), (inverse_std.detach() ** -2 - self.eps).clamp(min=0))
+        return y.view_as(x)
+
+    @torch.no_grad()
+    def move(self, mean: Tensor, var: Tensor) -> None:
+        """Move the running statistics toward those of a batch, (n,) each; the variance divides by the batch's size."""
+        for running, x in ((self.mean, mean), (self.var, var)):
+            if self.several_processes:
+                torch.ops.spinup.average_(x)
+            running.lerp_(x, self.momentum)
