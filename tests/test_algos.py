@@ -13,6 +13,7 @@ from probes import (
     OFF_POLICY,
     ON_POLICY,
     PLAIN,
+    SOFT,
     CallLog,
     Discounting,
     Mixed,
@@ -40,6 +41,7 @@ from spinup.nets import ActorCritic, Categorical, NoNorm, RunningNorm, SquashedG
 algos = pytest.mark.parametrize("algo", ALGOS)
 on_policy = pytest.mark.parametrize("algo", ON_POLICY)
 off_policy = pytest.mark.parametrize("algo", OFF_POLICY)
+UNNORMALIZED = [algo for algo in OFF_POLICY if algo != "crossq"]  # test_crossq.py has its own tests of networks
 
 OFF = dict(num_envs=2, steps_per_epoch=40, epochs=3, start_steps=20, update_after=20, replay_ratio=0.5, batch_size=8)
 OFF |= dict(replay_size=60, eval_freq=0, ac_kwargs=dict(hidden_sizes=[16]))  # the buffer is full after half of the run
@@ -274,9 +276,9 @@ class OwnQActorCritic(nn.Module):
         return (a.mode() if self.actor.soft else a).numpy()
 
 
-@off_policy
+@pytest.mark.parametrize("algo", UNNORMALIZED)
 def test_own_actor_critic_with_action_values(tmp_path, algo):
-    kwargs = dict(soft=algo == "sac", n=1 if algo == "ddpg" else 2)
+    kwargs = dict(soft=algo in SOFT, n=1 if algo == "ddpg" else 2)
     options = {**SMALL[algo], "epochs": 2, "eval_freq": 1, "num_test_episodes": 2, "ac_kwargs": kwargs}
     before = []
 
@@ -293,7 +295,7 @@ def test_own_actor_critic_with_action_values(tmp_path, algo):
     assert torch.equal(saved["critic.0.weight"], ac.critic[0].weight)
 
 
-@off_policy
+@pytest.mark.parametrize("algo", UNNORMALIZED)
 def test_ac_kwargs_of_action_values(tmp_path, algo):
     made = []
 
@@ -304,7 +306,7 @@ def test_ac_kwargs_of_action_values(tmp_path, algo):
     kwargs = dict(hidden_sizes=[5, 7], activation="Tanh", layer_norm=True, linear=linear)
     ac = train(algo, Target, tmp_path, **{**SMALL[algo], "epochs": 1, "ac_kwargs": kwargs})
     critics = 1 if algo == "ddpg" else 2
-    actor = [(1, 5), (5, 7), (7, 4 if algo == "sac" else 2)]  # SAC's has a mean and a deviation of each
+    actor = [(1, 5), (5, 7), (7, 4 if algo in SOFT else 2)]  # SAC's has a mean and a deviation of each
     assert made == actor + [(3, 5), (5, 7), (7, 1)] * critics
     assert sum(isinstance(x, nn.Tanh) for x in ac.modules()) == 2 + 2 * critics
     assert sum(isinstance(x, nn.LayerNorm) for x in ac.modules()) == 2 * critics
@@ -371,6 +373,7 @@ OWN_CHANGES |= {
     "ddpg": NOISE,
     "td3": NOISE | dict(target_noise=0.5, noise_clip=0.01, policy_delay=1),
     "sac": dict(lr=0.1, alpha=0.3, target_entropy=0.1),
+    "crossq": dict(lr=0.1, alpha=0.3, target_entropy=0.1, joint=False, beta1=0.9, policy_delay=1),
 }
 # What changes only how fast the same numbers come, how often they are saved, or has a test of its own.
 NO_CHANGE = {"steps_per_epoch", "epochs", "env_kwargs", "vectorization", "device", "threads", "matmul_precision"}
@@ -546,7 +549,7 @@ def test_evaluation_is_of_the_mode(tmp_path, algo):
                 nn.init.zeros_(p)
 
     options = {**SMALL[algo], "epochs": 1, "eval_freq": 1}
-    options |= {"trpo": dict(delta=0.0), "sac": dict(lr=0.0)}.get(algo, dict(pi_lr=0.0))
+    options |= {"trpo": dict(delta=0.0), **{name: dict(lr=0.0) for name in SOFT}}.get(algo, dict(pi_lr=0.0))
     train(algo, Middle, tmp_path, actor_critic=Still, **options)
     assert column(tmp_path, "MinTestEpRet") == [0]
     assert column(tmp_path, "MaxEpRet")[0] < 0
@@ -587,10 +590,12 @@ WRONG_OWN = {
     "ddpg": WRONG_OFF | WRONG_NOISE,
     "td3": WRONG_OFF | WRONG_NOISE | dict(target_noise=-0.1, noise_clip=-0.1, policy_delay=0),
     "sac": WRONG_OFF | dict(lr=-1.0),
+    "crossq": WRONG_OFF | dict(lr=-1.0, joint="both", beta1=1.5, policy_delay=0),
 }
 WRONG_ARGUMENTS = [(algo, *pair) for algo in ALGOS for pair in (WRONG | WRONG_OWN[algo]).items()]
-WRONG_ARGUMENTS += [("sac", "alpha", value) for value in (-0.1, "often", math.inf, math.nan)]
-WRONG_ARGUMENTS += [("sac", "target_entropy", value) for value in ("low", math.nan)]
+WRONG_ARGUMENTS += [(algo, "alpha", value) for algo in SOFT for value in (-0.1, "often", math.inf, math.nan)]
+WRONG_ARGUMENTS += [(algo, "target_entropy", value) for algo in SOFT for value in ("low", math.nan)]
+WRONG_ARGUMENTS += [("crossq", "batch_size", 1)]
 
 
 @pytest.mark.parametrize(("algo", "name", "value"), WRONG_ARGUMENTS)
@@ -640,7 +645,7 @@ OFF_SHARED = f"Epoch {spread('EpRet')} EpLen {spread('TestEpRet')} TestEpLen Eva
 OFF_COLUMNS = {
     "ddpg": f"{OFF_SHARED} {spread('QVals')} LossPi LossQ Time",
     "td3": f"{OFF_SHARED} {spread('Q1Vals', 'Q2Vals')} LossPi LossQ Time",
-    "sac": f"{OFF_SHARED} {spread('Q1Vals', 'Q2Vals', 'LogPi')} LossPi LossQ Alpha Time",
+    **dict.fromkeys(SOFT, f"{OFF_SHARED} {spread('Q1Vals', 'Q2Vals', 'LogPi')} LossPi LossQ Alpha Time"),
 }
 
 
@@ -689,6 +694,7 @@ def test_config(tmp_path, algo):
     assert record["seed"] == 5
     assert record["ac_kwargs"] == {"hidden_sizes": [8]}
     own = {"ddpg": "DeterministicActorCritic", "td3": "TwinActorCritic", "sac": "SoftActorCritic"}
+    own |= {"crossq": "BatchNormActorCritic"}
     assert record["actor_critic"] == f"spinup.nets.{own.get(algo, 'ActorCritic')}"
     assert set(find(algo).defaults) <= set(record)
     del options["ac_kwargs"]
@@ -706,7 +712,7 @@ def test_load_gives_the_same_actions(tmp_path, algo, env):
         actions.append((x.act(o), x.act(o), x.act(o, deterministic=True)))
     for one, other in zip(*actions, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)  # memory's alignment decides how products round
-    (sample, _, mode), draws = actions[0], algo not in NO_DISCRETE
+    (sample, _, mode), draws = actions[0], algo in (*ON_POLICY, *SOFT)
     assert (sample != mode).any() == draws  # exploration noise is DDPG's and TD3's own
     assert len(np.unique(mode)) > 1
 

@@ -311,7 +311,7 @@ def abort(*error):  # otherwise the other process would wait forever
 
 
 sys.excepthook = abort
-for algo in ("ddpg", "dqn", "sac", "td3"):
+for algo in ("crossq", "ddpg", "dqn", "sac", "td3"):
     module = importlib.import_module(f"spinup.algos.{algo}")
     batches, buffers = [], []
 

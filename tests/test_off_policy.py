@@ -1,4 +1,4 @@
-"""What DDPG, TD3 and SAC have in common: when and how often they learn, what they do first, targets, mistakes."""
+"""What the off-policy algorithms with an actor share: when they learn, what they do first, targets, mistakes."""
 
 import copy
 import math
@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from probes import (
     OFF_POLICY,
+    SOFT,
     CallLog,
     Discounting,
     Mixed,
@@ -25,9 +26,9 @@ from probes import (
 )
 
 from spinup import run
-from spinup.algos import ddpg, sac, td3
+from spinup.algos import crossq, ddpg, sac, td3
 
-MODULES = {"ddpg": ddpg, "td3": td3, "sac": sac}
+MODULES = {"ddpg": ddpg, "td3": td3, "sac": sac, "crossq": crossq}
 algos = pytest.mark.parametrize("algo", OFF_POLICY)
 noisy = pytest.mark.parametrize("algo", ["ddpg", "td3"])
 
@@ -36,7 +37,7 @@ SMALL = dict(num_envs=1, epochs=1, batch_size=4, replay_size=1000, eval_freq=0, 
 
 def still(algo, **kwargs):
     """Settings under which nothing is learned."""
-    return SMALL | (dict(lr=0.0) if algo == "sac" else dict(pi_lr=0.0, q_lr=0.0)) | kwargs
+    return SMALL | (dict(lr=0.0) if algo in SOFT else dict(pi_lr=0.0, q_lr=0.0)) | kwargs
 
 
 # ---- when and how often
@@ -110,7 +111,7 @@ def test_the_policy_acts_after_start_steps(tmp_path, algo, num_envs, start_steps
             acted.append(a)
             return a
 
-    noise = {} if algo == "sac" else dict(act_noise=0.0)
+    noise = {} if algo in SOFT else dict(act_noise=0.0)
     options = still(algo, num_envs=num_envs, start_steps=start_steps, update_after=10**6, steps_per_epoch=60, **noise)
     train(algo, lambda: CallLog(Target(), calls), tmp_path, actor_critic=Watched, **options)
     actions = np.stack([a for what, a in calls if what == "step"])
@@ -200,12 +201,12 @@ class Told(Probe):
 def test_batches_hold_what_happened(monkeypatch, tmp_path, algo, num_envs):
     """Also where the noise would lead out of the bounds: what is stored is the action that was taken."""
     options = {**SMALL, "num_envs": num_envs, "start_steps": 10, "update_after": 20, "steps_per_epoch": 60}
-    options |= {} if algo == "sac" else dict(act_noise=1.0)
+    options |= {} if algo in SOFT else dict(act_noise=1.0)
     replay = Replay(monkeypatch, algo, Told, tmp_path, **options, gamma=0.9)
     o, a, r, o2, terminated, discount = (torch.cat(x) for x in zip(*replay.batches, strict=True))
     assert set(o.flatten().tolist()) == {0, 1, 2, 3}
     torch.testing.assert_close(r, (100 * o + a).squeeze(1), rtol=0, atol=1e-4)
-    assert algo == "sac" or ((a == 0) | (a == 1)).float().mean() > 0.2
+    assert algo in SOFT or ((a == 0) | (a == 1)).float().mean() > 0.2
     assert torch.equal(o2, o + 1)
     assert torch.equal(terminated, (o2 == 4).float().squeeze(1))
     assert discount.tolist() == pytest.approx([0.9] * len(discount))
@@ -248,12 +249,13 @@ def test_replay_size_is_the_memory_of_the_run(monkeypatch, tmp_path, algo):
 @pytest.mark.parametrize("polyak", [0.9, 0.0, 1.0])
 def test_targets_follow_all_parameters_by_polyak_averaging(monkeypatch, tmp_path, algo, polyak):
     """Exact for one update, which is TD3's first with a delay of 1."""
-    rates = dict(lr=0.1) if algo == "sac" else dict(pi_lr=0.1, q_lr=0.1)
-    delay = dict(policy_delay=1) if algo == "td3" else {}
+    rates = dict(lr=0.1) if algo in SOFT else dict(pi_lr=0.1, q_lr=0.1)
+    delay = dict(policy_delay=1) if algo in ("td3", "crossq") else {}
     options = {**SMALL, "start_steps": 0, "update_after": 20, "steps_per_epoch": 20, "polyak": polyak, **rates, **delay}
     replay = Replay(monkeypatch, algo, Walk, tmp_path, **options)
     assert len(replay.batches) == 1
-    assert set(replay.targets) == ({"critic"} if algo == "sac" else {"actor", "critic"})
+    averaged = {"actor", "critic"} if algo not in SOFT else {"critic"} if algo == "sac" or polyak else set()
+    assert set(replay.targets) == averaged  # CrossQ has none with polyak 0
     for part, target in replay.targets.items():
         old, new = (parameters(getattr(ac, part)) for ac in (replay.first, replay.ac))
         assert len(parameters(target)) == len(old)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from spinup import arguments as arg
 from spinup.algorithm import Algorithm
-from spinup.algos.sac import Temperature, alpha_loss, q_loss, target
 from spinup.arguments import CHANGEABLE, COUNT, Range
 from spinup.buffers import Batch, ReplayBuffer
 from spinup.compute import mpi
@@ -26,12 +25,34 @@ from spinup.runs.run import Run
 
 
 def joint_values(q: nn.Module, o: Tensor, a: Tensor, o2: Tensor, a2: Tensor, joint: bool) -> tuple[Tensor, Tensor]:
-    """Q(s, a) and Q(s', a'), (2, B) each, normalized by the statistics of both minibatches together."""
+    """Q(s, a) and Q(s', a'), (2, B) each; joint: normalized by the statistics of both minibatches together."""
     if not joint:
         return q(o, a, training=True), q(o2, a2, training=True)  # each by its own
-    both = q(torch.cat([o, o2]), torch.cat([a, a2]), training=True)  # (2, 2B), crossq-3
-    q_values, q2 = both.chunk(2, -1)
+    q_values, q2 = q(torch.cat([o, o2]), torch.cat([a, a2]), training=True).chunk(2, -1)  # crossq-3
     return q_values, q2
+
+
+def target(r: Tensor, terminated: Tensor, discount: Tensor, v2: Tensor) -> Tensor:
+    """What Q(s, a) should be, (B,), from the soft value v2 of the next observations."""
+    return r + discount * (1 - terminated) * v2  # crossq-4
+
+
+def q_loss(q: Tensor, y: Tensor) -> Tensor:
+    """Squared error of the critics' values, (2, B), against the targets, (B,), summed over the critics."""
+    return (q - y).square().mean(-1).sum()  # crossq-5
+
+
+def alpha_loss(log_alpha: Tensor, logp: Tensor, target_entropy: float) -> Tensor:
+    """Falls as log_alpha rises where the entropy, the mean of -logp, (B,), is below its target."""
+    return -log_alpha * (logp.mean() + target_entropy)  # crossq-7
+
+
+class Temperature(nn.Module):
+    """alpha, as the exponential of a parameter."""
+
+    def __init__(self, alpha: float):
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.tensor(float(alpha)).log())
 
 
 def crossq(
@@ -134,18 +155,17 @@ def crossq(
         with torch.no_grad():
             if polyak:
                 _, q2 = joint_values(q_targ, o, a, o2, a2, joint)
-            y = target(r, terminated, discount, q2.min(0).values - temperature * logp2)  # crossq-4
+            y = target(r, terminated, discount, q2.min(0).values - temperature * logp2)
         loss_q = q_loss(q_values, y)
         q_optimizer.minimize(loss_q)
         if polyak:
-            polyak_average(q_targ_params, q_optimizer.flat, polyak)
-        q1_values, q2_values = q_values
-        metrics = dict(LossQ=loss_q, Q1Vals=q1_values, Q2Vals=q2_values, Alpha=temperature)
+            polyak_average(q_targ_params, q_optimizer.flat, polyak)  # crossq-8
+        metrics = dict(LossQ=loss_q, Q1Vals=q_values[0], Q2Vals=q_values[1], Alpha=temperature)
         if skip_policy:
             return metrics
 
         a_pi, logp = pi(o, training=True).rsample()
-        loss_pi = (temperature * logp - q(o, a_pi).min(0).values).mean()  # crossq-5
+        loss_pi = (temperature * logp - q(o, a_pi).min(0).values).mean()  # crossq-6
         pi_optimizer.minimize(loss_pi)
         if alpha == "auto":
             alpha_optimizer.minimize(alpha_loss(log_alpha, logp.detach(), target_entropy))
@@ -177,7 +197,7 @@ ALGORITHM = Algorithm(
     actions=("Box",),
     spreads=("Q1Vals", "Q2Vals", "LogPi"),
     means=("LossPi", "LossQ", "Alpha"),
-    probe={"lr": 1e-2},
+    probe={"lr": 1e-2, "polyak": 0.0},
     presets={"paper": {"ac_kwargs": {"critic_width": 8}}},
 )
 

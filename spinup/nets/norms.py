@@ -100,7 +100,7 @@ class BatchNorm(nn.Module):
         rows, scale = x.reshape(-1, x.shape[-1]), (self.weight, self.bias)
         if not training:
             return nn.functional.batch_norm(rows, self.mean, self.var, *scale, eps=self.eps).view_as(x)
-        y, mean, inverse_std = torch.native_batch_norm(rows, *scale, None, None, True, self.momentum, self.eps)
+        y, mean, inverse_std = torch.native_batch_norm(rows, *scale, None, None, True, 0.0, self.eps)  # crossq-1
         self.move(mean.detach(), (inverse_std.detach() ** -2 - self.eps).clamp(min=0))
         return y.view_as(x)
 
@@ -110,4 +110,4 @@ class BatchNorm(nn.Module):
         for running, x in ((self.mean, mean), (self.var, var)):
             if self.several_processes:
                 torch.ops.spinup.average_(x)
-            running.lerp_(x, self.momentum)
+            running.lerp_(x, self.momentum)  # crossq-2
