@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors, which don't run __getattr__
     from spinup import probes as probes
+    from spinup.algos.crossq import crossq as crossq
     from spinup.algos.ddpg import ddpg as ddpg
     from spinup.algos.dqn import dqn as dqn
     from spinup.algos.ppo import ppo as ppo

@@ -268,7 +268,7 @@ def test_a_mistake_is_reported_in_one_line_before_anything_is_done(calls, words,
 
 def test_unknown_command(capsys):
     assert_refused(["ppoo"], "unknown command 'ppoo'; did you mean 'ppo'?", capsys)
-    assert_refused(["--env", "x"], "unknown command '--env'; the commands are ddpg, ", capsys)
+    assert_refused(["--env", "x"], "unknown command '--env'; the commands are crossq, ddpg, ", capsys)
 
 
 def test_a_folder_that_cannot_be_written(calls, tmp_path, capsys):

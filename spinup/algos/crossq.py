@@ -197,7 +197,13 @@ ALGORITHM = Algorithm(
     actions=("Box",),
     spreads=("Q1Vals", "Q2Vals", "LogPi"),
     means=("LossPi", "LossQ", "Alpha"),
-    probe={"lr": 1e-2, "polyak": 0.0},
+    probe={
+        "lr": 3e-3,
+        "polyak": 0.0,
+        "policy_delay": 1,
+        "steps_per_epoch": 1400,
+        "ac_kwargs": {"hidden_sizes": (32, 32)},
+    },
     presets={"paper": {"ac_kwargs": {"critic_width": 8}}},
 )
 

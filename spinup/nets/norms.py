@@ -5,7 +5,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from spinup.compute import mpi
+from spinup.compute import mpi, optim  # noqa: F401 (optim defines the operator average_)
 from spinup.observations import Part, is_image, parts_of
 
 
