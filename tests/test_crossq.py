@@ -73,21 +73,23 @@ def test_batch_norm_is_torchs(training):
     for _ in range(3):
         x = 3 * torch.randn(40, 5) + 7
         norm(x, training=True), twin(x)
+        torch.testing.assert_close(norm.mean, twin.running_mean)
+        assert (norm.var < twin.running_var).all()  # torch's divides by 39 instead of 40
+        torch.testing.assert_close(norm.var, twin.running_var, rtol=1 / 39, atol=0)
+    twin.running_var.copy_(norm.var)
     twin.train(training)
     x = torch.randn(40, 5)
     for y in (norm(x.requires_grad_(), training), twin(x)):
         gradients.append((y.detach(), *torch.autograd.grad(y.square().sum() + y[0].sum(), x)))
-    torch.testing.assert_close(norm.mean, twin.running_mean)
-    torch.testing.assert_close(norm.var, 0.1**0 * twin.running_var, rtol=1 / 39, atol=0)  # torch's divides by n - 1
     for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0 if training else 0.02, atol=1e-5)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_a_constant_feature_is_harmless():
     norm, x = BatchNorm(1), torch.full((6, 1), 5.0, requires_grad=True)
     for _ in range(2000):
         y = norm(x, training=True)
-    assert y.tolist() == [[0]] * 6
+    assert y.abs().max() < 1e-4
     assert norm.var.item() >= 0
     assert norm(x).isfinite().all()
     assert torch.autograd.grad(y.sum(), x)[0].isfinite().all()
@@ -285,7 +287,7 @@ class Twin:
 
     def __call__(self, x, training=False):
         for i, (linear, norm, running) in enumerate(zip(self.net.linears, self.net.norms, self.running, strict=True)):
-            x = linear(normalize(norm, running, torch.relu(x) if i else x, training))
+            x = linear(normalize(norm, running, torch.tanh(x) if i else x, training))
         return x
 
 
@@ -294,6 +296,8 @@ class Twin:
 def test_updates_are_a_twins(monkeypatch, tmp_path, joint, polyak):
     """Eight updates with torch.optim.Adam and everything written out, on the same batches and noise."""
     options = {**SMALL, "update_after": 30, "steps_per_epoch": 37, "lr": 2e-3, "gamma": 0.8, "n_step": 2}
+    # By Tanh: the bias of a ReLU that is never 0 has no effect, and a gradient of nothing but rounding errors.
+    options["ac_kwargs"] = dict(hidden_sizes=(16,), activation="Tanh")
     replay = Replay(monkeypatch, "crossq", Walk, tmp_path, **options, joint=joint, polyak=polyak)
     assert len(replay.batches) == 8
     first = replay.first
@@ -515,16 +519,13 @@ def test_help_and_wrong_flags(capsys, tmp_path):
         assert message in lines[0]
 
 
-def test_the_papers_preset_widens_the_critics(monkeypatch, tmp_path):
-    asked = []
-    monkeypatch.setattr(BatchNormActorCritic, "act", lambda *args, **kwargs: asked.append(1) or 1 / 0)
-    made, init = [], BatchNormActorCritic.__init__
-    monkeypatch.setattr(
-        BatchNormActorCritic, "__init__", lambda self, *args, **kw: (made.append(kw), init(self, *args, **kw))[1]
-    )
-    with pytest.raises(ZeroDivisionError):
-        run.main(["crossq", "--preset", "paper", "--env", "Pendulum-v1", "--data_dir", str(tmp_path), "--quiet"])
-    assert made == [{"critic_width": 8}]
+def test_the_papers_preset_widens_the_critics(tmp_path):
+    words = "--preset paper --hid 4 --steps_per_epoch 30 --epochs 1 --start_steps 20 --eval_freq 0 --replay_size 100"
+    run.main(["crossq", *words.split(), "--env", "Pendulum-v1", "--data_dir", str(tmp_path), "--quiet"])
+    (file,) = tmp_path.rglob("model.pt")
+    shapes = {key: tuple(x.shape) for key, x in torch.load(file, weights_only=True).items()}
+    assert shapes["critic.0.net.linears.0.weight"] == (32, 4)
+    assert shapes["actor.net.linears.0.weight"] == (4, 3)
 
 
 def test_target_is_learned_by_the_policy(tmp_path):

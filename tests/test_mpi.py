@@ -191,7 +191,7 @@ import numpy as np
 import torch
 
 from spinup.buffers import normalize
-from spinup.nets import RunningNorm
+from spinup.nets import BatchNorm, RunningNorm
 from spinup.compute.optim import FlatAdam
 
 
@@ -254,6 +254,12 @@ twin(data).square().mean().backward()
 torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.01)
 whole.step()
 torch.testing.assert_close(torch.nn.utils.parameters_to_vector(twin.parameters()).detach(), after)
+
+# batch normalization by each process's own batch, with running statistics toward the average over both
+batch_norm = BatchNorm(1, momentum=0.5, eps=0.0)
+y = batch_norm(torch.tensor([[0.0], [2.0 + 4 * rank]]), training=True)  # means 1 and 3, variances 1 and 9
+assert y.tolist() == [[-1], [1]]
+assert batch_norm.mean.item() == 1 and batch_norm.var.item() == 3, batch_norm.state_dict()
 
 # running statistics of unequal parts
 norm, seen = RunningNorm((3,)), []
