@@ -32,6 +32,7 @@ from spinup.wrappers import num_choices
 # Id namespace -> (module that registers its environments when imported, extra that installs it).
 NAMESPACES = {"ALE": ("ale_py", "atari")}
 DEFAULT_LENGTH = 1000  # default of max_ep_len
+MODULES = {"gymnasium_robotics": "robotics"}  # module -> extra that installs it
 EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale": "atari"}
 SEED_LIMIT = 2**31  # environment seeds stay below: many simulators store them in a C int
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -111,7 +112,8 @@ def import_module(module: str, what: str, example: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # the module exists but one of its imports doesn't: its author needs the traceback
-        raise UserError(f"{what}: there is no module '{error.name}' to import") from None
+        needs = f"; it needs: {install(MODULES[error.name])}" if error.name in MODULES else " to import"
+        raise UserError(f"{what}: there is no module '{error.name}'{needs}") from None
 
 
 def make_env(
@@ -488,6 +490,7 @@ class VecEnv:
         self.action_space = flat_action_space(act)
         self.action_start = np.asarray(act.start) if isinstance(act, spaces.Discrete | spaces.MultiDiscrete) else 0
         self.finished: list[tuple] = []
+        self.spares: list[gym.Env] = []
         bounded = isinstance(obs, spaces.Box) and (np.isfinite(obs.low).any() or np.isfinite(obs.high).any())
         only_bytes = is_image(obs) and obs.dtype == np.uint8
         self.bounds = (obs.low, obs.high) if bounded and not only_bytes else None  # None: nothing to check
@@ -570,7 +573,14 @@ class VecEnv:
         names = ("TestEpRet", "TestEpLen", *evaluation_columns(self.log_info))
         return columns_without_nan(list(zip(*played.values(), strict=True)), names)
 
+    def spare(self) -> gym.Env:
+        """One more environment like these, for its functions: in this process, and closed with the others."""
+        self.spares.append(make_env(self.made["env_fn"], self.made["env_kwargs"], self.made["wrappers"]))
+        return self.spares[-1]
+
     def close(self) -> None:
+        while self.spares:
+            close_or_warn(self.spares.pop(), self.name)
         try:
             self.envs.close()
         except Exception as error:  # such as when a worker process exits in it
@@ -838,10 +848,31 @@ def own_limit(env: gym.Env) -> float:
 # ---- policies
 
 
+def has_memory(policy) -> bool:
+    """Whether the policy's `act` also takes and returns the state of a memory (spinup.nets)."""
+    return hasattr(policy, "initial_state")
+
+
+class Player:
+    """A policy that acts in N environments from the first steps of their episodes on, with its memory if it has one."""
+
+    def __init__(self, policy, num_envs: int):
+        self.policy = policy
+        self.state = policy.initial_state(num_envs) if has_memory(policy) else None
+
+    def act(self, o: np.ndarray, deterministic: bool) -> np.ndarray:
+        """Actions at observations o, (N, *obs_shape): (N, *act_shape)."""
+        if self.state is None:
+            return self.policy.act(o, deterministic)
+        a, self.state = self.policy.act(o, self.state, deterministic)
+        return a
+
+
 def bind(policy, envs: VecEnv, max_ep_len: int) -> None:
     """Give a policy the method policy.action, which works in the environment's own spaces, and its run's max_ep_len."""
     if not hasattr(policy, "action"):  # a user's network may have an attribute of that name
-        policy.action = functools.partial(env_action, policy, envs.raw_observation_space, envs.raw_action_space)
+        function = env_action_and_state if has_memory(policy) else env_action
+        policy.action = functools.partial(function, policy, envs.raw_observation_space, envs.raw_action_space)
     policy.max_ep_len = max_ep_len
 
 
@@ -849,6 +880,25 @@ def env_action(policy, observation_space: spaces.Space, action_space: spaces.Spa
     """The policy's action for one observation, both as the environment's own spaces have them.
 
     Raises UserError if the observation doesn't fit the space.
+    """
+    return to_env_actions(action_space, policy.act(flat_observation(observation_space, observation), deterministic))[0]
+
+
+def env_action_and_state(
+    policy, observation_space: spaces.Space, action_space: spaces.Space, observation, state=None, deterministic=False
+) -> tuple:
+    """For a policy with memory: the action, as in `env_action`, and the state for the next step of the episode.
+
+    state: that which the step before returned; None at the first step
+    """
+    a, state = policy.act(flat_observation(observation_space, observation), state, deterministic)
+    return to_env_actions(action_space, a)[0], state
+
+
+def flat_observation(observation_space: spaces.Space, observation) -> np.ndarray:
+    """One observation of the environment's own space as a batch of one in VecEnv's, (1, *obs_shape).
+
+    Raises UserError if it doesn't fit the space.
     """
     try:
         if isinstance(observation_space, spaces.Box):
@@ -860,8 +910,7 @@ def env_action(policy, observation_space: spaces.Space, action_space: spaces.Spa
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         what = f"{' '.join(repr(observation).split()):.80} is not one observation of the policy's environment"
         raise UserError(f"{what}, {observation_space} ({first_line(error)})") from error
-    o = o[None] if is_image(observation_space) else o.reshape(1, -1).astype(np.float32)
-    return to_env_actions(action_space, policy.act(o, deterministic))[0]
+    return o[None] if is_image(observation_space) else o.reshape(1, -1).astype(np.float32)
 
 
 def longest_episode(policy) -> int:
@@ -909,9 +958,9 @@ def evaluate(
 def play_round(ac, envs: VecEnv, deterministic: bool) -> list[tuple]:
     """Play one episode in each environment. Counting only the first of each avoids a bias toward short episodes."""
     played: list[tuple | None] = [None] * envs.num_envs
-    o = envs.reset()
+    o, player = envs.reset(), Player(ac, envs.num_envs)
     while True:
-        envs.step(ac.act(o, deterministic))
+        envs.step(player.act(o, deterministic))
         for i in np.flatnonzero(envs.done):
             played[i] = played[i] or envs.episodes(np.arange(envs.num_envs) == i)[0]
         if all(played):

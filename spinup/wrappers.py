@@ -40,6 +40,23 @@ class ActionMask(gym.Wrapper):
         return {**entries, "action_mask": np.asarray(mask, np.int8).reshape(-1)}
 
 
+class SelectObservation(gym.ObservationWrapper):
+    """Keeps some numbers of vector observations, by index, such as to hide velocities from a policy with memory."""
+
+    def __init__(self, env: gym.Env, *indices: int):
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise ValueError(f"it needs observations that are vectors, not {space}")
+        size, self.indices = space.shape[0], list(indices)
+        if not indices or not all(type(i) is int and 0 <= i < size for i in indices):
+            raise ValueError(f"its arguments must be indices from 0 to {size - 1}, as in SelectObservation(0, 2)")
+        self.observation_space = spaces.Box(space.low[self.indices], space.high[self.indices], dtype=space.dtype.type)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return observation[self.indices]
+
+
 def num_choices(space: spaces.Space) -> int:
     """The length of a mask: the number of Discrete actions, or the sum over the choices of MultiDiscrete ones."""
     if isinstance(space, spaces.Discrete):

@@ -21,13 +21,19 @@ from spinup.probes import ByObservation as ByObservation
 from spinup.probes import Discounting as Discounting
 
 ALGORITHMS = {name: find(name) for name in files()}
-ON_POLICY = {name: algorithm.function for name, algorithm in ALGORITHMS.items() if algorithm.on_policy}
+# Those with an ActorCritic; recurrent PPO has its own versions of their tests.
+ON_POLICY = {
+    name: algorithm.function
+    for name, algorithm in ALGORITHMS.items()
+    if algorithm.on_policy and algorithm.defaults["actor_critic"] is ActorCritic
+}
 # Those with an actor and critics; DQN has its own versions of their tests.
 OFF_POLICY = {
     name: algorithm.function
     for name, algorithm in ALGORITHMS.items()
     if not algorithm.on_policy and "Box" in algorithm.actions
 }
+WITH_TARGETS = {name: function for name, function in OFF_POLICY.items() if ALGORITHMS[name].defaults.get("polyak")}
 ALGOS = ON_POLICY | OFF_POLICY
 SOFT = [name for name in OFF_POLICY if "alpha" in ALGORITHMS[name].arguments]  # with an entropy bonus
 NO_DISCRETE = [name for name, algorithm in ALGORITHMS.items() if "Discrete" not in algorithm.actions]

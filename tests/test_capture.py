@@ -109,6 +109,19 @@ def test_ppo_is_bitwise_the_same(tmp_path, env, variant, capfd):
     assert len(said) == (2 if variant == "block-sparse, evolving" else 0), said
 
 
+RECURRENT = {
+    "gru": dict(seq_len=8, minibatch_size=16),
+    "lstm, whole rollouts": dict(seq_len=None, minibatch_size=None, ac_kwargs=dict(cell="lstm", memory_size=8)),
+}
+
+
+@pytest.mark.parametrize("variant", RECURRENT)
+@pytest.mark.parametrize("env", [Walk, Target], ids=["discrete", "box"])
+def test_recurrent_ppo_is_bitwise_the_same(tmp_path, env, variant, capfd):
+    options = dict(epochs=2, steps_per_epoch=64, num_envs=2, train_pi_iters=3, train_v_iters=3)
+    assert assert_same_run("ppo_rnn", env, tmp_path, options | RECURRENT[variant], capfd) == []
+
+
 class Images(Walk):
     observation_space = spaces.Box(0, 255, (8, 8), np.uint8)
 

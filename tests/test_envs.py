@@ -1330,6 +1330,13 @@ def test_a_bug_inside_a_wrapper_keeps_its_traceback():
         make_env(lambda: Count(1), wrappers=[f"{__name__}:Broken"])
 
 
+def test_a_known_package_that_is_missing_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
+    message = error_of(make_env, "gymnasium_robotics:Nothing-v7")
+    assert "there is no module 'gymnasium_robotics'; it needs: pip install " in message
+    assert "[robotics]" in message
+
+
 def test_a_runs_folder_may_only_name_gymnasiums_wrappers(tmp_path):
     own = ["gymnasium.wrappers:TimeLimit(5)", "gymnasium.wrappers:FlattenObservation"]
     assert saved_wrappers(tmp_path, {"wrappers": own}) == own

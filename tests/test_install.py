@@ -21,6 +21,7 @@ EXTRAS = {
     "mpi",
     "box2d",
     "atari",
+    "robotics",
     "tensorboard",
     "wandb",
     "trackio",

@@ -66,6 +66,7 @@ SETTINGS = {
     "vpg": ON | dict(pi_lr=5e-2, epochs=15),
     "trpo": ON | dict(delta=0.05),
     "ppo": ON | dict(pi_lr=1e-2),
+    "ppo_rnn": ON | dict(pi_lr=1e-2),
     "dqn": DQN | dict(epsilon_steps=300, q_lr=3e-3, gamma=0.5),
     "sac": OFF | dict(lr=3e-3, gamma=0.5),
 }
@@ -96,7 +97,7 @@ def test_only_legal_actions_are_taken_and_the_best_are_learned(algo, tmp_path):
     assert np.mean(spinup.evaluate(ac, Masked, episodes=20)["EpRet"]) > 6.5  # 4 by chance, 8 at best
 
 
-@pytest.mark.parametrize("algo", ["vpg", "trpo", "ppo"])
+@pytest.mark.parametrize("algo", ["vpg", "trpo", "ppo", "ppo_rnn"])
 def test_several_choices_have_a_mask_each(algo, tmp_path):
     settings = SETTINGS[algo] | dict(epochs=2)
     logger_kwargs = dict(output_dir=str(tmp_path), quiet=True)

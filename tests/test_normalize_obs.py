@@ -21,7 +21,7 @@ SMALL |= dict(num_test_episodes=1, ac_kwargs=dict(hidden_sizes=[16, 16]), normal
 
 
 class Far(gym.Env):
-    """Observations around 100 and in hundredths, and the action that is best has their sign."""
+    """One feature near 100 and one of a few hundredths. The best action has the sign of the first one's deviation."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = spaces.Box(-1, 1, (1,), np.float32)
@@ -52,7 +52,7 @@ def table(folder):
 
 
 @pytest.mark.parametrize("algo", ALGOS)
-def test_statistics_are_of_every_observation_acted_on(algo, tmp_path, monkeypatch):
+def test_statistics_cover_every_observation_acted_on(algo, tmp_path, monkeypatch):
     seen, shown, store = [], [], ReplayBuffer.store
 
     def store_and_keep(self, o, *rest):
@@ -83,7 +83,7 @@ def test_statistics_are_of_every_observation_acted_on(algo, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("algo", ALGOS)
-def test_captured_updates_see_the_same(algo, tmp_path):
+def test_captured_updates_see_the_same_observations(algo, tmp_path):
     for capture in (False, True):
         train(algo, tmp_path / str(capture), capture=capture)
     assert table(tmp_path / "True") == table(tmp_path / "False")
@@ -117,8 +117,8 @@ def test_the_target_policy_has_the_same_statistics(algo, tmp_path):
     assert not torch.equal(plain.actor.net[-1][-1].weight, target.actor.net[-1][-1].weight)
 
 
-def test_it_makes_far_observations_learnable(tmp_path):
-    """A return of 9 is perfect, 0 that of chance; without, the policy sees 100 and a bit."""
+def test_far_observations_become_learnable(tmp_path):
+    """The best return is 9, a random policy gets 0. Without normalization all observations look almost alike."""
     kwargs = dict(
         steps_per_epoch=1000, epochs=1, lr=3e-3, batch_size=64, num_test_episodes=20, gamma=0.0, replay_ratio=0.5
     )
@@ -127,7 +127,7 @@ def test_it_makes_far_observations_learnable(tmp_path):
 
 
 @pytest.mark.parametrize("algo", ["ddpg", "td3", "sac"])
-def test_networks_of_ones_own_need_not_know_it(algo, tmp_path):
+def test_custom_networks_need_no_obs_norm(algo, tmp_path):
     kwargs = dict(soft=algo == "sac", n=1 if algo == "ddpg" else 2)
     more = dict(actor_critic=OwnQActorCritic, ac_kwargs=kwargs)
 
@@ -138,3 +138,10 @@ def test_networks_of_ones_own_need_not_know_it(algo, tmp_path):
     ac = getattr(spinup, algo)(Unit, logger_kwargs=logger_kwargs, **SMALL | more | dict(normalize_obs=False))
     assert not hasattr(ac, "obs_norm") or isinstance(ac.obs_norm, NoNorm)
     spinup.load(tmp_path, actor_critic=OwnQActorCritic, env_fn=Unit)
+
+
+@pytest.mark.parametrize("algo", ["vpg", "trpo", "ppo"])
+def test_on_policy_statistics_cover_every_observation_acted_on(algo, tmp_path):
+    options = dict(epochs=2, steps_per_epoch=40, num_envs=2, normalize_obs=True)
+    ac = getattr(spinup, algo)("CartPole-v1", **options, logger_kwargs=dict(output_dir=str(tmp_path), quiet=True))
+    assert ac.obs_norm.count == 80

@@ -283,7 +283,7 @@ VOCABULARY = """--env CartPole-v1 --seed -s --hid[h] --hid --l --act tanh --gamm
 WORDS = st.sampled_from(VOCABULARY.split()) | st.text(max_size=8) | st.text("-[]:=,'(1a\u00e9\n", max_size=12)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
 @given(st.lists(WORDS, max_size=8))
 def test_no_arguments_cause_a_traceback(calls, capsys, words):
     try:

@@ -97,7 +97,7 @@ def test_equations_and_source_lead_to_each_other(site, algo):
 
 
 @pytest.mark.parametrize(
-    "names", [("vpg", "trpo"), ("vpg", "ppo"), ("ddpg", "td3"), ("td3", "sac"), ("sac", "crossq")], ids="-".join
+    "names", [("vpg", "trpo"), ("vpg", "ppo"), ("ppo", "ppo_rnn"), ("ddpg", "td3"), ("td3", "sac")], ids="-".join
 )
 def test_differences_are_whole(site, names):
     """Without the added lines the page has all of the one file, without the removed ones all of the other."""

@@ -21,8 +21,8 @@ from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).parents[2]
 ALGORITHMS = "|".join(file.stem for file in (ROOT / "spinup" / "algos").glob("[!_]*.py"))
-LABEL = re.compile(rf"\b(?:{ALGORITHMS})-\d+\b")
-SHARED = ("buffers", "nets/distributions")  # files in which equations of several algorithms are computed
+LABEL = re.compile(rf"\b(?:{ALGORITHMS}|her)-\d+\b")
+SHARED = ("buffers", "hindsight", "nets/distributions")  # files in which equations of several algorithms are computed
 CONTEXT = 3  # equal lines shown around a difference; the others fold
 
 
@@ -188,10 +188,10 @@ def add_source_lines(app, doctree) -> None:
     """Below each labelled equation of an algorithm's page, the lines that compute it; the label as its number."""
     docname = app.env.docname
     algo = docname.removeprefix("algorithms/")
-    known = docname.startswith("algorithms/") and source_of(algo).exists()
-    text = source_of(algo).read_text(encoding="utf-8") if known else ""
+    known, own = docname.startswith("algorithms/"), source_of(algo)  # HER has no algorithm's file
+    text = own.read_text(encoding="utf-8") if known and own.exists() else ""
     if known:
-        for file in (source_of(algo), *(ROOT / "spinup" / f"{name}.py" for name in SHARED)):
+        for file in (own, *(ROOT / "spinup" / f"{name}.py" for name in SHARED)):
             app.env.note_dependency(str(file))
     lines, code, shared = labelled_lines(text), highlighted(text), shared_lines() if known else []
     for equation in list(doctree.findall(nodes.math_block)):
@@ -206,8 +206,8 @@ def add_source_lines(app, doctree) -> None:
         ]
         rows += [
             f'<a href="{address}">{address.split("/")[-1].partition(".")[0]}.py:{n}</a><code>{source.strip()}</code>'
-            for own, n, source, address in shared
-            if own == label
+            for name, n, source, address in shared
+            if name == label
         ]
         if rows:
             block = f'<div class="equation-source highlight">{"".join(f"<div>{row}</div>" for row in rows)}</div>'

@@ -98,7 +98,39 @@ def results(algo: str) -> Picture:
     return p
 
 
-RESULTS = {f"results-{algo}": (lambda algo=algo: results(algo)) for algo in PANELS}
+HINDSIGHT = {"BitFlip dqn": "15 bits, DQN", "Reach sac": "Reach, SAC"}
+
+
+def success(task: str, hindsight: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(steps, share of test episodes that succeed) of each seed in data/benchmarks/hindsight.jsonl."""
+    lines = (DATA / "benchmarks" / "hindsight.jsonl").read_text(encoding="utf-8").splitlines()
+    runs = [run for run in map(json.loads, lines) if (run["task"], run["hindsight"]) == (task, hindsight)]
+    return [tuple(np.array([(int(steps), x) for steps, x in run["success"].items()], float).T) for run in runs]
+
+
+def hindsight() -> Picture:
+    """Success with and without hindsight replay."""
+    drawn = {task: (success(task, 0.8), success(task, 0.0)) for task in HINDSIGHT}
+    finals = [
+        f"{HINDSIGHT[task]}: {len(new)} seeds with hindsight, mean success {mean_curve(new)[1][-1]:.2f} at the end; "
+        f"{len(old)} without, {mean_curve(old)[1][-1]:.2f}"
+        for task, (new, old) in drawn.items()
+    ]
+    p = Picture("Success with and without hindsight", f"Success over environment steps. {'. '.join(finals)}.", 188)
+    for i, (task, curves) in enumerate(drawn.items()):
+        ax = Axes(p, 44 + 180 * i, 28, 128, 118, (0, max(seed[0][-1] for seed in curves[0])), (0, 1))
+        ax.ticks([(x, short(x)) for x in ax.x_range], [(y, short(y)) for y in (0, 0.5, 1)])
+        p.text(ax.left + 64, 16, HINDSIGHT[task], "head-text")
+        for seeds, color in zip(curves, ("blue", "red"), strict=True):
+            for steps, values in seeds:
+                ax.plot(steps, values, f"line {color} thin")
+            ax.plot(*mean_curve(seeds), f"line {color} thick")
+        p.text(ax.left + 64, 163, "steps", "note")
+    p.text(180, 183, "success; thin: one seed each; thick: their mean", "note")
+    return p
+
+
+RESULTS = {f"results-{algo}": (lambda algo=algo: results(algo)) for algo in PANELS} | {"hindsight": hindsight}
 
 
 if __name__ == "__main__":

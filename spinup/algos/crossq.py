@@ -20,6 +20,7 @@ from spinup.compute import mpi
 from spinup.compute.capture import captured
 from spinup.compute.optim import FlatAdam, flatten, polyak_average
 from spinup.errors import UserError
+from spinup.hindsight import HindsightBuffer
 from spinup.nets import BatchNormActorCritic, NoNorm, check_q_actor_critic
 from spinup.runs.run import Run
 
@@ -33,22 +34,25 @@ def joint_values(q: nn.Module, o: Tensor, a: Tensor, o2: Tensor, a2: Tensor, joi
 
 
 def target(r: Tensor, terminated: Tensor, discount: Tensor, v2: Tensor) -> Tensor:
-    """What Q(s, a) should be, (B,), from the soft value v2 of the next observations."""
+    """What Q(s, a) should be, given the soft values v2 of the next observations."""
+    # r, terminated, discount, v2: (B,)
     return r + discount * (1 - terminated) * v2  # crossq-4
 
 
 def q_loss(q: Tensor, y: Tensor) -> Tensor:
-    """Squared error of the critics' values, (2, B), against the targets, (B,), summed over the critics."""
+    """Mean squared error of the critics' values against the targets, summed over the critics."""
+    # q: (2, B); y: (B,)
     return (q - y).square().mean(-1).sum()  # crossq-5
 
 
 def alpha_loss(log_alpha: Tensor, logp: Tensor, target_entropy: float) -> Tensor:
-    """Falls as log_alpha rises where the entropy, the mean of -logp, (B,), is below its target."""
+    """Pushes alpha up when the entropy, the mean of -logp, is below its target."""
+    # log_alpha: (); logp: (B,)
     return -log_alpha * (logp.mean() + target_entropy)  # crossq-7
 
 
 class Temperature(nn.Module):
-    """alpha, as the exponential of a parameter."""
+    """alpha, parametrized by its logarithm."""
 
     def __init__(self, alpha: float):
         super().__init__()
@@ -67,6 +71,7 @@ def crossq(
     replay_size: arg.ReplaySize = 1_000_000,
     gamma: arg.Gamma = 0.99,
     n_step: arg.NStep = 1,
+    hindsight: arg.Hindsight = 0.0,
     polyak: Annotated[
         float,
         Range(0, 1),
@@ -81,12 +86,12 @@ def crossq(
     alpha: Annotated[
         float | Literal["auto"],
         Range(0),
-        "temperature, the weight of the entropy beside the reward; 'auto': adjusted to hold the target entropy",
+        "temperature: the weight of the entropy relative to the reward; 'auto': adjusted to hold the target entropy",
     ] = "auto",
     target_entropy: Annotated[
         float | None,
         Range(-COUNT),
-        "entropy per state that alpha='auto' holds; None: minus the number of action dimensions",
+        "mean entropy that alpha='auto' holds; None: minus the number of action dimensions",
         CHANGEABLE,
     ] = None,
     beta1: Annotated[float, Range(0, 1), "decay of the mean gradient in Adam"] = 0.5,
@@ -140,12 +145,15 @@ def crossq(
     pi_optimizer, q_optimizer, alpha_optimizer = (FlatAdam(module, **adam) for module in (pi, q, ac.temperature))
     if target_entropy is None:
         target_entropy = -float(envs.action_space.shape[0])
-    buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    if hindsight == 0:
+        buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    else:
+        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
 
     # ---- learn
     @captured(capture)
     def update(batch: Batch, skip_policy: bool) -> dict[str, Tensor]:
-        """One step of the critics and, unless skipped, of policy and temperature; returns what to log."""
+        """One step of the critics and, unless skipped, the policy and the temperature. Returns what to log."""
         o, a, r, o2, terminated, discount = batch
         temperature = log_alpha.detach().exp()
 

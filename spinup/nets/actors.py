@@ -62,6 +62,10 @@ class GaussianActor(nn.Module):
         return self.log_std_min is not None or self.log_std_max is not None
 
     def forward(self, o: Tensor) -> Gaussian | SquashedGaussian:
+        return self.policy(self.net(o), o)
+
+    def policy(self, x: Tensor, o: Tensor) -> Gaussian | SquashedGaussian:
+        """The policy with the network's output x, (..., A), at observations o."""
         log_std = self.log_std
         # Not clamp, which from torch 2.14 on has no gradient at its bounds: log_std would stay there.
         if self.log_std_min is not None:
@@ -69,8 +73,8 @@ class GaussianActor(nn.Module):
         if self.log_std_max is not None:
             log_std = torch.where(log_std > self.log_std_max, self.log_std_max, log_std)
         if self.squash:
-            return SquashedGaussian(self.net(o), log_std, self.middle, self.half_range)
-        mu = torch.addcmul(self.middle, self.half_range, self.net(o))
+            return SquashedGaussian(x, log_std, self.middle, self.half_range)
+        mu = torch.addcmul(self.middle, self.half_range, x)
         return Gaussian(mu, log_std + self.log_half_range)
 
 
@@ -101,7 +105,11 @@ class CategoricalActor(nn.Module):
         self.net, self.mask = net, mask
 
     def forward(self, o: Tensor) -> Categorical:
-        return Categorical(mask_illegal(self.net(o), o, self.mask).log_softmax(-1))
+        return self.policy(self.net(o), o)
+
+    def policy(self, x: Tensor, o: Tensor) -> Categorical:
+        """The policy with logits x, (..., K), at observations o."""
+        return Categorical(mask_illegal(x, o, self.mask).log_softmax(-1))
 
 
 class MultiCategoricalActor(nn.Module):
@@ -115,7 +123,11 @@ class MultiCategoricalActor(nn.Module):
         self.masks = [slice(int(end) - n, int(end)) if mask else None for end, n in zip(ends, self.sizes, strict=True)]
 
     def forward(self, o: Tensor) -> MultiCategorical:
-        logits = zip(self.net(o).split(self.sizes, -1), self.masks, strict=True)
+        return self.policy(self.net(o), o)
+
+    def policy(self, x: Tensor, o: Tensor) -> MultiCategorical:
+        """The policy with all choices' logits x, (..., sum of sizes), at observations o."""
+        logits = zip(x.split(self.sizes, -1), self.masks, strict=True)
         return MultiCategorical(tuple(Categorical(mask_illegal(x, o, mask).log_softmax(-1)) for x, mask in logits))
 
 

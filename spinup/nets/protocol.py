@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -31,6 +32,27 @@ def check_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_spac
         "pi(o).kl(pi(o))": (lambda: pi.kl(pi.detach()), (3,)),
     }
     check_shapes(name, shapes)
+
+
+@torch.no_grad()
+def check_recurrent_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_space: spaces.Space) -> None:
+    """Check the protocol of recurrent PPO, like `check_actor_critic`."""
+    name, o, a = check_parts(ac, observation_space, ("pi", "v", "obs_norm", "initial_state"))
+    start = torch.as_tensor(ac.initial_state(3), device=o.device)
+    sequence = o.expand(2, *o.shape), start, torch.zeros(2, 3, dtype=torch.bool, device=o.device)
+    for what, arguments, lead in (("o, state", (o, start), (3,)), ("o, state, first", sequence, (2, 3))):
+        (pi, pi_states), (v, v_states) = ac.pi(*arguments), ac.v(*arguments)
+        check_policy(name, f"pi({what})[0]", pi, ("log_prob", "sample", "mode", "entropy"))
+        actions = torch.as_tensor(a, device=o.device).expand(*lead, *action_space.shape)
+        shapes = {
+            "act(o, state)[0]": (partial(torch.as_tensor, a), (3, *action_space.shape)),
+            f"v({what})[0]": (partial(torch.as_tensor, v), lead),
+            f"v({what})[1]": (partial(torch.as_tensor, v_states), (*lead, *start.shape[1:])),
+            f"pi({what})[1]": (partial(torch.as_tensor, pi_states), (*lead, *start.shape[1:])),
+            f"pi({what})[0].log_prob(a)": (partial(pi.log_prob, actions), lead),
+            f"pi({what})[0].entropy()": (pi.entropy, lead),
+        }
+        check_shapes(name, shapes)
 
 
 @torch.no_grad()
@@ -101,6 +123,12 @@ def check_parts(
     o = np.stack([observation_space.sample() for _ in range(3)])
     o = np.clip(np.nan_to_num(o), -1, 1) if o.dtype != np.uint8 else o
     a = ac.act(o)
+    if "initial_state" in more:
+        if not (isinstance(a, tuple) and len(a) == 2):
+            raise UserError(f"{name}: act(o) returns a {type(a).__name__}; it must return actions and states")
+        a = a[0]
+    elif hasattr(ac, "initial_state"):
+        raise UserError(f"{name} has a memory, which only ppo_rnn trains; the others need networks without one")
     if not isinstance(a, np.ndarray):
         raise UserError(f"{name}: act(o) returns a {type(a).__name__}; it must return a numpy array")
     return name, as_input(o, ac), a
