@@ -1,4 +1,4 @@
-"""What off-policy algorithms with an actor share: when and how often they learn, exploration, target networks, invalid input."""
+"""What DDPG, TD3, SAC and CrossQ share: when they learn, exploration, target networks, invalid input."""
 
 import copy
 import math
