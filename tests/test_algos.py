@@ -374,7 +374,8 @@ OWN_CHANGES |= {
 }
 # What changes only how fast the same numbers come, how often they are saved, or has a test of its own.
 NO_CHANGE = {"steps_per_epoch", "epochs", "env_kwargs", "vectorization", "device", "threads", "matmul_precision"}
-NO_CHANGE |= {"target_policy", "wrappers", "log_info", "num_test_envs", "init_from", "stop_at", "patience", "on_epoch"}
+NO_CHANGE |= {"target_policy", "hindsight", "wrappers", "log_info", "num_test_envs", "init_from", "stop_at"}
+NO_CHANGE |= {"patience", "on_epoch"}
 NO_CHANGE |= {"capture", "eval_freq", "num_test_episodes", "save_freq", "checkpoint_freq", "logger_kwargs"}
 
 
