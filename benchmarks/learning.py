@@ -1,15 +1,15 @@
-"""Trains algorithm x environment x seed, evaluates every final policy, and puts the results beside published ones.
+"""Train algorithms on environments with several seeds, evaluate the policies, and compare with published results.
 
     python benchmarks/learning.py --suite classic --dir data/classic --jobs 2
     python benchmarks/learning.py --suite mujoco --algos ppo --dir data/mujoco --jobs 2 -- --preset spinningup
     python benchmarks/learning.py --algos ppo --envs Hopper-v5 --seeds 0 1 --steps 300000 --dir data/try
     python benchmarks/learning.py --report data/classic data/mujoco
-    python benchmarks/learning.py --report data/benchmarks    # what came out where we ran it
+    python benchmarks/learning.py --report data/benchmarks    # the results we got
 
 Each job is `python -m spinup.run ALGO --env ENV --seed S` in a process of its own, with everything after `--` passed
-on. Its output goes to DIR/<job>.log, its line to DIR/results.jsonl. Started again, the command leaves out the jobs
-that are done and repeats those that failed. Closing the terminal does not stop it (progress: DIR/learning.log);
-Ctrl-C does. The protocol: benchmarks/README.md.
+on. Its output goes to DIR/<job>.log, its result to DIR/results.jsonl. Started again, the command skips jobs that are
+done and repeats those that failed. Closing the terminal doesn't stop it (progress: DIR/learning.log), but Ctrl-C does.
+benchmarks/README.md has the protocol.
 """
 
 import argparse
@@ -35,12 +35,14 @@ from spinup.errors import UserError  # noqa: E402
 from spinup.experiments.cli import split_flags  # noqa: E402
 from spinup.run import ALIASES  # noqa: E402
 
-MARKS = (100_000, 300_000, 1_000_000)  # steps at which the learning curve is read,
-SHORT_MARKS = (20_000, 40_000, 60_000, 80_000, 100_000)  # and those of runs of at most 100k steps
+MARKS = (100_000, 300_000, 1_000_000)  # steps at which the learning curve is read
+SHORT_MARKS = (20_000, 40_000, 60_000, 80_000, 100_000)  # for runs of at most 100k steps
 EVAL_EPISODES = 20
-EVAL_SEED = 1_000_000  # the same 20 starts for every policy, far from the seeds of training
+EVAL_SEED = 1_000_000  # the same 20 initial states for every policy, far from the seeds of training
 
-# name: [(algo, env, steps)], seeds
+POSITIONS = ("--wrapper", "spinup.wrappers:SelectObservation(0,2)")  # CartPole without its two velocities
+
+# name: [(algo, env, steps, *flags)], seeds
 SUITES = {
     "classic": (
         [
@@ -61,6 +63,8 @@ SUITES = {
         range(3),
     ),
     "pendulum": ([(algo, "Pendulum-v1", 20_000) for algo in ("sac", "td3", "ddpg")], range(5)),
+    "dqn": ([("dqn", "CartPole-v1", 50_000), ("dqn", "LunarLander-v3", 300_000)], range(5)),
+    "memory": ([(algo, "CartPole-v1", 100_000, *POSITIONS) for algo in ("ppo_rnn", "ppo")], range(5)),
     "offpolicy": (
         [(algo, "HalfCheetah-v5", 100_000) for algo in ("sac", "td3", "ddpg")] + [("sac", "Hopper-v5", 100_000)],
         range(3),
@@ -90,7 +94,7 @@ PUBLISHED_SEEDS = {"S": "10", "T": "10", "F": "10", "CleanRL": "3"}
 
 
 def read_progress(file):
-    """progress.txt as one dict of floats per row; what is not a number is NaN."""
+    """progress.txt as one dict of floats per row, with NaN for what isn't a number."""
 
     def number(text):
         try:
@@ -103,10 +107,10 @@ def read_progress(file):
 
 
 def return_at(rows, mark):
-    """Mean return over the last tenth of the steps before `mark`; None where the run ends short of it.
+    """Mean return over the last tenth of the steps before `mark`; None if the run is shorter.
 
-    A run of whole epochs may end a little early: 95% of the mark counts as reached. Deterministic test episodes are
-    taken where the run has them, else the training episodes.
+    A run of whole epochs may end a little early, so 95% of the mark is enough. Uses the deterministic test episodes if
+    the run has them, otherwise the training episodes.
     """
     if rows[-1]["TotalEnvInteracts"] < 0.95 * mark:
         return None
@@ -117,7 +121,7 @@ def return_at(rows, mark):
 
 
 def last_episodes_return(rows, episodes=100):
-    """Mean training return over about the last 100 episodes: a row holds (its steps / its EpLen) of them."""
+    """Mean training return over about the last 100 episodes. A row has (its steps / its EpLen) of them."""
     total, count = 0.0, 0.0
     for i in range(len(rows) - 1, -1, -1):
         before = rows[i - 1]["TotalEnvInteracts"] if i else 0.0
@@ -146,9 +150,9 @@ def curve_summary(rows):
 
 
 def read_flags(words):
-    """{name: text} of the flags for `spinup.run`, aliases replaced: ["--steps", "4000"] is {"steps_per_epoch": "4000"}.
+    """The flags for `spinup.run` as {name: text}, without aliases: {"steps_per_epoch": "4000"} for --steps 4000.
 
-    Raises UserError for a malformed flag, one with several values (a job is one run) and one that this script sets.
+    Raises UserError for a malformed flag, for several values (a job is one run), and for a flag that this script sets.
     """
     flags = {}
     for name, _, values in split_flags(words):
@@ -162,7 +166,7 @@ def read_flags(words):
 
 
 def setting(algo, flags, name):
-    """The value of an integer argument in the run: the flag's, else the preset's, else the algorithm's default."""
+    """The value of a run's integer argument: from the flag, the preset or the algorithm's default, in this order."""
     if name in flags:
         return int(float(flags[name]))
     algorithm = find(algo)
@@ -170,7 +174,7 @@ def setting(algo, flags, name):
 
 
 def epochs_within(steps, steps_per_epoch, num_envs):
-    """The most whole epochs that do not go over `steps`, at least one: '100k steps' is never more than 100k.
+    """The largest number of whole epochs within `steps`, but at least one. '100k steps' is never more than 100k.
 
     An epoch's steps are rounded up to a multiple of the number of environments.
     """
@@ -178,7 +182,7 @@ def epochs_within(steps, steps_per_epoch, num_envs):
 
 
 def job_name(job):
-    """Names the job's files: ppo_Hopper-v5_1000000_preset-spinningup_s0."""
+    """The name of the job's files: ppo_Hopper-v5_1000000_preset-spinningup_s0."""
     flags = "-".join(word.removeprefix("--") for word in job["flags"])
     parts = [job["algo"], job["env"], str(job["budget"]), flags, f"s{job['seed']}"]
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in "_".join(filter(None, parts)))
@@ -189,21 +193,21 @@ def job_key(job):
 
 
 def make_jobs(args):
-    """The suite's jobs, narrowed or changed by --algos, --envs, --seeds, --steps; without a suite, their product."""
+    """The suite's jobs, filtered or changed by --algos, --envs, --seeds, --steps; without a suite, their product."""
     if args.suite:
         tasks, seeds = SUITES[args.suite]
         tasks = [t for t in tasks if t[0] in (args.algos or files()) and (not args.envs or t[1] in args.envs)]
     else:
         tasks, seeds = [(algo, env, args.steps) for algo in args.algos for env in args.envs], range(3)
     return [
-        {"algo": algo, "env": env, "seed": seed, "budget": args.steps or steps, "flags": args.flags}
-        for seed in (seeds if args.seeds is None else args.seeds)  # seed by seed: an early look sees every task
-        for algo, env, steps in tasks
+        {"algo": algo, "env": env, "seed": seed, "budget": args.steps or steps, "flags": [*flags, *args.flags]}
+        for seed in (seeds if args.seeds is None else args.seeds)  # seed by seed, so that early results cover all tasks
+        for algo, env, steps, *flags in tasks
     ]
 
 
 def read_results(folder):
-    """Every job's last record in DIR/results.jsonl, by job_key."""
+    """{job_key: the job's last record in DIR/results.jsonl}."""
     file = Path(folder) / "results.jsonl"
     records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return {job_key(record): record for record in records}
@@ -220,7 +224,7 @@ class JobFailed(Exception):
 
 
 def finished_run(data_dir, epochs):
-    """The newest folder below data_dir whose run came to its last epoch, or None."""
+    """The newest folder below data_dir with a run that reached its last epoch, or None."""
     for file in sorted(data_dir.rglob("progress.txt"), key=lambda file: file.stat().st_mtime, reverse=True):
         rows = read_progress(file)
         if rows and rows[-1]["Epoch"] == epochs:
@@ -229,9 +233,9 @@ def finished_run(data_dir, epochs):
 
 
 def train_and_evaluate(job, folder):
-    """Runs one job to its end; the rest of its record. Raises JobFailed with one line.
+    """Run one job. Returns the rest of its record; raises JobFailed with one line.
 
-    A run that an earlier call finished and could not evaluate is not trained again.
+    A run that an earlier call finished but couldn't evaluate isn't trained again.
     """
     name, flags = job_name(job), read_flags(job["flags"])
     data_dir = folder / "runs" / name
@@ -255,13 +259,13 @@ def train_and_evaluate(job, folder):
 
 
 def commit_of(run):
-    """The commit of spinup that did a run, by its config.json; None where it was not in git."""
+    """The commit of spinup that did a run, from its config.json; None if it wasn't in git."""
     record = json.loads((run / "config.json").read_text())["run"]
     return (record.get("git_spinup") or record.get("git") or {}).get("commit")
 
 
 def evaluate_run(run, out):
-    """The child's side: deterministic episodes of the saved policy on seeds the training did not see."""
+    """In a child process: deterministic episodes of the saved policy, on seeds not used in training."""
     import torch
 
     import spinup
@@ -279,7 +283,7 @@ def evaluate_run(run, out):
 
 
 def run_all(jobs, folder, workers):
-    """Runs the jobs, `workers` at a time; the number that failed."""
+    """Run the jobs, `workers` at a time. Returns the number that failed."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = threading.Lock()
     failed = []
@@ -295,7 +299,7 @@ def run_all(jobs, folder, workers):
         say(f"start {job_name(job)}")
         try:
             record = {**job, "status": "ok", **train_and_evaluate(job, folder)}
-        except Exception as error:  # whatever it was, it is this job's: record it and go on with the others
+        except Exception as error:  # record any failure of this job and continue with the others
             text = str(error) if isinstance(error, JobFailed) else f"{type(error).__name__}: {error}"
             record = {**job, "status": "failed", "error": text}
             failed.append(job)
@@ -310,9 +314,9 @@ def run_all(jobs, folder, workers):
     pool = ThreadPoolExecutor(workers)
     try:
         list(pool.map(work, todo))
-    except KeyboardInterrupt:  # the children got it as well
+    except KeyboardInterrupt:  # the children get it too
         pool.shutdown(cancel_futures=True)
-        sys.exit("learning.py: stopped; the same command goes on from here")
+        sys.exit("learning.py: stopped; the same command continues from here")
     return len(failed)
 
 
@@ -320,7 +324,7 @@ def run_all(jobs, folder, workers):
 
 
 def mean_std(values):
-    """'mean ± std' (of the sample), '-' where a seed has no value."""
+    """'mean ± std' (of the sample), or '-' if a seed has no value."""
     if not values or any(value is None or math.isnan(value) for value in values):
         return "-"
     mean = f"{statistics.fmean(values):.0f}"
@@ -337,7 +341,7 @@ def published_rows(algo, env, marks):
 
 
 def report(records):
-    """Markdown tables, one of the runs of at most 100k steps and one of the longer ones, and the jobs that failed."""
+    """Markdown tables, one for runs of at most 100k steps and one for longer ones, and the jobs that failed."""
     ok = [record for record in records if record["status"] == "ok"]
     short = [record for record in ok if record["budget"] <= SHORT_MARKS[-1]]
     long = [record for record in ok if record["budget"] > SHORT_MARKS[-1]]
@@ -347,7 +351,7 @@ def report(records):
 
 
 def table(records, marks):
-    """A row for each algorithm, environment and flags, published rows below each environment."""
+    """A row for each algorithm, environment and set of flags, and the published ones below each environment."""
     groups = {}
     for record in records:
         key = record["algo"], record["env"], record["budget"], " ".join(record["flags"])
@@ -380,7 +384,9 @@ def parse(argv):
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], epilog="Everything after -- goes to python -m spinup.run."
     )
-    parser.add_argument("--suite", choices=SUITES, help="a named set of jobs; the next four narrow or change it")
+    parser.add_argument(
+        "--suite", choices=SUITES, help="a named set of jobs; the next four options filter or change it"
+    )
     parser.add_argument("--algos", nargs="+", choices=list(files()))
     parser.add_argument("--envs", nargs="+", metavar="ENV")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="S")
@@ -388,14 +394,14 @@ def parse(argv):
     parser.add_argument("--dir", type=Path, help="where runs, logs and results.jsonl go")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--report", nargs="+", type=Path, metavar="DIR", help="print the table of these folders")
-    parser.add_argument("--evaluate", type=Path, help=argparse.SUPPRESS)  # the child's side
+    parser.add_argument("--evaluate", type=Path, help=argparse.SUPPRESS)  # in a child process
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(own)
     args.flags = flags
     if args.report or args.evaluate:
         return args
     if not args.dir:
-        parser.error("say where the results go: --dir DIR")
+        parser.error("--dir DIR is needed: the folder for the results")
     if not args.suite and not (args.algos and args.envs and args.steps):
         parser.error("give --suite, or all of --algos, --envs and --steps")
     try:
@@ -419,7 +425,7 @@ def main():
         print(report([record for folder in args.report for record in read_results(folder).values()]))
         return 0
     if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal; the children inherit it
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # sent when the terminal is closed; the children inherit this
     return 1 if run_all(make_jobs(args), args.dir.resolve(), args.jobs) else 0
 
 

@@ -1,13 +1,13 @@
-"""What data-parallel training gains, and what checkpoints and guards cost, as shares of a run's own time.
+"""The speed-up of data-parallel training, and the cost of checkpoints and guards as a share of a run's time.
 
     python benchmarks/overheads.py [--what mpi checkpoint guards] [--env HalfCheetah-v5] [--repeats 3]
 
-mpi: steps per second of PPO with 1 and with 2 processes at the same steps_per_epoch, taking turns, at its defaults
-(minibatches of 64) and with the gradient steps on whole epochs of the preset "spinningup"; the share of the time in
-which the processes add up gradients and statistics, waiting for the slower one included.
-checkpoint and guards: PPO at its defaults, and SAC; seconds in Run.save, and in the checks for NaN, infinity and
-bounds of observations, rewards and parameters, as shares of the run; the check of each loss is part of its update.
-Every call is timed, which costs about a microsecond a call and is counted in.
+mpi: steps per second of PPO with 1 and 2 processes at the same steps_per_epoch, taking turns, with the defaults
+(minibatches of 64) and with the preset "spinningup" (gradient steps on whole epochs); the share of time in which the
+processes sum gradients and statistics, including waits for the slower one.
+checkpoint and guards: PPO with its defaults, and SAC; the share of time in Run.save, and in the checks of observations,
+rewards and parameters for NaN, infinity and bounds. The check of each loss is part of its update.
+Timing a call takes about a microsecond, which is included.
 """
 
 import argparse
@@ -35,7 +35,7 @@ RUNS = {
 
 
 class Stopwatch:
-    """Adds up the seconds that some functions take."""
+    """The total time of some functions, in seconds, and the number of calls."""
 
     def __init__(self):
         self.seconds, self.calls = 0.0, 0
@@ -47,18 +47,18 @@ class Stopwatch:
     def timed(self, function):
         @functools.wraps(function)
         def call(*args, **kwargs):
-            began = time.perf_counter()
+            start = time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
-                self.seconds += time.perf_counter() - began
+                self.seconds += time.perf_counter() - start
                 self.calls += 1
 
         return call
 
 
 def child(name: str, env: str, folder: str) -> None:
-    """Train, and print what was measured from the end of the first epoch on."""
+    """Train, and print the measurements since the end of the first epoch."""
     from spinup.compute import mpi
     from spinup.envs import VecEnv
     from spinup.runs.logger import EpochLogger
@@ -74,7 +74,7 @@ def child(name: str, env: str, folder: str) -> None:
     def row(self):
         write(self)
         if not clock:
-            clock["began"] = time.perf_counter()
+            clock["start"] = time.perf_counter()
             for watch in watches.values():
                 watch.seconds, watch.calls = 0.0, 0
 
@@ -83,7 +83,7 @@ def child(name: str, env: str, folder: str) -> None:
 
     algo, settings = RUNS[name]
     getattr(spinup, algo)(env, **settings, logger_kwargs=dict(output_dir=folder, quiet=True))
-    seconds = time.perf_counter() - clock["began"]
+    seconds = time.perf_counter() - clock["start"]
     if mpi.proc_id() == 0:
         shares = {name: watch.seconds / seconds for name, watch in watches.items()}
         shares["seconds a checkpoint"] = watches["checkpoint"].seconds / max(1, watches["checkpoint"].calls)
@@ -121,7 +121,7 @@ def main() -> None:
         steps = RUNS[name][1]["steps_per_epoch"]
         print(f"{name}, {args.env}, {steps} steps an epoch: {one:.0f} steps/s with 1 process, {two:.0f} with 2")
         print(f"  speed-up {two / one:.2f} (in one round {min(ratios):.2f} to {max(ratios):.2f})")
-        print(f"  share of the time in which they add up: {share:.1%}")
+        print(f"  share of the time spent on summing over processes: {share:.1%}")
     for name in ("ppo", "sac") if {"checkpoint", "guards"} & set(what) else ():
         runs = [measure(name, args.env, 1) for _ in range(args.repeats)]
         shares = {key: statistics.median(run[key] for run in runs) for key in runs[0]}

@@ -1,10 +1,10 @@
-"""Seconds per epoch of one checkout beside another's, training in turns.
+"""Compare the seconds per epoch of two checkouts, which train in turns.
 
     python benchmarks/paired.py OLD NEW [--cases "sac 256" "ppo"] [--repeats 3]
 
-OLD and NEW: folders that hold a checkout each, as `git worktree add` makes them. Each training is a process of its own
-on the same core, with the seed of its round. What counts is the median of its last epochs, when updates have been
-captured; a ratio above 1 says that NEW is slower.
+OLD and NEW are folders with a checkout each, such as `git worktree add` makes. Each training run is a process of its
+own, on the same core, with the seed of its round. It counts by the median of its last epochs, with captured updates. A
+ratio above 1 means that NEW is slower.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 OFF_POLICY = dict(steps_per_epoch=500, start_steps=500, update_after=500, eval_freq=0)
 SMALL = dict(OFF_POLICY, steps_per_epoch=1000, batch_size=64, ac_kwargs={"hidden_sizes": [64, 64]})
-# name: algorithm, arguments, epochs, epochs that are left out
+# name: algorithm, arguments, epochs, and how many of them to ignore
 CASES = {
     "sac 256": ("sac", dict(OFF_POLICY, batch_size=256), 14, 9),
     "td3 256": ("td3", dict(OFF_POLICY, batch_size=256), 14, 9),
@@ -38,7 +38,7 @@ getattr(spinup, algo)("HalfCheetah-v5", logger_kwargs=logger, **json.loads(argum
 
 
 def seconds_per_epoch(tree: Path, case: str, seed: int) -> float:
-    algo, arguments, epochs, left_out = CASES[case]
+    algo, arguments, epochs, ignored = CASES[case]
     arguments = json.dumps({**arguments, "epochs": epochs, "seed": seed})
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
@@ -46,7 +46,7 @@ def seconds_per_epoch(tree: Path, case: str, seed: int) -> float:
         subprocess.run(command, check=True, cwd=folder, env={**os.environ, "PYTHONPATH": ""})
         header, *rows = [line.split("\t") for line in (run / "progress.txt").read_text().splitlines()]
     time = [float(row[header.index("Time")]) for row in rows]
-    return statistics.median(b - a for a, b in zip(time[left_out:], time[left_out + 1 :], strict=False))
+    return statistics.median(b - a for a, b in zip(time[ignored:], time[ignored + 1 :], strict=False))
 
 
 def main():
@@ -57,7 +57,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     trees = args.old.resolve(), args.new.resolve()
-    if hasattr(os, "sched_setaffinity"):  # for this process and those that it starts
+    if hasattr(os, "sched_setaffinity"):  # of this process and its children
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     for case in args.cases:
         rounds = []

@@ -1,10 +1,10 @@
-"""Time of `python -m spinup.run plot` on many long runs, imports and writing the picture included.
+"""Time of `python -m spinup.run plot` on many long runs, including imports and writing the figure.
 
     python benchmarks/plotting.py
     python benchmarks/plotting.py --runs 100 --rows 1000 --groups 5 --repeats 3
 
-The runs are made up: random walks in the columns of PPO's progress.txt, in a temporary folder. The processor's time
-stands beside the wall time, as on a busy machine they differ (Windows does not tell it: 0).
+The runs are synthetic: random walks in the columns of PPO's progress.txt, in a temporary folder. CPU time is printed
+beside wall time, because on a busy machine they differ (0 on Windows, which doesn't report it).
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-COLUMNS = ["Epoch", "TotalEnvInteracts", "Time"]  # and as many more as PPO has
+COLUMNS = ["Epoch", "TotalEnvInteracts", "Time"]  # together as many as PPO has
 COLUMNS += [f"{kind}{name}" for name in ("EpRet", "VVals") for kind in ("Average", "Std", "Max", "Min")]
 COLUMNS += ["EpLen", "LossPi", "LossV", "DeltaLossPi", "DeltaLossV", "Entropy", "KL", "ClipFrac", "StopIter"]
 FIGURES = {
@@ -33,7 +33,7 @@ FIGURES = {
 
 
 def make_runs(folder: Path, runs: int, rows: int, groups: int) -> None:
-    """Write `runs` folders as PPO would, dealt out to `groups` names."""
+    """Write `runs` folders like those of PPO, divided among `groups` names."""
     rng = np.random.default_rng(0)
     for i in range(runs):
         table = rng.standard_normal((rows, len(COLUMNS))).cumsum(axis=0)
@@ -50,7 +50,7 @@ def make_runs(folder: Path, runs: int, rows: int, groups: int) -> None:
 
 
 def seconds(flags: list[str], folder: Path) -> tuple[float, float]:
-    """Wall time of one command in a process of its own, and what it had of the processor."""
+    """Wall time and CPU time of one command in a process of its own."""
     out = [] if flags == ["--table"] else ["--out", str(folder / "figure.png")]
     words = [sys.executable, "-m", "spinup.run", "plot", f"{folder}/runs/", *out, *flags]
     start, before = time.perf_counter(), os.times()
@@ -70,7 +70,7 @@ def main() -> None:
         folder = Path(name)
         make_runs(folder / "runs", args.runs, args.rows, args.groups)
         size = sum(path.stat().st_size for path in folder.rglob("progress.txt")) / 1e6
-        print(f"{args.runs} runs of {args.rows} rows, {args.groups} groups, {size:.0f} MB: wall (processor), seconds")
+        print(f"{args.runs} runs of {args.rows} rows, {args.groups} groups, {size:.0f} MB: wall (CPU) time in seconds")
         for label, flags in FIGURES.items():
             times = sorted(seconds(flags, folder) for _ in range(args.repeats))
             print(f"{label:<20}" + "".join(f"{wall:8.1f} ({cpu:.1f})" for wall, cpu in times), flush=True)

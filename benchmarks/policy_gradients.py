@@ -1,4 +1,4 @@
-"""The figures of docs/introduction/policy-optimization.md: how noisy the four estimators are, and how they learn.
+"""The figures of docs/introduction/policy-optimization.md: the noise of the four estimators, and how they learn.
 
     python benchmarks/policy_gradients.py variance     # about a minute
     python benchmarks/policy_gradients.py learning     # five seeds of the four programs: several minutes
@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from spinup.examples import pg_1_simplest, pg_2_reward_to_go, pg_3_baseline, pg_4_gae
 
-GREY = "#808080"
-COLOURED = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
-STYLE = {"svg.hashsalt": "spinup", "font.size": 9, "legend.frameon": False, **dict.fromkeys(COLOURED, GREY)}
+GRAY = "#808080"
+COLORED = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
+STYLE = {"svg.hashsalt": "spinup", "font.size": 9, "legend.frameon": False, **dict.fromkeys(COLORED, GRAY)}
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "introduction" / "img"
 STAGES = {
     "whole return": pg_1_simplest,
@@ -36,7 +36,7 @@ STAGES = {
     "baseline": pg_3_baseline,
     "GAE": pg_4_gae,
 }
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito
 MARKERS = "osD^"
 GAMMA, LAM = 0.99, 0.95
 
@@ -45,7 +45,7 @@ GAMMA, LAM = 0.99, 0.95
 
 
 def policies(epochs: tuple[int, ...], lr: float = 1e-2) -> dict[int, nn.Module]:
-    """Copies of a policy after so many epochs of pg_2_reward_to_go with seed 0."""
+    """Copies of a policy after these epochs of pg_2_reward_to_go with seed 0."""
     torch.manual_seed(0)
     envs = [gym.make("CartPole-v1") for _ in range(10)]
     for i, env in enumerate(envs):
@@ -63,7 +63,7 @@ def policies(epochs: tuple[int, ...], lr: float = 1e-2) -> dict[int, nn.Module]:
     return copies
 
 
-def fitted(batch: list, gamma: float) -> nn.Module:
+def fitted_value(batch: list, gamma: float) -> nn.Module:
     """A value function fitted to the discounted rewards-to-go of a batch of pg_4's episodes."""
     value = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 1))
     zeros = [torch.zeros(len(rew) + 1) for _, _, rew, _ in batch]
@@ -78,23 +78,24 @@ def gradient(loss: Tensor, policy: nn.Module) -> np.ndarray:
 
 
 def noise(gradients: np.ndarray) -> float:
-    """Trace of the covariance over the squared norm of the mean, from (M, P): the mean of so many has noise as signal.
+    """Trace of the covariance over the squared norm of the mean, from (M, P).
 
-    The squared norm of the sample's mean is too large by the variance over M, which is taken off.
+    It is the number of gradients whose average has as much noise as signal. The squared norm of the sample mean is
+    biased by the variance divided by M, which is subtracted.
     """
     total = gradients.var(axis=0, ddof=1).sum()
     return total / max((gradients.mean(axis=0) ** 2).sum() - total / len(gradients), 1e-12)
 
 
 def variance(epochs: tuple[int, ...] = (0, 10, 20, 30), episodes: int = 2000) -> dict[str, list[float]]:
-    """For each stage, the noise of one episode's gradient at each policy; "mean return" holds the policies' returns."""
+    """For each stage, the noise of one episode's gradient at each policy; and the policies' "mean return"."""
     rows = {name: [] for name in ("mean return", *STAGES)}
     envs = [gym.make("CartPole-v1") for _ in range(100)]
     for i, env in enumerate(envs):
         env.reset(seed=1000 + i)
     for policy in policies(epochs).values():
         fresh = pg_4_gae.play(envs, policy)
-        v, v_discounted = fitted(fresh, 1.0), fitted(fresh, GAMMA)
+        v, v_discounted = fitted_value(fresh, 1.0), fitted_value(fresh, GAMMA)
         gradients = {name: [] for name in STAGES}
         returns = []
         for obs, act, rew, terminated in (e for _ in range(episodes // 100) for e in pg_4_gae.play(envs, policy)):
@@ -118,21 +119,21 @@ def variance(epochs: tuple[int, ...] = (0, 10, 20, 30), episodes: int = 2000) ->
 
 
 def train(name: str, seed: int) -> list[float]:
-    """The mean return of each epoch of one run of a program with its defaults."""
+    """The mean return in each epoch of one run of a program, with its defaults."""
     torch.set_num_threads(1)
     with contextlib.redirect_stdout(io.StringIO()):
         return STAGES[name].train(seed=seed)
 
 
 def learning(seeds: int = 5, jobs: int = 1) -> dict[str, np.ndarray]:
-    """The curves of each program, (seeds, epochs), by so many processes at a time."""
+    """The curves of each program, (seeds, epochs), from `jobs` processes at a time."""
     runs = [(name, seed) for name in reversed(STAGES) for seed in range(seeds)]  # the longest first
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         curves = dict(zip(runs, pool.map(train, *zip(*runs, strict=True)), strict=True))
     return {name: np.array([curves[name, seed] for seed in range(seeds)]) for name in STAGES}
 
 
-# ---- what is shown
+# ---- output
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -141,7 +142,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def axes():
-    """A figure whose text and lines are legible on white and on black, as its background is transparent."""
+    """A figure with a transparent background, legible on white and on black."""
     figure, ax = plt.subplots(figsize=(5.5, 3.2), layout="constrained")
     ax.spines[["top", "right"]].set_visible(False)
     return figure, ax
@@ -160,8 +161,8 @@ def show_variance(rows: dict[str, list[float]]) -> None:
     cells = [[name, *(f"{x:.1f}" for x in rows[name])] for name in STAGES]
     print(table(["weights", *returns], cells))
     figure, ax = axes()
-    for name, colour, marker in zip(STAGES, COLOURS, MARKERS, strict=True):
-        ax.plot(rows["mean return"], rows[name], marker=marker, color=colour, label=name)
+    for name, color, marker in zip(STAGES, COLORS, MARKERS, strict=True):
+        ax.plot(rows["mean return"], rows[name], marker=marker, color=color, label=name)
     ax.set(yscale="log", xlabel="mean return of the policy", ylabel="episodes until noise = gradient")
     figure.legend(loc="outside upper center", ncols=4)
     save(figure, "pg-variance.svg")
@@ -172,12 +173,12 @@ def show_learning(curves: dict[str, np.ndarray]) -> None:
     """Print the table and write the figure."""
     cells = []
     figure, ax = axes()
-    for (name, y), colour in zip(curves.items(), COLOURS, strict=True):
+    for (name, y), color in zip(curves.items(), COLORS, strict=True):
         last = y[:, -10:].mean(axis=1)
         cells.append([name, *(f"{x:.0f}" for x in (last.mean(), last.min(), last.max()))])
         x = np.arange(1, y.shape[1] + 1)
-        ax.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.2, linewidth=0)
-        ax.plot(x, y.mean(axis=0), color=colour, label=name)
+        ax.fill_between(x, y.min(axis=0), y.max(axis=0), color=color, alpha=0.2, linewidth=0)
+        ax.plot(x, y.mean(axis=0), color=color, label=name)
     print(table(["weights", "mean", "worst seed", "best seed"], cells))
     ax.set(xlabel="epoch (10 episodes each)", ylabel="mean return")
     ax.legend()

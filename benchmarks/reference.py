@@ -1,11 +1,11 @@
-"""Makes data/reference: VPG, TRPO, PPO and SAC on CartPole-v1 and on Pendulum-v1, five seeds each.
+"""Train the runs in data/reference: VPG, TRPO, PPO and SAC on CartPole-v1 and on Pendulum-v1, five seeds each.
 
     python benchmarks/reference.py
     python benchmarks/reference.py --envs Pendulum-v1 --algos vpg sac
 
-Each algorithm on each environment is one `python -m spinup.run`, printed before it starts and kept in the config.json
-of its runs. Of a run, config.json and progress.txt stay; the policies are thrown away. What is there already is left
-alone, so `rm -r data/reference/Pendulum-v1/vpg` and the command above make that anew.
+Each algorithm on each environment is one `python -m spinup.run` command, which is printed and stored in config.json.
+Only config.json and progress.txt of a run are kept. Complete folders are skipped, so to repeat one, remove it first:
+`rm -r data/reference/Pendulum-v1/vpg`.
 """
 
 import argparse
@@ -34,19 +34,19 @@ KEPT = ("config.json", "progress.txt")
 
 
 def command(env: str, algo: str, data_dir: str) -> list[str]:
-    """What trains the five seeds, as one would type it."""
+    """The command that trains the five seeds."""
     words = ["python", "-m", "spinup.run", algo, "--env", env, "--seed", *map(str, SEEDS), *FLAGS[env, algo].split()]
     return [*words, "--exp_name", algo, "--data_dir", f"{data_dir}/{env}"]
 
 
 def complete(folder: Path) -> bool:
-    """Whether `folder` holds the five runs, tidied up."""
+    """Whether `folder` contains the five runs, tidied."""
     runs = [folder / f"{folder.name}_s{seed}" for seed in SEEDS]
     return all(run.is_dir() and {path.name for path in run.iterdir()} == set(KEPT) for run in runs)
 
 
 def tidy(run: Path) -> None:
-    """Leave what a run logged, without what the system's kernel is called, which tells a reader nothing."""
+    """Keep only a run's log, without the names of host and platform."""
     for path in run.iterdir():
         if path.name not in KEPT:
             path.unlink()
@@ -58,11 +58,11 @@ def tidy(run: Path) -> None:
 def train(env: str, algo: str, data_dir: str) -> None:
     folder = ROOT / data_dir / env / algo
     if complete(folder):
-        print(f"{folder.relative_to(ROOT)}: there already")
+        print(f"{folder.relative_to(ROOT)}: complete, skipped")
         return
     words, start = command(env, algo, data_dir), time.time()
     print(shlex.join(words), flush=True)
-    # This interpreter by the name `python`, so that no path of this machine gets into config.json.
+    # This interpreter under the name `python`, so that config.json contains no path of this machine.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     subprocess.run([*words, "--quiet"], cwd=ROOT, env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}, check=True)
     for run in folder.iterdir():

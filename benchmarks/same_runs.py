@@ -1,10 +1,10 @@
-"""Are the runs of two source trees the same? Compares the rows of progress.txt, times aside, to the last digit.
+"""Compare the runs of two source trees: are the rows of progress.txt, except for times, equal to the last digit?
 
     python benchmarks/same_runs.py OLD NEW [--only ppo]
 
-OLD and NEW are checkouts of this repository, and this Python has what both need. Each short run below is done with
-both: the six algorithms that earlier trees have too, by their defaults and presets, with block-sparse layers and in two
-MPI processes. Prints a line per run, with the first cell that differs, and exits with 1 if there is any.
+OLD and NEW are checkouts of this repository, and this Python must have what both need. Each does the short runs below:
+the six algorithms that earlier trees have too, with their defaults and presets, block-sparse layers and two MPI
+processes. Prints a line per run, with the first cell that differs. The exit status is 1 if any run differs.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-TIMES = ("Time", "EvalTime")  # columns that measure the clock
+TIMES = ("Time", "EvalTime")  # columns of seconds
 ON = "--steps_per_epoch 400 --epochs 3"
 OFF = "--steps_per_epoch 300 --epochs 2 --start_steps 100 --update_after 100 --num_test_episodes 2"
 SPARSE = "--hid 64,64 --sparsity 0.5 --block_size 16"
@@ -38,7 +38,7 @@ RUNS = {
 
 
 def table(tree: Path, command: str, folder: Path) -> list[list[str]]:
-    """The cells of a run's progress.txt, the header first, without the columns of times."""
+    """The cells of a run's progress.txt, starting with the header, without times."""
     words = [sys.executable, "-m", "spinup.run", *command.split(), "--data_dir", str(folder), "--quiet"]
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)

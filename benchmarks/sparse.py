@@ -1,17 +1,17 @@
-"""Block-sparse against dense layers: times, speed-ups and errors.
+"""Compare block-sparse and dense layers: times, speed-ups and errors.
 
-    python benchmarks/sparse.py                       the CPU's table, with 2 threads
-    python benchmarks/sparse.py --errors              relative errors against float64, beside those of dense products
-    python benchmarks/sparse.py --device cuda         the GPU's table: all shapes, dtypes and block sizes
+    python benchmarks/sparse.py                       the table for the CPU, with 2 threads
+    python benchmarks/sparse.py --errors              relative errors against float64, and those of dense products
+    python benchmarks/sparse.py --device cuda         the table for the GPU: all shapes, dtypes and block sizes
     python benchmarks/sparse.py --device cuda --quick
 
-The products of a layer (M, in) -> (M, out): forward, dx, dW, and forward with backward through autograd. Beside it,
-dense: the same layer in torch; dense of equal parameters: a square layer with as many weights as the blocks have;
-torch BSR: torch's own block-sparse format, forward only, as it has no more; on a GPU stk where it is installed.
-Before a shape is timed, y, dx and dW are checked against the masked dense matrix. What is compared takes turns, so
-that both see the same noise, and figures are medians with quartiles. With --threads 1 it is CPU time, which other
-programs on the machine disturb little; else time on the wall, for which the machine should be doing nothing else.
-Writes CSV and a picture into --out.
+Timed are the products of a layer (M, in) -> (M, out): forward, dx, dW, and forward with backward through autograd. They
+are compared with the same layer in torch (dense), a square dense layer with as many weights as the blocks have (dense
+of equal parameters), torch's own block-sparse format, which has only the forward pass (torch BSR), and on a GPU with
+stk if it is installed. Before a shape is timed, y, dx and dW are checked against the masked dense matrix. All take
+turns, so that noise affects them equally; times are medians with quartiles. With --threads 1 they are CPU time, which
+other programs hardly disturb; otherwise wall time, for which the machine should be idle.
+Writes CSV and a figure into --out.
 """
 
 import argparse
@@ -49,7 +49,7 @@ PASSES = ("forward", "dx", "dW", "forward+backward")
 
 
 def operands(layout: BlockLayout, m: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """x, w and dy of random numbers; w so scaled that y is about 1."""
+    """Random x, w and dy, with w scaled so that y is about 1."""
     g = torch.Generator().manual_seed(0)
     scale = math.sqrt(layout.in_features * layout.density)
     shapes = [(m, layout.in_features), (layout.nnz, layout.block_size, layout.block_size), (m, layout.out_features)]
@@ -58,7 +58,7 @@ def operands(layout: BlockLayout, m: int, dtype: torch.dtype, device: str) -> tu
 
 
 def with_backward(product: Callable, x: Tensor, w: Tensor, dy: Tensor) -> Callable[[], tuple]:
-    """A function that goes forward and backward: y, dx, dw."""
+    """A function that computes y, dx and dw, forward and backward."""
     x, w = x.detach().clone().requires_grad_(), w.detach().clone().requires_grad_()
 
     def run() -> tuple:
@@ -80,7 +80,7 @@ def sparse_passes(layout: BlockLayout, x: Tensor, w: Tensor, dy: Tensor) -> dict
 
 
 def dense_passes(x: Tensor, matrix: Tensor, dy: Tensor) -> dict[str, Callable]:
-    """Of the layer as nn.Linear holds it, (out, in)."""
+    """Those of a dense layer, with the weight as in nn.Linear, (out, in)."""
     weight = matrix.t().contiguous()
     return {
         "forward": lambda: torch.nn.functional.linear(x, weight),
@@ -91,7 +91,7 @@ def dense_passes(x: Tensor, matrix: Tensor, dy: Tensor) -> dict[str, Callable]:
 
 
 def others(layout: BlockLayout, m: int, matrix: Tensor, x: Tensor) -> dict[str, dict[str, Callable]]:
-    """What else is measured, as far as it runs here."""
+    """The other kinds of layers, if they run here."""
     side = round(math.sqrt(layout.density * layout.in_features * layout.out_features) / 8) * 8
     small = [torch.randn(m, side).to(x), torch.randn(side, side).to(x), torch.randn(m, side).to(x)]
     found = {"dense of equal parameters": dense_passes(*small)}
@@ -112,7 +112,7 @@ def others(layout: BlockLayout, m: int, matrix: Tensor, x: Tensor) -> dict[str, 
 
 
 def check(layout: BlockLayout, x: Tensor, w: Tensor, dy: Tensor) -> None:
-    """Stop where y, dx or dW is not that of the masked matrix."""
+    """Exit if y, dx or dW differs from that of the masked matrix."""
     for name, (error, dense) in errors(layout, x, w, dy).items():
         if not error <= max(1.5 * dense, 1e-6):
             sys.exit(f"{layout}, {x.dtype}: {name} is wrong, relative error {error:.2e} (dense {dense:.2e})")
@@ -137,7 +137,7 @@ def errors(layout: BlockLayout, x: Tensor, w: Tensor, dy: Tensor) -> dict[str, t
 
 
 def as_graph(run: Callable) -> Callable:
-    """The same work as a CUDA graph, so that launching costs next to nothing."""
+    """The same work as a CUDA graph, so that launching costs almost nothing."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -165,7 +165,7 @@ def seconds(run: Callable, cuda: bool) -> float:
 
 
 def take_turns(runs: dict, budget: float, cuda: bool) -> dict[tuple, tuple[float, ...]]:
-    """(median, lower and upper quartile, least) of the seconds of each, over rounds of all for `budget` seconds."""
+    """{key: (median, lower and upper quartile, minimum)} of the seconds, from rounds of all for `budget` seconds."""
     for run in runs.values():
         run()
     times = {key: [] for key in runs}
@@ -178,7 +178,7 @@ def take_turns(runs: dict, budget: float, cuda: bool) -> dict[tuple, tuple[float
 
 
 def measure(m: int, layout: BlockLayout, dtype: str, device: str, budget: float) -> list[dict]:
-    """A row of the table for each pass, kind of layer, and way of launching."""
+    """A row of the table for each product, kind of layer and kind of launch."""
     torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     cuda = device == "cuda"
     x, w, dy = operands(layout, m, DTYPES[dtype], device)
@@ -204,11 +204,11 @@ def measure(m: int, layout: BlockLayout, dtype: str, device: str, budget: float)
     return rows
 
 
-# ---- what is reported
+# ---- the report
 
 
 def show(rows: list[dict]) -> None:
-    """A line for each layer: microseconds and speed-up over dense of forward+backward, other kinds beside."""
+    """A line per layer: time in microseconds and speed-up over dense of forward+backward, and other kinds."""
     found = {(row["kind"], row["product"], row["launch"]): row for row in rows}
     for launch in dict.fromkeys(row["launch"] for row in rows):
         sparse, dense = (found[kind, "forward+backward", launch] for kind in ("sparse", "dense"))
@@ -216,14 +216,14 @@ def show(rows: list[dict]) -> None:
         line = f"M {sparse['m']:<5} {sparse['inputs']}x{sparse['outputs']} b {sparse['block_size']:<4}"
         line += f"d {sparse['density']:.3f} {sparse['dtype']} {launch}: dense {dense['us']:9.1f} us, sparse "
         line += f"{sparse['us']:9.1f} us ({sparse['us_low']:.1f}-{sparse['us_high']:.1f}), {sparse['speedup']:5.2f}x, "
-        line += f"phi {sparse['phi']:.2f}, by the least times {sparse['speedup_least']:.2f}x; {single}"
+        line += f"phi {sparse['phi']:.2f}, of the minimal times {sparse['speedup_least']:.2f}x; {single}"
         if ("torch BSR", "forward", launch) in found:
             line += f"; BSR forward {found['torch BSR', 'forward', launch]['speedup']:.2f}x"
         print(line, flush=True)
 
 
 def break_even(rows: list[dict]) -> list[str]:
-    """For each shape and block size the density below which forward+backward is faster than dense, interpolated."""
+    """For each shape and block size, the density, interpolated, below which forward+backward is faster than dense."""
     lines, groups = [], {}
     for row in rows:
         if row["kind"] == "sparse" and row["product"] == "forward+backward":
@@ -276,9 +276,11 @@ def draw(rows: list[dict], file: Path) -> None:
 
 
 def table_of_errors(device: str) -> None:
-    """Relative errors against float64 of y, dx and dW for each dtype, dense beside; the worst of several layouts."""
-    print("relative error against float64: block-sparse (dense with the same zeros, ratio), of those of block sizes,")
-    print("densities and layouts where the ratio is largest; and of a dense y without zeros. M 256, 1024 x 1024")
+    """For each dtype, the relative errors of y, dx and dW against float64, and of dense ones; the worst layouts."""
+    print(
+        "Relative errors against float64: block-sparse (dense with the same zeros, ratio), for the block size, density"
+    )
+    print("and layout with the largest ratio; and that of a dense y without zeros. M 256, 1024 x 1024")
     for dtype in [name for name in ("fp32", "tf32", "fp16", "bf16") if device == "cuda" or name != "tf32"]:
         torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
         worst: dict[str, tuple] = {}
@@ -295,11 +297,11 @@ def table_of_errors(device: str) -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each layer that is timed")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--seconds", type=float, default=4.0, help="timing budget per layer")
     parser.add_argument("--quick", action="store_true", help="the first shape, fewer densities and block sizes")
-    parser.add_argument("--errors", action="store_true", help="print relative errors, time nothing")
-    parser.add_argument("--out", type=Path, default=Path("data/bench-sparse"), help="folder for CSV and picture")
+    parser.add_argument("--errors", action="store_true", help="print relative errors only")
+    parser.add_argument("--out", type=Path, default=Path("data/bench-sparse"), help="folder for the CSV and the figure")
     return parser.parse_args()
 
 
@@ -332,7 +334,7 @@ def main() -> None:
     rows, seen = [], set()
     for m, kind, layout, dtype in cases(args):
         key = (m, layout.shape, layout.block_size, layout.nnz, dtype, kind)
-        if key in seen:  # at least one block a row: small matrices cannot have every density
+        if key in seen:  # small matrices can't have every density: each row has a block
             continue
         seen.add(key)
         here = [{"layout": kind, **row} for row in measure(m, layout, dtype, args.device, args.seconds)]

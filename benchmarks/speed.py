@@ -1,13 +1,12 @@
-"""Steps per second of spinup beside Stable-Baselines3 and, for SAC, TD3 and DDPG, SBX (JAX), end to end.
+"""Steps per second of spinup, of Stable-Baselines3 and, for SAC, TD3 and DDPG, of SBX (JAX), end to end.
 
     python benchmarks/speed.py [--settings fullbatch sb3-defaults offpolicy-256 offpolicy-100 startup] [--threads 1]
         [--algos ppo sac td3 ddpg] [--envs ...] [--repeats 5] [--matmul_precision medium] [--json FILE]
 
-Each measurement is a process of its own, held to as many cores as it has threads. The contestants take turns, round by
-round, so that a slow minute of the machine falls on all of them; seed = round. The clock runs from the end of the first
-epoch to the end of training: imports, building the environments and the first updates are left out on every side. An
-epoch is one update of PPO, and 1000 steps of the others. What is measured and why it is the same work:
-benchmarks/README.md.
+Each measurement is a process of its own, limited to as many cores as it has threads. The contestants take turns, round
+by round, so that a slow minute of the machine affects all of them; seed = round. The clock runs from the end of the
+first epoch to the end of training, which excludes imports, building the environments and the first updates. An epoch is
+one update of PPO, or 1000 steps of the others. benchmarks/README.md says what is measured and why the work is equal.
 """
 
 import argparse
@@ -31,8 +30,8 @@ from typing import NamedTuple
 import speed_offpolicy as offpolicy
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = {"sb3": "stable_baselines3", "sbx": "sbx"}  # of the peers
-DISTRIBUTIONS = ("torch", "gymnasium", "numpy", "stable-baselines3", "sbx-rl", "jax")  # whose versions are told
+MODULES = {"sb3": "stable_baselines3", "sbx": "sbx"}
+DISTRIBUTIONS = ("torch", "gymnasium", "numpy", "stable-baselines3", "sbx-rl", "jax")  # their versions are recorded
 STARTUP = {
     "python -m spinup.run --help": ["-m", "spinup.run", "--help"],
     "python -c 'import spinup'": ["-c", "import spinup"],
@@ -41,15 +40,15 @@ STARTUP = {
 
 
 class Kind(NamedTuple):
-    """What settings have in common that measure algorithms of one kind."""
+    """What the settings for one kind of algorithm share."""
 
     algos: tuple
-    envs: tuple  # where the command line names none
-    steps: int  # timed in each run, likewise
+    envs: tuple  # unless the command line names others
+    steps: int  # timed in each run, unless the command line gives another number
     contestants: tuple  # (package, environments), in running order
     ratios: tuple  # of two contestants each
-    shares: dict  # of the first contestant's time: {key: name}; what remains is the last column's
-    rest: str
+    shares: dict  # parts of the first contestant's time: {key: column}
+    rest: str  # the column of the remaining time
 
 
 ON_POLICY = Kind(
@@ -82,7 +81,7 @@ STEPS_PER_EPOCH = {
 
 
 def sb3_kwargs(setting, num_envs):
-    """The arguments of stable_baselines3.PPO that are not its defaults; "sb3-defaults" changes none with one env."""
+    """The arguments of stable_baselines3.PPO that differ from its defaults; none in "sb3-defaults" with one env."""
     kwargs = {"n_steps": STEPS_PER_EPOCH[setting] // num_envs}
     if setting == "fullbatch":
         kwargs |= {"batch_size": STEPS_PER_EPOCH[setting], "n_epochs": 80, "gae_lambda": 0.97}
@@ -90,7 +89,7 @@ def sb3_kwargs(setting, num_envs):
 
 
 def spinup_kwargs(setting):
-    """The arguments of spinup.ppo that make its updates those of SB3 with `sb3_kwargs`."""
+    """The arguments of spinup.ppo that give it the same updates as SB3 with `sb3_kwargs`."""
     kwargs = {
         "steps_per_epoch": STEPS_PER_EPOCH[setting],
         "lam": 0.95,
@@ -119,7 +118,7 @@ def clock():
 
 
 def measure_peer(package, algo, setting, env_id, num_envs, seed, epochs, threads, matmul_precision):
-    """Trains with SB3 or SBX, whose products are always float32; when the clock starts and stops."""
+    """Train with SB3 or SBX, whose products are always float32. Returns when the clock starts and stops."""
     import numpy as np
     import torch
     from stable_baselines3.common.callbacks import BaseCallback
@@ -149,10 +148,10 @@ def measure_peer(package, algo, setting, env_id, num_envs, seed, epochs, threads
 
 
 def measure_spinup(package, algo, setting, env_id, num_envs, seed, epochs, threads, matmul_precision):
-    """Trains with spinup; when the clock starts and stops, and the seconds between them that went where.
+    """Train with spinup. Returns when the clock starts and stops, and how the seconds in between were spent.
 
-    Off-policy, an update lasts from its draw from the replay buffer to the storing of what it returns, and "products"
-    are the seconds that the matrix products of one update take, measured right after the training.
+    An off-policy update lasts from sampling the replay buffer to logging its results. "products" is the time of one
+    update's matrix products in seconds, measured right after training.
     """
     from spinup.buffers import ReplayBuffer
     from spinup.envs import VecEnv, make_envs
@@ -234,8 +233,8 @@ def measure_spinup(package, algo, setting, env_id, num_envs, seed, epochs, threa
 
 
 def measure(job):
-    """Trains once and returns the job with the steps per second, wall and CPU time, and what else was measured."""
-    if hasattr(os, "sched_setaffinity"):  # before torch and JAX count them; only so does XLA keep to its number
+    """Train once. Returns the job with steps per second, wall and CPU time, and the other measurements."""
+    if hasattr(os, "sched_setaffinity"):  # before torch and JAX count cores: XLA has no other limit
         os.sched_setaffinity(0, cores()[-job["threads"] :])
     (wall, cpu), (wall_end, cpu_end), extra = (measure_spinup if job["package"] == "spinup" else measure_peer)(**job)
     wall, cpu, steps = wall_end - wall, cpu_end - cpu, job["epochs"] * STEPS_PER_EPOCH[job["setting"]]
@@ -251,7 +250,7 @@ def cores():
 
 
 def child(*args, threads=1):
-    """Runs this interpreter on `args` in the checkout, on the CPU; the last line of its output."""
+    """Run this interpreter with `args` in the checkout, on the CPU. Returns the last line of its output."""
     limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     env = {**os.environ, **limits, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}  # this checkout, not a copy
     done = subprocess.run([sys.executable, *args], cwd=ROOT, env=env, capture_output=True, text=True)
@@ -261,7 +260,7 @@ def child(*args, threads=1):
 
 
 def make_jobs(args):
-    """What takes rounds of its own, one after the other: the arguments that its contestants share."""
+    """The arguments that the contestants share, for each comparison."""
     jobs = []
     for setting, kind in SETTINGS.items():
         epochs = math.ceil((args.steps or kind.steps) / STEPS_PER_EPOCH[setting])
@@ -309,7 +308,7 @@ def table(header, rows):
 
 
 def runs_of(runs, job, who):
-    """Those of one job and one contestant, (package, environments), in the order of the rounds."""
+    """The runs of one job and one contestant, (package, environments), in the order of the rounds."""
     runs = [run for run in runs if all(run[key] == job[key] for key in job)]
     return [run for run in runs if (run["package"], run["num_envs"]) == who]
 
@@ -329,7 +328,7 @@ def speed_table(kind, jobs, runs):
 
 
 def share_table(kind, jobs, runs):
-    """Where the first contestant's time goes: medians over the rounds."""
+    """How the first contestant spends its time: medians over the rounds."""
     rows = []
     for job in jobs:
         ours = runs_of(runs, job, kind.contestants[0])
@@ -340,7 +339,7 @@ def share_table(kind, jobs, runs):
 
 
 def floor_table(jobs, runs):
-    """spinup's updates beside their matrix products."""
+    """The time of spinup's updates and of their matrix products."""
     rows = []
     for job in jobs:
         ours = runs_of(runs, job, OFF_POLICY.contestants[0])
@@ -359,13 +358,13 @@ def report(jobs, runs, threads, rounds):
             print(f"Steps per second, threads: {threads}{precision}, median (min..max) of {rounds}:\n")
             print(speed_table(kind, mine, runs), "\n")
             package, num_envs = kind.contestants[0]
-            print(f"Where {package}'s time goes (environments: {num_envs}), medians:\n")
+            print(f"How {package} spends its time (environments: {num_envs}), medians:\n")
             print(share_table(kind, mine, runs), "\n")
             if kind is OFF_POLICY:
                 print(floor_table(mine, runs), "\n")
     waited = sum(run["cpu"] < 0.9 * run["wall"] for run in runs)
     if waited:
-        print(f"{waited} of {len(runs)} runs got a core for less than 90% of the time: busy machine.\n")
+        print(f"The machine was busy: {waited} of {len(runs)} runs had a core for less than 90% of their time.\n")
 
 
 def machine():
@@ -387,15 +386,15 @@ def parse(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     settings, algos = (*SETTINGS, "startup"), (*ON_POLICY.algos, *OFF_POLICY.algos)
     parser.add_argument("--settings", nargs="+", choices=settings, default=settings, help="what to measure")
-    parser.add_argument("--algos", nargs="+", choices=algos, default=algos, help="of the settings' algorithms")
+    parser.add_argument("--algos", nargs="+", choices=algos, default=algos, help="restrict the settings to these")
     parser.add_argument("--envs", nargs="+", metavar="ENV", help="environment ids")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; every contestant runs once per round")
     parser.add_argument("--steps", type=int, help="timed steps per run, rounded up to whole epochs")
-    parser.add_argument("--threads", type=int, default=1, help="and cores, of every contestant")
+    parser.add_argument("--threads", type=int, default=1, help="threads and cores of each contestant")
     precisions = ("highest", "high", "medium")
     parser.add_argument("--matmul_precision", choices=precisions, default="highest", help="of spinup's SAC, TD3, DDPG")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single measurement to FILE")
-    parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)  # the child's side
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all measurements to FILE")
+    parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)  # in a child process
     args = parser.parse_args(argv)
     if not 1 <= args.threads <= len(cores()):
         parser.error(f"--threads {args.threads}: this process may use {len(cores())} cores")

@@ -1,4 +1,4 @@
-"""For speed.py: what SAC, TD3 and DDPG are given on every side, and the matrix products of their updates."""
+"""For speed.py: the arguments of SAC, TD3 and DDPG for each package, and the matrix products of their updates."""
 
 import itertools
 import time
@@ -33,7 +33,7 @@ def peer_kwargs(algo, setting):
 
 
 def spinup_kwargs(algo, setting):
-    """The arguments of spinup.sac, td3 and ddpg that make their work that of the peers with `peer_kwargs`."""
+    """The arguments of spinup.sac, td3 and ddpg that give them the same work as the peers with `peer_kwargs`."""
     deterministic = {"pi_lr": 1e-3, "q_lr": 1e-3, "act_noise": NOISE}
     own = {
         "sac": {"lr": 1e-3, "alpha": "auto", "target_entropy": None},
@@ -57,27 +57,27 @@ def spinup_kwargs(algo, setting):
     }
 
 
-# ---- the floor below an update's time
+# ---- a lower bound on an update's time
 
 
 def update_products(algo, observations, actions):
-    """The matrix products of one update, or with TD3 of two, as its policy steps in every second; and how many updates.
+    """The matrix products of one update, or of two for TD3, whose policy has every second step; the number of updates.
 
-    A product is (what, n, m), for a layer from n to m units, and takes 2 B n m operations for a batch of B:
-    "forward" is (B, n) times (n, m); "weights", the gradient of the layer's weights, (m, B) times (B, n); "inputs",
-    the gradient of what enters the layer, (B, m) times (m, n). The last is left out where nothing below learns.
+    A product is (what, n, m), for a layer with n inputs and m outputs, and takes 2 B n m operations for a batch of B:
+    "forward" is (B, n) times (n, m); "weights", the gradient of the weights, is (m, B) times (B, n); and "inputs", the
+    gradient of the inputs, is (B, m) times (m, n). The last is missing if no layer below learns.
 
-    Critics' step: the policy (with TD3 and DDPG its target) forward at o2; the target critics forward at (o2, a2); the
+    Critic step: the policy (TD3 and DDPG: the target policy) forward at o2; the target critics forward at (o2, a2); the
     critics forward at (o, a), the gradients of their weights, and of the inputs of all their layers but the first.
-    Policy's step: the policy forward at o; the critics (with TD3 the first) forward at (o, pi(o)), and the gradients of
-    the inputs of all their layers; those of the policy's layers but the first, and the gradients of its weights.
+    Policy step: the policy forward at o; the critics (TD3: the first) forward at (o, pi(o)), and the gradients of the
+    inputs of all their layers; the gradients of the inputs of the policy's layers but the first, and of its weights.
 
-    With two hidden layers: 45 products with SAC, 64 in two updates with TD3, 28 with DDPG.
+    With two hidden layers, SAC has 45 products, TD3 64 in two updates, and DDPG 28.
     """
     policy = list(itertools.pairwise((observations, *HIDDEN, 2 * actions if algo == "sac" else actions)))
     critic = list(itertools.pairwise((observations + actions, *HIDDEN, 1)))
     critics = 1 if algo == "ddpg" else 2
-    judges = 2 if algo == "sac" else 1
+    policy_critics = 2 if algo == "sac" else 1  # that the policy's loss goes through
 
     def products(what, layers):
         return [(what, n, m) for n, m in layers]
@@ -88,8 +88,8 @@ def update_products(algo, observations, actions):
         *products("inputs", critics * critic[1:]),
     ]
     policy_step = [
-        *products("forward", policy + judges * critic),
-        *products("inputs", judges * critic + policy[1:]),
+        *products("forward", policy + policy_critics * critic),
+        *products("inputs", policy_critics * critic + policy[1:]),
         *products("weights", policy),
     ]
     updates = 2 if algo == "td3" else 1
@@ -97,10 +97,10 @@ def update_products(algo, observations, actions):
 
 
 def time_products(algo, batch, observations, actions, repeats=200):
-    """Seconds that the products of one update take, one after the other, with nothing else between them.
+    """Seconds that the products of one update take, in sequence, with nothing else in between.
 
-    The matrices lie in memory as autograd's do, are there from the start, and are shared by products of equal shape:
-    the cache then holds more of them than in an update, so that this is indeed a floor.
+    The matrices have the same memory layout as in autograd, exist from the start, and are shared by products of equal
+    shape. So more of them fit into the cache than in an update, which makes this a lower bound.
     """
     import torch
 

@@ -1,9 +1,9 @@
-"""Trains for a few hundred steps on environments of other packages: the table in docs/environments.md.
+"""Train for a few hundred steps on environments of other packages: the table in docs/environments.md.
 
     python benchmarks/third_party.py [PACKAGE ...]
 
-Without a package: those that are installed. Not all fit into one installation, as they need different versions of
-others. The command's exit status is 1 where a run failed.
+Default: the packages that are installed. They can't all be installed together, because they need different versions of
+others. The exit status is 1 if a run failed.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def version(package: str) -> str | None:
 
 
 def train(command: str, folder: Path) -> tuple[int, str]:
-    """Exit status and last line of a short run; simulators draw without a display."""
+    """Exit status and last line of a short run. Simulators render without a display."""
     words = [*shlex.split(command), *shlex.split(PPO if command.startswith("ppo") else SAC), "--data_dir", str(folder)]
     paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     env = {"MUJOCO_GL": "egl", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("packages", nargs="*", help=f"of {', '.join(COMMANDS)}; default: those that are installed")
     packages = parser.parse_args().packages or [package for package in COMMANDS if version(package)]
     if unknown := set(packages) - set(COMMANDS):
-        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(COMMANDS)}")
+        parser.error(f"unknown: {', '.join(unknown)}; the packages are {', '.join(COMMANDS)}")
     failed = 0
     for package in packages:
         for command in COMMANDS[package]:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors, which don't run __getattr__
     from spinup import probes as probes
+    from spinup.algos.crossq import crossq as crossq
     from spinup.algos.ddpg import ddpg as ddpg
     from spinup.algos.dqn import dqn as dqn
     from spinup.algos.ppo import ppo as ppo
+    from spinup.algos.ppo_rnn import ppo_rnn as ppo_rnn
     from spinup.algos.sac import sac as sac
     from spinup.algos.td3 import td3 as td3
     from spinup.algos.trpo import trpo as trpo

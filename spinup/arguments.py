@@ -9,6 +9,7 @@ The checks, `--help`, help(spinup.ppo), the flags of `resume` and the tables in 
 """
 
 import enum
+import functools
 import inspect
 import math
 import textwrap
@@ -80,7 +81,7 @@ ActorCriticClass = Annotated[Callable, "class of the networks; spinup.nets docum
 AcKwargs = Annotated[
     dict | None,
     "arguments of actor_critic: hidden_sizes, activation, log_std_init, log_std_min, log_std_max, squash, orthogonal, "
-    "layer_norm, linear",
+    "layer_norm, batch_norm, critic_width, linear, memory_size, cell",
 ]
 HiddenSizes = Annotated[int | Sequence[int], "units of each hidden layer"]
 Activation = Annotated[str | type, "a name from torch.nn, or a class"]
@@ -93,6 +94,14 @@ NormalizeObs = Annotated[
     "center and scale observations (except images) by running statistics, saved with the policy, and clip them to -10 "
     "to 10; the statistics are updated after each epoch's update, or by off-policy algorithms in each step",
 ]
+
+LogStdInit = Annotated[float, "log of the Gaussian's initial standard deviation, in half-ranges of the actions"]
+LogStdMin = Annotated[float | None, "lower bound of the log of the standard deviation; None: unbounded"]
+LogStdMax = Annotated[float | None, "upper bound of the log of the standard deviation; None: unbounded"]
+Orthogonal = Annotated[
+    bool, "orthogonal initial weights, with the policy's last layer near zero; False: PyTorch's default"
+]
+Squash = Annotated[bool, "squash the Gaussian by tanh to keep actions within bounds; needs a bounded Box"]
 
 # ---- the run
 
@@ -341,7 +350,9 @@ def document(function: F) -> F:
     """
     if "arguments" in vars(function):
         return function
-    signature = inspect.signature(function)
+    # Of a class: its own, although a base class may have a __signature__ from here.
+    call = functools.partial(function.__init__, None) if isinstance(function, type) else function  # type: ignore[misc]
+    signature = inspect.signature(call)
     found = read(signature)
     lines = [f"{a.name}: {a.help}" for a in found.values() if a.help]
     lines = [textwrap.fill(line, 100, subsequent_indent="    ") for line in lines]

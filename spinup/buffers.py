@@ -38,8 +38,8 @@ def gae(
     Truncated episodes and the last row bootstrap from v2. With lam = 1 the returns are discounted rewards-to-go.
     """
     terminated, done = terminated.to(r.dtype), done.to(r.dtype)
-    delta = r + gamma * (1 - terminated) * v2 - v  # vpg-2, trpo-6, ppo-3: delta
-    adv = discount(delta, gamma * lam * (1 - done))  # vpg-2, trpo-6, ppo-3: A
+    delta = r + gamma * (1 - terminated) * v2 - v  # vpg-2, trpo-6, ppo-3, ppo_rnn-4: delta
+    adv = discount(delta, gamma * lam * (1 - done))  # vpg-2, trpo-6, ppo-3, ppo_rnn-4: A
     return adv, adv + v
 
 
@@ -108,7 +108,7 @@ class RolloutBuffer:
         Call it exactly once for each filling of the buffer, since episodes continue from one to the next.
         """
         r, done = torch.from_numpy(self.r), torch.from_numpy(self.done).float()
-        began = torch.cat([torch.zeros_like(done[:1]), done[:-1]])  # 1 at the first step of an episode
+        began = first_steps(done)
         x = r.clone()
         x[0] += gamma * self.running_return
         returns = discount(x.flip(0), (gamma * (1 - began)).flip(0)).flip(0)
@@ -130,6 +130,73 @@ class RolloutBuffer:
         self.t, self.running_return = len(state["r"]), state["running_return"]
         for name in self.columns:
             getattr(self, name)[: self.t] = state[name]
+
+
+class RecurrentBuffer(RolloutBuffer):
+    """A RolloutBuffer that also keeps the states of recurrent networks, (N, S) each.
+
+    initial_state: N states at the beginning of an episode
+    state: the policy's, for the next step; pi_start, v_start: the policy's and the value function's, for the first step
+        of the rollout
+    """
+
+    def __init__(self, *args, initial_state: np.ndarray):
+        super().__init__(*args)
+        self.state, self.pi_start, self.v_start = (initial_state.copy() for _ in range(3))
+
+    def starts(self, device: torch.device = "cpu") -> tuple[Tensor, Tensor]:
+        """The states of the policy and the value function at the rollout's first step, (N, S) each."""
+        pi_start, v_start = (torch.from_numpy(x).to(device) for x in (self.pi_start, self.v_start))
+        return pi_start, v_start
+
+    def begin(self, pi_state: Tensor, v_state: Tensor) -> None:
+        """Start the next rollout in these states, (N, S)."""
+        self.pi_start, self.v_start = pi_state.cpu().numpy(), v_state.cpu().numpy()
+        self.state = self.pi_start.copy()
+
+    def mark_episode_end(self, mask: np.ndarray) -> None:
+        super().mark_episode_end(mask)
+        self.state[mask] = 0.0
+        if self.t == 0:
+            self.pi_start[mask] = self.v_start[mask] = 0.0
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), **{name: getattr(self, name) for name in ("state", "pi_start", "v_start")}}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        super().load_state_dict(state)
+        self.state, self.pi_start, self.v_start = (state[name].copy() for name in ("state", "pi_start", "v_start"))
+
+
+def first_steps(done: Tensor) -> Tensor:
+    """Which steps of a rollout, after its first, are the first of an episode; done and the result: (T, N)."""
+    return torch.cat([torch.zeros_like(done[:1]), done[:-1]])
+
+
+def sequence_length(steps: int, longest: int | None) -> int:
+    """The length of the longest equal sequences into which `steps` steps can be cut; longest: its limit, if any.
+
+    Raises UserError if they'd be shorter than half the limit.
+    """
+    length = steps if longest is None else max(n for n in range(1, min(longest, steps) + 1) if steps % n == 0)
+    if longest is not None and length < min(longest, steps) / 2:
+        raise UserError(
+            f"seq_len is {longest}, but an environment takes {steps} steps in an epoch, which can't be cut into equal "
+            f"sequences of {-(-longest // 2)} to {longest}; change seq_len, steps_per_epoch or num_envs"
+        )
+    return length
+
+
+def sequences(x: Tensor, length: int) -> Tensor:
+    """Rollouts x, (T, N, ...), cut into M = T / length * N sequences: (length, M, ...)."""
+    return x.unflatten(0, (-1, length)).transpose(0, 1).flatten(1, 2)
+
+
+def states_at_sequences(start: Tensor, states: Tensor, length: int) -> Tensor:
+    """The states at the first steps of all sequences, (M, S), from those at the rollout's first step, (N, S), and those
+    after each of its steps, (T, N, S).
+    """
+    return torch.cat([start[None], states[:-1]])[::length].flatten(0, 1)
 
 
 class Batch(NamedTuple):

@@ -25,8 +25,9 @@ from gymnasium.vector import AutoresetMode
 
 from spinup.algorithm import Algorithm, files, find
 from spinup.errors import Fault, UserError, closest, first_line, install
-from spinup.observations import check_for_flat_images, is_image, known_space, network_space
+from spinup.observations import action_mask, check_for_flat_images, is_image, known_space, mask_slice, network_space
 from spinup.system.terminal import say
+from spinup.wrappers import num_choices
 
 # Id namespace -> (module that registers its environments when imported, extra that installs it).
 NAMESPACES = {"ALE": ("ale_py", "atari")}
@@ -270,7 +271,8 @@ class NamesToStrings(ast.NodeTransformer):
 def saved_wrappers(folder: Path, config: Mapping, given: Sequence | None = None) -> list:
     """A run's wrappers: those given, or the ones in its config.json.
 
-    Raises UserError if config.json names wrappers other than Gymnasium's: code that a folder names isn't trusted.
+    Raises UserError if config.json names wrappers other than Gymnasium's and ours: code that a folder names isn't
+    trusted.
     """
     if given is not None:
         return as_wrappers(given)
@@ -278,14 +280,14 @@ def saved_wrappers(folder: Path, config: Mapping, given: Sequence | None = None)
     if flags := wrapper_flags(wrappers):
         named = all(WRAPPER_SPEC.fullmatch(str(wrapper)) for wrapper in wrappers)
         allow = f"allow its wrappers with{flags} (wrappers=)" if named else "in Python: wrappers=[...]"
-        raise UserError(f"{folder}: its wrappers {wrappers} are not all Gymnasium's; {allow}")
+        raise UserError(f"{folder}: its wrappers {wrappers} are not all Gymnasium's or spinup's; {allow}")
     return wrappers
 
 
 def wrapper_flags(wrappers: Sequence | str | None) -> str:
-    """The flags that allow a run's wrappers on the command line; "" if all are Gymnasium's own."""
+    """The flags that allow a run's wrappers on the command line; "" if all are Gymnasium's or ours."""
     specs = [str(wrapper) for wrapper in as_wrappers(wrappers)]
-    if all(spec.startswith("gymnasium.wrappers:") for spec in specs):
+    if all(spec.startswith(("gymnasium.wrappers:", "spinup.wrappers:")) for spec in specs):
         return ""
     return "".join(f" --wrapper {shlex.quote(spec)}" for spec in specs)
 
@@ -307,6 +309,14 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
             f"observation space {observation_space} has no fixed size; Box, Discrete, MultiDiscrete, MultiBinary, "
             "and Dict or Tuple of these are supported"
         )
+    if (mask := action_mask(observation_space)) is not None:
+        try:
+            size = num_choices(action_space)
+        except ValueError as error:
+            raise UserError(f"observations have an action_mask: {error}") from None
+        if spaces.flatdim(mask) != size:
+            found = f"the action_mask in the observations has {spaces.flatdim(mask)} entries"
+            raise UserError(f"{found}; it must have {size}, one for each action of {action_space}")
 
 
 def check_actions(algorithm: Algorithm, space: spaces.Space) -> None:
@@ -475,6 +485,7 @@ class VecEnv:
         obs, act = envs.single_observation_space, envs.single_action_space
         self.observation_space = network_space(obs)
         self.raw_observation_space, self.raw_action_space = obs, act  # make_envs replaces the first if it was flattened
+        self.mask = mask_slice(self.observation_space)  # of the actions, in an observation
         self.own_limit = math.inf  # steps after which the environment itself truncates an episode
         self.action_space = flat_action_space(act)
         self.action_start = np.asarray(act.start) if isinstance(act, spaces.Discrete | spaces.MultiDiscrete) else 0
@@ -527,8 +538,19 @@ class VecEnv:
         return self.o
 
     def random_actions(self) -> np.ndarray:
-        """Uniformly random actions, as a policy would give them, (N, *act_shape)."""
-        return (self.envs.action_space.sample() - self.action_start).reshape(self.num_envs, *self.action_space.shape)
+        """Uniformly random actions, legal ones if the observations have an action mask, (N, *act_shape)."""
+        actions = self.envs.action_space.sample(mask=self._legal_actions()) - self.action_start
+        return actions.reshape(self.num_envs, *self.action_space.shape)
+
+    def _legal_actions(self) -> tuple | None:
+        """The action masks of all environments in the form that Gymnasium's `sample` takes; None: all are legal."""
+        if self.mask is None:
+            return None
+        masks = self.o[:, self.mask].astype(np.int8)
+        if isinstance(self.action_space, spaces.Discrete):
+            return tuple(masks)
+        ends = np.cumsum(self.action_space.nvec)[:-1]
+        return tuple(tuple(np.split(mask, ends)) for mask in masks)
 
     def episodes(self, mask: np.ndarray) -> list[tuple]:
         """(return, length, *numbers of log_info) of the current episode of each environment in mask, (N,)."""
@@ -826,10 +848,31 @@ def own_limit(env: gym.Env) -> float:
 # ---- policies
 
 
+def has_memory(policy) -> bool:
+    """Whether the policy's `act` also takes and returns the state of a memory (spinup.nets)."""
+    return hasattr(policy, "initial_state")
+
+
+class Player:
+    """A policy that acts in N environments from the first steps of their episodes on, with its memory if it has one."""
+
+    def __init__(self, policy, num_envs: int):
+        self.policy = policy
+        self.state = policy.initial_state(num_envs) if has_memory(policy) else None
+
+    def act(self, o: np.ndarray, deterministic: bool) -> np.ndarray:
+        """Actions at observations o, (N, *obs_shape): (N, *act_shape)."""
+        if self.state is None:
+            return self.policy.act(o, deterministic)
+        a, self.state = self.policy.act(o, self.state, deterministic)
+        return a
+
+
 def bind(policy, envs: VecEnv, max_ep_len: int) -> None:
     """Give a policy the method policy.action, which works in the environment's own spaces, and its run's max_ep_len."""
     if not hasattr(policy, "action"):  # a user's network may have an attribute of that name
-        policy.action = functools.partial(env_action, policy, envs.raw_observation_space, envs.raw_action_space)
+        function = env_action_and_state if has_memory(policy) else env_action
+        policy.action = functools.partial(function, policy, envs.raw_observation_space, envs.raw_action_space)
     policy.max_ep_len = max_ep_len
 
 
@@ -837,6 +880,25 @@ def env_action(policy, observation_space: spaces.Space, action_space: spaces.Spa
     """The policy's action for one observation, both as the environment's own spaces have them.
 
     Raises UserError if the observation doesn't fit the space.
+    """
+    return to_env_actions(action_space, policy.act(flat_observation(observation_space, observation), deterministic))[0]
+
+
+def env_action_and_state(
+    policy, observation_space: spaces.Space, action_space: spaces.Space, observation, state=None, deterministic=False
+) -> tuple:
+    """For a policy with memory: the action, as in `env_action`, and the state for the next step of the episode.
+
+    state: that which the step before returned; None at the first step
+    """
+    a, state = policy.act(flat_observation(observation_space, observation), state, deterministic)
+    return to_env_actions(action_space, a)[0], state
+
+
+def flat_observation(observation_space: spaces.Space, observation) -> np.ndarray:
+    """One observation of the environment's own space as a batch of one in VecEnv's, (1, *obs_shape).
+
+    Raises UserError if it doesn't fit the space.
     """
     try:
         if isinstance(observation_space, spaces.Box):
@@ -848,8 +910,7 @@ def env_action(policy, observation_space: spaces.Space, action_space: spaces.Spa
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         what = f"{' '.join(repr(observation).split()):.80} is not one observation of the policy's environment"
         raise UserError(f"{what}, {observation_space} ({first_line(error)})") from error
-    o = o[None] if is_image(observation_space) else o.reshape(1, -1).astype(np.float32)
-    return to_env_actions(action_space, policy.act(o, deterministic))[0]
+    return o[None] if is_image(observation_space) else o.reshape(1, -1).astype(np.float32)
 
 
 def longest_episode(policy) -> int:
@@ -897,9 +958,9 @@ def evaluate(
 def play_round(ac, envs: VecEnv, deterministic: bool) -> list[tuple]:
     """Play one episode in each environment. Counting only the first of each avoids a bias toward short episodes."""
     played: list[tuple | None] = [None] * envs.num_envs
-    o = envs.reset()
+    o, player = envs.reset(), Player(ac, envs.num_envs)
     while True:
-        envs.step(ac.act(o, deterministic))
+        envs.step(player.act(o, deterministic))
         for i in np.flatnonzero(envs.done):
             played[i] = played[i] or envs.episodes(np.arange(envs.num_envs) == i)[0]
         if all(played):

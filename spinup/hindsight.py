@@ -133,16 +133,14 @@ class Goals:
         layer = env
         while not hasattr(layer, name) and isinstance(layer, gym.Wrapper):
             layer = layer.env
-        function = getattr(layer, name, None)
-
-        def call_each(achieved, desired, info):
-            return np.array(
-                [np.asarray(function(*pair, info)).item() for pair in zip(achieved, desired, strict=True)], float
-            )
-
-        call_each.__name__ = name
+        function: Callable | None = getattr(layer, name, None)
         if function is None:
             return None
+
+        def call_each(achieved, desired, info, function=function):
+            pairs = zip(achieved, desired, strict=True)
+            return np.array([np.asarray(function(*pair, info)).item() for pair in pairs], float)
+
         try:
             each = call_each(*pairs, {})
         except NotImplementedError:  # GoalEnv's own
@@ -157,20 +155,21 @@ class Goals:
 
     def reward(self, achieved: Tensor, desired: Tensor) -> Tensor:
         """The rewards, (B,), for flattened goals, (B, G) each."""
-        return self.call(self.compute_reward, achieved, desired)
+        return self.call("compute_reward", achieved, desired)
 
     def terminated(self, achieved: Tensor, desired: Tensor) -> Tensor:
         """1.0 where the episode would have terminated, else 0.0, (B,), for flattened goals, (B, G) each."""
-        return self.call(self.compute_terminated, achieved, desired)
+        return self.call("compute_terminated", achieved, desired)
 
-    def call(self, function: Callable, achieved: Tensor, desired: Tensor) -> Tensor:
+    def call(self, name: str, achieved: Tensor, desired: Tensor) -> Tensor:
+        function: Callable = getattr(self, name)
         goals = (self.own_form(x) for x in (achieved, desired))
         try:
             values = np.asarray(function(*goals, {}) if len(achieved) else (), np.float32)
         except Exception as error:
-            raise Fault(f"{self.name} raised {first_line(error)} in {function.__name__}") from error
+            raise Fault(f"{self.name} raised {first_line(error)} in {name}") from error
         if not np.isfinite(values).all():
-            raise Fault(f"{self.name} returned NaN or infinity from {function.__name__}")
+            raise Fault(f"{self.name} returned NaN or infinity from {name}")
         return torch.from_numpy(values).to(achieved.device)
 
     def own_form(self, goals: Tensor) -> np.ndarray:

@@ -50,10 +50,11 @@ def height_and_width(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 class Part(NamedTuple):
-    """One part of an observation: an image or a vector."""
+    """One part of an observation: an image, a vector or an action mask."""
 
     space: spaces.Box
     frames: int = 1  # steps whose frames are stacked in the image
+    is_mask: bool = False  # 1 for each legal action and 0 for each illegal one
 
 
 class ObservationBox(spaces.Box):
@@ -88,7 +89,8 @@ def known_space(env: gym.Env) -> spaces.Box:
     space = env.observation_space
     if not (is_image(space) or is_likely_image(space)):
         return space
-    return ObservationBox(space.low, space.high, space.dtype, (Part(space, *stacked_frames(env)),))
+    (frames,) = stacked_frames(env)
+    return ObservationBox(space.low, space.high, space.dtype, (Part(space, frames),))
 
 
 def flattened_space(space: spaces.Space, frames: Sequence[int] | None = None) -> spaces.Box:
@@ -96,15 +98,32 @@ def flattened_space(space: spaces.Space, frames: Sequence[int] | None = None) ->
 
     frames: Part.frames of each entry; None: 1
     """
-    flat, entries = spaces.flatten_space(space), leaves(space)
+    flat, entries, mask = spaces.flatten_space(space), leaves(space), action_mask(space)
     parts, width = [], 0  # width of the adjacent vector entries that aren't a part yet
     for entry, n in zip(entries, frames or [1] * len(entries), strict=True):
-        if not (is_image(entry) or is_likely_image(entry)):
+        if not (is_image(entry) or is_likely_image(entry) or entry is mask):
             width += spaces.flatdim(entry)
             continue
-        parts += [*vector_part(width), Part(entry, n)]
+        part = Part(spaces.Box(0, 1, (spaces.flatdim(entry),)), is_mask=True) if entry is mask else Part(entry, n)
+        parts += [*vector_part(width), part]
         width = 0
     return ObservationBox(flat.low, flat.high, flat.dtype, (*parts, *vector_part(width))) if parts else flat
+
+
+def action_mask(space: spaces.Space) -> spaces.Space | None:
+    """The entry "action_mask" of a Dict, if it has one."""
+    return space.get("action_mask") if isinstance(space, spaces.Dict) else None
+
+
+def mask_slice(space: spaces.Box) -> slice | None:
+    """Where the action mask lies in flattened observations; None if they have none."""
+    start = 0
+    for part in parts_of(space):
+        stop = start + int(np.prod(part.space.shape))
+        if part.is_mask:
+            return slice(start, stop)
+        start = stop
+    return None
 
 
 def vector_part(width: int) -> list[Part]:

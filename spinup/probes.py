@@ -21,6 +21,7 @@ import numpy as np
 from gymnasium import spaces
 
 from spinup.algorithm import Algorithm, files, find
+from spinup.envs import Player, has_memory
 from spinup.errors import Fault, UserError, closest
 
 # ---- environments
@@ -348,10 +349,16 @@ def trainer(algo: str, settings: Mapping | None = None) -> Train:
 
         def act(o):
             discrete = isinstance(env_fn().action_space, spaces.Discrete)
-            return ac.act(o[None], deterministic=not discrete)[0]
+            return Player(ac, 1).act(o[None], deterministic=not discrete)[0]
 
         @torch.no_grad()
         def value(o):
+            if has_memory(ac):
+                *before, o = map(torch.as_tensor, observations_until(o, env_fn()))
+                state = torch.as_tensor(ac.initial_state(1))
+                for earlier in before:
+                    state = ac.v(earlier[None], state)[1]
+                return ac.v(o[None], state)[0].numpy()
             if hasattr(ac, "v"):
                 return ac.v(torch.as_tensor(o)).numpy()
             o, q = torch.as_tensor(o[None]), ac.q if hasattr(ac, "q") else ac.critic
@@ -360,6 +367,17 @@ def trainer(algo: str, settings: Mapping | None = None) -> Train:
         return value, act
 
     return train
+
+
+def observations_until(o: np.ndarray, env: gym.Env) -> list[np.ndarray]:
+    """The observations of the beginning of an episode, up to the first equal to o: what a memory has seen there."""
+    while True:
+        seen, done = [env.reset()[0]], False
+        while not done:
+            if np.array_equal(seen[-1], o):
+                return seen
+            seen_o, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            seen, done = [*seen, seen_o], terminated or truncated
 
 
 # ---- the table

@@ -1,6 +1,6 @@
-"""Runs the Triton kernels on the CPU, under TRITON_INTERPRET=1, and prints a line of JSON for each case.
+"""Runs the Triton kernels on the CPU, with TRITON_INTERPRET=1, and prints a line of JSON per case.
 
-Started by test_sparse_kernels.py: the variable must be set before Triton is imported, and stays for the process.
+test_sparse_kernels.py starts it as a process, because the variable must be set before Triton is imported.
 """
 
 import json
@@ -10,7 +10,7 @@ import torch
 from spinup.sparse import BlockLayout, kernels, layouts, reference
 
 assert kernels.INTERPRETED
-torch.use_deterministic_algorithms(True)  # fills what torch.empty gives with NaN, so that nothing is left unwritten
+torch.use_deterministic_algorithms(True)  # torch.empty returns NaN, which shows what a kernel leaves unwritten
 G = torch.Generator().manual_seed(0)
 LAYOUTS = {
     "one block": BlockLayout([[0, 0], [0, 1], [0, 0]], 16),
@@ -27,14 +27,14 @@ def relative(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def products(layout: BlockLayout, x: torch.Tensor, w: torch.Tensor, dy: torch.Tensor, module) -> list[torch.Tensor]:
-    """y, dx and dW by kernels or reference."""
+    """y, dx and dW, computed by kernels or by reference."""
     y = module.matmul(x, w, layout.table, layout.out_features, False)
     dx = module.matmul(dy, w, layout.table, layout.in_features, True)
     return [y, dx, module.outer(x, dy, layout.table, layout.nnz, layout.block_size)]
 
 
 def case(name: str, dtype: torch.dtype, m: int, strided: bool = False) -> dict:
-    """Errors of y, dx, dW against float64, those of dense products beside them, and whether a repeat is the same."""
+    """Errors of y, dx and dW against float64, those of dense products, and whether a repeat gives the same."""
     layout, b = LAYOUTS[name], LAYOUTS[name].block_size
     x, dy = (torch.randn(m, n, generator=G).to(dtype) for n in (layout.in_features, layout.out_features))
     w = torch.randn(layout.nnz, b, b, generator=G).to(dtype)
@@ -61,7 +61,7 @@ for name in LAYOUTS:
 for m in (1, 7, 64, 1000):
     print(json.dumps(case("empty row and column", torch.float32, m)))
 print(json.dumps(case("uneven", torch.float32, 20, strided=True)))
-print(json.dumps(case("one block", torch.float16, 1100)))  # so large a batch, of so few blocks, is split
+print(json.dumps(case("one block", torch.float16, 1100)))  # a batch so large, with so few blocks, is split
 
 layout = LAYOUTS["uneven"]
 x, w = torch.randn(5, 160, generator=G).double(), torch.randn(layout.nnz, 16, 16, generator=G).double()

@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic: epochs from steps, reading progress.txt, medians and ratios, tables."""
+"""The benchmark scripts' arithmetic: epochs from steps, reading progress.txt, medians and ratios, tables."""
 
 import importlib.util
 import inspect
@@ -15,7 +15,7 @@ import pytest
 from spinup.algorithm import Algorithm
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts, and no package
+sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts outside of any package
 names = ("learning", "speed", "speed_offpolicy", "third_party")
 learning, speed, offpolicy, third_party = map(import_module, names)
 
@@ -43,7 +43,7 @@ def test_read_flags_knows_the_aliases():
     assert flags == {"preset": "spinningup", "steps_per_epoch": "1000", "quiet": None, "gamma": "0.9"}
 
 
-def test_a_flag_beats_the_preset_and_the_preset_the_default(monkeypatch):
+def test_flags_override_presets_and_presets_defaults(monkeypatch):
     def ppo(env_fn, *, steps_per_epoch=2048, num_envs=8):
         pass
 
@@ -77,14 +77,14 @@ def test_suites_can_be_narrowed():
         (["--dir", "d", "--suite", "classic", "--envs", "Ant-v5"], "no job"),
     ],
 )
-def test_mistakes_on_the_command_line(argv, message, capsys):
+def test_command_line_errors(argv, message, capsys):
     with pytest.raises(SystemExit) as exit_:
         learning.parse(argv)
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_done_jobs_are_left_out_and_failed_ones_repeated(tmp_path, monkeypatch):
+def test_done_jobs_are_skipped_and_failed_ones_repeated(tmp_path, monkeypatch):
     job = {"algo": "ppo", "env": "CartPole-v1", "budget": 1000, "flags": []}
     jobs, outcomes = [{**job, "seed": seed} for seed in range(3)], {0: "ok", 1: "failed", 2: "ok"}
     ran = []
@@ -116,7 +116,7 @@ def test_only_a_run_of_all_epochs_counts_as_finished(tmp_path):
 # ---- learning.py: reading a run
 
 
-def test_read_progress_makes_nan_of_blanks(tmp_path):
+def test_read_progress_reads_blanks_as_nan(tmp_path):
     (tmp_path / "progress.txt").write_text("Epoch\tAverageEpRet\n1\t\n2\t3.5\n3\tnan\n")
     rows = learning.read_progress(tmp_path / "progress.txt")
     assert [row["Epoch"] for row in rows] == [1, 2, 3]
@@ -189,19 +189,19 @@ def test_report_has_a_table_of_its_own_for_short_runs():
     assert "published: T | 10 | 6515 | 9059 | 12120 ± 1010 |" in second.splitlines()[4]
 
 
-# ---- data/benchmarks: what came out
+# ---- data/benchmarks: our results
 
 
 RECORDS = learning.read_results(ROOT / "data" / "benchmarks").values()
 
 
-def test_the_page_of_results_has_what_the_records_say():
+def test_the_results_page_matches_the_records():
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert [table for table in learning.report(list(RECORDS)).split("\n\n") if table not in page] == []
     assert len(re.findall(r"^\| ---", page, re.MULTILINE)) == 2
 
 
-def test_the_page_of_sparse_layers_has_what_the_records_say():
+def test_the_sparse_page_matches_the_records():
     page = (ROOT / "docs" / "sparse.md").read_text(encoding="utf-8")
     lines = learning.report(list(RECORDS)).splitlines()
     rows = [line.split(" | ") for line in lines if line.startswith("| td3") and "--batch_size 100`" in line]
@@ -211,7 +211,7 @@ def test_the_page_of_sparse_layers_has_what_the_records_say():
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=learning.job_name)
-def test_a_record_says_what_was_run_and_is_its_own_summary(record):
+def test_a_record_describes_its_run(record):
     assert record["status"] == "ok"
     assert re.fullmatch(r"[0-9a-f]{40}", record["commit"])
     wanted = f"python -m spinup.run {record['algo']} --env {record['env']} --seed {record['seed']} --epochs "
@@ -235,7 +235,7 @@ def test_ratio_is_of_medians_with_the_range_within_rounds():
 
 
 def as_runs(job, kind, results):
-    """results: one list per contestant of what its rounds measured."""
+    """results: per contestant, a list of the measurements of its rounds."""
     return [
         {**job, "package": package, "num_envs": num_envs, "seed": seed} | result
         for (package, num_envs), rounds in zip(kind.contestants, results, strict=True)
@@ -265,7 +265,7 @@ def test_speed_table_names_and_pairs_the_contestants():
     assert speed.table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
 
 
-def test_speed_table_keeps_jobs_apart():
+def test_speed_table_separates_jobs():
     td3 = SAC | {"algo": "td3"}
     runs = as_runs(SAC, speed.OFF_POLICY, [[{"steps_per_second": x}] for x in (300.0, 100.0, 200.0)])
     runs += as_runs(td3, speed.OFF_POLICY, [[{"steps_per_second": x}] for x in (600.0, 300.0, 800.0)])
@@ -293,7 +293,7 @@ def test_floor_table_compares_an_update_with_its_products():
     assert cells["update / products"] == "2.00 (2.00..3.00)"
 
 
-def test_jobs_are_what_the_command_line_names():
+def test_jobs_follow_the_command_line():
     def jobs(*argv):
         args = speed.parse(argv)
         return [(job["setting"], job["algo"], job["env_id"], job["epochs"]) for job in speed.make_jobs(args)]
@@ -387,7 +387,7 @@ def test_the_settings_are_arguments_of_the_peers(package):
 
 
 def small(monkeypatch, steps, random_steps):
-    """Make the off-policy settings fit for a test, with layers that no two products share."""
+    """Shrink the off-policy settings for a test, with layer sizes that give every product a shape of its own."""
     monkeypatch.setattr(offpolicy, "STEPS_PER_EPOCH", steps)
     monkeypatch.setattr(offpolicy, "RANDOM_STEPS", random_steps)
     monkeypatch.setattr(offpolicy, "HIDDEN", (24, 40))
@@ -397,7 +397,7 @@ def small(monkeypatch, steps, random_steps):
 
 
 @pytest.mark.parametrize("algo", ALGOS)
-def test_products_are_those_of_a_real_update(algo, monkeypatch):
+def test_products_match_a_real_update(algo, monkeypatch):
     from torch.utils.flop_counter import FlopCounterMode
 
     from spinup.buffers import ReplayBuffer

@@ -694,3 +694,22 @@ def test_free_memory_is_that_of_the_buffers_device(monkeypatch):
     monkeypatch.setattr(accel, "free_memory", asked.append)
     ReplayBuffer(10, 1, BOX, spaces.Discrete(4), device="meta")
     assert asked == ["meta"]
+
+
+@pytest.mark.parametrize("overwritten", [False, True])
+def test_n_step_sums_stop_where_an_episode_is_marked_as_ended(overwritten):
+    """Rewards 1, 2, 4, 8, marked after the second: from the first, 1 + 2 / 2; from the second, 2; then 4 + 8 / 2."""
+    buffer = ReplayBuffer(8, 2, BOX, spaces.Discrete(2), n_step=3, gamma=0.5)
+    o, a, no = np.zeros((2, 2), np.float32), np.zeros(2, int), np.zeros(2, bool)
+    if overwritten:
+        buffer.store(o, a, np.full(2, 100.0), o, no, no)
+    start = buffer.t
+    for reward in (1, 2, 4, 8):
+        buffer.store(o, a, np.full(2, reward), o, no, no)
+        if reward == 2:
+            buffer.mark_episode_end(np.array([False, True]))
+    rows = (torch.arange(start, start + 4) % buffer.rows) * 2
+    unmarked, marked = (buffer.transitions(rows + n) for n in (0, 1))
+    assert unmarked.r.tolist() == [1 + 1 + 1, 2 + 2 + 2, 4 + 4, 8]
+    assert marked.r.tolist() == [1 + 1, 2, 4 + 4, 8]
+    assert marked.discount.tolist() == [0.25, 0.5, 0.25, 0.5]

@@ -1,4 +1,4 @@
-"""DDPG: its equations on numbers worked out by hand, and its updates against a twin. See also test_off_policy.py."""
+"""DDPG: equations by hand, updates against a reference implementation. See also test_off_policy.py."""
 
 import copy
 
@@ -18,7 +18,7 @@ SMALL = dict(epochs=1, start_steps=0, batch_size=8, replay_size=1000, eval_freq=
 def test_target():
     r, q2 = torch.tensor([1.0, 1.0, -2.0, 0.5]), torch.tensor([10.0, 10.0, 4.0, -8.0])
     terminated, discount = torch.tensor([0.0, 1.0, 0.0, 0.0]), torch.tensor([0.5, 0.5, 0.25, 0.5])
-    # 1 + 10 / 2; nothing behind a terminal state; two steps: -2 + 4 / 4; 0.5 - 8 / 2
+    # 1 + 10 / 2; nothing after a terminal state; two steps: -2 + 4 / 4; 0.5 - 8 / 2
     assert target(r, terminated, discount, q2).tolist() == [6, 1, -1, -3.5]
 
 
@@ -48,7 +48,7 @@ def test_first_losses_by_hand(tmp_path):
 
 def test_the_policy_climbs_the_learned_critic_and_not_the_target(tmp_path):
     class Turned(Line):
-        """Its copy falls where it rises."""
+        """Rising with the action, but its copy, the target network, falls."""
 
         def __deepcopy__(self, memo):
             return Line(self.c, -self.w)
@@ -59,8 +59,8 @@ def test_the_policy_climbs_the_learned_critic_and_not_the_target(tmp_path):
 
 
 @pytest.mark.parametrize("n_step", [1, 3])
-def test_updates_are_a_twins(monkeypatch, tmp_path, n_step):
-    """Eight updates with torch.optim.Adam, one parameter after another averaged, on the same batches."""
+def test_updates_match_a_reference_implementation(monkeypatch, tmp_path, n_step):
+    """Eight updates on the same batches, with torch.optim.Adam and targets averaged one by one."""
     rates = dict(pi_lr=2e-3, q_lr=1e-3, polyak=0.9, gamma=0.8, n_step=n_step)
     options = {**SMALL, **rates, "update_after": 30, "steps_per_epoch": 37}
     replay = Replay(monkeypatch, "ddpg", Walk, tmp_path, **options)

@@ -1,8 +1,9 @@
 """Every block of code on every page runs, or says why not; every link leads somewhere or is listed in docs/links.txt.
 
 A page's blocks run in order, in a folder of their own: Python as a file, and each line of a console by itself. A
-training command runs for two short epochs, and a policy plays two short episodes, whatever the page says. Comments
-before a block say more:
+training command runs for two short epochs, a policy plays two short episodes and a program of spinup/examples makes
+two short steps, whatever the page says. The scripts in benchmarks and the records in data are there to be used.
+Comments before a block say more:
 
     <!-- not run: REASON -->           it is left out, and counted
     <!-- needs command: NAME -->       left out where `python -m spinup.run` has no such command
@@ -34,6 +35,7 @@ PAGES = [page for page in PAGES if "_build" not in page.parts]
 RUN, DATA = ("python", "console", "bash"), ("toml", "yaml", "text", "json")
 SHORT = {"--epochs": "2", "--steps_per_epoch": "1024", "--max_ep_len": "100"}
 SHORT_OFF_POLICY = {"--steps_per_epoch": "200", "--start_steps": "100", "--update_after": "100"}
+SHORT_EXAMPLE = {"epochs": "2", "steps": "2", "warm_up_steps": "2"}  # defaults of a program in spinup/examples
 
 
 # ---- reading
@@ -118,6 +120,14 @@ def shortened(words: list[str]) -> list[str]:
     return keep
 
 
+def shortened_example(module: str) -> str:
+    """The source of a program in spinup/examples with smaller defaults."""
+    source = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+    for name, value in SHORT_EXAMPLE.items():
+        source = re.sub(rf"\b{name}: int = \d+", f"{name}: int = {value}", source)
+    return source
+
+
 # ---- running
 
 POSIX = os.name == "posix"
@@ -156,6 +166,11 @@ def run_line(line: str, folder: Path) -> None:
     words = shlex.split(line, comments=True)
     if words[0] == "spinup":
         words = ["python", "-m", "spinup.run", *words[1:]]
+    if words[:2] == ["python", "-m"] and words[2].startswith("spinup.examples."):
+        file = folder / f"{words[2].rpartition('.')[2]}.py"
+        file.write_text(shortened_example(words[2]), encoding="utf-8")
+        python([str(file), *words[3:]], folder)
+        return
     if words[0] == "python":
         python(shortened(words[1:]), folder)
         return
@@ -196,7 +211,8 @@ def name_of(page: Path) -> str:
 @pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
 def test_blocks_run(page, tmp_path):
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "reference").symlink_to(ROOT / "data" / "reference")
+    for name in ("benchmarks", "data/benchmarks", "data/reference"):
+        (tmp_path / name).symlink_to(ROOT / name)
     for number, block in enumerate(blocks(page.read_text(encoding="utf-8"))):
         if not is_left_out(block):
             try:
@@ -256,6 +272,20 @@ def test_external_links_are_listed():
     assert all_external_links() ^ listed_links() == set()
 
 
+# ---- what the pages say of the package
+
+
+def test_the_comparison_has_every_algorithm():
+    page = (ROOT / "docs" / "introduction" / "kinds-of-algorithms.md").read_text(encoding="utf-8")
+    section = page.partition("\n## The algorithms here, side by side\n")[2]
+    table = re.search(r"^\|.*\n(?:\|.*\n)+", section, re.MULTILINE)[0].splitlines()
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table]
+    assert sorted(rows[0][1:]) == sorted(name.upper() for name in algorithm.files())
+    assert {len(row) for row in rows} == {len(rows[0])}
+    on_policy = {name.upper() for name in algorithm.files() if algorithm.find(name).on_policy}
+    assert {name for name, data in zip(rows[0], rows[2], strict=True) if data == "on-policy"} == on_policy
+
+
 # ---- the parser can fail
 
 
@@ -309,6 +339,19 @@ def test_shortened():
     ]
     assert shortened(["-m", "spinup.run", "plot", "data"]) == ["-m", "spinup.run", "plot", "data"]
     assert shortened(["-m", "spinup.algos.sac"])[2:4] == ["--epochs", "2"]
+
+
+def test_shortened_example():
+    """Only defaults change, and every program that takes long has some that do."""
+    changed = {}
+    for file in (ROOT / "spinup" / "examples").glob("[!_]*.py"):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        short = shortened_example(f"spinup.examples.{file.stem}").splitlines()
+        changed[file.stem] = [re.findall(r"(\w+): int = 2\b", b) for a, b in zip(lines, short, strict=True) if a != b]
+    assert changed.pop("grpo") == [["steps"], ["warm_up_steps"]]
+    assert changed.pop("tabular") == []  # it takes a second
+    assert set(changed) >= {"pg_1_simplest", "pg_4_gae"}
+    assert all(["epochs"] in names for names in changed.values())
 
 
 GRID = """\

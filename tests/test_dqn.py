@@ -1,4 +1,4 @@
-"""DQN: its equations on numbers worked out by hand, its updates against a twin, exploration, images, resume."""
+"""DQN: equations by hand, updates against a reference implementation, exploration, images, resume."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ SMALL |= dict(ac_kwargs=dict(hidden_sizes=(16,)), epsilon_steps=60)
 
 
 def train(folder, env="CartPole-v1", **kwargs):
-    """By DQN; the trained network."""
+    """Train with DQN. Returns the trained network."""
     return spinup.dqn(env, **kwargs, logger_kwargs=dict(output_dir=str(folder), quiet=True))
 
 
@@ -34,7 +34,7 @@ def test_target():
     q2 = torch.tensor([10.0, 10.0, 4.0])
     r, terminated = torch.tensor([1.0, 1.0, -2.0]), torch.tensor([0.0, 1.0, 0.0])
     discount = torch.tensor([0.5, 0.5, 0.25])
-    # 1 + 10 / 2; nothing behind a terminal state; two steps: -2 + 4 / 4
+    # 1 + 10 / 2; nothing after a terminal state; two steps: -2 + 4 / 4
     assert target(r, terminated, discount, q2).tolist() == [6, 1, -1]
 
 
@@ -71,7 +71,7 @@ def test_dueling_by_hand():
 
 
 class Table(nn.Module):
-    """The same values everywhere; its copy, the target network, has others."""
+    """The same values for all observations; its copy, the target network, has others."""
 
     def __init__(self, values: list[float]):
         super().__init__()
@@ -94,7 +94,7 @@ class Tables(QNetwork):
 
 @pytest.mark.parametrize(("double", "y"), [(True, 1 + 0.5 * 2), (False, 1 + 0.5 * 5)])
 def test_next_action_by_hand(monkeypatch, tmp_path, double, y):
-    """Rewards of 1, gamma 0.5, no terminal state. Q chooses action 1, worth 2 to Q_targ, which chooses 0, worth 5."""
+    """Rewards of 1, gamma 0.5, no terminal state. Q chooses action 1 (Q_targ: 2), Q_targ chooses 0 (5)."""
     monkeypatch.setattr("spinup.envs.VecEnv.random_actions", lambda self: np.ones(self.num_envs, int))
     options = SMALL | dict(epochs=1, epsilon=0.0, epsilon_steps=1, n_step=1, gamma=0.5, q_lr=0.0, polyak=1.0)
     options |= dict(ac_kwargs=None, actor_critic=Tables, double=double)
@@ -105,7 +105,7 @@ def test_next_action_by_hand(monkeypatch, tmp_path, double, y):
 
 
 def sampled(monkeypatch) -> list:
-    """The batches of the updates to come."""
+    """The batches of all updates from now on."""
     batches, sample = [], module.ReplayBuffer.sample
     monkeypatch.setattr(module.ReplayBuffer, "sample", lambda self, n: batches.append(sample(self, n)) or batches[-1])
     return batches
@@ -118,11 +118,11 @@ def test_n_step_and_gamma_reach_the_buffer(monkeypatch, tmp_path):
     _, _, r, _, terminated, discount = (torch.cat(x) for x in zip(*batches, strict=True))
     assert set(discount.tolist()) == {0.5, 0.25, 0.125}
     assert torch.equal(r, 2 * (1 - discount))
-    assert abs(terminated.mean().item() - 0.6) < 0.15  # three of five starts see the end
+    assert abs(terminated.mean().item() - 0.6) < 0.15  # three of five starts reach the end
 
 
 @pytest.mark.parametrize("double", [True, False])
-def test_updates_are_those_of_a_twin(monkeypatch, tmp_path, double):
+def test_dqn_updates_match_a_reference_implementation(monkeypatch, tmp_path, double):
     batches = sampled(monkeypatch)
     start, prepare = [], module.Run.prepare
     monkeypatch.setattr(
@@ -130,27 +130,27 @@ def test_updates_are_those_of_a_twin(monkeypatch, tmp_path, double):
     )
     options = SMALL | dict(double=double, n_step=1, polyak=0.9, q_lr=1e-2, max_grad_norm=0.5, capture=False)
     ac = train(tmp_path, lambda: Walk(spaces.Discrete(2)), **options)
-    twin = start[0].q
-    slow, optimizer = copy.deepcopy(twin), torch.optim.Adam(twin.parameters(), 1e-2)
+    net = start[0].q
+    net_targ, optimizer = copy.deepcopy(net), torch.optim.Adam(net.parameters(), 1e-2)
     assert len(batches) == 101
     for o, a, r, o2, terminated, discount in batches:
         with torch.no_grad():
-            best = (twin if double else slow)(o2).argmax(-1, keepdim=True)
-            y = r + discount * (1 - terminated) * slow(o2).gather(-1, best)[:, 0]
-        loss = nn.functional.smooth_l1_loss(twin(o).gather(-1, a[:, None])[:, 0], y)
+            best = (net if double else net_targ)(o2).argmax(-1, keepdim=True)
+            y = r + discount * (1 - terminated) * net_targ(o2).gather(-1, best)[:, 0]
+        loss = nn.functional.smooth_l1_loss(net(o).gather(-1, a[:, None])[:, 0], y)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
+        nn.utils.clip_grad_norm_(net.parameters(), 0.5)
         optimizer.step()
         with torch.no_grad():
-            for p, fast in zip(slow.parameters(), twin.parameters(), strict=True):
-                p.mul_(0.9).add_(0.1 * fast)
-    for ours, wanted in zip(ac.q.parameters(), twin.parameters(), strict=True):
+            for p_targ, p in zip(net_targ.parameters(), net.parameters(), strict=True):
+                p_targ.mul_(0.9).add_(0.1 * p)
+    for ours, wanted in zip(ac.q.parameters(), net.parameters(), strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_double_and_plain_targets_differ(tmp_path):
-    """Or the test above would say nothing of the switch."""
+    """Otherwise the test above wouldn't test the option."""
     one, other = (train(tmp_path / str(double), **SMALL, double=double, q_lr=1e-2) for double in (True, False))
     assert any(not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
@@ -169,8 +169,8 @@ def test_captured_updates_are_the_same(monkeypatch, tmp_path, settings):
 # ---- exploration
 
 
-def test_the_share_of_random_actions_falls_linearly(monkeypatch, tmp_path):
-    """Greedy actions are all 1, random ones all 0, and 100 environments draw evenly spaced numbers."""
+def test_epsilon_falls_linearly(monkeypatch, tmp_path):
+    """Greedy actions are 1, random ones 0, and the numbers drawn for 100 environments are evenly spaced."""
     monkeypatch.setattr(QNetwork, "act", lambda self, o, deterministic=False: np.ones(len(o), int))
     monkeypatch.setattr("spinup.envs.VecEnv.random_actions", lambda self: np.zeros(self.num_envs, int))
     drawn, rand = torch.arange(100) / 100 + 0.003, torch.rand
@@ -181,13 +181,13 @@ def test_the_share_of_random_actions_falls_linearly(monkeypatch, tmp_path):
     )
     options = {**SMALL, "num_envs": 100, "steps_per_epoch": 4000, "epochs": 1, "update_after": 10**9}
     train(tmp_path, **{**options, "epsilon": 0.1, "epsilon_steps": 2000, "replay_size": 5000})
-    share = np.maximum(0.1, 1 - 0.9 * np.arange(40) * 100 / 2000)
-    assert (1 - np.array(actions)).sum(1).tolist() == [(drawn < x).sum().item() for x in share]
-    assert share[0] == 1
-    assert share[20:].tolist() == pytest.approx([0.1] * 20)
+    eps = np.maximum(0.1, 1 - 0.9 * np.arange(40) * 100 / 2000)
+    assert (1 - np.array(actions)).sum(1).tolist() == [(drawn < x).sum().item() for x in eps]
+    assert eps[0] == 1
+    assert eps[20:].tolist() == pytest.approx([0.1] * 20)
 
 
-def test_random_actions_are_drawn_from_all(monkeypatch, tmp_path):
+def test_random_actions_are_uniform(monkeypatch, tmp_path):
     actions, store = [], module.ReplayBuffer.store
     monkeypatch.setattr(
         module.ReplayBuffer, "store", lambda self, o, a, *rest: actions.append(a.copy()) or store(self, o, a, *rest)
@@ -206,7 +206,7 @@ def test_test_episodes_are_greedy(tmp_path):
     assert ac.act(o).shape == (50,)
 
 
-# ---- as the other algorithms
+# ---- like other algorithms
 
 
 class Bright(Probe):
@@ -246,7 +246,7 @@ def test_exact_resume(tmp_path):
         for name in ("whole", "ended")
     ]
     assert len(tables[0]) == 5
-    assert repr(tables[0]) == repr(tables[1])  # where no episode ended, a cell is NaN
+    assert repr(tables[0]) == repr(tables[1])  # repr: cells are NaN in epochs without a finished episode
 
 
 def test_sparse_layers(tmp_path, capsys):
@@ -256,14 +256,14 @@ def test_sparse_layers(tmp_path, capsys):
     assert any(hasattr(layer, "layout") for layer in ac.modules())
 
 
-def test_box_actions_are_told_in_one_line(tmp_path):
+def test_box_actions_are_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"^dqn needs Discrete actions, not Box\(.*; ddpg, ppo, .*take these$") as error:
         train(tmp_path / "run", "Pendulum-v1", **SMALL)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_networks_of_ones_own_are_checked(tmp_path):
+def test_custom_networks_are_checked(tmp_path):
     class NoQ(nn.Module):
         def __init__(self, observation_space, action_space):
             super().__init__()
@@ -271,7 +271,7 @@ def test_networks_of_ones_own_are_checked(tmp_path):
         def act(self, o, deterministic=False):
             return np.zeros(len(o), int)
 
-    with pytest.raises(UserError, match=r"actor_critic NoQ has no 'q'; spinup\.nets says"):
+    with pytest.raises(UserError, match=r"actor_critic NoQ has no 'q'; help\(spinup\.nets\)"):
         spinup.dqn("CartPole-v1", NoQ, epochs=1, logger_kwargs=dict(output_dir=tmp_path / "run", quiet=True))
 
 

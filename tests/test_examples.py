@@ -269,7 +269,16 @@ def test_play_records_whole_episodes(name):
 
 # The mean return over the last ten of 60 epochs. A random policy gets about 22; the whole return, with so few episodes,
 # stays noisy. With seeds 0 to 4 the programs reach what benchmarks/policy_gradients.py prints.
-@pytest.mark.parametrize(("name", "reaches"), [*zip(PROGRAMS, (80, 300, 350, 350), strict=True)])
+SLOW = dict.fromkeys(PROGRAMS[1:-1], pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("name", "reaches"),
+    [
+        pytest.param(name, reaches, marks=SLOW.get(name, ()))
+        for name, reaches in zip(PROGRAMS, (80, 300, 350, 350), strict=True)
+    ],
+)
 def test_learns(name, reaches, capsys):
     history = importlib.import_module(f"spinup.examples.{name}").train(seed=0)
     assert history[0] < 60

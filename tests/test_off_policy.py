@@ -1,4 +1,4 @@
-"""What DDPG, TD3 and SAC have in common: when and how often they learn, what they do first, targets, mistakes."""
+"""What DDPG, TD3 and SAC share: when and how often they learn, exploration, target networks, invalid input."""
 
 import copy
 import math
@@ -10,7 +10,8 @@ import pytest
 import torch
 from gymnasium import spaces
 from probes import (
-    OFF_POLICY,
+    ALGORITHMS,
+    WITH_TARGETS,
     CallLog,
     Discounting,
     Mixed,
@@ -25,21 +26,19 @@ from probes import (
 )
 
 from spinup import run
-from spinup.algos import ddpg, sac, td3
 
-MODULES = {"ddpg": ddpg, "td3": td3, "sac": sac}
-algos = pytest.mark.parametrize("algo", OFF_POLICY)
+algos = pytest.mark.parametrize("algo", WITH_TARGETS)
 noisy = pytest.mark.parametrize("algo", ["ddpg", "td3"])
 
 SMALL = dict(num_envs=1, epochs=1, batch_size=4, replay_size=1000, eval_freq=0, ac_kwargs=dict(hidden_sizes=(8,)))
 
 
 def still(algo, **kwargs):
-    """Settings under which nothing is learned."""
+    """Settings with learning rates of 0."""
     return SMALL | (dict(lr=0.0) if algo == "sac" else dict(pi_lr=0.0, q_lr=0.0)) | kwargs
 
 
-# ---- when and how often
+# ---- when and how often updates come
 
 
 @algos
@@ -62,7 +61,7 @@ def still(algo, **kwargs):
         (1, 1, 0, {}),
     ],
 )
-def test_gradient_steps_are_those_that_the_transitions_after_update_after_call_for(
+def test_gradient_steps_follow_replay_ratio_and_update_every(
     monkeypatch, tmp_path, algo, num_envs, update_every, replay_ratio, updates
 ):
     options = dict(num_envs=num_envs, update_every=update_every, replay_ratio=replay_ratio, batch_size=2)
@@ -81,7 +80,7 @@ def test_gradient_steps_are_those_that_the_transitions_after_update_after_call_f
         (25, 20, {40: 20, 60: 20}),  # the first block at a multiple of update_every
     ],
 )
-def test_the_first_block_is_one_block(monkeypatch, tmp_path, algo, update_after, update_every, updates):
+def test_the_first_updates_are_one_block(monkeypatch, tmp_path, algo, update_after, update_every, updates):
     options = dict(update_after=update_after, update_every=update_every, batch_size=2)
     options = {**SMALL, **options, "steps_per_epoch": 60, "start_steps": 0}
     replay = Replay(monkeypatch, algo, fit(algo, Mixed), tmp_path, **options)
@@ -95,16 +94,16 @@ def test_blocks_run_on_across_epochs(monkeypatch, tmp_path, algo):
     assert Counter(replay.when) == {20: 20, 40: 20, 60: 20}
 
 
-# ---- what is done first
+# ---- first actions and exploration
 
 
 @algos
 @pytest.mark.parametrize(("num_envs", "start_steps", "drawn"), [(1, 30, 30), (4, 30, 32), (1, 0, 0)])
 def test_the_policy_acts_after_start_steps(tmp_path, algo, num_envs, start_steps, drawn):
-    """And its actions, with the noise, are what the environment gets."""
+    """Before that, actions are random; afterwards, the environment gets the policy's actions."""
     calls, acted = [], []
 
-    class Watched(MODULES[algo].ALGORITHM.defaults["actor_critic"]):
+    class Watched(ALGORITHMS[algo].defaults["actor_critic"]):
         def act(self, o, deterministic=False):
             a = super().act(o, deterministic)
             acted.append(a)
@@ -122,7 +121,7 @@ def test_the_policy_acts_after_start_steps(tmp_path, algo, num_envs, start_steps
 
 
 @algos
-def test_first_actions_are_uniform_within_the_bounds(tmp_path, algo):
+def test_random_actions_are_uniform_within_the_bounds(tmp_path, algo):
     calls = []
     options = still(algo, num_envs=8, start_steps=4000, update_after=10**6, steps_per_epoch=4000)
     train(algo, lambda: CallLog(Target(), calls), tmp_path, **options)
@@ -135,7 +134,7 @@ def test_first_actions_are_uniform_within_the_bounds(tmp_path, algo):
 
 
 def explored(algo, folder, **kwargs):
-    """What the noise added to the actions of a policy that stays as it is, in half-ranges, and the actions."""
+    """The noise on the actions of a fixed policy, in half-ranges, and the actions."""
     calls = []
     options = still(algo, num_envs=8, start_steps=0, update_after=10**6, steps_per_epoch=4000, **kwargs)
     ac = train(algo, lambda: CallLog(Target(), calls), folder, **options)
@@ -148,39 +147,39 @@ def test_exploration_noise_is_normal_in_half_ranges(tmp_path, algo):
     noise, _ = explored(algo, tmp_path, act_noise=0.1)
     assert abs(noise.mean(0)) == pytest.approx([0, 0], abs=5 * 0.1 / 4000**0.5)
     assert noise.std(0) == pytest.approx([0.1, 0.1], rel=5 / 8000**0.5)
-    assert abs(np.corrcoef(noise.T)[0, 1]) < 5 / 4000**0.5  # of its own for each dimension
-    assert abs(np.corrcoef(noise[:-8, 0], noise[8:, 0])[0, 1]) < 5 / 4000**0.5  # and step
-    assert abs(np.corrcoef(noise[:-1, 0], noise[1:, 0])[0, 1]) < 5 / 4000**0.5  # and environment
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 5 / 4000**0.5  # independent across dimensions
+    assert abs(np.corrcoef(noise[:-8, 0], noise[8:, 0])[0, 1]) < 5 / 4000**0.5  # across steps
+    assert abs(np.corrcoef(noise[:-1, 0], noise[1:, 0])[0, 1]) < 5 / 4000**0.5  # and across environments
 
 
 @noisy
 def test_noise_corr_is_the_correlation_of_successive_noise(tmp_path, algo):
     noise, _ = explored(algo, tmp_path, act_noise=0.1, noise_corr=0.9)
     each = noise.reshape(500, 8, 2)  # steps, environments, dimensions
-    late = each[50:]  # it starts from nothing
+    late = each[50:]  # it starts at 0
     assert late.std((0, 1)) == pytest.approx([0.1, 0.1], rel=0.25)
     for lag in (1, 2, 5):
         correlation = (late[lag:] * late[:-lag]).mean() / (late**2).mean()
         assert correlation == pytest.approx(0.9**lag, abs=0.08)
-    fresh = (each[1:] - 0.9 * each[:-1]).reshape(-1, 2)  # of which no two have to do with each other
+    fresh = (each[1:] - 0.9 * each[:-1]).reshape(-1, 2)  # the innovations are independent
     assert fresh.std(0) == pytest.approx([0.1 * (1 - 0.9**2) ** 0.5] * 2, rel=5 / 8000**0.5)
     for one, other in ((fresh[:, 0], fresh[:, 1]), (fresh[1:, 0], fresh[:-1, 0]), (fresh[8:, 0], fresh[:-8, 0])):
         assert abs(np.corrcoef(one, other)[0, 1]) < 5 / 3900**0.5
 
 
 @noisy
-def test_exploration_keeps_to_the_bounds(tmp_path, algo):
+def test_exploration_stays_within_the_bounds(tmp_path, algo):
     _, actions = explored(algo, tmp_path, act_noise=3.0)
     assert all(Target.action_space.contains(a) for a in actions)
     at_an_end = (actions == Target.action_space.low) | (actions == Target.action_space.high)
     assert (at_an_end.mean(0) > 0.6).all()  # P(|N(0, 3)| > 1) = 0.74
 
 
-# ---- what is learned from
+# ---- transitions
 
 
 class Told(Probe):
-    """Four steps, o is their number, and the reward tells observation and action: r = 100 o + a."""
+    """Four steps. o is the step number, and the reward reveals observation and action: r = 100 o + a."""
 
     observation_space = spaces.Box(0, 10, (1,), np.float32)
     action_space = spaces.Box(0, 1, (1,), np.float32)
@@ -197,8 +196,8 @@ class Told(Probe):
 
 @algos
 @pytest.mark.parametrize("num_envs", [1, 3])
-def test_batches_hold_what_happened(monkeypatch, tmp_path, algo, num_envs):
-    """Also where the noise would lead out of the bounds: what is stored is the action that was taken."""
+def test_batches_contain_the_transitions(monkeypatch, tmp_path, algo, num_envs):
+    """Also when noise is clipped at the bounds: the stored action is the one taken."""
     options = {**SMALL, "num_envs": num_envs, "start_steps": 10, "update_after": 20, "steps_per_epoch": 60}
     options |= {} if algo == "sac" else dict(act_noise=1.0)
     replay = Replay(monkeypatch, algo, Told, tmp_path, **options, gamma=0.9)
@@ -220,12 +219,12 @@ def test_n_step_and_gamma_reach_the_buffer(monkeypatch, tmp_path, algo):
     r, terminated, discount = batch[2], batch[4], batch[5]
     assert set(discount.tolist()) == {0.5, 0.25, 0.125}
     assert torch.equal(r, 2 * (1 - discount))
-    assert (discount[terminated == 0] == 0.125).float().mean() > 0.8  # fewer at the newest transition alone
-    assert abs(terminated.mean().item() - 0.6) < 0.15  # three of five starts see the end
+    assert (discount[terminated == 0] == 0.125).float().mean() > 0.8  # fewer only at the newest transition
+    assert abs(terminated.mean().item() - 0.6) < 0.15  # three of five starts reach the end
 
 
 @algos
-def test_replay_size_is_the_memory_of_the_run(monkeypatch, tmp_path, algo):
+def test_replay_size_limits_the_age_of_transitions(monkeypatch, tmp_path, algo):
     class Counting(Probe):
         observation_space = spaces.Box(0, 1000, (1,), np.float32)
 
@@ -247,7 +246,7 @@ def test_replay_size_is_the_memory_of_the_run(monkeypatch, tmp_path, algo):
 @algos
 @pytest.mark.parametrize("polyak", [0.9, 0.0, 1.0])
 def test_targets_follow_all_parameters_by_polyak_averaging(monkeypatch, tmp_path, algo, polyak):
-    """Exact for one update, which is TD3's first with a delay of 1."""
+    """Exact for a single update (of TD3 with a delay of 1)."""
     rates = dict(lr=0.1) if algo == "sac" else dict(pi_lr=0.1, q_lr=0.1)
     delay = dict(policy_delay=1) if algo == "td3" else {}
     options = {**SMALL, "start_steps": 0, "update_after": 20, "steps_per_epoch": 20, "polyak": polyak, **rates, **delay}
@@ -257,13 +256,13 @@ def test_targets_follow_all_parameters_by_polyak_averaging(monkeypatch, tmp_path
     for part, target in replay.targets.items():
         old, new = (parameters(getattr(ac, part)) for ac in (replay.first, replay.ac))
         assert len(parameters(target)) == len(old)
-        assert ((new - old).abs() > 0.05).float().mean() > 0.5  # so that the two shares can be told apart
+        assert ((new - old).abs() > 0.05).float().mean() > 0.5  # so that the two terms can be told apart
         expected = polyak * old.double() + (1 - polyak) * new.double()
         torch.testing.assert_close(parameters(target).double(), expected, rtol=0, atol=1e-7)
 
 
 @algos
-def test_targets_begin_as_copies(monkeypatch, tmp_path, algo):
+def test_targets_start_as_copies(monkeypatch, tmp_path, algo):
     replay = Replay(
         monkeypatch, algo, Walk, tmp_path, **still(algo, update_after=20, start_steps=0, steps_per_epoch=30)
     )
@@ -272,8 +271,8 @@ def test_targets_begin_as_copies(monkeypatch, tmp_path, algo):
 
 
 @noisy
-def test_the_target_policy_in_place_of_the_learned_one(tmp_path, algo):
-    """It is tested, saved and returned; the learned one acts, learns and is logged as without it."""
+def test_target_policy_replaces_the_learned_one(tmp_path, algo):
+    """It is evaluated, saved and returned; the learned policy acts, learns and is logged as without it."""
     options = SMALL | dict(start_steps=0, update_after=20, steps_per_epoch=40, epochs=2, eval_freq=1, pi_lr=0.1, seed=3)
     options["num_test_episodes"] = 2
 
@@ -295,7 +294,7 @@ def test_the_target_policy_in_place_of_the_learned_one(tmp_path, algo):
         if polyak == 0:  # the targets are the learned networks
             assert tests == learned_tests
             torch.testing.assert_close(averaged, learned, rtol=0, atol=0)
-        elif polyak == 1:  # they stay as they began
+        elif polyak == 1:  # they stay as initialized
             assert tests == first_tests != learned_tests
             torch.testing.assert_close(averaged, first, rtol=0, atol=0)
         else:
@@ -303,7 +302,7 @@ def test_the_target_policy_in_place_of_the_learned_one(tmp_path, algo):
             assert tests not in (first_tests, learned_tests)
 
 
-# ---- n-step returns and ends, in the target
+# ---- n-step returns and terminal states in the target
 
 
 @algos
@@ -320,7 +319,7 @@ def test_discounting_over_two_steps(monkeypatch, tmp_path, algo):
                 assert rewards[o, terminated] == r
                 seen[o, terminated] += 1
         assert len(seen) >= 2
-        assert n_step == 1 or seen[0, 1] > 10 * seen[0, 0]  # which the newest transition alone can be
+        assert n_step == 1 or seen[0, 1] > 10 * seen[0, 0]  # only the newest transition can be
 
 
 # ---- settings of the original
@@ -339,9 +338,9 @@ OFF = dict(num_envs=1, n_step=1, replay_ratio=1.0, normalize_obs=False, eval_fre
 
 @algos
 def test_spinningup_preset(algo):
-    """The original's settings, and every departure of ours switched off."""
-    preset = MODULES[algo].ALGORITHM.presets["spinningup"]
-    settings = {**MODULES[algo].ALGORITHM.defaults, **preset}
+    """The original's settings, without our departures."""
+    preset = ALGORITHMS[algo].presets["spinningup"]
+    settings = {**ALGORITHMS[algo].defaults, **preset}
     wanted = TABLE | OWN[algo] | OFF
     assert {key: settings[key] for key in wanted} == wanted
     rest = set(settings) - set(wanted) - {"actor_critic"}
@@ -349,24 +348,24 @@ def test_spinningup_preset(algo):
         *("capture", "target_entropy", "ac_kwargs", "wrappers", "reseed", "log_info", "num_test_envs"),
         *("init_from", "stop_at", "patience", "on_epoch"),
     }
-    critic = MODULES[algo].ALGORITHM.defaults["actor_critic"]  # (256, 256), ReLU: see test_nets.py
-    assert critic.layer_norm == (preset.get("ac_kwargs") == {"layer_norm": False}), "turned off where it is the default"
+    critic = ALGORITHMS[algo].defaults["actor_critic"]  # (256, 256), ReLU: see test_nets.py
+    assert critic.layer_norm == (preset.get("ac_kwargs") == {"layer_norm": False}), "turned off if it is on by default"
 
 
 @algos
 @pytest.mark.parametrize(("num_envs", "update_after", "learns"), [(1, 30, True), (1, 31, False), (4, 31, True)])
-def test_a_run_too_short_to_learn_says_so(tmp_path, capfd, algo, num_envs, update_after, learns):
+def test_a_run_without_gradient_steps_warns(tmp_path, capfd, algo, num_envs, update_after, learns):
     options = {**SMALL, "num_envs": num_envs, "steps_per_epoch": 30, "start_steps": 30, "update_after": update_after}
     train(algo, Walk, tmp_path, **options)
     settings = "update_after is 31, replay_ratio is 1.0"
-    told = f"warning: the run took no gradient step in its 30 environment steps: {settings}\n"
-    assert capfd.readouterr().err == ("" if learns else told)
+    warning = f"warning: the run took no gradient step in its 30 environment steps: {settings}\n"
+    assert capfd.readouterr().err == ("" if learns else warning)
 
 
 @algos
 def test_spinningup_preset_trains(tmp_path, algo):
     options = {
-        **MODULES[algo].ALGORITHM.presets["spinningup"],
+        **ALGORITHMS[algo].presets["spinningup"],
         "epochs": 1,
         "steps_per_epoch": 60,
         "start_steps": 30,
@@ -377,7 +376,7 @@ def test_spinningup_preset_trains(tmp_path, algo):
     assert all(p.isfinite().all() for p in ac.parameters())
 
 
-# ---- mistakes, on the command line
+# ---- invalid input on the command line
 
 
 class Multi(Probe):
@@ -392,33 +391,33 @@ class HalfBounded(Probe):
     action_space = spaces.Box(np.zeros(2, np.float32), np.array([1, np.inf], np.float32))
 
 
-UNFIT = [(algo, env) for algo in OFF_POLICY for env in (Multi, Unbounded, HalfBounded)]
-UNFIT += [("ddpg", Probe), ("td3", Probe)]
-SAYS = {
+UNSUPPORTED = [(algo, env) for algo in WITH_TARGETS for env in (Multi, Unbounded, HalfBounded)]
+UNSUPPORTED += [("ddpg", Probe), ("td3", Probe)]
+MESSAGES = {
     Multi: "not MultiDiscrete([2 3]); ",
-    Unbounded: "needs bounded actions, and these are unbounded: Box(-inf, inf, (2,), float32); ppo, trpo and vpg take",
+    Unbounded: "these are unbounded: Box(-inf, inf, (2,), float32); ppo, ppo_rnn, trpo and vpg take",
     HalfBounded: "needs bounded actions, and these are unbounded: Box(",
-    Probe: "needs a bounded Box of actions, not Discrete(2); dqn, ppo, sac, trpo and vpg take these",
+    Probe: "needs a bounded Box of actions, not Discrete(2); dqn, ppo, ppo_rnn, sac, trpo and vpg take these",
 }
 
 
-@pytest.mark.parametrize(("algo", "env"), UNFIT)
-def test_unfit_actions_are_told_in_one_line(capsys, data_dir, algo, env):
-    gym.register("Unfit-v0", entry_point=env)
+@pytest.mark.parametrize(("algo", "env"), UNSUPPORTED)
+def test_unsupported_actions_are_reported_in_one_line(capsys, data_dir, algo, env):
+    gym.register("Unsupported-v0", entry_point=env)
     try:
         with pytest.raises(SystemExit) as stop:
-            run.main([algo, "--env", "Unfit-v0", "--quiet"])
+            run.main([algo, "--env", "Unsupported-v0", "--quiet"])
     finally:
-        gym.registry.pop("Unfit-v0")
+        gym.registry.pop("Unsupported-v0")
     assert stop.value.code == 2
     err = capsys.readouterr().err
     assert err.startswith(f"spinup: error: {algo} needs ")
-    assert SAYS[env] in err
+    assert MESSAGES[env] in err
     assert err.count("\n") == 1
     assert not data_dir.exists() or not any(data_dir.rglob("*.*"))
 
 
-def test_a_buffer_that_does_not_fit_is_told_in_one_line(capsys, data_dir):
+def test_too_large_a_buffer_is_reported_in_one_line(capsys, data_dir):
     with pytest.raises(SystemExit) as stop:
         run.main(["sac", "--env", "Pendulum-v1", "--replay_size", "1e12", "--quiet"])
     assert stop.value.code == 2
@@ -427,12 +426,12 @@ def test_a_buffer_that_does_not_fit_is_told_in_one_line(capsys, data_dir):
     assert err.count("\n") == 1
 
 
-# ---- what is shared must not be
+# ---- independent runs
 
 
 @algos
 def test_two_runs_share_nothing(tmp_path, algo):
-    """The second leaves the first's policy as it was."""
+    """A second run doesn't change the first one's policy."""
     options = {**SMALL, "start_steps": 0, "update_after": 20, "steps_per_epoch": 40}
     ac = train(algo, Walk, tmp_path / "a", **options)
     before = copy.deepcopy(ac.state_dict())

@@ -11,13 +11,14 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(ROOT / "docs" / "pictures"))
 
 import diagrams
+import language
 import palette
 import reference
 import results
 import stills
 import svg
 
-DRAWN = diagrams.DIAGRAMS | stills.STILLS | results.RESULTS
+DRAWN = diagrams.DIAGRAMS | stills.STILLS | results.RESULTS | language.FIGURES
 PICTURES = ROOT / "docs" / "pictures"
 NUMBER = re.compile(r"-?\d+\.\d+|-?\d+")
 

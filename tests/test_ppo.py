@@ -1,4 +1,4 @@
-"""PPO: its equations on numbers worked out by hand, its first epoch against a twin, and its options."""
+"""PPO: equations by hand, the first epoch against a reference implementation, and options."""
 
 import math
 
@@ -17,6 +17,7 @@ from probes import (
     Target,
     column,
     constant_critic,
+    optimizer_steps,
     rows,
     train,
     without_time,
@@ -28,11 +29,11 @@ from spinup.algos.ppo import ALGORITHM, approx_kl, policy_loss, value_loss
 from spinup.nets import ActorCritic, Categorical, Gaussian, NoNorm
 
 SMALL = dict(num_envs=2, steps_per_epoch=64, epochs=3, train_pi_iters=3, train_v_iters=3, minibatch_size=16)
-SMALL |= dict(capture=False)  # to see each call in the updates; test_capture.py compares the two
+SMALL |= dict(capture=False)  # so that every call runs as Python; test_capture.py compares both
 
 
 def loss_and_gradient(ratio, adv, clip_ratio=0.2):
-    """policy_loss, and its gradient by logp, at probability ratios `ratio`."""
+    """policy_loss, and its gradient with respect to logp, at these probability ratios."""
     logp_old = torch.full((len(ratio),), -1.5, dtype=torch.float64)
     logp = (logp_old + torch.tensor(ratio, dtype=torch.float64).log()).requires_grad_()
     loss = policy_loss(logp, logp_old, torch.tensor(adv, dtype=torch.float64), clip_ratio)
@@ -54,7 +55,7 @@ def loss_and_gradient(ratio, adv, clip_ratio=0.2):
         (1.5, -3.0, 4.5, 4.5),
         # adv < 0, the ratio below 0.8: min(0.5 * -3, 0.8 * -3) = -2.4, a constant
         (0.5, -3.0, 2.4, 0.0),
-        # inside the clip nothing is clipped: -1.1 * 2 and -(0.9 * -3)
+        # no clipping within the range: -1.1 * 2 and -(0.9 * -3)
         (1.1, 2.0, -2.2, -2.2),
         (0.9, -3.0, 2.7, 2.7),
         # at pi = pi_old the gradient is that of the policy gradient, -adv
@@ -75,7 +76,7 @@ def test_policy_loss_is_a_mean_over_the_batch():
     assert grad == pytest.approx([0.0, -0.25, 1.125, 0.0])
 
 
-def test_clip_ratio_is_the_width_of_the_clip():
+def test_clip_ratio_sets_the_range():
     # min(1.5, 1.4) = 1.4 and min(1.5, 1.6) = 1.5
     assert loss_and_gradient([1.5], [1.0], clip_ratio=0.4)[0] == pytest.approx(-1.4)
     assert loss_and_gradient([1.5], [1.0], clip_ratio=0.6)[0] == pytest.approx(-1.5)
@@ -122,8 +123,8 @@ def test_approx_kl_of_one_sample_by_hand():
 
 
 @pytest.mark.parametrize("change", [1.0, 1e-2, 1e-4, 1e-6])
-def test_approx_kl_is_never_negative_and_keeps_its_digits(change):
-    """For ratios near 1 in float32 as well, where the naive exp(x) - 1 has no correct digit left."""
+def test_approx_kl_is_never_negative_and_is_precise(change):
+    """Also for ratios near 1 in float32, where computing exp(x) - 1 directly loses all digits."""
     generator = torch.Generator().manual_seed(0)
     logp_old = -5 * torch.rand(2000, generator=generator)
     logp = logp_old + change * torch.randn(2000, generator=generator)
@@ -134,7 +135,7 @@ def test_approx_kl_is_never_negative_and_keeps_its_digits(change):
 
 
 def test_approx_kl_expectation_is_the_kl():
-    """Exact for a batch that holds each action as often as pi_old takes it: (1/2, 1/4, 1/4) against (1/4, 1/4, 1/2)."""
+    """Exact for a batch with pi_old's frequencies of actions: (1/2, 1/4, 1/4) against (1/4, 1/4, 1/2)."""
     old, new = (Categorical(torch.tensor(p).log()) for p in ([0.5, 0.25, 0.25], [0.25, 0.25, 0.5]))
     a = torch.tensor([0, 0, 1, 2])
     logp_old, logp = old.logp[a], new.logp[a]
@@ -152,7 +153,7 @@ def test_approx_kl_of_samples_is_the_kl():
     assert approx_kl(logp, logp_old).item() == pytest.approx(old.kl(new)[0].item(), rel=0.03)
 
 
-# ---- the first epoch, against a twin
+# ---- the first epoch, against a reference implementation
 
 
 @pytest.mark.parametrize("normalize_adv", [True, False])
@@ -164,7 +165,7 @@ def test_first_epoch(monkeypatch, tmp_path, action_space, normalize_adv):
     options |= dict(max_grad_norm=None, normalize_adv=normalize_adv, ac_kwargs=dict(orthogonal=False))
     epoch = Epoch(monkeypatch, "ppo", env, tmp_path, pi_lr=2e-3, vf_lr=2e-4, **options)
     o, a, r, _, terminated, _ = epoch.data
-    assert terminated.all()  # so advantage and return follow at once: A = r - V(o), R = r
+    assert terminated.all()  # so A = r - V(o) and R = r
     ac = epoch.at("before")
 
     def distribution():
@@ -213,79 +214,79 @@ def test_first_epoch(monkeypatch, tmp_path, action_space, normalize_adv):
 # ---- options
 
 
-def steps_of(monkeypatch) -> list[tuple[int, float]]:
-    """The optimizer (its id) and the learning rate of each step that is taken from now on."""
+def learning_rates(monkeypatch) -> list[float]:
+    """The learning rate of each optimizer step from now on."""
     steps, minimize = [], module.FlatAdam.minimize
 
     def recorded(self, loss):
-        steps.append((id(self), self.lr))
+        steps.append(self.lr)
         minimize(self, loss)
 
     monkeypatch.setattr(module.FlatAdam, "minimize", recorded)
     return steps
 
 
-def counts(steps) -> list[int]:
-    """How many steps each optimizer took, from few to many."""
-    ids = [who for who, _ in steps]
-    return sorted(ids.count(who) for who in set(ids))
-
-
 @pytest.mark.parametrize(
     ("minibatch_size", "batches"),
     [(16, 4), (30, 3), (64, 1), (1000, 1), (None, 1)],  # of 64 steps; the last minibatch may be smaller
 )
-def test_minibatch_size(monkeypatch, tmp_path, minibatch_size, batches):
-    steps = steps_of(monkeypatch)
+def test_minibatch_size(tmp_path, minibatch_size, batches):
     train("ppo", ByBoth, tmp_path, **{**SMALL, "epochs": 1, "minibatch_size": minibatch_size})
-    assert counts(steps) == [3 * batches, 3 * batches]
+    assert optimizer_steps(tmp_path) == {"pi_optimizer": 3 * batches, "vf_optimizer": 3 * batches}
 
 
-def test_every_sample_is_used_once_in_a_pass(monkeypatch, tmp_path):
-    seen, loss = [], module.value_loss
-    monkeypatch.setattr(module, "value_loss", lambda v, ret, *rest: (seen.append(ret), loss(v, ret, *rest))[1])
-    train("ppo", lambda: Spaces(), tmp_path, **{**PLAIN, **SMALL, "epochs": 1}, actor_critic=constant_critic())
-    *passes, ret, _ = seen  # the last two calls are for the log, on the whole epoch
+def test_every_sample_is_used_once_in_a_pass(tmp_path):
+    """Observations are random, so that each sample has its own; the critic gets them in minibatches of 16."""
+    batches, rollouts = [], []
+
+    class Recorder(ActorCritic):
+        def v(self, o):
+            (batches if len(o) == 16 else rollouts).append(o)
+            return super().v(o)
+
+    train("ppo", lambda: Spaces(), tmp_path, **{**PLAIN, **SMALL, "epochs": 1}, actor_critic=Recorder)
+    assert len(batches) == 3 * 4
+    rollout = next(o for o in rollouts if o.shape[:2] == (32, 2)).flatten(0, 1)
     for i in range(3):
-        one_pass = torch.cat(passes[4 * i : 4 * i + 4])
-        assert len(one_pass) == 64
-        if i == 0:  # from then on the value function, and so the targets, have changed
-            torch.testing.assert_close(one_pass.sort().values, ret.flatten().sort().values)
+        one_pass = torch.cat(batches[4 * i : 4 * i + 4])
+        assert torch.equal(one_pass.sort(0).values, rollout.sort(0).values)
+        assert not torch.equal(one_pass, rollout)
 
 
 @pytest.mark.parametrize(("pi", "v"), [(5, 2), (2, 5), (0, 3), (3, 0)])
-def test_train_iters(monkeypatch, tmp_path, pi, v):
-    steps = steps_of(monkeypatch)
+def test_train_iters(tmp_path, pi, v):
     train("ppo", ByBoth, tmp_path, **{**SMALL, "epochs": 1, "train_pi_iters": pi, "train_v_iters": v})
-    assert counts(steps) == sorted(4 * n for n in (pi, v) if n)
+    assert optimizer_steps(tmp_path) == {"pi_optimizer": 4 * pi, "vf_optimizer": 4 * v}
     assert column(tmp_path, "StopIter") == [pi]
 
 
 @pytest.mark.parametrize("minibatch_size", [None, 16])
-def test_target_kl_ends_the_policy_steps_early(monkeypatch, tmp_path, minibatch_size):
+def test_target_kl_ends_the_policy_steps_early(tmp_path, minibatch_size):
     options = {**SMALL, "epochs": 1, "train_pi_iters": 50, "minibatch_size": minibatch_size, "pi_lr": 1e-3}
     options["ac_kwargs"] = dict(orthogonal=False)
     train("ppo", ByBoth, tmp_path / "far", target_kl=None, **options)
-    steps = steps_of(monkeypatch)
     train("ppo", ByBoth, tmp_path / "near", target_kl=0.01, **options)
     (far,), (near,) = rows(tmp_path / "far"), rows(tmp_path / "near")
     assert far["StopIter"] == 50
     assert near["StopIter"] < 25
     assert 0.01 < near["KL"] < 0.04 < 0.1 < far["KL"]
-    v_steps = 3 * (1 if minibatch_size is None else 4)
-    assert v_steps in counts(steps)  # the value function takes all of its steps
-    assert 0 < len(steps) - v_steps < 25 * v_steps / 3
+    steps, per_pass = optimizer_steps(tmp_path / "near"), 1 if minibatch_size is None else 4
+    assert steps["vf_optimizer"] == 3 * per_pass  # the value function takes all of its steps
+    assert 0 < steps["pi_optimizer"] < 25 * per_pass
 
 
-def test_target_kl_compares_with_one_and_a_half_of_it(monkeypatch, tmp_path):
-    kls = iter([0.0, 0.0149, 0.0151, 0.0, 0.0])  # one for each iteration, and the last for the log
-    monkeypatch.setattr(module, "approx_kl", lambda *_: torch.tensor(next(kls)))
-    options = {**SMALL, "epochs": 1, "train_pi_iters": 5, "minibatch_size": None}
-    train("ppo", ByBoth, tmp_path, target_kl=0.01, **options)
-    assert column(tmp_path, "StopIter") == [2]  # two steps; the third found 0.0151, and no further one was tried
+def test_target_kl_is_exceeded_at_one_and_a_half_times_its_value(tmp_path):
+    """The KL after 3 steps, just above or below 1.5 times target_kl, prevents a fourth step or allows it."""
+    options = {**SMALL, "epochs": 1, "minibatch_size": None, "pi_lr": 1e-3, "ac_kwargs": dict(orthogonal=False)}
+    train("ppo", ByBoth, tmp_path / "three", **{**options, "train_pi_iters": 3})
+    (kl,) = column(tmp_path / "three", "KL")
+    for name, target_kl, steps in (("above", kl / 1.5 * 0.99, 3), ("below", kl / 1.5 * 1.01, 4)):
+        train("ppo", ByBoth, tmp_path / name, **{**options, "train_pi_iters": 4, "target_kl": target_kl})
+        assert column(tmp_path / name, "StopIter") == [steps]
+        assert optimizer_steps(tmp_path / name)["pi_optimizer"] == steps
 
 
-def test_ent_coef_pays_for_entropy(tmp_path):
+def test_ent_coef_rewards_entropy(tmp_path):
     for name, ent_coef in (("without", 0.0), ("with", 5.0)):
         train("ppo", ByAction, tmp_path / name, **{**SMALL, "epochs": 15, "pi_lr": 1e-2}, ent_coef=ent_coef)
     entropy = {name: column(tmp_path / name, "Entropy")[-1] for name in ("without", "with")}
@@ -293,8 +294,8 @@ def test_ent_coef_pays_for_entropy(tmp_path):
     assert entropy["with"] > 0.6  # log 2 = 0.69 is the most
 
 
-def test_ent_coef_raises_the_gaussian_entropy_where_nothing_else_is_at_stake(tmp_path):
-    env, ac = (lambda: Spaces(action_space=Target.action_space, length=1)), constant_critic()  # so all advantages are 0
+def test_ent_coef_raises_the_gaussian_entropy_if_advantages_are_0(tmp_path):
+    env, ac = (lambda: Spaces(action_space=Target.action_space, length=1)), constant_critic()  # all advantages are 0
     options = {**PLAIN, **SMALL, "pi_lr": 1e-2, "ent_coef": 0.1, "normalize_adv": True}
     train("ppo", env, tmp_path, actor_critic=ac, **options)
     # 36 steps of Adam, each of at most 0.01 in both log_std and so 0.02 in the entropy; the first row comes after 12
@@ -302,35 +303,30 @@ def test_ent_coef_raises_the_gaussian_entropy_where_nothing_else_is_at_stake(tmp
     assert entropy[2] - entropy[0] == pytest.approx(24 * 0.02, rel=0.1)
 
 
-def test_vf_clip_holds_values_back(monkeypatch, tmp_path):
+def test_vf_clip_limits_the_change_of_values(monkeypatch, tmp_path):
     options = dict(num_envs=2, steps_per_epoch=32, train_v_iters=200, vf_lr=1e-2, minibatch_size=None)
     options |= dict(actor_critic=constant_critic(0.0), max_grad_norm=None)
     far = Epoch(monkeypatch, "ppo", Probe, tmp_path / "far", vf_clip=None, **options).after["critic.c"].item()
     near = Epoch(monkeypatch, "ppo", Probe, tmp_path / "near", vf_clip=0.1, **options).after["critic.c"].item()
     assert far == pytest.approx(1, abs=0.1)
-    assert 0.1 <= near < 0.3  # past the clip the gradient is 0; Adam's momentum carries it a little on
+    assert 0.1 <= near < 0.3  # past the clip the gradient is 0, but Adam's momentum carries on a little
 
 
-@pytest.mark.parametrize("max_grad_norm", [0.5, None, 1e-3])
-def test_max_grad_norm_reaches_both_optimizers(monkeypatch, tmp_path, max_grad_norm):
-    norms, adam = [], module.FlatAdam
-
-    class Recorder(adam):
-        def __init__(self, net, lr, max_grad_norm=None):
-            norms.append(max_grad_norm)
-            super().__init__(net, lr, max_grad_norm)
-
-    monkeypatch.setattr(module, "FlatAdam", Recorder)
-    train("ppo", ByBoth, tmp_path, **SMALL, max_grad_norm=max_grad_norm)
-    assert norms == [max_grad_norm] * 2
+@pytest.mark.parametrize("part", ["actor", "critic"])
+def test_max_grad_norm_reaches_both_optimizers(monkeypatch, tmp_path, part):
+    """Gradients far below Adam's epsilon of 1e-8 make tiny steps."""
+    moved = {}
+    for max_grad_norm in (None, 1e-12):
+        epoch = Epoch(monkeypatch, "ppo", ByBoth, tmp_path / str(max_grad_norm), max_grad_norm=max_grad_norm, **SMALL)
+        moved[max_grad_norm] = epoch.moved(part).abs().max().item()
+    assert 0 < moved[1e-12] < 0.01 * moved[None]
 
 
 @pytest.mark.parametrize("anneal_lr", [True, False])
 def test_anneal_lr(monkeypatch, tmp_path, anneal_lr):
-    steps = steps_of(monkeypatch)
+    rates = learning_rates(monkeypatch)
     options = {**SMALL, "epochs": 4, "train_pi_iters": 1, "train_v_iters": 1, "minibatch_size": None}
     train("ppo", ByBoth, tmp_path, pi_lr=0.4, vf_lr=0.8, anneal_lr=anneal_lr, **options)
-    rates = [lr for _, lr in steps]
     assert rates[::2] == pytest.approx([0.4, 0.3, 0.2, 0.1] if anneal_lr else [0.4] * 4)
     assert rates[1::2] == pytest.approx([0.8, 0.6, 0.4, 0.2] if anneal_lr else [0.8] * 4)
 
@@ -346,8 +342,8 @@ def test_normalize_obs(tmp_path):
     assert isinstance(train("ppo", env, tmp_path / "off", normalize_obs=False, **SMALL).obs_norm, NoNorm)
 
 
-def test_observations_are_normalised_alike_in_acting_and_learning(monkeypatch, tmp_path):
-    """log pi_old(a|s) is the log-probability under the statistics that the action was drawn with."""
+def test_acting_and_learning_normalize_observations_equally(monkeypatch, tmp_path):
+    """log pi_old(a|s) uses the statistics with which the action was sampled."""
     logps = {"drawn": [], "learned": []}
 
     class Watched(ActorCritic):
@@ -363,8 +359,8 @@ def test_observations_are_normalised_alike_in_acting_and_learning(monkeypatch, t
     )
     options = {**SMALL, "train_pi_iters": 0, "ac_kwargs": dict(orthogonal=False)}
     train("ppo", lambda: Spaces(spaces.Box(3.0, 5.0, (2,))), tmp_path, actor_critic=Watched, **options)
-    drawn = torch.stack(logps["drawn"][1:])  # the first call was the check of the protocol
-    learned = torch.cat(logps["learned"][::2])  # the log asks twice in an epoch
+    drawn = torch.stack(logps["drawn"][1:])  # the first call is the check of the protocol
+    learned = torch.cat(logps["learned"][::2])  # the log calls it twice per epoch
     torch.testing.assert_close(learned, drawn)
 
 
@@ -379,14 +375,14 @@ def test_normalize_rew(tmp_path):
     assert ac.rew_norm.std.item() == pytest.approx(100, rel=0.1)
     assert ac.rew_norm.count.item() == 3000
     assert column(tmp_path / "on", "LossV")[0] == pytest.approx(1, rel=0.5)  # of scaled rewards
-    assert column(tmp_path / "on", "MaxEpRet") == [100] * 3  # returns are told as they were earned
+    assert column(tmp_path / "on", "MaxEpRet") == [100] * 3  # returns are not scaled
     ac = train("ppo", Hundreds, tmp_path / "off", normalize_rew=False, **SMALL)
     assert ac.rew_norm.count.item() == 0
     assert column(tmp_path / "off", "LossV")[0] == pytest.approx(1e4, rel=0.5)
 
 
 def test_normalize_adv(tmp_path):
-    # One step, reward 1, V = 0: every advantage is 1, or 0 once normalised. LossPi = -mean(A) at ratio 1.
+    # One step, reward 1, V = 0: every advantage is 1, or 0 once normalized. LossPi = -mean(A) at ratio 1.
     for on in (True, False):
         train("ppo", Probe, tmp_path / str(on), normalize_adv=on, **PLAIN, **SMALL, actor_critic=constant_critic())
     assert column(tmp_path / "True", "LossPi")[0] == 0
@@ -394,7 +390,7 @@ def test_normalize_adv(tmp_path):
 
 
 def test_recompute_adv(monkeypatch, tmp_path):
-    """Targets follow the value function from the second pass on: with V = c all of the way, R = 1 + c / 2."""
+    """From the second pass on, targets follow the value function: with V = c, R = 1 + c / 2."""
     targets, loss = [], module.value_loss
     monkeypatch.setattr(module, "value_loss", lambda v, ret, *rest: (targets.append((v, ret)), loss(v, ret, *rest))[1])
     options = {**PLAIN, **SMALL, "epochs": 1, "minibatch_size": None, "gamma": 0.5, "vf_lr": 0.1, "lam": 0.0}
@@ -415,11 +411,11 @@ def test_recompute_adv_changes_nothing_in_a_single_pass(tmp_path):
     assert without_time(tmp_path / "True") == without_time(tmp_path / "False")
 
 
-# ---- what a run leaves
+# ---- presets
 
 
 def test_spinningup_preset():
-    """The original's settings, and every departure of ours switched off."""
+    """The original's settings, without our departures."""
     table = dict(
         steps_per_epoch=4000,
         epochs=50,
@@ -443,7 +439,7 @@ def test_spinningup_preset():
     assert [tuple(x.weight.shape) for x in ac.actor.net[-1] if isinstance(x, nn.Linear)] == [(64, 3), (64, 64), (2, 64)]
     assert [type(x) for x in ac.actor.net[-1][1::2]] == [nn.Tanh, nn.Tanh]
     assert ac.actor.log_std.tolist() == [-0.5, -0.5]
-    assert ac.actor.net[-1][-1].bias.abs().sum() > 0  # PyTorch's own initialisation has random biases
+    assert ac.actor.net[-1][-1].bias.abs().sum() > 0  # PyTorch's own initialization has random biases
 
 
 def test_spinningup_preset_trains(tmp_path):

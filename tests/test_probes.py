@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from probes import ALGORITHMS, OFF_POLICY, fit, train
+from probes import ALGORITHMS, WITH_TARGETS, fit, train
 
 from spinup import algorithm, buffers, probes, run
 from spinup.errors import UserError
@@ -92,7 +92,7 @@ OFF_SETTINGS = {
     "td3": dict(pi_lr=1e-2, q_lr=2e-2, **OFF_SHARED),
     "sac": dict(lr=2e-2, **OFF_SHARED),
 }
-off_policy = pytest.mark.parametrize("algo", OFF_POLICY)
+off_policy = pytest.mark.parametrize("algo", WITH_TARGETS)
 
 
 def learn_off_policy(algo, env, folder, steps, **kwargs):
@@ -172,10 +172,10 @@ def test_best_point_of_a_box(tmp_path, algo):
 # ---- the command
 
 
-SLOW = ("td3", "sac")
+FAST = ("ppo", "ddpg", "dqn")
 
 
-@pytest.mark.parametrize("algo", [pytest.param(a, marks=pytest.mark.slow) if a in SLOW else a for a in ALGORITHMS])
+@pytest.mark.parametrize("algo", [a if a in FAST else pytest.param(a, marks=pytest.mark.slow) for a in ALGORITHMS])
 def test_command(capsys, algo):
     """Every algorithm gets every probe right, and the table says so."""
     run.main(["probe", algo])

@@ -125,7 +125,7 @@ def test_pictures_are_whole():
         assert root.get("viewBox")
     kinds = (DOCS / "introduction" / "img" / "kinds.svg").read_text(encoding="utf-8")
     ours = ", ".join(re.findall(r'class="ours">([^<]*)<', kinds))
-    assert {algo.upper() for algo in files()} <= set(ours.split(", "))
+    assert {algo.upper().replace("_", "-") for algo in files()} <= set(ours.upper().split(", "))
 
 
 def test_proofs_name_tests_that_exist():

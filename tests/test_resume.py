@@ -33,9 +33,14 @@ SETTINGS = {
         "CartPole-v1",
         taken("dqn", OFF) | dict(epsilon_steps=150, ac_kwargs=dict(hidden_sizes=[16], dueling=True)),
     ),
+    "ppo_rnn": (
+        "CartPole-v1",
+        ON | dict(train_pi_iters=2, train_v_iters=3, minibatch_size=16, seq_len=8, eval_freq=2, num_test_episodes=2),
+    ),
     "ddpg": ("Pendulum-v1", OFF | dict(noise_corr=0.7, n_step=3)),
     "td3": ("Pendulum-v1", OFF | dict(num_envs=1, update_every=1, policy_delay=3, noise_corr=0.5)),
     "sac": ("Pendulum-v1", OFF),
+    "crossq": ("Pendulum-v1", OFF | dict(policy_delay=2)),
     "sac-rigl": ("Pendulum-v1", OFF | dict(ac_kwargs=dict(hidden_sizes=[64, 64], linear=RIGL))),
     "ppo-prune": (
         "CartPole-v1",
@@ -186,7 +191,7 @@ def start(folder, *words):
 EPOCHS = 80
 REPLAY = f"--steps 50 --epochs {EPOCHS} --batch_size 16 --hid 32,32 --update_after 50 --eval_freq 10"
 COMMANDS = {
-    **dict.fromkeys(ON_POLICY, f"--env CartPole-v1 --steps 200 --epochs {EPOCHS}"),
+    **dict.fromkeys([*ON_POLICY, "ppo_rnn"], f"--env CartPole-v1 --steps 200 --epochs {EPOCHS}"),
     **dict.fromkeys(OFF_POLICY, f"--env Pendulum-v1 --start_steps 100 {REPLAY}"),
     "dqn": f"--env CartPole-v1 --epsilon_steps 1000 {REPLAY}",
 }

@@ -1,8 +1,10 @@
 """Sinks: objects, and stand-ins for packages. TensorBoard is tested in test_logger.py."""
 
+import math
 import re
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,7 @@ import spinup
 from spinup.errors import UserError, install
 from spinup.run import main
 from spinup.runs.logger import Logger
-from spinup.runs.sinks import NAMED, make_sink
+from spinup.runs.sinks import NAMED, Trackio, WandB, make_sink
 
 SMALL = dict(num_envs=1, steps_per_epoch=10, train_v_iters=1, checkpoint_freq=2)
 
@@ -76,6 +78,19 @@ def test_a_closed_logger_without_rows_starts_no_sink(tmp_path):
     assert sink.calls == []
 
 
+def test_the_sink_in_the_documentation_has_ten_lines_and_works(tmp_path, capsys):
+    page = (Path(__file__).parents[1] / "docs" / "outputs.md").read_text(encoding="utf-8")
+    source = re.search(r"\nclass BestSoFar:\n(?:(?: .*)?\n)+", page)[0].strip()
+    assert len(source.splitlines()) <= 10
+    namespace = {}
+    exec(source, namespace)
+    with Logger(tmp_path / "x", quiet=True, sinks=[namespace["BestSoFar"]()]) as logger:
+        for ret in (3.0, math.nan, 20.0, 10.0):  # NaN: no episode ended
+            logger.log_tabular("AverageEpRet", ret)
+            logger.dump_tabular()
+    assert capsys.readouterr().out == "best mean return of an epoch: 20.0\n"
+
+
 # ---- packages
 
 
@@ -117,6 +132,36 @@ def test_a_resumed_run_keeps_its_wandb_id(tmp_path, packages):
     first, again, other = (x["id"] for x in packages if isinstance(x, dict))
     assert first == again != other
     assert [x[2] for x in packages if isinstance(x, tuple)] == [10, 20, 10]
+
+
+@pytest.mark.parametrize(
+    ("argument", "variable", "project"),
+    [(None, None, "e"), (None, "mine", None), ("given", None, "given"), ("given", "mine", "given")],
+)
+def test_the_wandb_project(tmp_path, packages, monkeypatch, argument, variable, project):
+    """wandb.init reads $WANDB_PROJECT only if it gets no project."""
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    if variable:
+        monkeypatch.setenv("WANDB_PROJECT", variable)
+    with Logger(tmp_path / "run", exp_name="e", quiet=True, sinks=[WandB(argument)]) as logger:
+        logger.save_config({})
+        logger.log_tabular("Epoch", 1)
+        logger.dump_tabular()
+    assert packages[0]["project"] == project
+
+
+def test_the_trackio_project(tmp_path, packages):
+    with Logger(tmp_path / "run", exp_name="e", quiet=True, sinks=[Trackio("given")]) as logger:
+        logger.log_tabular("Epoch", 1)
+        logger.dump_tabular()
+    assert packages[0]["project"] == "given"
+
+
+def test_wandb_without_a_saved_config(tmp_path, packages):
+    with Logger(tmp_path / "run", exp_name="e", quiet=True, sinks="wandb") as logger:
+        logger.log_tabular("Epoch", 1)
+        logger.dump_tabular()
+    assert packages[0]["id"] is None
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

@@ -96,7 +96,9 @@ def test_equations_and_source_lead_to_each_other(site, algo):
             assert f'href="{address}">{address.split("/")[-1].partition(".")[0]}.py:{line}<' in page
 
 
-@pytest.mark.parametrize("names", [("vpg", "trpo"), ("vpg", "ppo"), ("ddpg", "td3"), ("td3", "sac")], ids="-".join)
+@pytest.mark.parametrize(
+    "names", [("vpg", "trpo"), ("vpg", "ppo"), ("ppo", "ppo_rnn"), ("ddpg", "td3"), ("td3", "sac")], ids="-".join
+)
 def test_differences_are_whole(site, names):
     """Without the added lines the page has all of the one file, without the removed ones all of the other."""
     page = (site / "code" / "{}-to-{}.html".format(*names)).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Block-sparse layers: layouts, the products against a masked dense twin in float64, the layer and its conversions."""
+"""Block-sparse layers: layouts, the products against masked dense matrices in float64, the layer, conversions."""
 
 import copy
 import importlib.util
@@ -45,7 +45,7 @@ MASKS = {
 
 
 def tensors(layout: BlockLayout, m: int = 7, dtype=torch.float64, seed: int = 0):
-    """x, w and dy of random numbers."""
+    """Random x, w and dy."""
     g = generator(seed)
     b, options = layout.block_size, dict(generator=g, dtype=torch.float64)
     x = torch.randn(m, layout.in_features, **options)
@@ -60,7 +60,7 @@ def relative(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def masked_matrix(layout: BlockLayout, w: torch.Tensor) -> torch.Tensor:
-    """The dense matrix, put together block by block: the slow twin of to_dense."""
+    """The dense matrix, assembled block by block: a slow version of to_dense."""
     b = layout.block_size
     matrix = w.new_zeros(layout.in_features, layout.out_features)
     for block, r, c in zip(w, layout.rows.tolist(), layout.cols.tolist(), strict=True):
@@ -107,7 +107,7 @@ def test_layouts_differ_by_mask_and_block_size():
 
 @pytest.mark.parametrize("name", layouts.NAMES)
 @pytest.mark.parametrize(("inputs", "outputs", "density"), [(512, 512, 0.1), (256, 640, 0.3), (640, 256, 0.05)])
-def test_layouts_have_the_blocks_that_shape_and_density_say(name, inputs, outputs, density):
+def test_layouts_have_the_number_of_blocks_for_their_density(name, inputs, outputs, density):
     made = [layouts.make(name, inputs, outputs, density, 32, generator(seed)) for seed in (1, 1, 2)]
     rows, cols = inputs // 32, outputs // 32
     assert {layout.nnz for layout in made} == {max(round(density * rows * cols), rows, cols)}
@@ -115,7 +115,7 @@ def test_layouts_have_the_blocks_that_shape_and_density_say(name, inputs, output
 
 
 @pytest.mark.parametrize(("rows", "cols", "density"), [(32, 32, 0.1), (8, 24, 0.3), (24, 8, 0.1), (5, 5, 1.0)])
-def test_regular_is_regular_both_ways(rows, cols, density):
+def test_regular_layouts_balance_rows_and_columns(rows, cols, density):
     mask = layouts.regular(rows * 16, cols * 16, density, 16, generator()).mask
     for dim in (0, 1):
         degree = mask.sum(dim)
@@ -131,7 +131,7 @@ def test_barabasi_albert_has_hubs():
     assert hubs.max() > 2 * regular.max()
 
 
-def test_watts_strogatz_is_a_band_with_some_links_elsewhere():
+def test_watts_strogatz_is_a_band_with_some_blocks_rewired():
     def distance(rewire: float) -> torch.Tensor:
         layout = layouts.watts_strogatz(1024, 1024, 0.05, 16, generator(), rewire)
         d = (layout.rows - layout.cols).abs()
@@ -141,7 +141,7 @@ def test_watts_strogatz_is_a_band_with_some_links_elsewhere():
     assert 0.03 < (distance(0.1) > 2).float().mean() < 0.2
 
 
-def test_butterfly_links_everything_in_as_many_layers_as_digits():
+def test_butterfly_mixes_fully_in_log2_n_layers():
     layout = layouts.butterfly(8 * 16, 8 * 16, 16)
     assert layout.density == 4 / 8
     assert layout.mask[0].tolist() == [True, True, True, False, True, False, False, False]
@@ -169,7 +169,7 @@ def test_mix_factor_by_hand():
     assert layouts.mix_factor([shifted, shifted]) == 0.75
 
 
-def test_erk_densities_keep_the_budget_and_favour_small_layers():
+def test_erk_densities_keep_the_total_and_favor_small_layers():
     shapes = [(100, 100), (1000, 1000), (10, 10)]
     densities = layouts.erk_densities(shapes, 0.1)
     kept = sum(d * a * b for d, (a, b) in zip(densities, shapes, strict=True))
@@ -183,9 +183,9 @@ def test_erk_densities_keep_the_budget_and_favour_small_layers():
 def test_common_blocks():
     old, new = BlockLayout([[1, 1], [1, 0]], 16), BlockLayout([[0, 1], [1, 1]], 16)
     before, after = common_blocks(old, new)
-    there = [(old.rows[i].item(), old.cols[i].item()) for i in before]
-    assert there == [(new.rows[i].item(), new.cols[i].item()) for i in after]
-    assert sorted(there) == [(0, 1), (1, 0)]
+    positions = [(old.rows[i].item(), old.cols[i].item()) for i in before]
+    assert positions == [(new.rows[i].item(), new.cols[i].item()) for i in after]
+    assert sorted(positions) == [(0, 1), (1, 0)]
 
 
 @pytest.mark.parametrize(
@@ -196,9 +196,9 @@ def test_common_blocks():
         (lambda: BlockSparseLinear(100, 64), "block_size 64 does not divide 100; a multiple of 16 is needed"),
         (lambda: BlockSparseLinear(96, 64), "block_size 64 does not divide 96; 16 and 32 do"),
         (lambda: BlockSparseLinear(48, 64), "block_size 64 does not divide 48; 16 does"),
-        (lambda: BlockSparseLinear(64, 64, 0.0), "density is 0.0; it must lie over 0 and be at most 1"),
+        (lambda: BlockSparseLinear(64, 64, 0.0), "density is 0.0; it must be above 0 and at most 1"),
         (lambda: BlockSparseLinear(64, 64, layout="reglar"), "layout is 'reglar'; it must be regular, random"),
-        (lambda: BlockSparseLinear(64, 64, 0.5, BlockLayout([[1]], 64)), "not both"),
+        (lambda: BlockSparseLinear(64, 64, 0.5, BlockLayout([[1]], 64)), "give either a density or a BlockLayout"),
         (
             lambda: BlockSparseLinear(64, 128, layout=BlockLayout([[1]], 64)),
             "is for 64 x 64 features, the layer has 64",
@@ -208,22 +208,22 @@ def test_common_blocks():
         (lambda: linear_factory({"block_size": 8}), "block_size is 8; it must be one of"),
         (lambda: linear_factory({"layout": "x"}), "layout is 'x'; it must be"),
         (lambda: linear_factory({"schedule": "riggle"}), "schedule is 'riggle'; it must be static, rigl, set, prune"),
-        (lambda: linear_factory({"schedule": "rigl", "every": 0}), "every is 0; it must be a whole number"),
-        (lambda: linear_factory({"schedule": "rigl", "fraction": 2}), "fraction is 2; it must lie over 0"),
+        (lambda: linear_factory({"schedule": "rigl", "every": 0}), "every is 0; it must be a positive whole number"),
+        (lambda: linear_factory({"schedule": "rigl", "fraction": 2}), "fraction is 2; it must be above 0"),
         (lambda: linear_factory({"density": 0.1}), "linear has no setting 'density'; it has sparsity, block_size"),
     ],
 )
-def test_mistakes_are_told(make, message):
+def test_invalid_arguments_are_reported(make, message):
     with pytest.raises(ValueError, match=r".") as error:
         make()
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_shapes_that_do_not_fit_are_told():
+def test_wrong_shapes_are_reported():
     layout = BlockLayout(MASKS["rectangular"], 16)
     x, w, _ = tensors(layout)
-    with pytest.raises(ValueError, match="x has 16 features, the layout 32"):
+    with pytest.raises(ValueError, match="x has 16 features; the layout needs 32"):
         block_matmul(x[:, :16], w, layout)
     with pytest.raises(ValueError, match=r"the blocks have shape \(3, 16, 16\)"):
         block_matmul(x, w[:3], layout)
@@ -234,7 +234,7 @@ def test_shapes_that_do_not_fit_are_told():
 
 @pytest.mark.parametrize("m", [1, 7, 64, 1000])
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-def test_products_are_those_of_the_masked_matrix(mask, m):
+def test_products_equal_those_of_the_masked_matrix(mask, m):
     layout = BlockLayout(mask, 16)
     x, w, dy = tensors(layout, m)
     matrix = masked_matrix(layout, w)
@@ -261,7 +261,7 @@ def test_products_for_all_block_sizes_on_both_sides_of_the_dense_threshold(block
     assert relative(reference.outer(x, dy, layout.table, *size), layout.from_dense(x.t() @ dy)) < 1e-14
 
 
-def test_products_in_many_pieces(monkeypatch):
+def test_products_gathered_in_many_pieces(monkeypatch):
     layout = BlockLayout(MASKS["sparse and uneven"], 16)
     x, w, dy = tensors(layout, 9)
     whole = reference.matmul(x, w, layout.table, layout.out_features, False)
@@ -274,8 +274,8 @@ def test_products_in_many_pieces(monkeypatch):
 
 @pytest.mark.parametrize("block_size", [16, 64])
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-def test_everything_that_is_given_back_was_written(mask, block_size):
-    """torch.empty gives NaN here, as it may in earnest."""
+def test_no_output_is_left_uninitialized(mask, block_size):
+    """With deterministic algorithms, torch.empty returns NaN."""
     layout = BlockLayout(mask, block_size)
     x, w, dy = tensors(layout, 16)
     torch.use_deterministic_algorithms(True)
@@ -292,7 +292,7 @@ def test_everything_that_is_given_back_was_written(mask, block_size):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("block_size", [32, 64])
 @pytest.mark.parametrize("name", ["regular", "barabasi_albert"])
-def test_errors_are_those_of_a_dense_product_in_the_same_dtype(name, block_size, dtype):
+def test_rounding_errors_are_like_those_of_dense_products(name, block_size, dtype):
     """At most 1.5 times the relative error, against float64, that the dense products have."""
     layout = layouts.make(name, 512, 512, 0.15, block_size, generator())
     x, w, dy = tensors(layout, 96, dtype)
@@ -313,7 +313,7 @@ def test_errors_are_those_of_a_dense_product_in_the_same_dtype(name, block_size,
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_is_rounded_once_however_many_blocks_are_added(dtype):
+def test_half_precision_sums_are_rounded_once(dtype):
     layout = BlockLayout(torch.tensor([[1, 0]] * 32 + [[0, 1]] * 32), 64)  # a density of 0.5: no dense product
     x, w, _ = tensors(layout, 16, dtype)
     exact = x.double() @ masked_matrix(layout, w.double())
@@ -346,7 +346,7 @@ def test_gradients_to_second_order(mask):
     assert torch.autograd.gradgradcheck(product, (x, w), fast_mode=True)
 
 
-def test_hessian_vector_product_is_that_of_the_masked_matrix():
+def test_hessian_vector_product_equals_that_of_the_masked_matrix():
     layout = BlockLayout(MASKS["sparse and random"], 16)
     x, w, _ = tensors(layout)
     v = torch.randn(w.shape, generator=generator(3), dtype=w.dtype)
@@ -372,7 +372,7 @@ def test_opcheck(transpose):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_is_followed_as_by_dense_layers(dtype):
+def test_autocast_applies_as_to_dense_layers(dtype):
     layer, dense = BlockSparseLinear(64, 64, 0.5, block_size=16), nn.Linear(64, 64)
     x = torch.randn(5, 64)
     with torch.autocast("cpu", dtype):
@@ -399,7 +399,7 @@ def test_compiles_to_one_graph():
         assert torch.allclose(a, b, atol=1e-6)
 
 
-def test_a_layer_and_its_dense_twin_agree():
+def test_a_layer_equals_its_dense_copy():
     torch.manual_seed(0)
     layer = BlockSparseLinear(128, 64, 0.3, block_size=16).double()
     dense, x = layer.to_dense(), torch.randn(2, 5, 128, dtype=torch.float64, requires_grad=True)
@@ -414,7 +414,7 @@ def test_a_layer_and_its_dense_twin_agree():
     assert BlockSparseLinear.from_dense(dense, layer.layout.density, 16).layout == layer.layout
 
 
-def test_first_weights_are_those_of_a_dense_layer_with_as_many_inputs():
+def test_initial_weights_match_a_dense_layer_with_as_many_inputs():
     layer = BlockSparseLinear(1024, 1024, layout=BlockLayout(torch.ones(32, 32).triu(), 32), generator=generator())
     degree = layer.layout.mask.sum(0)[layer.layout.cols] * 32
     for n in (32, 1024):
@@ -438,7 +438,7 @@ def test_identity():
     assert torch.equal(layer(x), x)
 
 
-def test_state_is_the_packed_mask_and_the_values():
+def test_state_dict_has_the_packed_mask_and_the_blocks():
     torch.manual_seed(0)
     a, b = (BlockSparseLinear(160, 160, 0.2, "random", 16) for _ in range(2))
     assert a.layout != b.layout
@@ -453,7 +453,7 @@ def test_state_is_the_packed_mask_and_the_values():
     assert a.weight.abs().sum() > 0
 
 
-def test_a_state_with_more_blocks_than_values_is_refused():
+def test_a_state_dict_with_too_few_blocks_is_refused():
     layer = BlockSparseLinear(64, 64, 0.25, block_size=16)
     state = {**layer.state_dict(), "mask": torch.full_like(layer.mask, 255)}
     with pytest.raises(RuntimeError, match="mask has 16 blocks, weight 4"):
@@ -484,7 +484,7 @@ def test_block_norms_lasso_and_pruning():
     layer.prune_(3 / 16)
     assert (layer.layout, layer.weight.shape) == (kept, (3, 16, 16))
     assert torch.allclose(layer(x), expected, atol=1e-4)
-    with pytest.raises(ValueError, match=r"density is 0.5; it must leave a block and be at most 0.188"):
+    with pytest.raises(ValueError, match=r"density is 0.5; it must leave at least one block and be at most 0.188"):
         layer.prune_(0.5)
 
 
@@ -516,7 +516,7 @@ def test_summary_counts():
 
 
 def load_benchmark():
-    """benchmarks/sparse.py, which is a script and in no package."""
+    """benchmarks/sparse.py, a script outside of any package."""
     spec = importlib.util.spec_from_file_location("bench", Path(__file__).parents[1] / "benchmarks" / "sparse.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -565,7 +565,7 @@ def test_example_learns(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
-def test_attention_is_that_over_the_pairs_of_the_layout(lead):
+def test_attention_covers_the_pairs_of_the_layout(lead):
     layout = BlockLayout([[1, 0, 1], [0, 0, 0], [0, 1, 0]], 16)
     g = generator()
     q, k, v = (torch.randn(*lead, 48, 8, generator=g, dtype=torch.float64, requires_grad=True) for _ in range(3))
@@ -576,7 +576,7 @@ def test_attention_is_that_over_the_pairs_of_the_layout(lead):
     assert found[..., 16:32, :].abs().sum() == 0
     for grad in torch.autograd.grad(found.square().sum(), (q, k, v)):
         assert grad.isfinite().all()
-    with pytest.raises(ValueError, match="32 queries and 48 keys, but the layout is of 48 and 48"):
+    with pytest.raises(ValueError, match="32 queries and 48 keys, but the layout has 48 and 48"):
         block_sparse_attention(q[..., :32, :], k, v, layout)
 
 
@@ -598,7 +598,7 @@ def test_draw_layouts_and_layers():
     plt.close("all")
 
 
-def test_needs_nothing_else_of_ours_and_neither_triton_nor_matplotlib():
+def test_imports_nothing_else_of_spinup_nor_triton_nor_matplotlib():
     code = (
         "import sys, torch; before = set(sys.modules); import spinup.sparse; new = set(sys.modules) - before\n"
         "ours = {m for m in new if m.split('.')[0] == 'spinup'} - {'spinup'}\n"

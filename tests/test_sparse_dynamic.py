@@ -1,4 +1,4 @@
-"""Layouts that change as a layer learns, by hand and by twins; block-sparse policies in the algorithms."""
+"""Layouts that change during training, by hand and against dense layers; block-sparse policies in the algorithms."""
 
 import copy
 import json
@@ -16,6 +16,7 @@ import spinup
 from spinup import nets
 from spinup.algorithm import files, find
 from spinup.compute import optim
+from spinup.envs import Player
 from spinup.errors import UserError
 from spinup.run import main
 from spinup.sparse import BlockLayout, BlockSparseLinear, Schedule, layouts, matrix_block_norms
@@ -34,15 +35,15 @@ def layer_with(kind: str, mask, seed: int = 0, **options) -> BlockSparseLinear:
     return layer
 
 
-# ---- which blocks go and which come
+# ---- which blocks are dropped and grown
 
 
 def test_swap_by_hand():
     layout = BlockLayout([[1, 0, 1], [0, 1, 0]], 16)
     assert layout.cols.tolist() == [0, 1, 2]
-    chances = torch.tensor([[9.0, 1.0, 9.0], [3.0, 9.0, 2.0]])
-    assert swap(layout, torch.tensor([5.0, 1.0, 2.0]), 1, chances).mask.tolist() == [[1, 0, 1], [1, 0, 0]]
-    assert swap(layout, torch.tensor([5.0, 1.0, 2.0]), 2, chances).mask.tolist() == [[1, 0, 0], [1, 0, 1]]
+    scores = torch.tensor([[9.0, 1.0, 9.0], [3.0, 9.0, 2.0]])
+    assert swap(layout, torch.tensor([5.0, 1.0, 2.0]), 1, scores).mask.tolist() == [[1, 0, 1], [1, 0, 0]]
+    assert swap(layout, torch.tensor([5.0, 1.0, 2.0]), 2, scores).mask.tolist() == [[1, 0, 0], [1, 0, 1]]
     assert swap(layout, torch.tensor([5.0, 1.0, 2.0]), 2).mask.tolist() == [[1, 0, 0], [0, 0, 0]]
 
 
@@ -52,10 +53,10 @@ def test_matrix_block_norms():
     assert matrix_block_norms(matrix, 16).tolist() == [[0, 0, 0], [0, 0, 32]]
 
 
-def test_rigl_grows_where_the_gradient_of_the_full_weight_is_greatest():
+def test_rigl_grows_where_the_gradient_of_the_dense_weight_is_largest():
     layer = layer_with("rigl", [[1, 1, 0], [1, 0, 0], [0, 1, 0]], every=2, fraction=0.5)
     x = torch.randn(8, 48)
-    x[:, 16:32] *= 100  # so the gradient of row 1 is greatest, at its free blocks 1 and 2
+    x[:, 16:32] *= 100  # so the gradient is largest in row 1, which lacks blocks 1 and 2
     dense = layer.to_dense()
     for step in (1, 2):
         y = layer(x)
@@ -67,40 +68,40 @@ def test_rigl_grows_where_the_gradient_of_the_full_weight_is_greatest():
     assert norms.argmax() == 5
     assert layer.layout.nnz == before.nnz == 4
     assert layer.layout.mask[1, 2]
-    gone = [
+    dropped = [
         (r, c) for r, c in zip(before.rows.tolist(), before.cols.tolist(), strict=True) if not layer.layout.mask[r, c]
     ]
-    assert gone == [(before.rows[i], before.cols[i]) for i in (0, 1)]  # the two of least norm
+    assert dropped == [(before.rows[i], before.cols[i]) for i in (0, 1)]  # the two of smallest norm
     matrix, old_matrix = layer.layout.to_dense(layer.weight), before.to_dense(old)
     both = torch.kron((before.mask & layer.layout.mask).float(), torch.ones(16, 16)).bool()
     assert torch.equal(matrix[both], old_matrix[both])
     assert matrix[~both].abs().sum() == 0
 
 
-def test_rigl_signal_is_the_gradient_of_the_dense_twin_over_several_passes():
+def test_dense_grad_is_that_of_a_dense_layer_over_several_passes():
     layer = layer_with("rigl", torch.eye(3), every=1)
     dense, x = layer.to_dense(), torch.randn(2, 4, 48)
     for net in (layer, dense):
         (net(x).tanh().sum() + net(2 * x).square().sum()).backward()
-    assert torch.allclose(layer.schedule.signal, dense.weight.grad.t(), rtol=1e-4, atol=1e-4)
+    assert torch.allclose(layer.schedule.dense_grad, dense.weight.grad.t(), rtol=1e-4, atol=1e-4)
 
 
-def test_watching_stops_after_the_first_derivative_and_before_it_is_due():
+def test_dense_grad_ignores_higher_derivatives_and_steps_without_a_change():
     layer = layer_with("rigl", torch.eye(3), every=2)
     x = torch.randn(4, 48)
     layer(x).sum().backward()
-    assert layer.schedule.signal is None
+    assert layer.schedule.dense_grad is None
     layer.evolve()
     (g,) = torch.autograd.grad(layer(x).square().sum(), layer.weight, create_graph=True)
-    first = layer.schedule.signal.clone()
+    first = layer.schedule.dense_grad.clone()
     g.square().sum().backward()
-    assert torch.equal(layer.schedule.signal, first)
+    assert torch.equal(layer.schedule.dense_grad, first)
     with torch.no_grad():
         layer(x)
-    assert torch.equal(layer.schedule.signal, first)
+    assert torch.equal(layer.schedule.dense_grad, first)
 
 
-def test_set_grows_by_lot_from_its_seed_and_step():
+def test_set_grows_random_blocks_determined_by_its_seed_and_step():
     a, b = (layer_with("set", torch.eye(6), every=1, fraction=0.5) for _ in range(2))
     c = layer_with("set", torch.eye(6), every=1, fraction=0.5, seed=1)
     for layer in (a, b, c):
@@ -114,7 +115,7 @@ def test_set_grows_by_lot_from_its_seed_and_step():
     assert a.layout == b.layout != first
 
 
-def test_the_replaced_share_falls_as_a_cosine():
+def test_the_replaced_fraction_is_annealed_along_a_cosine():
     layer = layer_with("set", torch.eye(16), every=1, fraction=0.5)
     left = []
     for progress in (0, 0.5, 1):
@@ -125,7 +126,7 @@ def test_the_replaced_share_falls_as_a_cosine():
     assert left == [8, 12, 16]
 
 
-def test_pruning_follows_its_curve_and_keeps_the_strongest():
+def test_pruning_follows_its_curve_and_keeps_the_largest_norms():
     torch.manual_seed(0)
     layer = BlockSparseLinear(128, 128, 0.25, block_size=16, schedule=Schedule("prune", every=1))
     assert (layer.layout.density, layer.schedule.final) == (1, 16)
@@ -151,11 +152,11 @@ def test_pruning_follows_its_curve_and_keeps_the_strongest():
     assert fresh.schedule.steps == 5
 
 
-def test_change_layout_refuses_what_does_not_fit():
+def test_change_layout_refuses_other_shapes_and_too_many_blocks():
     layer = layer_with("set", torch.eye(3))
     with pytest.raises(ValueError, match="does not fit a layer with"):
         layer.change_layout(BlockLayout(torch.eye(4), 16))
-    with pytest.raises(ValueError, match="the layer has room for 3 blocks, the layout has 9"):
+    with pytest.raises(ValueError, match="the layout has 9 blocks, but the layer has room for 3"):
         layer.change_layout(layouts.dense(48, 48, 16))
 
 
@@ -176,7 +177,7 @@ def test_hidden_layers_are_sparse_and_the_first_and_last_dense():
 
 @pytest.mark.parametrize("kind", ["rigl", "set", "prune"])
 def test_adam_and_a_target_network_follow_the_layout(kind):
-    """What a dense twin does: Adam on full matrices, whose moments and weights outside the mask are put to 0."""
+    """As Adam on dense matrices would, with moments and weights outside the mask set to 0."""
     net = network(kind)
     target, layer = copy.deepcopy(net), net[2]
     adam = optim.FlatAdam(net, lr=0.01)
@@ -199,37 +200,37 @@ def test_adam_and_a_target_network_follow_the_layout(kind):
             assert all((new[name][kept] != state[name][kept]).any() for name in new)  # the step itself moved them
         expected = 0.9 * torch.where(kept, old_target, 0.0) + 0.1 * layer.layout.to_dense(layer.blocks.detach())
         assert torch.allclose(target[2].layout.to_dense(target[2].blocks.detach()), expected, atol=1e-6)
-    assert layouts_seen == [3, 6]  # at 9 the curves have ended
+    assert layouts_seen == [3, 6]  # at 9 the schedules have ended
     memory = adam.flat.untyped_storage().data_ptr()
     assert all(p.untyped_storage().data_ptr() == memory for p in net.parameters())
 
 
-def test_gradients_of_other_losses_do_not_count(monkeypatch):
-    """As the policy's, which goes through the critic just before the critic's own step."""
-    signals = []
-    monkeypatch.setattr(optim.mpi, "average_tensor", lambda t: signals.append(t.clone()) if t.dim() == 2 else None)
+def test_only_the_minimized_loss_affects_growth(monkeypatch):
+    """Not, for example, the policy's loss, which is backpropagated through the critic before the critic's own step."""
+    grads = []
+    monkeypatch.setattr(optim.mpi, "average_tensor", lambda t: grads.append(t.clone()) if t.dim() == 2 else None)
     for other in (False, True):
         net, x = network(every=1), torch.linspace(-1, 1, 40).view(8, 5)
         adam = optim.FlatAdam(net, 0.01)
         if other:
             inputs = (100 * x).requires_grad_()
             torch.autograd.grad(net(inputs).sum(), inputs)
-            assert net[2].schedule.signal is not None
+            assert net[2].schedule.dense_grad is not None
         adam.minimize(net(x).square().sum())
-    assert len(signals) == 4  # two layers, twice
-    assert torch.equal(signals[0], signals[2])
-    assert torch.equal(signals[1], signals[3])
+    assert len(grads) == 4  # two layers, twice
+    assert torch.equal(grads[0], grads[2])
+    assert torch.equal(grads[1], grads[3])
 
 
-def test_average_is_taken_of_the_signal():
+def test_dense_grad_is_averaged_over_processes():
     layer = layer_with("rigl", torch.eye(3), every=1, fraction=0.4)
     layer(torch.randn(4, 48)).sum().backward()
     wanted = torch.zeros(48, 48)
-    wanted[32:, :16] = 1  # what the other processes would have made of it
+    wanted[32:, :16] = 1  # the mean over all processes
 
-    def average(signal: torch.Tensor) -> None:
-        assert signal.abs().sum() > 0
-        signal.copy_(wanted)
+    def average(grad: torch.Tensor) -> None:
+        assert grad.abs().sum() > 0
+        grad.copy_(wanted)
 
     assert layer.evolve(average)
     assert layer.layout.mask[2, 0]
@@ -248,7 +249,7 @@ def test_average_is_taken_of_the_signal():
         ({"sparsity": 0.5}, [64], "they go between hidden layers, so at least two are needed"),
     ],
 )
-def test_mistakes_are_one_line(linear, hidden, message):
+def test_invalid_settings_are_reported_in_one_line(linear, hidden, message):
     with pytest.raises(UserError, match=message):
         spinup.ppo("CartPole-v1", ac_kwargs={"linear": linear, "hidden_sizes": hidden}, epochs=1)
 
@@ -281,7 +282,7 @@ def test_every_algorithm_trains_saves_and_loads(algo, schedule, data_dir):
     if schedule != "static":
         assert layer.schedule.steps == state[f"{name}schedule._extra_state"][0] >= 5
     observation_space = spinup.make_env(config["env_fn"]).observation_space
-    assert policy.act(np.zeros((2, *observation_space.shape), np.float32)).shape[0] == 2
+    assert len(Player(policy, 2).act(np.zeros((2, *observation_space.shape), np.float32), False)) == 2
 
 
 def test_the_same_seed_gives_the_same_run(data_dir):
@@ -291,7 +292,7 @@ def test_the_same_seed_gives_the_same_run(data_dir):
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_a_run_says_what_is_saved(capsys):
+def test_a_run_prints_its_numbers_of_parameters(capsys):
     main(words("ppo"))
     out = capsys.readouterr().out
     # 4*64+64, 6*256+64, 64*2+2 parameters
@@ -333,8 +334,8 @@ def test_all_mpi_processes_have_the_same_layout(kind, tmp_path):
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     subprocess.run(command, check=True, timeout=120, env=env)
     a, b = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert (a["masks"][0] != b["masks"][0]).any()  # each drew its own
-    assert torch.equal(a["masks"][0], a["masks"][1])  # and all took the first one's
+    assert (a["masks"][0] != b["masks"][0]).any()  # each process drew its own
+    assert torch.equal(a["masks"][0], a["masks"][1])  # and took over the first one's
     for key, rest in (("masks", slice(1, None)), ("flat", slice(None)), ("m", slice(None))):
         assert torch.equal(a[key][rest], b[key][rest])
     assert (a["masks"][1] != a["masks"][-1]).any()

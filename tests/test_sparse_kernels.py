@@ -1,4 +1,4 @@
-"""The Triton kernels: under its interpreter on the CPU, compiled for a GPU that need not be there, and on a GPU."""
+"""The Triton kernels: in its interpreter on the CPU, compiled for a GPU without having one, and on a GPU."""
 
 import importlib.util
 import json
@@ -21,7 +21,7 @@ needs_triton = pytest.mark.skipif(
 
 
 def run_python(*arguments: str, **variables: str) -> list[dict]:
-    """What a script or `-c` code prints, line by line from JSON."""
+    """The lines of JSON that a script or `-c` code prints."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300, env=env, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -37,7 +37,7 @@ def test_kernels_under_the_interpreter():
         assert case["repeats"], case
         assert case["dtypes"], case
         for error, dense in zip(case["errors"], case["dense"], strict=True):
-            # Triton adds in float32 in another order than the CPU's dense product, which sums long rows in parts.
+            # Triton accumulates in float32 in another order than the CPU's dense product, which splits long sums.
             assert error <= max(1.5 * dense, 2e-7 if case["case"][1] == "float32" else 0), case
     assert at_highest == {"double": True, "empty": [0, 128], "precision": ["ieee", "ieee"]}
     assert at_high == {"precision": ["tf32", "ieee"]}
@@ -73,7 +73,7 @@ for dtype, precision in (("bf16", "ieee"), ("fp32", "tf32")):
 
 @needs_triton
 def test_kernels_compile_for_hopper_to_matrix_instructions(tmp_path):
-    """No GPU is needed for that; it says nothing about speed."""
+    """Needs no GPU, and says nothing about speed."""
     made = run_python("-W", "ignore", "-c", COMPILE, TRITON_CACHE_DIR=str(tmp_path))
     assert len(made) == 8
     for name, _, b, wgmma, mma, pipelined, shared in made:
@@ -110,14 +110,14 @@ def test_on_a_gpu(name, block_size, dtype, m):
 def running_sum_error(n: int, dtype: torch.dtype) -> float:
     """The relative error expected of one running sum of n random terms: u sqrt(n / 6), u half of eps.
 
-    Sums after k terms are of size sqrt(k), and rounding each adds a variance of u^2 k / 3. Our kernels keep one such
-    sum in float32 for each number; dense libraries keep several, and so stay below it.
+    After k terms the sum is about sqrt(k), and rounding it adds a variance of u^2 k / 3. Our kernels keep one such sum
+    in float32 for each output; dense libraries keep several, which makes their error smaller.
     """
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     return torch.finfo(wide).eps / 2 * math.sqrt(n / 6)
 
 
-def test_running_sums_err_as_expected():
+def test_running_sum_error_matches_a_simulation():
     terms = torch.randn(4000, 600, generator=torch.Generator().manual_seed(0))
     total = torch.zeros(4000)
     for column in terms.t():
@@ -128,7 +128,7 @@ def test_running_sums_err_as_expected():
 
 @pytest.mark.gpu
 @needs_triton
-def test_training_on_a_gpu_is_that_of_the_masked_dense_layer():
+def test_training_on_a_gpu_equals_that_of_a_masked_dense_layer():
     from spinup.sparse import BlockSparseLinear
 
     torch.manual_seed(0)

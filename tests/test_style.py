@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 # "" is spinup/__init__.py, the lazy public face.
 ORDER = (
     *("errors", "arguments", "algorithm", "system", "compute", "sparse", "observations", "frames", "examples"),
-    *("envs", "buffers", "hindsight", "nets", "runs", "algos", "probes", "experiments", "analysis", "exercises"),
-    *("run", ""),
+    *("wrappers", "envs", "buffers", "hindsight", "nets", "runs", "algos", "probes", "experiments", "analysis"),
+    *("exercises", "run", ""),
 )
 LAYERS = {name: layer for layer, name in enumerate(ORDER)}
 APART = ("algos", "examples")  # whose files never import each other
@@ -161,6 +161,20 @@ def equation_labels(root: Path) -> list[str]:
     return faults
 
 
+def shape_comments(root: Path) -> list[str]:
+    """A function of tensors in an algorithm's file, such as a loss, begins with a comment that gives their shapes."""
+    faults = []
+    for path in algorithms(root):
+        lines = [*path.read_text(encoding="utf-8").splitlines(), ""]
+        for node in ast.parse("\n".join(lines)).body:
+            if isinstance(node, ast.FunctionDef):
+                tensors = [x.arg for x in node.args.args if x.annotation and ast.unparse(x.annotation) == "Tensor"]
+                comment = lines[node.body[0].end_lineno].strip()  # the line below the docstring
+                named = re.findall(r"(\w+)(?=(?:, \w+)*: \()", comment) if comment.startswith("# ") else []
+                faults += [f"{path.name}: {node.name}: no shape of {x}" for x in tensors if x not in named]
+    return faults
+
+
 def forbidden_calls(root: Path) -> list[str]:
     """Nothing that runs code from a file or a string, and no bare except."""
     forbidden = {"eval", "exec", "builtins.eval", "builtins.exec"}
@@ -222,7 +236,7 @@ def machine_paths(root: Path, files: list[str]) -> list[str]:
 # ---- the repository keeps them
 
 
-RULES = (import_rule, plot_is_light, equation_labels, forbidden_calls, lengths, docstrings)
+RULES = (import_rule, plot_is_light, equation_labels, shape_comments, forbidden_calls, lengths, docstrings)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -333,10 +347,32 @@ def test_equation_labels_in_shared_files(tmp_path):
     assert faults == ["layers.py: sac-9 is on no page"]
 
 
+def test_shape_comments_finds(tmp_path):
+    losses = '''
+def loss(q: Tensor, y: Tensor, clip: float) -> Tensor:
+    """The loss."""
+    {}
+    return q - y
+
+
+def ppo(env_fn):
+    return 1
+'''
+    for comment, missing in {
+        "# q: (2, B); y: (B,)": "",
+        "# q, y: (B,)": "",
+        "# q: (2, B)": "y",
+        "x = 1": "qy",
+        "# q and y": "qy",
+    }.items():
+        faults = shape_comments(write(tmp_path, {"spinup/algos/ppo.py": losses.format(comment)}))
+        assert faults == [f"ppo.py: loss: no shape of {x}" for x in missing]
+
+
 def test_equations_are_labelled_where_they_are_computed():
     """A label on a call alone would not show the line that computes anything."""
     labels = {name: labels_of(ROOT / "spinup" / name) for name in ("buffers.py", "nets/distributions.py")}
-    assert labels["buffers.py"] == {"vpg-2", "trpo-6", "ppo-3", "ddpg-1", "td3-2", "sac-1"}
+    assert labels["buffers.py"] == {"vpg-2", "trpo-6", "ppo-3", "ppo_rnn-4", "ddpg-1", "td3-2", "sac-1"}
     assert labels["nets/distributions.py"] == {"sac-3", "sac-4"}
 
 

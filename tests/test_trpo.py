@@ -42,7 +42,7 @@ ACTIONS = {
 
 
 def test_surrogate():
-    """Ratios 2, 1/2 and 1 with advantages 3, -4 and 5: (6 - 2 + 5) / 3 = 3; the gradient by logp is ratio * adv / 3."""
+    """Ratios 2, 1/2 and 1 with advantages 3, -4 and 5: (6 - 2 + 5) / 3 = 3. The gradient is ratio * adv / 3."""
     logp_old = torch.tensor([-1.0, -2.0, -3.0], dtype=torch.float64)
     logp = (logp_old + torch.tensor([2.0, 0.5, 1.0], dtype=torch.float64).log()).requires_grad_()
     value = surrogate(logp, logp_old, torch.tensor([3.0, -4.0, 5.0], dtype=torch.float64))
@@ -72,7 +72,7 @@ def small_policy(kind: str):
 
 
 def hessian_of_kl(actor: nn.Module, o: torch.Tensor) -> torch.Tensor:
-    """The Hessian of the mean KL(pi_old || pi) by all parameters at pi = pi_old, entry by entry: (P, P)."""
+    """The full Hessian of the mean KL(pi_old || pi) at pi = pi_old, (P, P)."""
     names, shapes = zip(*((name, p.shape) for name, p in actor.named_parameters()), strict=True)
     theta = torch.cat([p.detach().reshape(-1) for p in actor.parameters()])
     old = actor(o).detach()
@@ -87,7 +87,7 @@ def hessian_of_kl(actor: nn.Module, o: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("damping", [0.0, 0.1])
 @pytest.mark.parametrize("kind", ACTIONS)
-def test_fisher_vector_product_is_the_hessian_of_the_kl(kind, damping):
+def test_fisher_vector_product_equals_that_of_the_hessian(kind, damping):
     ac, o = small_policy(kind)
     params = list(ac.actor.parameters())
     pi = ac.pi(o)
@@ -98,7 +98,7 @@ def test_fisher_vector_product_is_the_hessian_of_the_kl(kind, damping):
     torch.testing.assert_close(got, want + damping * torch.eye(len(want)).double(), rtol=1e-9, atol=1e-12)
 
 
-def test_fisher_vector_product_is_the_fisher_matrix():
+def test_fisher_vector_product_equals_that_of_the_fisher_matrix():
     """E[grad log pi grad log pi^T] over states and all actions."""
     ac, o = small_policy("discrete")
     params = list(ac.actor.parameters())
@@ -124,7 +124,7 @@ def test_conjugate_gradient_solves():
     torch.testing.assert_close(x, torch.linalg.solve(h, g), rtol=1e-4, atol=1e-6)
 
 
-def test_conjugate_gradient_is_done_after_as_many_steps_as_there_are_eigenvalues():
+def test_conjugate_gradient_needs_as_many_steps_as_distinct_eigenvalues():
     h = torch.diag(torch.tensor([1.0, 1, 1, 4, 4, 9, 9, 9], dtype=torch.float64))
     g = torch.arange(1.0, 9, dtype=torch.float64)
     for iters, precise in ((2, False), (3, True)):
@@ -138,12 +138,12 @@ def test_conjugate_gradient_first_step_by_hand():
     assert conjugate_gradient(lambda p: h @ p, torch.ones(2), 1).tolist() == pytest.approx([0.5, 0.5])
 
 
-def test_conjugate_gradient_of_nothing_is_nothing():
+def test_conjugate_gradient_of_0_is_0():
     assert conjugate_gradient(lambda p: 2 * p, torch.zeros(3), 10).tolist() == [0, 0, 0]
 
 
 def test_conjugate_gradient_scales_with_the_gradient():
-    """Also far below 1, where rewards are small and advantages not normalised."""
+    """Also far below 1, as with small rewards and unnormalized advantages."""
     h, g = positive_definite(10).float(), torch.arange(1.0, 11)
     x = conjugate_gradient(lambda p: h @ p, g, iters=10)
     for scale in (1e-3, 1e-5):
@@ -182,7 +182,7 @@ def test_step_improves_within_the_trust_region(monkeypatch, tmp_path, env, delta
     epoch = Epoch(monkeypatch, "trpo", env, tmp_path, delta=delta, **ONE)
     kl, gain = kl_and_gain(epoch)
     assert 0 < kl <= delta * (1 + 1e-4)
-    assert kl > 0.3 * delta  # no further inside than the line search cuts back
+    assert kl > 0.3 * delta  # no shorter than the line search makes it
     assert gain > 0
     assert epoch.row["KL"] == pytest.approx(kl, rel=1e-2)
     assert epoch.row["DeltaLossPi"] == pytest.approx(-gain, rel=1e-2)
@@ -192,7 +192,7 @@ def test_step_improves_within_the_trust_region(monkeypatch, tmp_path, env, delta
 
 @pytest.mark.parametrize("env", [ByBoth, Target])
 @pytest.mark.parametrize("damping", [0.1, 1e-3])
-def test_npg_step_is_the_solution_at_full_length(monkeypatch, tmp_path, env, damping):
+def test_npg_takes_the_full_step(monkeypatch, tmp_path, env, damping):
     """Against torch.linalg.solve with the explicit Hessian; its quadratic estimate of the KL is delta."""
     options = dict(algo="npg", delta=0.02, damping_coeff=damping, cg_iters=50, **ONE)
     epoch = Epoch(monkeypatch, "trpo", env, tmp_path, **options)
@@ -210,8 +210,8 @@ def test_npg_step_is_the_solution_at_full_length(monkeypatch, tmp_path, env, dam
     assert epoch.row["BacktrackIters"] == 0
 
 
-def test_npg_does_not_look(monkeypatch, tmp_path):
-    """With a delta so large that the quadratic estimate is worth nothing, npg goes past it, and trpo does not."""
+def test_npg_has_no_line_search(monkeypatch, tmp_path):
+    """With a delta so large that the quadratic estimate fails, npg exceeds it, and trpo doesn't."""
     options = dict(delta=0.5, steps_per_epoch=40, num_envs=2, ac_kwargs=dict(orthogonal=False), damping_coeff=1e-3)
     trpo_run = Epoch(monkeypatch, "trpo", Target, tmp_path / "trpo", algo="trpo", **options)
     npg_run = Epoch(monkeypatch, "trpo", Target, tmp_path / "npg", algo="npg", **options)
@@ -219,29 +219,29 @@ def test_npg_does_not_look(monkeypatch, tmp_path):
     assert trpo_run.row["KL"] <= 0.5
     assert trpo_run.row["BacktrackIters"] > 0
     assert npg_run.row["BacktrackIters"] == 0
-    share = 0.8 ** trpo_run.row["BacktrackIters"]  # the same direction, cut back
+    share = 0.8 ** trpo_run.row["BacktrackIters"]  # the same direction, shortened
     torch.testing.assert_close(trpo_run.moved(), share * npg_run.moved(), rtol=1e-2, atol=1e-6)
 
 
 def rejecting(monkeypatch, what: str, times: int) -> None:
-    """Make the line search find its first `times` candidates too far away ("kl") or no improvement ("surrogate").
+    """Make the line search reject its first `times` steps, as too long ("kl") or no improvement ("surrogate").
 
-    It looks at them without gradient, and nothing else compares two policies so before it has ended.
+    Until it ends, only the line search compares different policies without gradients.
     """
     left = iter([1.0] * times)
 
-    def malus(new: torch.Tensor, old: torch.Tensor) -> float:
+    def penalty(new: torch.Tensor, old: torch.Tensor) -> float:
         return next(left, 0.0) if not torch.is_grad_enabled() and not torch.equal(new, old) else 0.0
 
     kl, gain = Categorical.kl, module.surrogate
     if what == "kl":
-        monkeypatch.setattr(Categorical, "kl", lambda old, new: kl(old, new) + malus(new.logp, old.logp))
+        monkeypatch.setattr(Categorical, "kl", lambda old, new: kl(old, new) + penalty(new.logp, old.logp))
     else:
-        monkeypatch.setattr(module, "surrogate", lambda new, old, adv: gain(new, old, adv) - malus(new, old))
+        monkeypatch.setattr(module, "surrogate", lambda new, old, adv: gain(new, old, adv) - penalty(new, old))
 
 
 @pytest.mark.parametrize("what", ["kl", "surrogate"])
-def test_line_search_gives_up_and_restores(monkeypatch, tmp_path, what):
+def test_line_search_restores_the_old_policy_if_all_steps_fail(monkeypatch, tmp_path, what):
     rejecting(monkeypatch, what, times=10)
     epoch = Epoch(monkeypatch, "trpo", ByBoth, tmp_path, backtrack_iters=10, **ONE)
     for name in epoch.before:
@@ -252,8 +252,8 @@ def test_line_search_gives_up_and_restores(monkeypatch, tmp_path, what):
 
 
 @pytest.mark.parametrize("what", ["kl", "surrogate"])
-def test_line_search_cuts_back(monkeypatch, tmp_path, what):
-    options = dict(delta=1e-4, backtrack_coeff=0.5, **ONE)  # so small that the full step is a good one
+def test_line_search_shortens_the_step(monkeypatch, tmp_path, what):
+    options = dict(delta=1e-4, backtrack_coeff=0.5, **ONE)  # so small that the full step is acceptable
     npg = Epoch(monkeypatch, "trpo", ByBoth, tmp_path / "npg", algo="npg", **options)
     rejecting(monkeypatch, what, times=3)
     epoch = Epoch(monkeypatch, "trpo", ByBoth, tmp_path / "trpo", **options)
@@ -263,7 +263,7 @@ def test_line_search_cuts_back(monkeypatch, tmp_path, what):
 
 
 def test_line_search_rejects_a_step_that_is_too_long(monkeypatch, tmp_path):
-    """A single try, and a delta at which the quadratic estimate is far off."""
+    """A single try, with a delta at which the quadratic estimate is far off."""
     options = dict(delta=0.5, damping_coeff=1e-3, steps_per_epoch=40, num_envs=2, ac_kwargs=dict(orthogonal=False))
     epoch = Epoch(monkeypatch, "trpo", Target, tmp_path, backtrack_iters=1, **options)
     assert epoch.row["BacktrackIters"] == 1
@@ -276,7 +276,7 @@ def test_no_advantage_no_step(monkeypatch, tmp_path):
     assert epoch.row["KL"] == 0
 
 
-def test_the_trust_region_holds_for_an_actor_whose_parameters_are_in_its_policy(monkeypatch, tmp_path):
+def test_the_old_policy_is_a_copy(monkeypatch, tmp_path):
     """The old policy must not change with the parameters."""
     epoch = Epoch(monkeypatch, "trpo", Target, tmp_path, actor_critic=RawActorCritic, delta=0.02, **ONE)
     kl, gain = kl_and_gain(epoch)
@@ -311,7 +311,7 @@ def test_train_v_iters_and_anneal_lr(monkeypatch, tmp_path):
 
 
 def test_train_v_iters_0(monkeypatch, tmp_path):
-    """What exercise 2.1 of the original compares with 80."""
+    """Exercise 2.1 of the original compares 0 with 80."""
     epoch = Epoch(monkeypatch, "trpo", ByBoth, tmp_path, train_v_iters=0, **ONE)
     assert epoch.moved("critic").abs().max() == 0
     assert epoch.moved("actor").abs().max() > 0
@@ -323,11 +323,11 @@ def test_algo_must_be_known(tmp_path):
         train("trpo", Probe, tmp_path, algo="ppo", **SMALL)
 
 
-# ---- what a run leaves
+# ---- presets
 
 
 def test_spinningup_preset():
-    """The original's settings, and every departure of ours switched off."""
+    """The original's settings, without our departures."""
     table = dict(steps_per_epoch=4000, epochs=50, gamma=0.99, lam=0.97, vf_lr=1e-3, train_v_iters=80, delta=0.01)
     table |= dict(damping_coeff=0.1, cg_iters=10, backtrack_iters=10, backtrack_coeff=0.8, algo="trpo")
     table |= dict(max_ep_len=1000, save_freq=10, seed=0)

@@ -1,4 +1,4 @@
-"""VPG: its equations on numbers worked out by hand, and its first epoch against a twin."""
+"""VPG: equations by hand, and the first epoch against a reference implementation."""
 
 import pytest
 import torch
@@ -28,10 +28,10 @@ def test_policy_loss():
     assert logp.grad.tolist() == [-0.5, 0.25, -1.0, -1.75]  # -adv / 4
 
 
-def test_policy_loss_gradient_is_that_of_the_return():
+def test_policy_loss_gradient_equals_that_of_the_return():
     """For a softmax over two actions with rewards 3 and 1 at p = 1/2: dJ/dx_1 = p_1 (r_1 - J) = (3 - 2) / 2."""
     x = torch.zeros(2, requires_grad=True)
-    logp = x.log_softmax(-1)[torch.tensor([0, 1])]  # each action as often as the policy takes it
+    logp = x.log_softmax(-1)[torch.tensor([0, 1])]  # each action once, as with p = 1/2
     policy_loss(logp, torch.tensor([3.0, 1.0])).backward()
     assert (-x.grad).tolist() == [0.5, -0.5]
 
@@ -44,11 +44,11 @@ def test_value_loss():
     assert v.grad.tolist() == [-2.0, 3.0]  # 2 (v - ret) / 2
 
 
-# ---- the first epoch, against a twin
+# ---- the first epoch, against a reference implementation
 
 
 def advantages(r, v, v2, terminated, done, gamma, lam):
-    """Sums over all later steps of the episode, for each step anew: (T, N)."""
+    """A separate sum over all later steps of the episode for each step: (T, N)."""
     adv = torch.zeros_like(r)
     for n in range(r.shape[1]):
         for t in range(r.shape[0]):
@@ -132,11 +132,11 @@ def test_train_v_iters_and_anneal_lr(monkeypatch, tmp_path):
     assert steps == [0.4, 0.8, 0.8, 0.8] * 4
 
 
-# ---- what a run leaves
+# ---- presets
 
 
 def test_spinningup_preset():
-    """The original's settings, and every departure of ours switched off."""
+    """The original's settings, without our departures."""
     table = dict(steps_per_epoch=4000, epochs=50, gamma=0.99, lam=0.97, pi_lr=3e-4, vf_lr=1e-3, train_v_iters=80)
     table |= dict(max_ep_len=1000, save_freq=10, seed=0)
     off = dict(num_envs=1, max_grad_norm=None, anneal_lr=False, normalize_obs=False, normalize_rew=False)

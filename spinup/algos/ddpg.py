@@ -1,9 +1,8 @@
 """Deep deterministic policy gradient (DDPG), arXiv:1509.02971. Equations: docs/algorithms/ddpg.md.
 
-Departures from the paper: exploration noise is not correlated in time by default, is in half-ranges of the actions, and
-begins with uniformly drawn actions; the networks have other sizes and first weights, no batch normalization or weight
-decay, and actions enter the critic's first layer; n-step returns can replace one-step ones, and the target policy the
-learned one in the end.
+Departures from the paper: exploration starts with uniformly random actions, and its noise is uncorrelated by default
+and measured in half-ranges of the actions; network sizes and initialization differ, there is no batch normalization or
+weight decay, and actions enter the critic's first layer. Options: n-step returns, and the target policy as the result.
 """
 
 import copy
@@ -24,12 +23,14 @@ from spinup.runs.run import Run
 
 
 def target(r: Tensor, terminated: Tensor, discount: Tensor, q2: Tensor) -> Tensor:
-    """What Q(s, a) should be, (B,), from the target critic's values q2, (B,), of the next observations and actions."""
+    """What Q(s, a) should be, given the target critic's values q2 of the next observations and actions."""
+    # r, terminated, discount, q2: (B,)
     return r + discount * (1 - terminated) * q2  # ddpg-1
 
 
 def q_loss(q: Tensor, y: Tensor) -> Tensor:
-    """Squared error of the critic's values, (B,), against the targets, (B,)."""
+    """Mean squared error of the critic's values against the targets."""
+    # q, y: (B,)
     return (q - y).square().mean()  # ddpg-2
 
 
@@ -93,13 +94,13 @@ def ddpg(
     ac_targ.obs_norm = obs_norm  # the same statistics for both
     pi, q = ac.actor, ac.critic[0]
     pi_targ, q_targ = ac_targ.actor, ac_targ.critic[0]
-    result = ac_targ if target_policy else ac  # what is tested, saved and returned
+    result = ac_targ if target_policy else ac  # evaluated, saved and returned
     pi_targ_params, q_targ_params = flatten(pi_targ), flatten(q_targ)
     pi_optimizer, q_optimizer = FlatAdam(pi, pi_lr), FlatAdam(q, q_lr)
-    if hindsight:
-        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
-    else:
+    if hindsight == 0:
         buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    else:
+        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
     low, high = envs.action_space.low, envs.action_space.high
     noise = np.zeros((num_envs, *low.shape), np.float32)
     noise_scale = act_noise * (high - low) / 2
@@ -107,7 +108,7 @@ def ddpg(
     # ---- learn
     @captured(capture)
     def update(batch: Batch) -> dict[str, Tensor]:
-        """One step of the critic and of the policy; returns what to log."""
+        """One step of the critic and one of the policy. Returns what to log."""
         o, a, r, o2, terminated, discount = batch
 
         with torch.no_grad():

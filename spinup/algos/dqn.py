@@ -1,8 +1,8 @@
 """Deep Q-networks (DQN), doi:10.1038/nature14236, with double Q-learning (arXiv:1509.06461).
 
-Equations: docs/algorithms/dqn.md. Departures from the papers: the target network is a running average of the learned
-one instead of a copy now and then, Adam takes the place of RMSProp, and n-step returns can replace one-step ones.
-`double` and the networks' `dueling` (arXiv:1511.06581) are switches; the preset "atari" has the paper's environment.
+Equations: docs/algorithms/dqn.md. Departures from the papers: the target network is a moving average of the
+learned one instead of an occasional copy, and Adam replaces RMSProp. Options: n-step returns, double Q-learning and
+dueling networks (arXiv:1511.06581). The preset "atari" has the paper's environment.
 """
 
 import copy
@@ -25,12 +25,14 @@ from spinup.runs.run import Run
 
 
 def target(r: Tensor, terminated: Tensor, discount: Tensor, q2: Tensor) -> Tensor:
-    """What Q(s, a) should be, (B,), from the target network's values q2, (B,), of the next observations."""
+    """What Q(s, a) should be, given the target network's values q2 of the best next actions."""
+    # r, terminated, discount, q2: (B,)
     return r + discount * (1 - terminated) * q2  # dqn-1
 
 
 def q_loss(q: Tensor, y: Tensor) -> Tensor:
-    """Huber loss of the values, (B,), against the targets, (B,): squared up to an error of 1, then linear."""
+    """Huber loss of the values against the targets: squared up to an error of 1, then linear."""
+    # q, y: (B,)
     return F.smooth_l1_loss(q, y)  # dqn-3
 
 
@@ -49,12 +51,14 @@ def dqn(
     hindsight: arg.Hindsight = 0.0,
     polyak: arg.Polyak = 0.995,
     double: Annotated[
-        bool, "double Q-learning: the learned network chooses the next action, the target network values it", CHANGEABLE
+        bool,
+        "double Q-learning: the learned network chooses the next action, the target network evaluates it",
+        CHANGEABLE,
     ] = True,
     q_lr: arg.QLr = 5e-4,
-    epsilon: Annotated[float, Range(0, 1), "final share of random actions", CHANGEABLE] = 0.05,
+    epsilon: Annotated[float, Range(0, 1), "final probability of a random action", CHANGEABLE] = 0.05,
     epsilon_steps: Annotated[
-        int, Range(0), "environment steps over which that share falls linearly from 1", CHANGEABLE
+        int, Range(0), "environment steps over which epsilon falls linearly from 1", CHANGEABLE
     ] = 10_000,
     batch_size: arg.BatchSize = 128,
     max_grad_norm: arg.MaxGradNorm = 10.0,
@@ -96,15 +100,15 @@ def dqn(
     q, q_targ = net.q, copy.deepcopy(net.q)
     q_targ_params = flatten(q_targ)
     q_optimizer = FlatAdam(q, q_lr, max_grad_norm)
-    if hindsight:
-        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
-    else:
+    if hindsight == 0:
         buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    else:
+        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
 
     # ---- learn
     @captured(capture)
     def update(batch: Batch) -> dict[str, Tensor]:
-        """One step of the network; returns what to log."""
+        """One step of the network. Returns what to log."""
         o, a, r, o2, terminated, discount = batch
 
         with torch.no_grad():
@@ -118,9 +122,9 @@ def dqn(
 
     # ---- act
     def explore(o: np.ndarray, t: int) -> np.ndarray:
-        """Random actions with probability epsilon, else the best, (N,)."""
-        share = max(epsilon, 1 - (1 - epsilon) * t / max(epsilon_steps, 1))  # dqn-5
-        random = torch.rand(num_envs).numpy() < share
+        """Random actions with a probability that falls to epsilon, otherwise greedy ones, (N,)."""
+        eps = max(epsilon, 1 - (1 - epsilon) * t / max(epsilon_steps, 1))  # dqn-5
+        random = torch.rand(num_envs).numpy() < eps
         return np.where(random, envs.random_actions(), net.act(o))
 
     o = run.begin(net, buffer, ac=net, q_targ=q_targ, q_optimizer=q_optimizer)

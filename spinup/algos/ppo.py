@@ -2,8 +2,8 @@
 
 Departures from the paper: policy and value function are separate networks with an optimizer each; the KL divergence
 from the old policy can end an epoch's policy steps early; observations and rewards are scaled by running statistics,
-learning rates fall linearly to 0, advantages are computed anew in each pass, and gradients are clipped. All but the
-first have a switch; the preset "spinningup" keeps the two networks and the early stop.
+learning rates decay linearly to 0, advantages are recomputed before each pass, and gradients are clipped. All but the
+first are options; the preset "spinningup" keeps the two networks and the early stop.
 """
 
 from typing import Annotated
@@ -23,14 +23,16 @@ from spinup.runs.run import Run
 
 
 def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, clip_ratio: float) -> Tensor:
-    """Minus the clipped surrogate objective, for log-probabilities and advantages of shape (B,)."""
+    """Minus the clipped surrogate objective."""
+    # logp, logp_old, adv: (B,) or (T, N)
     ratio = (logp - logp_old).exp()  # ppo-1: r = pi(a|s) / pi_old(a|s)
     clipped = ratio.clamp(1 - clip_ratio, 1 + clip_ratio)
     return -torch.min(ratio * adv, clipped * adv).mean()  # ppo-2
 
 
 def value_loss(v: Tensor, ret: Tensor, v_old: Tensor, vf_clip: float | None) -> Tensor:
-    """Squared error against the returns; with vf_clip, v gains nothing by moving further than that from v_old."""
+    """Squared error against the returns; with vf_clip, moving v further than that from v_old gains nothing."""
+    # v, ret, v_old: (B,) or (T, N)
     loss = (v - ret).square()  # ppo-4
     if vf_clip is not None:
         clipped = v_old + (v - v_old).clamp(-vf_clip, vf_clip)
@@ -40,6 +42,7 @@ def value_loss(v: Tensor, ret: Tensor, v_old: Tensor, vf_clip: float | None) -> 
 
 def approx_kl(logp: Tensor, logp_old: Tensor) -> Tensor:
     """KL(pi_old || pi) from samples of pi_old: unbiased, and no sample's term is negative."""
+    # logp, logp_old: (B,) or (T, N)
     log_ratio = logp - logp_old
     return (log_ratio.expm1() - log_ratio).mean()  # ppo-5
 
@@ -56,28 +59,29 @@ def ppo(
     gamma: arg.Gamma = 0.99,
     lam: arg.Lam = 0.95,
     clip_ratio: Annotated[
-        float, Range(0), "how far probabilities may usefully move from the old policy's; 0.1 to 0.3", CHANGEABLE
+        float,
+        Range(0),
+        "how far the probability ratio may move from 1 before its gradient is cut off; 0.1 to 0.3",
+        CHANGEABLE,
     ] = 0.2,
     pi_lr: arg.PiLr = 3e-4,
     vf_lr: arg.VfLr = 3e-4,
-    train_pi_iters: Annotated[
-        int, Range(0, PASSES), "passes over the data of an epoch for the policy", CHANGEABLE
-    ] = 10,
+    train_pi_iters: Annotated[int, Range(0, PASSES), "passes over the epoch's data for the policy", CHANGEABLE] = 10,
     train_v_iters: arg.TrainVIters = 10,
     minibatch_size: Annotated[
-        int | None, Range(1), "samples in a gradient step, on each MPI process; None: the whole epoch", CHANGEABLE
+        int | None, Range(1), "samples per gradient step on each MPI process; None: the whole epoch", CHANGEABLE
     ] = 64,
     target_kl: Annotated[
         float | None,
         Range(0),
-        "end the policy's steps for this epoch if the KL from the old policy exceeds 1.5 times this",
+        "end the epoch's policy steps once the KL divergence from the old policy exceeds 1.5 times this",
         CHANGEABLE,
     ] = None,
     ent_coef: Annotated[float, Range(0), "weight of the entropy bonus", CHANGEABLE] = 0.0,
     vf_clip: Annotated[
         float | None,
         Range(0),
-        "how far a value may usefully move from its old one in an epoch; None: any distance",
+        "how far a value may move from its old one in an epoch before its gradient is cut off; None: no limit",
         CHANGEABLE,
     ] = None,
     max_grad_norm: arg.MaxGradNorm = 0.5,
@@ -86,7 +90,7 @@ def ppo(
     normalize_rew: arg.NormalizeRew = True,
     normalize_adv: arg.NormalizeAdv = False,
     recompute_adv: Annotated[
-        bool, "compute the advantages anew before each pass, with the current value function", CHANGEABLE
+        bool, "recompute the advantages before each pass, with the current value function", CHANGEABLE
     ] = True,
     value_target: arg.ValueTarget = "gae",
     max_ep_len: arg.MaxEpLen = 1000,
@@ -123,9 +127,9 @@ def ppo(
     buffer = RolloutBuffer(run.steps_per_env, num_envs, envs.observation_space, envs.action_space)
 
     # ---- learn
-    @captured(capture and target_kl is None)  # testing the KL takes Python
+    @captured(capture and target_kl is None)  # the KL test branches in Python
     def update_pi(batch: tuple[Tensor, ...]) -> bool:
-        """One step of the policy; False, and no step, if it has moved too far from the old one already."""
+        """One step of the policy. Returns False, without a step, if it is already too far from the old one."""
         o, a, adv, logp_old = batch
         pi = ac.pi(o)
         logp = pi.log_prob(a)  # (B,)
@@ -172,7 +176,7 @@ def ppo(
         with torch.no_grad():
             logp_old = ac.pi(o).log_prob(a)
         adv, ret, v_old = estimate()
-        first_adv, first_ret = adv, ret  # what the log compares old and new on
+        first_adv, first_ret = adv, ret  # the log compares old and new losses on these
 
         keep_updating, pi_iters = True, 0
         for i in range(max(train_pi_iters, train_v_iters)):
@@ -186,7 +190,7 @@ def ppo(
                     update_v((b_o, b_ret, b_v_old))
             pi_iters += i < train_pi_iters and keep_updating
 
-        # ---- log: the change that the epoch made, on its first advantages and returns
+        # ---- log: how the losses changed in this epoch, on its first advantages and returns
         with torch.no_grad():
             pi, v = ac.pi(o), ac.v(o)
             logp = pi.log_prob(a)

@@ -1,8 +1,8 @@
 """Soft actor-critic (SAC), arXiv:1801.01290 and 1812.05905, for bounded and (arXiv:1910.07207) Discrete actions.
 
-Equations: docs/algorithms/sac.md. Departures from the papers: the temperature steps by its logarithm, the target
-entropy of discrete actions is half of its maximum, and n-step returns, without the entropies on the way, can replace
-one-step ones.
+Equations: docs/algorithms/sac.md. Departures from the papers: the optimizer steps on log(alpha), and the
+target entropy of discrete actions is half of its maximum. Option: n-step returns, which omit the entropies of the steps
+in between.
 """
 
 import copy
@@ -27,30 +27,34 @@ from spinup.runs.run import Run
 
 def soft_value(pi: SquashedGaussian | Categorical, q: Callable, o: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """E[min_i Q_i(o, a) - alpha log pi(a|o)] and E[log pi(a|o)] over a ~ pi, (B,) each."""
+    # o: (B, ...); alpha: (); q gives (2, B), or (2, B, K) for K Discrete actions
     if isinstance(pi, Categorical):
-        q_min, logp = q(o).min(0).values, pi.logp  # (B, K)
+        q_min, logp = q(o).min(0).values, pi.logp  # (B, K) each
         return pi.expectation(q_min - alpha * logp), pi.expectation(logp)  # sac-7: the expectation written out
     a, logp = pi.rsample()  # sac-3: a = tanh(u), sac-4: its log-probability
-    return q(o, a).min(0).values - alpha * logp, logp  # the expectation by one sample
+    return q(o, a).min(0).values - alpha * logp, logp  # the expectation, estimated by one sample
 
 
 def target(r: Tensor, terminated: Tensor, discount: Tensor, v2: Tensor) -> Tensor:
-    """What Q(s, a) should be, (B,), from the soft value v2 of the next observations."""
+    """What Q(s, a) should be, given the soft values v2 of the next observations."""
+    # r, terminated, discount, v2: (B,)
     return r + discount * (1 - terminated) * v2  # sac-1
 
 
 def q_loss(q: Tensor, y: Tensor) -> Tensor:
-    """Squared error of the critics' values, (2, B), against the targets, (B,), summed over the critics."""
+    """Mean squared error of the critics' values against the targets, summed over the critics."""
+    # q: (2, B); y: (B,)
     return (q - y).square().mean(-1).sum()  # sac-2
 
 
 def alpha_loss(log_alpha: Tensor, logp: Tensor, target_entropy: float) -> Tensor:
-    """Falls as log_alpha rises where the entropy, the mean of -logp, (B,), is below its target."""
+    """Pushes alpha up when the entropy, the mean of -logp, is below its target."""
+    # log_alpha: (); logp: (B,)
     return -log_alpha * (logp.mean() + target_entropy)  # sac-6
 
 
 class Temperature(nn.Module):
-    """alpha, as the exponential of a parameter."""
+    """alpha, parametrized by its logarithm."""
 
     def __init__(self, alpha: float):
         super().__init__()
@@ -75,13 +79,13 @@ def sac(
     alpha: Annotated[
         float | Literal["auto"],
         Range(0),
-        "temperature, the weight of the entropy beside the reward; 'auto': adjusted to hold the target entropy",
+        "temperature: the weight of the entropy relative to the reward; 'auto': adjusted to hold the target entropy",
     ] = "auto",
     target_entropy: Annotated[
         float | None,
         Range(-COUNT),
-        "entropy per state that alpha='auto' holds; None: minus the number of action "
-        "dimensions, or half of log K for K Discrete actions",
+        "mean entropy that alpha='auto' holds; None: minus the number of action dimensions, "
+        "or half of log K for K Discrete actions",
         CHANGEABLE,
     ] = None,
     batch_size: arg.BatchSize = 256,
@@ -131,15 +135,15 @@ def sac(
     if target_entropy is None:
         space = envs.action_space
         target_entropy = 0.5 * math.log(space.n) if isinstance(space, spaces.Discrete) else -float(space.shape[0])
-    if hindsight:
-        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
-    else:
+    if hindsight == 0:
         buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    else:
+        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
 
     # ---- learn
     @captured(capture)
     def update(batch: Batch) -> dict[str, Tensor]:
-        """One step of critics, policy and temperature; returns what to log."""
+        """One step of the critics, the policy and the temperature. Returns what to log."""
         o, a, r, o2, terminated, discount = batch
         temperature = log_alpha.detach().exp()
 

@@ -1,8 +1,7 @@
 """Twin delayed DDPG (TD3), arXiv:1802.09477. Equations: docs/algorithms/td3.md.
 
-Departures from the paper: noise is measured in half-ranges of the actions, the networks and minibatches have other
-sizes, the critics have layer normalization, n-step returns can replace one-step ones, and the target policy the learned
-one in the end.
+Departures from the paper: noise is measured in half-ranges of the actions, networks and minibatches have other sizes,
+and the critics have layer normalization. Options: n-step returns, and the target policy as the result.
 """
 
 import copy
@@ -25,12 +24,14 @@ from spinup.runs.run import Run
 
 
 def target(r: Tensor, terminated: Tensor, discount: Tensor, q2: Tensor) -> Tensor:
-    """What Q(s, a) should be, (B,), from the target critics' values, (2, B), of the next observations and actions."""
+    """What Q(s, a) should be, given the target critics' values q2 of the next observations and actions."""
+    # r, terminated, discount: (B,); q2: (2, B)
     return r + discount * (1 - terminated) * q2.amin(0)  # td3-2
 
 
 def q_loss(q: Tensor, y: Tensor) -> Tensor:
-    """Squared error of the critics' values, (2, B), against the targets, (B,), summed over the critics."""
+    """Mean squared error of the critics' values against the targets, summed over the critics."""
+    # q: (2, B); y: (B,)
     return (q - y).square().mean(-1).sum()  # td3-3
 
 
@@ -59,9 +60,11 @@ def td3(
         "standard deviation of the noise on the target policy's actions, in half-ranges of the actions",
         CHANGEABLE,
     ] = 0.2,
-    noise_clip: Annotated[float, Range(0), "limit of that noise, in half-ranges of the actions", CHANGEABLE] = 0.5,
+    noise_clip: Annotated[
+        float, Range(0), "limit of the target policy's noise, in half-ranges of the actions", CHANGEABLE
+    ] = 0.5,
     policy_delay: Annotated[
-        int, Range(1), "steps of the critics for each step of the policy and the targets", CHANGEABLE
+        int, Range(1), "steps of the critics per step of the policy and the target networks", CHANGEABLE
     ] = 2,
     batch_size: arg.BatchSize = 256,
     start_steps: arg.StartSteps = 10_000,
@@ -104,13 +107,13 @@ def td3(
     ac_targ.obs_norm = obs_norm  # the same statistics for both
     pi, q = ac.actor, ac.critic
     pi_targ, q_targ = ac_targ.actor, ac_targ.critic
-    result = ac_targ if target_policy else ac  # what is tested, saved and returned
+    result = ac_targ if target_policy else ac  # evaluated, saved and returned
     pi_targ_params, q_targ_params = flatten(pi_targ), flatten(q_targ)
     pi_optimizer, q_optimizer = FlatAdam(pi, pi_lr), FlatAdam(q, q_lr)
-    if hindsight:
-        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
-    else:
+    if hindsight == 0:
         buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    else:
+        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
     low, high = envs.action_space.low, envs.action_space.high
     noise = np.zeros((num_envs, *low.shape), np.float32)
     noise_scale = act_noise * (high - low) / 2
@@ -120,7 +123,7 @@ def td3(
     # ---- learn
     @captured(capture)
     def update(batch: Batch, skip_policy: bool) -> dict[str, Tensor]:
-        """One step of the critics and, unless skipped, of the policy and the targets; returns what to log."""
+        """One step of the critics and, unless skipped, of the policy and the targets. Returns what to log."""
         o, a, r, o2, terminated, discount = batch
 
         with torch.no_grad():

@@ -1,8 +1,8 @@
 """TRPO: Trust Region Policy Optimization, arXiv:1502.05477. Equations: docs/algorithms/trpo.md.
 
-Departures from the paper: advantages are averaged over lambda (GAE) and normalised, the Fisher matrix is damped,
-observations and rewards are scaled by running statistics, and the value function's learning rate falls linearly to 0.
-Each has a switch; the preset "spinningup" keeps GAE, normalised advantages and damping. algo="npg" is the natural
+Departures from the paper: advantages are averaged over lambda (GAE) and normalized, the Fisher matrix is damped,
+observations and rewards are scaled by running statistics, and the value function's learning rate decays linearly to 0.
+Each is an option; the preset "spinningup" keeps GAE, normalized advantages and damping. algo="npg" is the natural
 policy gradient, doi:10.5555/2980539.2980738.
 """
 
@@ -23,22 +23,26 @@ from spinup.runs.run import Run
 
 
 def surrogate(logp: Tensor, logp_old: Tensor, adv: Tensor) -> Tensor:
-    """The old policy's estimate of the new one's advantage; all of shape (...)."""
+    """The new policy's mean advantage, estimated with the old one's samples."""
+    # logp, logp_old, adv: (T, N)
     return ((logp - logp_old).exp() * adv).mean()  # trpo-1
 
 
 def value_loss(v: Tensor, ret: Tensor) -> Tensor:
     """Mean squared error of the values against the returns."""
+    # v, ret: (T, N)
     return (v - ret).square().mean()  # trpo-7
 
 
 def flat_grad(y: Tensor, params: list[Tensor], **kwargs) -> Tensor:
-    """The gradient of the scalar y as one vector, shape (P,)."""
+    """The gradient of y as one vector, (P,)."""
+    # y: (), a scalar
     return torch.cat([g.reshape(-1) for g in torch.autograd.grad(y, params, **kwargs)])
 
 
 def fisher_vector_product(kl: Tensor, params: list[Tensor], damping: float) -> Callable[[Tensor], Tensor]:
     """x -> (H + damping) x, where H, the Fisher matrix, is the Hessian of the mean KL(pi_old || pi) at pi_old."""
+    # kl: (), the mean; x: (P,)
     grad_kl = flat_grad(kl, params, create_graph=True)
 
     def hx(x: Tensor) -> Tensor:
@@ -50,7 +54,8 @@ def fisher_vector_product(kl: Tensor, params: list[Tensor], damping: float) -> C
 
 
 def conjugate_gradient(hx: Callable[[Tensor], Tensor], g: Tensor, iters: int) -> Tensor:
-    """x with H x = g, to the precision of so many iterations (Hestenes and Stiefel, 1952), without H itself."""
+    """x with H x = g, approximately, from products with H alone (Hestenes and Stiefel, 1952)."""
+    # g, x: (P,)
     x = torch.zeros_like(g)
     r = p = g  # residual and direction
     rr = r @ r
@@ -76,16 +81,19 @@ def trpo(
     gamma: arg.Gamma = 0.99,
     lam: arg.Lam = 0.95,
     delta: Annotated[
-        float, Range(0), "the trust region: largest mean KL divergence of the new policy from the old one", CHANGEABLE
+        float,
+        Range(0),
+        "the trust region: upper limit of the mean KL divergence of the new policy from the old one",
+        CHANGEABLE,
     ] = 0.01,
     damping_coeff: Annotated[
         float, Range(0), "added to the diagonal of the Fisher matrix, so that it can be inverted", CHANGEABLE
     ] = 0.1,
     cg_iters: Annotated[int, Range(1, PASSES), "iterations of conjugate gradient", CHANGEABLE] = 10,
     backtrack_iters: Annotated[
-        int, Range(0, PASSES), "step lengths that the line search tries before it gives up and stays", CHANGEABLE
+        int, Range(0, PASSES), "step lengths the line search tries before it keeps the old policy", CHANGEABLE
     ] = 10,
-    backtrack_coeff: Annotated[float, Range(0, 1), "ratio of each of them to the one before", CHANGEABLE] = 0.8,
+    backtrack_coeff: Annotated[float, Range(0, 1), "factor from one step length to the next", CHANGEABLE] = 0.8,
     algo: Annotated[
         Literal["trpo", "npg"], "'trpo', or 'npg' for the natural policy gradient: the full step, without a line search"
     ] = "trpo",
@@ -131,7 +139,7 @@ def trpo(
 
     # ---- learn
     def update_pi(o: Tensor, a: Tensor, adv: Tensor) -> int:
-        """One natural gradient step of the policy; the number of times that it was cut back."""
+        """One natural gradient step of the policy. Returns how many times the line search shortened it."""
         pi = ac.pi(o)
         pi_old, logp = pi.detach(), pi.log_prob(a)
         logp_old = logp.detach()
@@ -184,7 +192,7 @@ def trpo(
         for _ in range(train_v_iters):
             vf_optimizer.minimize(value_loss(ac.v(o), ret))
 
-        # ---- log: the change that the epoch made
+        # ---- log: how the losses changed in this epoch
         with torch.no_grad():
             pi = ac.pi(o)
             logp, logp_old = pi.log_prob(a), pi_old.log_prob(a)
@@ -192,7 +200,7 @@ def trpo(
             loss_v_old, loss_v = value_loss(v_old, ret), value_loss(ac.v(o), ret)
         run.log(VVals=v_old, LossPi=loss_pi_old, LossV=loss_v_old, KL=pi_old.kl(pi), BacktrackIters=backtracks)
         run.log(DeltaLossPi=loss_pi - loss_pi_old, DeltaLossV=loss_v - loss_v_old)
-        evolve(ac.actor)  # layouts of block-sparse layers, outside of the trust region
+        evolve(ac.actor)  # block-sparse layers' layouts, outside the trust region
         keep_bounds(ac.actor)  # of log_std, which has no gradient outside them
         ac.obs_norm.update(o)  # after the update, so that acting and learning see the same observations
         run.end_epoch()

@@ -1,8 +1,8 @@
 """VPG: vanilla policy gradient with a value baseline, doi:10.1007/BF00992696. Equations: docs/algorithms/vpg.md.
 
-Departures from the textbook: advantages are averaged over lambda (GAE) and normalised, observations and rewards are
-scaled by running statistics, and learning rates fall linearly to 0. Each has a switch; the preset "spinningup" keeps
-only GAE and the normalised advantages.
+Departures from the textbook: advantages are averaged over lambda (GAE) and normalized, observations and rewards are
+scaled by running statistics, and learning rates decay linearly to 0. Each is an option; the preset "spinningup" keeps
+only GAE and the normalized advantages.
 """
 
 import torch
@@ -17,12 +17,14 @@ from spinup.runs.run import Run
 
 
 def policy_loss(logp: Tensor, adv: Tensor) -> Tensor:
-    """Its gradient is minus the policy gradient, for log-probabilities and advantages of shape (...)."""
+    """Its gradient is minus the policy gradient."""
+    # logp, adv: (T, N)
     return -(logp * adv).mean()  # vpg-1
 
 
 def value_loss(v: Tensor, ret: Tensor) -> Tensor:
     """Mean squared error of the values against the returns."""
+    # v, ret: (T, N)
     return (v - ret).square().mean()  # vpg-3
 
 
@@ -110,7 +112,7 @@ def vpg(
         for _ in range(train_v_iters):
             vf_optimizer.minimize(value_loss(ac.v(o), ret))
 
-        # ---- log: the change that the epoch made
+        # ---- log: how the losses changed in this epoch
         with torch.no_grad():
             pi = ac.pi(o)
             loss_pi = policy_loss(pi.log_prob(a), adv)

@@ -20,6 +20,7 @@ from torch import nn
 
 from spinup.envs import (
     DEFAULT_LENGTH,
+    Player,
     VecEnv,
     bind,
     close_or_warn,
@@ -60,7 +61,8 @@ def load(
     """Load the policy of the run in the folder `path`.
 
     policy.action(observation, deterministic=False) maps one of the environment's own observations to an action;
-    policy.act(o, deterministic=False) is for batches, in VecEnv's flat format.
+    policy.act(o, deterministic=False) is for batches, in VecEnv's flat format. A policy with memory takes and returns
+    its state: action, state = policy.action(observation, state), with None at the first step of an episode.
 
     itr: load model{itr}.pt; "best": model_best.pt, from the end of the epoch with the highest mean return; default:
         model.pt, the last one saved
@@ -206,10 +208,10 @@ def play(
     played = {"EpRet": [], "EpLen": []}
     for i in range(episodes):
         envs.seed = seed + i
-        o = envs.reset()
+        o, player = envs.reset(), Player(policy, 1)
         show()
         while not envs.done.all():
-            o = envs.step(policy.act(o, deterministic))[0]
+            o = envs.step(player.act(o, deterministic))[0]
             show()
         played["EpRet"].append(envs.ep_ret.item())
         played["EpLen"].append(envs.ep_len.item())

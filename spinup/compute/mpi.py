@@ -20,6 +20,7 @@ from spinup.errors import UserError, install
 
 # Environment variables in which launchers pass the world size: mpich, Open MPI, Slurm.
 WORLD_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
+POLLS = 200  # how often a process asks whether the others are done before it begins to sleep in between
 _alone = False
 
 
@@ -146,6 +147,19 @@ def msg(text: str, string: str = "") -> None:
     print(f"Message from {proc_id()}: {text} {string}")
 
 
+def wait(request) -> None:
+    """Wait until all processes have done their part of a collective operation.
+
+    MPI's own waiting keeps a core busy. With more processes than free cores it takes the core from the very process
+    that it waits for, and each operation takes milliseconds.
+    """
+    for _ in range(POLLS):
+        if request.Test():
+            return
+    while not request.Test():
+        time.sleep(1e-5)
+
+
 def _reduce(x, operation: str):
     if world() is None:
         return x
@@ -153,7 +167,7 @@ def _reduce(x, operation: str):
 
     values = np.asarray(x, dtype=np.float64)
     total = np.empty_like(values)
-    world().Allreduce(values, total, op=getattr(MPI, operation))
+    wait(world().Iallreduce(values, total, op=getattr(MPI, operation)))
     return total if total.ndim else float(total)
 
 
@@ -180,7 +194,7 @@ def mpi_avg(x):
 def broadcast(x: np.ndarray, root: int = 0) -> None:
     """Overwrite the array `x`, (...), on every process with that of process `root`, in place."""
     if world():
-        world().Bcast(x, root=root)
+        wait(world().Ibcast(x, root=root))
 
 
 def mpi_statistics_scalar(x, with_min_and_max: bool = False):
@@ -197,18 +211,20 @@ def mpi_statistics_scalar(x, with_min_and_max: bool = False):
 
 def share(x: Any) -> Any:
     """Process 0's `x`, any picklable object, on all processes."""
+    barrier()
     return world().bcast(x) if world() else x
 
 
 def allgather(x: Any) -> list:
     """The list of every process's `x`, any picklable object, by rank."""
+    barrier()
     return world().allgather(x) if world() else [x]
 
 
 def barrier() -> None:
     """Wait for all processes to get here."""
     if world():
-        world().Barrier()
+        wait(world().Ibarrier())
 
 
 def average_tensor(x) -> None:
@@ -218,7 +234,7 @@ def average_tensor(x) -> None:
 
         x = x.detach()
         values = x.cpu().contiguous()  # x itself, if it already is
-        world().Allreduce(MPI.IN_PLACE, values.numpy())
+        wait(world().Iallreduce(MPI.IN_PLACE, values.numpy()))
         x.copy_(values.div_(num_procs()))
 
 

@@ -130,7 +130,7 @@ class FlatAdam:
 
     def zero_grad(self) -> None:
         self.grad.zero_()
-        self._forget_signals()
+        self._clear_dense_grads()
 
     def step(self) -> None:
         """One step with the gradients in p.grad, which are kept."""
@@ -143,7 +143,7 @@ class FlatAdam:
     def minimize(self, loss: torch.Tensor) -> None:
         """One step down the gradient of `loss` (a scalar), averaged over all MPI processes."""
         torch.ops.spinup.check_finite(loss.detach(), self.grad, self.t, self.names, self.spans, self.network)
-        self._forget_signals()  # from gradients of other losses, such as the policy's through the critic
+        self._clear_dense_grads()  # from gradients of other losses, such as the policy's through the critic
         grads = torch.autograd.grad(loss, self.params, materialize_grads=True)
         torch.cat(list(self._padded(grads)), out=self.grad)
         self._step()
@@ -158,9 +158,9 @@ class FlatAdam:
         for hook in self.after_step:
             hook(self)
 
-    def _forget_signals(self) -> None:
+    def _clear_dense_grads(self) -> None:
         for layer, *_ in self.evolving:
-            layer.schedule.signal = None
+            layer.schedule.dense_grad = None
 
     def state_dict(self) -> dict:
         """The moments without padding, (number of parameters,) each, and the step count."""

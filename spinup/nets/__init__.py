@@ -13,6 +13,16 @@ actor_critic(observation_space, action_space, normalize_obs=..., **ac_kwargs) an
     act(o, deterministic=False)     actions for the environment; both o and the actions are numpy arrays
     obs_norm        a RunningNorm, or a NoNorm; pi and v pass their observations through it
 
+For recurrent PPO, pi, v and act also take the state of a memory and return its next state, (..., S); it is 0 at the
+beginning of an episode:
+
+    pi(o, state)    the policy at o and the states after o; v(o, state) likewise
+    pi(o, state, first)     the same for T steps of N episodes, o: (T, N, *obs_shape), first: (T, N), which begin in the
+                    states (N, S): the policies at all of them, and the states after each, (T, N, S). The state is 0
+                    wherever first is True; v(o, state, first) likewise
+    act(o, state=None, deterministic=False)     actions and the next states, as numpy arrays; None: initial states
+    initial_state(n)    n states at the beginning of an episode, zeros (n, S), as a numpy array; of pi and of v
+
 For DDPG, TD3 and SAC it is called as actor_critic(observation_space, action_space, **ac_kwargs) and must have
 
     actor           a module that shares no parameters with the critic: actor(o) is the action, (..., *act_shape), for
@@ -30,20 +40,24 @@ For DQN it is called as actor_critic(observation_space, action_space, **ac_kwarg
 To support normalize_obs=True, the last two also need obs_norm, a RunningNorm or a NoNorm: act passes observations
 through it, whereas actor, critic and q get observations that are already normalized.
 
-`check_actor_critic`, `check_q_actor_critic` and `check_q_network` try the protocol on a batch of observations and say
-what is missing.
+`check_actor_critic`, `check_recurrent_actor_critic`, `check_q_actor_critic` and `check_q_network` try the protocol on a
+batch of observations and say what is missing.
 """
 
 from spinup.nets.actor_critics import (
     ActorCritic,
+    BatchNormActorCritic,
     DeterministicActorCritic,
     QNetwork,
+    RecurrentActorCritic,
     SoftActorCritic,
     TwinActorCritic,
     as_input,
     describe,
 )
 from spinup.nets.actors import (
+    BatchNormQFunction,
+    BatchNormQFunctions,
     Bounds,
     CategoricalActor,
     DeterministicActor,
@@ -64,13 +78,15 @@ from spinup.nets.distributions import (
 )
 from spinup.nets.encoders import CNN, PartsEncoder, make_encoder
 from spinup.nets.layers import HiddenLinear, activation_class, as_sizes, make_linears, mlp, network, orthogonal_
-from spinup.nets.norms import NoNorm, PartsNorm, RunningNorm, make_obs_norm
+from spinup.nets.memory import Memory, RecurrentNetwork
+from spinup.nets.norms import BatchNorm, NoNorm, PartsNorm, RunningNorm, average_statistics, make_obs_norm
 from spinup.nets.protocol import (
     check_actor_critic,
     check_parts,
     check_policy,
     check_q_actor_critic,
     check_q_network,
+    check_recurrent_actor_critic,
     check_shapes,
 )
 
@@ -78,6 +94,10 @@ __all__ = [
     "CNN",
     "LOG_SQRT_2PI",
     "ActorCritic",
+    "BatchNorm",
+    "BatchNormActorCritic",
+    "BatchNormQFunction",
+    "BatchNormQFunctions",
     "Bounds",
     "Categorical",
     "CategoricalActor",
@@ -86,6 +106,7 @@ __all__ = [
     "Gaussian",
     "GaussianActor",
     "HiddenLinear",
+    "Memory",
     "MultiCategorical",
     "MultiCategoricalActor",
     "NoNorm",
@@ -94,6 +115,8 @@ __all__ = [
     "QFunction",
     "QFunctions",
     "QNetwork",
+    "RecurrentActorCritic",
+    "RecurrentNetwork",
     "RunningNorm",
     "SoftActorCritic",
     "SquashedGaussian",
@@ -102,11 +125,13 @@ __all__ = [
     "activation_class",
     "as_input",
     "as_sizes",
+    "average_statistics",
     "check_actor_critic",
     "check_parts",
     "check_policy",
     "check_q_actor_critic",
     "check_q_network",
+    "check_recurrent_actor_critic",
     "check_shapes",
     "describe",
     "keep_bounds",

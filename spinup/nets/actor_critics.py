@@ -1,6 +1,6 @@
 """Actor-critics, one class for each kind of algorithm."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -8,10 +8,12 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from spinup import arguments as arg
-from spinup.arguments import document
+from spinup.arguments import Range, document
 from spinup.compute import accel
 from spinup.errors import UserError
 from spinup.nets.actors import (
+    BatchNormQFunction,
+    BatchNormQFunctions,
     CategoricalActor,
     DeterministicActor,
     GaussianActor,
@@ -21,8 +23,10 @@ from spinup.nets.actors import (
     SquashedGaussianActor,
 )
 from spinup.nets.distributions import Categorical, Gaussian, MultiCategorical, SquashedGaussian
-from spinup.nets.layers import network
+from spinup.nets.layers import as_sizes, network
+from spinup.nets.memory import RecurrentNetwork
 from spinup.nets.norms import make_obs_norm
+from spinup.observations import mask_slice
 
 
 @document
@@ -36,28 +40,20 @@ class ActorCritic(nn.Module):
         hidden_sizes: arg.HiddenSizes = (64, 64),
         activation: arg.Activation = "Tanh",
         linear: arg.Linear = nn.Linear,
-        log_std_init: Annotated[
-            float, "log of the Gaussian's initial standard deviation, in half-ranges of the actions"
-        ] = -0.5,
-        orthogonal: Annotated[
-            bool, "orthogonal initial weights, with the policy's last layer near zero; False: PyTorch's default"
-        ] = True,
+        log_std_init: arg.LogStdInit = -0.5,
+        orthogonal: arg.Orthogonal = True,
         normalize_obs: arg.NormalizeObs = False,
-        log_std_min: Annotated[
-            float | None, "lower bound of the log of the standard deviation; None: unbounded"
-        ] = None,
-        log_std_max: Annotated[
-            float | None, "upper bound of the log of the standard deviation; None: unbounded"
-        ] = None,
-        squash: Annotated[
-            bool, "squash the Gaussian by tanh to keep actions within bounds; needs a bounded Box"
-        ] = False,
+        log_std_min: arg.LogStdMin = None,
+        log_std_max: arg.LogStdMax = None,
+        squash: arg.Squash = False,
     ):
         super().__init__()
         self.register_buffer("_device_anchor", torch.empty(0), persistent=False)  # for as_input
 
-        def build(out: int, gain: float) -> nn.Sequential:
-            return network(observation_space, out, hidden_sizes, activation, linear, gain if orthogonal else None)
+        def build(out: int, gain: float) -> nn.Module:
+            return self.make_network(
+                observation_space, out, hidden_sizes, activation, linear, gain if orthogonal else None
+            )
 
         if isinstance(action_space, spaces.Box):
             std = log_std_init, log_std_min, log_std_max
@@ -66,12 +62,16 @@ class ActorCritic(nn.Module):
             name = "squash" if squash else "log_std_min" if log_std_min is not None else "log_std_max"
             raise UserError(f"{name} needs a Gaussian policy, for Box actions; these are {action_space}: leave it out")
         elif isinstance(action_space, spaces.Discrete):
-            self.actor = CategoricalActor(build(int(action_space.n), 0.01))
+            self.actor = CategoricalActor(build(int(action_space.n), 0.01), mask_slice(observation_space))
         else:
             sizes = action_space.nvec
-            self.actor = MultiCategoricalActor(build(int(sizes.sum()), 0.01), sizes)
+            self.actor = MultiCategoricalActor(build(int(sizes.sum()), 0.01), sizes, mask_slice(observation_space))
         self.critic = build(1, 1.0)
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
+
+    def make_network(self, space: spaces.Box, out: int, *settings) -> nn.Module:
+        """The network of the policy or of the value function; settings: the other arguments of `network`."""
+        return network(space, out, *settings)
 
     def pi(self, o: Tensor) -> Gaussian | SquashedGaussian | Categorical | MultiCategorical:
         """The policy at observations o, (..., *obs_shape)."""
@@ -86,6 +86,72 @@ class ActorCritic(nn.Module):
         """Samples of the policy, or its mode, at observations o, (..., *obs_shape): (..., *act_shape)."""
         pi = self.pi(as_input(o, self))
         return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
+
+
+@document
+class RecurrentActorCritic(ActorCritic):
+    """A policy and a value function with a memory each, in separate networks, for recurrent PPO.
+
+    The state of a memory is a vector of S numbers, 0 at the beginning of an episode.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Space,
+        hidden_sizes: arg.HiddenSizes = (64,),
+        activation: arg.Activation = "Tanh",
+        linear: arg.Linear = nn.Linear,
+        memory_size: Annotated[int, Range(1), "units of the memory, which comes before the hidden layers"] = 64,
+        cell: Annotated[Literal["gru", "lstm"], "the memory's kind: 'gru' or 'lstm'"] = "gru",
+        log_std_init: arg.LogStdInit = -0.5,
+        orthogonal: arg.Orthogonal = True,
+        normalize_obs: arg.NormalizeObs = False,
+        log_std_min: arg.LogStdMin = None,
+        log_std_max: arg.LogStdMax = None,
+        squash: arg.Squash = False,
+    ):
+        self.memory_size, self.cell = memory_size, cell
+        common = hidden_sizes, activation, linear, log_std_init, orthogonal, normalize_obs
+        super().__init__(observation_space, action_space, *common, log_std_min, log_std_max, squash)
+
+    def make_network(self, space: spaces.Box, out: int, *settings) -> nn.Module:
+        return RecurrentNetwork(space, out, self.memory_size, self.cell, *settings)
+
+    def initial_state(self, n: int) -> np.ndarray:
+        """The states of n memories at the beginning of an episode: zeros, (n, S)."""
+        return np.zeros((n, self.critic.memory.state_size), np.float32)
+
+    def pi(self, o: Tensor, state: Tensor, first: Tensor | None = None) -> tuple[Any, Tensor]:
+        """The policy at observations o, (..., *obs_shape), seen in states (..., S), and the states after them.
+
+        With `first`, (T, N), o is a sequence of steps, (T, N, *obs_shape), that begins in states (N, S), and the state
+        is 0 wherever `first` is True, at the first step of an episode.
+        """
+        o = self.obs_norm(o)
+        x, states = self.actor.net(o, state, first)
+        return self.actor.policy(x, o), states
+
+    def v(self, o: Tensor, state: Tensor, first: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The value of observations o, (...), and the states after them, as in `pi`."""
+        v, states = self.critic(self.obs_norm(o), state, first)
+        return v.squeeze(-1), states
+
+    @torch.inference_mode()
+    def act(
+        self, o: np.ndarray, state: np.ndarray | None = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Samples of the policy, or its mode, at observations o, (n, *obs_shape): (n, *act_shape), and the states of
+        its memory for the next step, (n, S).
+
+        state: those for this step; None: the beginning of an episode
+        """
+        initial = self.initial_state(len(o))
+        if np.shape(initial if state is None else state) != initial.shape:
+            what = f"it must be what act returned for the step before, of shape {initial.shape}, or None"
+            raise UserError(f"state is {' '.join(repr(state).split()):.40}; {what}")
+        pi, states = self.pi(as_input(o, self), as_input(initial if state is None else state, self))
+        return (pi.mode() if deterministic else pi.sample()).cpu().numpy(), states.cpu().numpy()
 
 
 @document
@@ -148,8 +214,47 @@ class SoftActorCritic(DeterministicActorCritic):
 
     def make_actor(self, observation_space, action_space, *common) -> nn.Module:
         if isinstance(action_space, spaces.Discrete):
-            return CategoricalActor(network(observation_space, int(action_space.n), *common))
+            net = network(observation_space, int(action_space.n), *common)
+            return CategoricalActor(net, mask_slice(observation_space))
         return SquashedGaussianActor(network(observation_space, 2 * action_space.shape[0], *common), action_space)
+
+    @torch.inference_mode()
+    def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
+        """Samples of the policy, or its mode, at observations o, (..., *obs_shape): (..., *act_shape)."""
+        pi = self.actor(self.obs_norm(as_input(o, self)))
+        return (pi.mode() if deterministic else pi.sample()).cpu().numpy()
+
+
+@document
+class BatchNormActorCritic(nn.Module):
+    """A stochastic policy and two action-value functions with batch normalization, for CrossQ.
+
+    With normalize_obs, `act` normalizes; actor and critic expect observations that already passed through obs_norm.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Box,
+        hidden_sizes: arg.HiddenSizes = (256, 256),
+        critic_width: Annotated[
+            int, Range(1, 1000), "hidden layers of the critics have this many times as many units as hidden_sizes"
+        ] = 2,
+        activation: arg.Activation = "ReLU",
+        linear: arg.Linear = nn.Linear,
+        batch_norm: Annotated[bool, "batch normalization in the critics (arXiv:1502.03167)"] = True,
+        normalize_obs: arg.NormalizeObs = False,
+    ):
+        super().__init__()
+        self.register_buffer("_device_anchor", torch.empty(0), persistent=False)  # for as_input
+        self.obs_norm = make_obs_norm(observation_space, normalize_obs)
+        net = network(observation_space, 2 * action_space.shape[0], hidden_sizes, activation, linear)
+        self.actor = SquashedGaussianActor(net, action_space)
+        critic_sizes = [critic_width * n for n in as_sizes(hidden_sizes)]
+        self.critic = BatchNormQFunctions(
+            BatchNormQFunction(observation_space, action_space, critic_sizes, activation, linear, batch_norm)
+            for _ in range(2)
+        )
 
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
@@ -181,7 +286,8 @@ class QNetwork(nn.Module):
         super().__init__()
         self.register_buffer("_device_anchor", torch.empty(0), persistent=False)  # for as_input
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
-        self.q = QFunction(observation_space, action_space, hidden_sizes, activation, linear, layer_norm, dueling)
+        common = hidden_sizes, activation, linear, layer_norm, dueling
+        self.q = QFunction(observation_space, action_space, *common, mask=mask_slice(observation_space))
 
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:

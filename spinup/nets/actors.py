@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from spinup.errors import UserError
 from spinup.nets.distributions import Categorical, Gaussian, MultiCategorical, SquashedGaussian
 from spinup.nets.encoders import make_encoder
-from spinup.nets.layers import as_sizes, mlp
+from spinup.nets.layers import activation_class, as_sizes, make_linears, mlp
+from spinup.nets.norms import BatchNorm
 
 
 class GaussianActor(nn.Module):
@@ -61,6 +62,10 @@ class GaussianActor(nn.Module):
         return self.log_std_min is not None or self.log_std_max is not None
 
     def forward(self, o: Tensor) -> Gaussian | SquashedGaussian:
+        return self.policy(self.net(o), o)
+
+    def policy(self, x: Tensor, o: Tensor) -> Gaussian | SquashedGaussian:
+        """The policy with the network's output x, (..., A), at observations o."""
         log_std = self.log_std
         # Not clamp, which from torch 2.14 on has no gradient at its bounds: log_std would stay there.
         if self.log_std_min is not None:
@@ -68,8 +73,8 @@ class GaussianActor(nn.Module):
         if self.log_std_max is not None:
             log_std = torch.where(log_std > self.log_std_max, self.log_std_max, log_std)
         if self.squash:
-            return SquashedGaussian(self.net(o), log_std, self.middle, self.half_range)
-        mu = torch.addcmul(self.middle, self.half_range, self.net(o))
+            return SquashedGaussian(x, log_std, self.middle, self.half_range)
+        mu = torch.addcmul(self.middle, self.half_range, x)
         return Gaussian(mu, log_std + self.log_half_range)
 
 
@@ -80,27 +85,50 @@ def keep_bounds(module: nn.Module) -> None:
             part.keep_bounds()
 
 
-class CategoricalActor(nn.Module):
-    """pi(.|s) for Discrete actions."""
+def mask_illegal(x: Tensor, o: Tensor, mask: slice | None) -> Tensor:
+    """Logits or values x, (..., K), with minus infinity for illegal actions (arXiv:2006.14171).
 
-    def __init__(self, net: nn.Module):
+    mask: where observations o, (..., size), say which actions are legal; None: all are. A mask without any legal
+        action, such as that of a terminal state, counts as none.
+    """
+    if mask is None:
+        return x
+    legal = o[..., mask] != 0
+    return x.masked_fill(~legal & legal.any(-1, keepdim=True), -math.inf)
+
+
+class CategoricalActor(nn.Module):
+    """pi(.|s) for Discrete actions. mask: see `mask_illegal`."""
+
+    def __init__(self, net: nn.Module, mask: slice | None = None):
         super().__init__()
-        self.net = net
+        self.net, self.mask = net, mask
 
     def forward(self, o: Tensor) -> Categorical:
-        return Categorical(self.net(o).log_softmax(-1))
+        return self.policy(self.net(o), o)
+
+    def policy(self, x: Tensor, o: Tensor) -> Categorical:
+        """The policy with logits x, (..., K), at observations o."""
+        return Categorical(mask_illegal(x, o, self.mask).log_softmax(-1))
 
 
 class MultiCategoricalActor(nn.Module):
-    """pi(.|s) for MultiDiscrete actions."""
+    """pi(.|s) for MultiDiscrete actions. mask: see `mask_illegal`; the choices' masks stand one after the other."""
 
-    def __init__(self, net: nn.Module, sizes: Sequence[int]):
+    def __init__(self, net: nn.Module, sizes: Sequence[int], mask: slice | None = None):
         super().__init__()
         self.net = net
         self.sizes = [int(n) for n in sizes]
+        ends = np.cumsum(self.sizes) + (mask.start if mask else 0)
+        self.masks = [slice(int(end) - n, int(end)) if mask else None for end, n in zip(ends, self.sizes, strict=True)]
 
     def forward(self, o: Tensor) -> MultiCategorical:
-        return MultiCategorical(tuple(Categorical(x.log_softmax(-1)) for x in self.net(o).split(self.sizes, -1)))
+        return self.policy(self.net(o), o)
+
+    def policy(self, x: Tensor, o: Tensor) -> MultiCategorical:
+        """The policy with all choices' logits x, (..., sum of sizes), at observations o."""
+        logits = zip(x.split(self.sizes, -1), self.masks, strict=True)
+        return MultiCategorical(tuple(Categorical(mask_illegal(x, o, mask).log_softmax(-1)) for x, mask in logits))
 
 
 class Bounds(nn.Module):
@@ -151,13 +179,22 @@ class QFunction(nn.Module):
     Without an action it is Q(s, .), the values of all K Discrete actions, (..., K).
 
     dueling: Q = V + A - mean A, with V and the K advantages A from the last layer (arXiv:1511.06581)
+    mask: see `mask_illegal`
     """
 
     def __init__(
-        self, observation_space, action_space, hidden_sizes, activation, linear, layer_norm: bool, dueling: bool = False
+        self,
+        observation_space,
+        action_space,
+        hidden_sizes,
+        activation,
+        linear,
+        layer_norm: bool,
+        dueling: bool = False,
+        mask: slice | None = None,
     ):
         super().__init__()
-        self.dueling = dueling
+        self.dueling, self.mask = dueling, mask
         self.encoder, features = make_encoder(observation_space)
         self.bounds = Bounds(action_space) if isinstance(action_space, spaces.Box) else None
         inputs, out = (features + action_space.shape[0], 1) if self.bounds else (features, int(action_space.n))
@@ -170,6 +207,7 @@ class QFunction(nn.Module):
             if self.dueling:
                 v, adv = q[..., :1], q[..., 1:]
                 q = v + adv - adv.mean(-1, keepdim=True)
+            q = mask_illegal(q, o, self.mask)
             return q if a is None else q.gather(-1, a.unsqueeze(-1)).squeeze(-1)
         return self.net(torch.cat([x, self.bounds.to_unit(a)], -1)).squeeze(-1)
 
@@ -179,3 +217,34 @@ class QFunctions(nn.ModuleList):
 
     def forward(self, o: Tensor, a: Tensor | None = None) -> Tensor:
         return torch.stack([q(o, a) for q in self])
+
+
+class BatchNormQFunction(nn.Module):
+    """Q(s, a), (B,), for Box actions (B, A), with batch normalization of the input and of each hidden layer's output
+    (arXiv:1902.05605).
+
+    batch_norm: False leaves it out
+    """
+
+    def __init__(self, observation_space, action_space, hidden_sizes, activation, linear, batch_norm: bool = True):
+        super().__init__()
+        self.encoder, features = make_encoder(observation_space)
+        self.bounds = Bounds(action_space)
+        sizes = [features + action_space.shape[0], *as_sizes(hidden_sizes), 1]
+        self.norms = nn.ModuleList(BatchNorm(n) for n in sizes[:-1]) if batch_norm else None
+        self.linears = nn.ModuleList(make_linears(linear, sizes))
+        self.activation = activation_class(activation)()
+
+    def forward(self, o: Tensor, a: Tensor, training: bool = False) -> Tensor:
+        x = torch.cat([self.encoder(o), self.bounds.to_unit(a)], -1)
+        for i, linear in enumerate(self.linears):
+            x = self.activation(x) if i else x
+            x = linear(self.norms[i](x, training) if self.norms else x)
+        return x.squeeze(-1)
+
+
+class BatchNormQFunctions(QFunctions):
+    """n of them, with their values stacked: (n, B). training: normalize by the batch's statistics."""
+
+    def forward(self, o: Tensor, a: Tensor, training: bool = False) -> Tensor:
+        return torch.stack([q(o, a, training) for q in self])

@@ -40,7 +40,7 @@ class CNN(nn.Module):
 class PartsEncoder(nn.Module):
     """Features of observations with several parts: (..., size) -> (..., features).
 
-    Each image has its own CNN, and vectors pass through unchanged.
+    Each image has its own CNN, vectors pass through unchanged, and an action mask is left out.
     """
 
     def __init__(self, space: spaces.Box):
@@ -50,20 +50,21 @@ class PartsEncoder(nn.Module):
         self.shapes = [
             shape if is_image(part.space) else None for part, shape in zip(parts_of(space), shapes, strict=True)
         ]
-        encoders = [make_encoder(part.space) for part in parts_of(space)]
+        self.masks = [part.is_mask for part in parts_of(space)]
+        encoders = [(nn.Identity(), 0) if part.is_mask else make_encoder(part.space) for part in parts_of(space)]
         self.encoders = nn.ModuleList(encoder for encoder, _ in encoders)
         self.features = sum(features for _, features in encoders)
 
     def forward(self, o: Tensor) -> Tensor:
-        parts = zip(o.split(self.sizes, -1), self.shapes, self.encoders, strict=True)
-        return torch.cat([net(x.unflatten(-1, shape) if shape else x) for x, shape, net in parts], -1)
+        parts = zip(o.split(self.sizes, -1), self.shapes, self.encoders, self.masks, strict=True)
+        return torch.cat([net(x.unflatten(-1, shape) if shape else x) for x, shape, net, mask in parts if not mask], -1)
 
 
 def make_encoder(space: spaces.Box) -> tuple[nn.Module, int]:
     """The encoder for observations of `space`, nn.Identity if there are no images, and the number of its features."""
     if is_image(space):
         encoder = CNN(space.shape, 255 if space.dtype == "uint8" else float(space.high.max()))
-    elif any(is_image(part.space) for part in parts_of(space)):
+    elif any(is_image(part.space) or part.is_mask for part in parts_of(space)):
         encoder = PartsEncoder(space)
     else:
         return nn.Identity(), torch.Size(space.shape).numel()

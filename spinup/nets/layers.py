@@ -97,9 +97,14 @@ def make_linears(linear: Callable | dict, sizes: Sequence[int]) -> list[nn.Modul
 
 
 def orthogonal_(module: nn.Module, gain: float) -> nn.Module:
-    """Initialize a module's linear and convolutional layers in place: orthogonal weights of this gain, zero biases."""
+    """Initialize a module's linear, convolutional and recurrent layers in place: orthogonal weights of this gain (1 for
+    recurrent ones), zero biases.
+    """
     for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
+        if isinstance(layer, nn.RNNCellBase):
+            for p in layer.parameters():
+                nn.init.orthogonal_(p) if p.dim() > 1 else nn.init.zeros_(p)
+        elif isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.orthogonal_(layer.weight, gain)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

@@ -6,7 +6,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from spinup.compute import mpi
-from spinup.observations import is_image, parts_of
+from spinup.observations import Part, is_image, parts_of
 
 
 class RunningNorm(nn.Module):
@@ -46,13 +46,13 @@ class RunningNorm(nn.Module):
 
 
 class PartsNorm(RunningNorm):
-    """A RunningNorm for observations with several parts, (..., size), that leaves images unchanged."""
+    """A RunningNorm for observations with several parts, (..., size), that leaves images and masks unchanged."""
 
     def __init__(self, space: spaces.Box):
-        sizes = [(torch.Size(part.space.shape).numel(), is_image(part.space)) for part in parts_of(space)]
-        numbers = torch.from_numpy(np.concatenate([np.full(size, not image) for size, image in sizes]).nonzero()[0])
+        sizes = [(torch.Size(part.space.shape).numel(), is_normalized(part)) for part in parts_of(space)]
+        numbers = torch.from_numpy(np.concatenate([np.full(size, counts) for size, counts in sizes]).nonzero()[0])
         super().__init__(numbers.shape)
-        self.register_buffer("numbers", numbers, persistent=False)  # indices of the non-image entries
+        self.register_buffer("numbers", numbers, persistent=False)  # indices of the normalized entries
 
     def forward(self, x: Tensor) -> Tensor:
         return x.index_copy(-1, self.numbers, super().forward(x.index_select(-1, self.numbers)))
@@ -68,9 +68,40 @@ class NoNorm(nn.Identity):
         pass
 
 
+def is_normalized(part: Part) -> bool:
+    return not (is_image(part.space) or part.is_mask)
+
+
 def make_obs_norm(space: spaces.Box, normalize_obs: bool) -> nn.Module:
-    """The normalizer for observations of `space`; images, and everything without normalize_obs, stay unchanged."""
-    images = [is_image(part.space) for part in parts_of(space)]
-    if not normalize_obs or all(images):
+    """The normalizer for observations of `space`. Images and masks, and without normalize_obs all, stay unchanged."""
+    parts = [is_normalized(part) for part in parts_of(space)]
+    if not normalize_obs or not any(parts):
         return NoNorm()
-    return PartsNorm(space) if any(images) else RunningNorm(space.shape)
+    return RunningNorm(space.shape) if all(parts) else PartsNorm(space)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization (arXiv:1502.03167) of features, (B, n).
+
+    Unlike torch's, which goes by the module's mode, each call says what it normalizes by: with `training` by the
+    batch's own statistics, which also move the running ones; otherwise by the running statistics.
+    """
+
+    def __init__(self, n: int, momentum: float = 0.01, eps: float = 1e-3):
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.weight, self.bias = nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
+        self.register_buffer("mean", torch.zeros(n))
+        self.register_buffer("var", torch.ones(n))
+
+    def forward(self, x: Tensor, training: bool = False) -> Tensor:
+        running = self.mean, self.var
+        return nn.functional.batch_norm(x, *running, self.weight, self.bias, training, self.momentum, self.eps)
+
+
+def average_statistics(module: nn.Module) -> None:
+    """Replace the running statistics of a module's batch normalization by their means over all MPI processes."""
+    for part in module.modules():
+        if isinstance(part, BatchNorm):
+            mpi.average_tensor(part.mean)
+            mpi.average_tensor(part.var)

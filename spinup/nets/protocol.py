@@ -34,6 +34,24 @@ def check_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_spac
 
 
 @torch.no_grad()
+def check_recurrent_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_space: spaces.Space) -> None:
+    """Check the protocol of recurrent PPO, like `check_actor_critic`."""
+    name, o, a = check_parts(ac, observation_space, ("pi", "v", "obs_norm", "initial_state"))
+    start = torch.as_tensor(ac.initial_state(3), device=o.device)
+    sequence = o.expand(2, *o.shape), start, torch.zeros(2, 3, dtype=torch.bool, device=o.device)
+    check_shape(name, "act(o)[0]", a, (3, *action_space.shape))
+    for what, arguments, lead in (("o, state", (o, start), (3,)), ("o, state, first", sequence, (2, 3))):
+        (pi, pi_states), (v, v_states) = ac.pi(*arguments), ac.v(*arguments)
+        check_policy(name, f"pi({what})[0]", pi, ("log_prob", "sample", "mode", "entropy"))
+        logp = pi.log_prob(torch.as_tensor(a, device=o.device).expand(*lead, *action_space.shape))
+        check_shape(name, f"v({what})[0]", v, lead)
+        check_shape(name, f"v({what})[1]", v_states, (*lead, *start.shape[1:]))
+        check_shape(name, f"pi({what})[1]", pi_states, (*lead, *start.shape[1:]))
+        check_shape(name, f"pi({what})[0].log_prob(a)", logp, lead)
+        check_shape(name, f"pi({what})[0].entropy()", pi.entropy(), lead)
+
+
+@torch.no_grad()
 def check_q_actor_critic(
     ac: nn.Module,
     observation_space: spaces.Box,
@@ -95,6 +113,12 @@ def check_parts(
     o = np.stack([observation_space.sample() for _ in range(3)])
     o = np.clip(np.nan_to_num(o), -1, 1) if o.dtype != np.uint8 else o
     a = ac.act(o)
+    if "initial_state" in more:
+        if not (isinstance(a, tuple) and len(a) == 2):
+            raise UserError(f"{name}: act(o) returns a {type(a).__name__}; it must return actions and states")
+        a = a[0]
+    elif hasattr(ac, "initial_state"):
+        raise UserError(f"{name} has a memory, which only ppo_rnn trains; the others need networks without one")
     if not isinstance(a, np.ndarray):
         raise UserError(f"{name}: act(o) returns a {type(a).__name__}; it must return a numpy array")
     return name, as_input(o, ac), a
@@ -109,6 +133,9 @@ def check_policy(name: str, what: str, pi, methods: Sequence[str]) -> None:
 def check_shapes(name: str, shapes: dict) -> None:
     """shapes: {what: (function that computes it, expected shape)}."""
     for what, (compute, expected) in shapes.items():
-        shape = tuple(compute().shape)
-        if shape != expected:
-            raise UserError(f"{name}: {what} has shape {shape} for 3 observations; it must be {expected}")
+        check_shape(name, what, compute(), expected)
+
+
+def check_shape(name: str, what: str, x, expected: tuple[int, ...]) -> None:
+    if tuple(x.shape) != expected:
+        raise UserError(f"{name}: {what} has shape {tuple(x.shape)} for 3 observations; it must be {expected}")

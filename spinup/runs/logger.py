@@ -1,10 +1,8 @@
 """What a run writes to its folder and prints.
 
 The folder contains config.json (arguments, versions, command), progress.txt (tab-separated: a header, then one line per
-epoch) and model.pt (a state_dict). A terminal shows a table per epoch above a progress bar; a pipe gets just the table.
-
-A column that first appears in a later epoch is added on the right, and progress.txt is rewritten with the new header.
-Missing values are `nan`, so that every line has as many cells as the header.
+epoch) and model.pt (a state_dict). Each row goes to the sinks of spinup.runs.sinks: the table file, those that the user
+names or passes, and the terminal.
 """
 
 import contextlib
@@ -13,8 +11,6 @@ import itertools
 import json
 import math
 import os
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,10 +28,10 @@ from spinup.runs.config import (
     read_config,
     setup_logger_kwargs,
 )
-from spinup.runs.sinks import Sink, make_sink
+from spinup.runs.sinks import Sink, TableFile, Terminal, make_sink, mean_return
 from spinup.system.files import RESERVED, RunFolder, check_name, write_errors
 from spinup.system.locks import FolderInUse, Lock, lock
-from spinup.system.terminal import ProgressBar, colorize, format_cell, format_table, say
+from spinup.system.terminal import say
 
 
 def _create_folder(folder: Path, fname: str) -> tuple[Path, Lock]:
@@ -60,16 +56,6 @@ def _create_folder(folder: Path, fname: str) -> tuple[Path, Lock]:
                         taken.release()
                         raise
     raise AssertionError("unreachable: the numbers never end")
-
-
-def last_step(table: Path) -> float:
-    """Environment steps, or epochs, in the last row of a progress.txt; -1 if it has no row."""
-    try:
-        lines = [line.split("\t") for line in table.read_text("utf-8").splitlines()]
-        column = next(lines[0].index(name) for name in ("TotalEnvInteracts", "Epoch") if name in lines[0])
-        return float(lines[-1][column])
-    except (OSError, ValueError, IndexError, StopIteration):
-        return -1
 
 
 class Logger:
@@ -101,21 +87,18 @@ class Logger:
     ):
         self.is_root = mpi.proc_id() == 0
         self.quiet = quiet or not self.is_root
-        self.log_headers, self.log_current_row = [], {}
-        self.total_steps: int | None = None
+        self.log_current_row: dict[str, Any] = {}
         self.module: Any = None
         self.output_dir: Any = None  # a Path on the process that writes
-        self._bar: ProgressBar | None = None
-        self.epoch_return, self._last_return, self._closed = math.nan, math.nan, False
+        self.epoch_return, self._closed = math.nan, False
         self.last_row: dict[str, Any] = {}
         self._steps: int = -1  # at last_row
-        self._sinks, self._sinks_started = [], False
+        self._terminal, self._table = Terminal(self.quiet), None
+        self._sinks: list[Sink] = []
+        self._sinks_started = False
         self._written: float = -1  # the last step in the table of a resumed run
         self.resume = resume
         self.setup()
-        isatty = getattr(sys.stdout, "isatty", lambda: False)
-        self._live = not self.quiet and isatty() and os.environ.get("TERM") != "dumb"
-        self._color = self._live and not os.environ.get("NO_COLOR")
         if RESERVED.fullmatch(check_name(output_fname)):
             raise UserError(
                 f"output_fname is {output_fname!r}, which is another file's name; choose another, such as progress.txt"
@@ -124,15 +107,17 @@ class Logger:
             return
         sinks = sinks.replace(" ", "").split(",") if isinstance(sinks, str) else sinks
         names = [*(["tensorboard"] if tensorboard and "tensorboard" not in sinks else []), *sinks]
-        self._sinks = [make_sink(sink) for sink in names]
+        chosen = [make_sink(sink) for sink in names]
         wanted = user_path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"])
         self.exp_name = exp_name or wanted.resolve().name
         self.output_dir, self._lock = (wanted, lock(wanted)) if resume else _create_folder(wanted, output_fname)
         self.output_file = self.output_dir / output_fname
-        self.folder, self._table = RunFolder(self.output_dir), None if resume else bytearray()
+        self.folder = RunFolder(self.output_dir)
         self.folder.check()
-        if resume and self._sinks:
-            self._written = last_step(self.folder.path / output_fname)
+        self._table = TableFile(self.folder, output_fname, resume)
+        self._sinks = [self._table, *chosen, self._terminal]
+        if resume and chosen:
+            self._written = self._table.last_step()
         if self.output_dir.name not in (wanted.name, wanted.resolve().name):
             self.warn(f"{wanted} already contains a run; this one goes to {self.output_dir}")
         else:
@@ -149,9 +134,7 @@ class Logger:
 
     def log(self, msg: str, color: str = "green") -> None:
         """Print a line, in color on a terminal."""
-        if not self.quiet:
-            msg = printable(msg)
-            say(colorize(msg, color, bold=True) if self._color else msg)
+        self._terminal.log(printable(msg), color)
 
     def warn(self, msg: str) -> None:
         """Print a line on stderr, even if `quiet`."""
@@ -166,7 +149,7 @@ class Logger:
         if not self.is_root:
             return
         with contextlib.suppress(KeyError, TypeError):
-            self.total_steps = config["steps_per_epoch"] * config["epochs"]
+            self._terminal.total_steps = config["steps_per_epoch"] * config["epochs"]
         content = {**convert_json({**config, "exp_name": self.exp_name}), **exact_arguments(config)}
         content["run"] = convert_json(provenance(config))
         if self.resume:
@@ -224,100 +207,56 @@ class Logger:
         self.log_current_row[key] = val.item() if isinstance(val, (np.generic, np.ndarray)) and val.size == 1 else val
 
     def dump_tabular(self) -> None:
-        """Write this epoch's row to progress.txt, print it, and start the next row."""
+        """Write this epoch's row to progress.txt and the other sinks, print it, and start the next row."""
         row, self.log_current_row = self.log_current_row, {}
-        ret = row.get("AverageTestEpRet", row.get("AverageEpRet", math.nan))
-        self.epoch_return = ret if isinstance(ret, (int, float)) else math.nan  # NaN if no episode ended
-        self.last_row = row
+        self.last_row, self.epoch_return = row, mean_return(row)
         if not self.is_root or not row:
             return
-        self._write(row)
-        steps = row.get("TotalEnvInteracts", 0)
-        self._write_to_sinks(row, steps or row.get("Epoch") or 0)
-        self._steps = steps or row.get("Epoch") or 0
-        if not self.quiet:
-            width = shutil.get_terminal_size().columns if self._live else 80
-            say(format_table(row, width) + "\n", end="")  # a single write, so that the bar is redrawn once
-        if not math.isnan(self.epoch_return):
-            self._last_return = self.epoch_return
-        self.progress(steps, now=True)
+        self.check_lock()
+        step = row.get("TotalEnvInteracts") or row.get("Epoch") or 0
+        for sink in self._sinks:
+            if not self._sinks_started:  # with the first row: only then is it known at which step a run resumes
+                config = json.loads(getattr(self, "config", b"{}"))
+                sink.start(self.output_dir, config, self._steps if self.resume else None)
+            if not (getattr(sink, "append_only", False) and step <= self._written):
+                sink.write(row, step)
+        self._sinks_started, self._steps = True, step
 
     def check_lock(self) -> None:
         """Call it before writing: raises FolderInUse if another process has the run's folder by now."""
         if self.is_root and self._lock.check():
             self.warn(f"{self.output_dir / '.lock'} was removed during the run; it has been restored")
 
-    def _write(self, row: dict) -> None:
-        self.check_lock()
-        name = self.output_file.name
-        if self._table is None:  # a user's program resumes a run without a checkpoint
-            self._table = bytearray(self.output_file.read_bytes() if self.folder.size(name) else b"")
-            self.log_headers = self._table.partition(b"\n")[0].decode().split("\t") if self._table else []
-        new = [key for key in row if key not in self.log_headers]
-        if new:
-            self.log_headers += new
-            rows = bytes(self._table).splitlines()[1:]
-            header = "\t".join(map(format_cell, self.log_headers)).encode()
-            self._replace_table(
-                b"".join(line + b"\n" for line in (header, *(row + b"\tnan" * len(new) for row in rows)))
-            )
-        elif self.folder.size(name) != len(self._table):
-            self.warn(f"{self.output_file} was removed or changed during the run; its rows have been restored")
-            self._replace_table(bytes(self._table))
-        line = ("\t".join(format_cell(row.get(key)) for key in self.log_headers) + "\n").encode()
-        self.folder.append(name, line)
-        self._table += line
-
-    def _replace_table(self, content: bytes) -> None:
-        self.folder.replace(self.output_file.name, content)
-        self._table = bytearray(content)
-
-    def _write_to_sinks(self, row: Mapping, step: int) -> None:
-        """Sinks start with the first row: only then is it known at which step a run resumes."""
-        for sink in self._sinks:
-            if not self._sinks_started:
-                config = json.loads(getattr(self, "config", b"{}"))
-                sink.start(self.output_dir, config, self._steps if self.resume else None)
-            if not (getattr(sink, "append_only", False) and step <= self._written):
-                sink.write(row, step)
-        self._sinks_started = True
-
     def state_dict(self) -> dict:
         """The table so far, for a checkpoint."""
-        table = (self._table or b"").decode() if self.is_root else ""
-        state = {"table": table, "headers": list(self.log_headers)}
-        return {**state, "last_return": self._last_return, "steps": self._steps}
+        table = self._table.state_dict() if self._table else {"table": "", "headers": []}
+        return {**table, "last_return": self._terminal.last_return, "steps": self._steps}
 
     def load_state_dict(self, state: Mapping) -> None:
         """Restore the table: rows of later epochs are removed and will be written again."""
-        self.log_headers, self._last_return = list(state["headers"]), state["last_return"]
+        self._terminal.last_return = state["last_return"]
         self._steps = state.get("steps", 0)  # missing in checkpoints of format 1
-        if self.is_root:
-            self._replace_table(state["table"].encode())
+        if self._table:
+            self._table.load_state_dict(state)
 
     def clear_table(self) -> None:
         """Remove rows that an earlier attempt has written."""
-        if self.is_root:
-            self._replace_table(b"")
+        if self._table:
+            self._table.load_state_dict({"table": "", "headers": []})
 
-    def progress(self, steps: float, now: bool = False) -> None:
+    def progress(self, steps: float) -> None:
         """Move the progress bar, if there is one, to `steps`. Cheap enough to call at every step."""
-        if not self._live:
-            return
-        if self._bar is None:
-            self._bar = ProgressBar(self.total_steps)
-        self._bar.draw(steps, self._last_return, now)
+        self._terminal.progress(steps)
 
     def close(self) -> None:
-        """Remove the progress bar and print where the run is. A second call does nothing."""
-        if self._bar:
-            self._bar.stop()
+        """Remove the progress bar, close the sinks and print where the run is. A second call does nothing."""
+        self._terminal.close()  # has a bar even before the first row
         for sink in self._sinks if self._sinks_started else []:
             sink.close()
         if self.output_dir and not self._closed:
             self.log(f"The run is in {self.output_dir}")
             self._lock.release()
-        self._live, self._closed = False, True
+        self._closed = True
 
 
 class _RunningStats:

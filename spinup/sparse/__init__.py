@@ -1,10 +1,10 @@
-"""Block-sparse linear layers for PyTorch, with a fast path on the CPU and Triton kernels for CUDA.
+"""Block-sparse linear layers for PyTorch, fast on the CPU and with Triton kernels for CUDA.
 
     from spinup.sparse import BlockSparseLinear
     layer = BlockSparseLinear(2048, 2048, density=0.1, block_size=64)
 
-Nothing here needs the rest of spinup; torch and numpy are enough, Triton is imported for CUDA tensors only and
-matplotlib to draw.
+Nothing here needs the rest of spinup: torch and numpy are enough. Triton is imported only for CUDA tensors, and
+matplotlib only to draw.
 """
 
 from spinup.sparse import layouts

@@ -6,10 +6,12 @@ from spinup.sparse.layout import BlockLayout
 
 
 def draw(layout, norms=None, ax=None, title: str | None = None):
-    """Draw the blocks of a layout, inputs downwards and outputs to the right; returns matplotlib's Axes.
+    """Draw the blocks of a layout, with inputs from top to bottom and outputs from left to right.
 
-    layout: a BlockLayout; or a BlockSparseLinear, whose blocks are shaded by their norms
-    norms: one number for each block, (nnz,), to shade them by; ax: where to draw, else a new figure
+    layout: a BlockLayout, or a BlockSparseLinear, whose blocks are shaded by their norms
+    norms: a number per block to shade it by, (nnz,); ax: matplotlib Axes; default: those of a new figure
+
+    Returns the Axes.
     """
     from matplotlib import pyplot as plt
 

@@ -1,8 +1,8 @@
-"""Block-sparse against dense hidden layers on a made-up regression task: python -m spinup.sparse.example
+"""Block-sparse and dense hidden layers on a synthetic regression task: python -m spinup.sparse.example
 
-The target is what a random wide network makes of its inputs. Three students learn it for as many steps: a dense one,
-a wider one with as many weights in fixed random blocks, and the same with blocks that move (RigL). It takes about
-a minute, and prints the loss on fresh data and the time of each.
+The targets are the outputs of a wide random network. Four students learn them for the same number of steps: a dense
+one, a wider one with about as many weights in fixed random blocks, the same with blocks that move (RigL), and a dense
+one of that width. It takes about a minute, and prints each one's loss on fresh data and its time.
 """
 
 import argparse
@@ -17,17 +17,17 @@ INPUTS, OUTPUTS, BATCH = 32, 8, 256
 
 
 def student(width: int, density: float | None, schedule: str | None = None, every: int = 1) -> nn.Sequential:
-    """An MLP with two hidden layers of this width; density None: all of it dense."""
+    """An MLP with two hidden layers of this width; density: that of the middle matrix, None for a dense one."""
     if density is None:
-        middle = nn.Linear(width, width)
+        hidden = nn.Linear(width, width)
     else:
-        chosen = Schedule(schedule, every=every) if schedule else None
-        middle = BlockSparseLinear(width, width, density, block_size=32, schedule=chosen)
-    return nn.Sequential(nn.Linear(INPUTS, width), nn.ReLU(), middle, nn.ReLU(), nn.Linear(width, OUTPUTS))
+        changes = Schedule(schedule, every=every) if schedule else None
+        hidden = BlockSparseLinear(width, width, density, block_size=32, schedule=changes)
+    return nn.Sequential(nn.Linear(INPUTS, width), nn.ReLU(), hidden, nn.ReLU(), nn.Linear(width, OUTPUTS))
 
 
 def train(net: nn.Sequential, teacher: nn.Module, steps: int) -> tuple[float, float]:
-    """The loss on fresh data at the end and the seconds that it took."""
+    """The final loss on fresh data, and the seconds that training took."""
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(1)
     start = time.perf_counter()
@@ -39,7 +39,7 @@ def train(net: nn.Sequential, teacher: nn.Module, steps: int) -> tuple[float, fl
         if getattr(layer, "schedule", None) is not None:
             layer.schedule.progress = step / steps
             state = optimizer.state[layer.weight]
-            layer.evolve(None, state["exp_avg"], state["exp_avg_sq"])  # Adam's moments move with their blocks
+            layer.evolve(None, state["exp_avg"], state["exp_avg_sq"])  # Adam's moments follow their blocks
     seconds = time.perf_counter() - start
     with torch.no_grad():
         return loss_on(net, teacher, generator, 4096).item(), seconds

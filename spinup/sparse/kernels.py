@@ -1,6 +1,6 @@
-"""The products in Triton, for CUDA: the same functions as in reference.py. Nothing else here imports Triton.
+"""The products of reference.py in Triton, for CUDA. The only file that imports Triton.
 
-Both kernels let the batch lie on the rows of a matrix instruction, so blocks of 16 already use it; both add in
+Both kernels map the batch to the rows of a matrix instruction, so that even blocks of 16 can use it. Both accumulate in
 float32, in a fixed order and without atomics, so that equal inputs give bitwise equal outputs.
 """
 
@@ -13,7 +13,7 @@ from spinup.sparse import reference
 from spinup.sparse.layout import side
 
 INTERPRETED = triton.knobs.runtime.interpret  # TRITON_INTERPRET=1: on the CPU, for tests
-PROGRAMS = 264  # two for each multiprocessor of an H100 or H200: `outer` splits the batch until there are so many
+PROGRAMS = 264  # two per multiprocessor of an H100 or H200: `outer` splits the batch until it has about as many
 
 
 @triton.jit
@@ -23,7 +23,7 @@ def matmul_kernel(
     B: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, TRANSPOSE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A tile of BM rows of the batch and one output block: y = sum of x_source @ w_block over the target's blocks."""
-    target = tl.program_id(1)  # by falling number of blocks
+    target = tl.program_id(1)  # in order of decreasing number of blocks
     rows = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
     inside = rows[:, None] < m
     k, n = tl.arange(0, BK), tl.arange(0, B)
@@ -49,7 +49,7 @@ def outer_kernel(
     m, x_stride, dy_stride, nnz, m_per_split,
     B: tl.constexpr, BM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One block of x.T @ dy over one share of the batch."""
+    """One block of x.T @ dy over one part of the batch."""
     block, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     i, j = tl.load(rows_ptr + block) * B + tl.arange(0, B), tl.load(cols_ptr + block) * B + tl.arange(0, B)
     first = split.to(tl.int64) * m_per_split
@@ -65,17 +65,17 @@ def outer_kernel(
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How float32 is multiplied: as torch.set_float32_matmul_precision says; Triton's own default is TF32."""
+    """Precision of float32 products, as set by torch.set_float32_matmul_precision; Triton's own default is TF32."""
     return "tf32" if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest" else "ieee"
 
 
 def batch_tile(m: int) -> int:
-    """Rows of the batch in a tile: no more than there are, 16 to 128."""
+    """Rows of the batch in a tile: the power of 2 that fits the batch, from 16 to 128."""
     return min(128, max(16, triton.next_power_of_2(m)))
 
 
 def matmul(x: Tensor, w: Tensor, table: Tensor, out_features: int, transpose: bool) -> Tensor:
-    """As reference.matmul; float64, which matrix instructions of Triton do not take, is left to that."""
+    """Like reference.matmul, which also does the products of float64: Triton has no matrix instruction for it."""
     if x.dtype == torch.float64:
         return reference.matmul(x, w, table, out_features, transpose)
     nnz, b = w.shape[:2]
@@ -95,7 +95,7 @@ def matmul(x: Tensor, w: Tensor, table: Tensor, out_features: int, transpose: bo
 
 
 def outer(x: Tensor, dy: Tensor, table: Tensor, nnz: int, block_size: int) -> Tensor:
-    """As reference.outer. With few blocks the batch is split over several programs, whose parts are then added."""
+    """Like reference.outer. With few blocks, several programs share the batch, and their results are added."""
     if x.dtype == torch.float64:
         return reference.outer(x, dy, table, nnz, block_size)
     b, m = block_size, x.shape[0]

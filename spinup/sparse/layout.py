@@ -1,9 +1,9 @@
-"""Which blocks of a weight matrix are there, and the lookup tables that the products need.
+"""Which blocks a weight matrix has, and the lookup tables that the products need.
 
-A weight matrix of shape (in_features, out_features) is cut into square blocks of b x b numbers: R = in_features / b
-rows of blocks and C = out_features / b columns. A layout says which of the R x C blocks exist. Their values are a
-tensor (nnz, b, b): the columns with most blocks come first, within a column the upper rows, so that columns of equal
-length are one larger tensor and can be multiplied in one call.
+A weight matrix of shape (in_features, out_features) is divided into square blocks of b x b numbers: R = in_features / b
+rows of blocks and C = out_features / b columns. A layout says which of the R x C blocks exist; the others are 0. The
+values are a tensor (nnz, b, b), ordered by column, those with most blocks first, and then by row. So the columns with
+equally many blocks form one tensor, which can be multiplied in one call.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ BLOCK_SIZES = (16, 32, 64, 128)
 
 
 def check_block_size(block_size: int, *features: int) -> None:
-    """Raise ValueError for a block size that there is not, or that does not divide a number of features."""
+    """Raise ValueError for an unsupported block size, or one that does not divide a number of features."""
     if block_size not in BLOCK_SIZES:
         raise ValueError(f"block_size is {block_size}; it must be one of {', '.join(map(str, BLOCK_SIZES))}")
     for n in features:
@@ -25,11 +25,11 @@ def check_block_size(block_size: int, *features: int) -> None:
 
 
 class BlockLayout:
-    """The blocks that a matrix has; never changes.
+    """The blocks of a matrix. Immutable.
 
     mask: booleans (R, C), anything that torch.as_tensor takes
     block_size: b, one of 16, 32, 64, 128
-    rows, cols: where each block stands, (nnz,) each, in the order of the values
+    rows, cols: each block's position, (nnz,) each, in the order of the values
     table: all lookup tables in one int32 tensor, read by `side`
     """
 
@@ -56,23 +56,23 @@ class BlockLayout:
 
     @property
     def nnz(self) -> int:
-        """The number of blocks that are there."""
+        """The number of blocks that the layout has."""
         return len(self.rows)
 
     @property
     def density(self) -> float:
-        """The share of blocks that are there."""
+        """The fraction of the R x C blocks that the layout has."""
         return self.nnz / self.mask.numel()
 
     # ---- saving
 
     def packed(self) -> Tensor:
-        """The mask, eight blocks to a byte, uint8."""
+        """The mask as uint8, with eight blocks per byte."""
         return torch.from_numpy(np.packbits(self.mask.numpy()))
 
     @classmethod
     def from_packed(cls, packed: Tensor, shape: tuple[int, int], block_size: int) -> "BlockLayout":
-        """The layout of shape (R, C) whose `packed` this is."""
+        """The layout of shape (R, C) with this packed mask."""
         bits = np.unpackbits(packed.cpu().numpy(), count=shape[0] * shape[1])
         return cls(torch.from_numpy(bits.reshape(shape)).bool(), block_size)
 
@@ -86,7 +86,7 @@ class BlockLayout:
         return blocks.view(rows, cols, b, b).transpose(1, 2).reshape(rows * b, cols * b)
 
     def from_dense(self, matrix: Tensor) -> Tensor:
-        """The blocks, (nnz, b, b), of a matrix (in_features, out_features); what is outside them is left out."""
+        """The blocks, (nnz, b, b), of a matrix (in_features, out_features); other values are ignored."""
         (rows, cols), b = self.shape, self.block_size
         blocks = matrix.reshape(rows, b, cols, b).transpose(1, 2).reshape(rows * cols, b, b)
         return blocks.index_select(0, (self.rows * cols + self.cols).to(matrix.device))
@@ -105,7 +105,7 @@ class BlockLayout:
 
     def __repr__(self) -> str:
         rows, cols = self.shape
-        return f"BlockLayout({rows}x{cols} blocks of {self.block_size}, {self.nnz} there, density {self.density:.3g})"
+        return f"BlockLayout({rows}x{cols} blocks of {self.block_size}, nnz {self.nnz}, density {self.density:.3g})"
 
 
 def make_table(mask: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,7 +115,7 @@ def make_table(mask: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     for transpose in (False, True):
         sources, targets, n = (cols, rows, mask.shape[0]) if transpose else (rows, cols, mask.shape[1])
         degree = np.bincount(targets, minlength=n)
-        order = np.argsort(-degree, kind="stable")  # longest first: no processor is left with a long one at the end
+        order = np.argsort(-degree, kind="stable")  # longest first, so that no processor has a long one left at the end
         blocks = np.lexsort((sources, order.argsort()[targets]))
         if not transpose:  # this is the order of the values
             rows, cols = rows[blocks], cols[blocks]
@@ -139,9 +139,9 @@ def side(table: Tensor, nnz: int, n_in: int, n_out: int, transpose: bool) -> tup
     """Parts of a layout's table for x @ W, or for dy @ W.T (transpose): targets, ends, sources, blocks.
 
     targets: output blocks, those with most blocks first, (n_out,)
-    ends: where a target's blocks start and, one further, stop in the next two, (n_out + 1,)
-    sources, blocks: the input block to read and the block of w to multiply by, (nnz,) each
-    n_in, n_out: blocks of the product's input and output
+    ends: the blocks of target i are entries ends[i] to ends[i + 1] of sources and blocks, (n_out + 1,)
+    sources, blocks: the input block to read and the block of w to multiply it by, (nnz,) each
+    n_in, n_out: numbers of blocks of the product's input and output
     """
     start = 2 * nnz + (2 * nnz + 2 * n_in + 1 if transpose else 0)
     sizes = (n_out, n_out + 1, nnz, nnz)
@@ -149,9 +149,9 @@ def side(table: Tensor, nnz: int, n_in: int, n_out: int, transpose: bool) -> tup
 
 
 def runs(table: Tensor, nnz: int, n_in: int, n_out: int, transpose: bool) -> list[tuple[int, int, int]]:
-    """(blocks, targets with so many blocks, the first of them if they are neighbours, else -1), in `side`'s order.
+    """Runs of targets with equally many blocks, in `side`'s order, as (blocks per target, targets, first).
 
-    Reads the table, so it must be on the CPU.
+    first: the first target if the run's targets are contiguous, otherwise -1. The table must be on the CPU.
     """
     tail = table[6 * nnz + 2 * (n_in + n_out) + 2 :].tolist()
     if transpose:
@@ -160,9 +160,9 @@ def runs(table: Tensor, nnz: int, n_in: int, n_out: int, transpose: bool) -> lis
 
 
 def common_blocks(old: BlockLayout, new: BlockLayout) -> tuple[Tensor, Tensor]:
-    """Where the blocks that both layouts have stand in the old one and in the new one, (n,) each."""
-    place = torch.full(old.shape, -1)
-    place[old.rows, old.cols] = torch.arange(old.nnz)
-    before = place[new.rows, new.cols]
+    """Indices, in the old layout and in the new one, of the blocks that both have, (n,) each."""
+    index = torch.full(old.shape, -1)
+    index[old.rows, old.cols] = torch.arange(old.nnz)
+    before = index[new.rows, new.cols]
     after = (before >= 0).nonzero()[:, 0]
     return before[after], after

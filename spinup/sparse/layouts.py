@@ -1,7 +1,7 @@
-"""Layouts to start from. The number of blocks depends on shape and density alone; which ones they are, on `generator`
-(None: torch's global one, so that torch.manual_seed decides).
+"""Initial layouts. The number of blocks depends only on shape and density; which ones they are, on `generator` (None:
+torch's global one, which torch.manual_seed seeds).
 
-Arguments in common: in_features, out_features, density (share of blocks to keep, over 0 and at most 1), block_size.
+Shared arguments: in_features, out_features, density (fraction of blocks to keep, above 0 and at most 1), block_size.
 """
 
 import difflib
@@ -15,16 +15,16 @@ from spinup.sparse.layout import BlockLayout, check_block_size
 
 
 def grid(in_features: int, out_features: int, density: float, block_size: int) -> tuple[int, int, int]:
-    """Rows and columns of blocks and how many blocks to keep; at least one for every row and every column."""
+    """Rows and columns of blocks, and the number of blocks to keep: at least as many as rows and as columns."""
     check_block_size(block_size, in_features, out_features)
     if not 0 < density <= 1:
-        raise ValueError(f"density is {density}; it must lie over 0 and be at most 1")
+        raise ValueError(f"density is {density}; it must be above 0 and at most 1")
     rows, cols = in_features // block_size, out_features // block_size
     return rows, cols, max(round(density * rows * cols), rows, cols)
 
 
 def spread(total: int, n: int, generator: torch.Generator | None) -> Tensor:
-    """`total` as n numbers that differ by one at most, the larger ones anywhere, (n,)."""
+    """n numbers with the sum `total` that differ by at most one, the larger ones at random places, (n,)."""
     sizes = torch.full((n,), total // n)
     sizes[torch.randperm(n, generator=generator)[: total % n]] += 1
     return sizes
@@ -37,10 +37,10 @@ def dense(in_features: int, out_features: int, block_size: int = 64) -> BlockLay
 
 
 def regular(in_features, out_features, density, block_size=64, generator=None) -> BlockLayout:
-    """Each column has equally many blocks, and each row, give or take one: equal work for each output.
+    """All columns have the same number of blocks, and all rows, up to one: equal work for each output.
 
-    The columns take the rows that were taken least so far, by lot where several were. The first columns are those
-    with one block more, so that equals are neighbours.
+    The columns, in random order, choose the rows with fewest blocks so far, at random among equals. If the number of
+    blocks doesn't divide, the first columns get one more, so that columns with equally many are contiguous.
     """
     rows, cols, nnz = grid(in_features, out_features, density, block_size)
     degrees = [nnz // cols + (col < nnz % cols) for col in range(cols)]
@@ -53,7 +53,7 @@ def regular(in_features, out_features, density, block_size=64, generator=None) -
 
 
 def random(in_features, out_features, density, block_size=64, generator=None) -> BlockLayout:
-    """Any blocks, all equally likely; a row or column can be empty."""
+    """Random blocks, all equally likely. A row or column can be empty."""
     rows, cols, nnz = grid(in_features, out_features, density, block_size)
     mask = torch.zeros(rows * cols)
     mask[torch.randperm(rows * cols, generator=generator)[:nnz]] = 1
@@ -61,9 +61,9 @@ def random(in_features, out_features, density, block_size=64, generator=None) ->
 
 
 def barabasi_albert(in_features, out_features, density, block_size=64, generator=None) -> BlockLayout:
-    """Few rows with many blocks (Barabasi and Albert, doi:10.1126/science.286.5439.509).
+    """A few rows with many blocks (Barabasi and Albert, doi:10.1126/science.286.5439.509).
 
-    Column after column chooses its rows, with chances in proportion to one more than the blocks that they have.
+    The columns, in random order, choose rows with a probability proportional to one plus their number of blocks.
     """
     rows, cols, nnz = grid(in_features, out_features, density, block_size)
     degrees, taken, mask = spread(nnz, cols, generator).tolist(), torch.ones(rows), torch.zeros(rows, cols)
@@ -75,9 +75,9 @@ def barabasi_albert(in_features, out_features, density, block_size=64, generator
 
 
 def watts_strogatz(in_features, out_features, density, block_size=64, generator=None, rewire=0.1) -> BlockLayout:
-    """A band around the diagonal, of which a share `rewire` went elsewhere (Watts and Strogatz, doi:10.1038/30918).
+    """A band around the diagonal, a fraction `rewire` of it moved at random (Watts and Strogatz, doi:10.1038/30918).
 
-    The ends meet as on a ring: most links are short, and a few long ones make all units near neighbours.
+    The band wraps around. Most connections are short; a few long ones bring all units close to each other.
     """
     rows, cols, nnz = grid(in_features, out_features, density, block_size)
     degrees, mask = spread(nnz, cols, generator).tolist(), torch.zeros(rows, cols, dtype=torch.bool)
@@ -95,8 +95,8 @@ def watts_strogatz(in_features, out_features, density, block_size=64, generator=
 def butterfly(in_features: int, out_features: int, block_size: int = 64) -> BlockLayout:
     """Blocks whose numbers differ in one binary digit or none, as in a fast Fourier transform (arXiv:2112.00029).
 
-    Density (1 + log2 n) / n for n x n blocks. As many such layers as digits link everything. In a rectangle the
-    pattern of the longer side is shrunk to the shorter one.
+    Its density is (1 + log2 n) / n for n x n blocks. log2 n such layers connect every input with every output. For a
+    rectangle, the pattern of the longer side is shrunk to the shorter one.
     """
     check_block_size(block_size, in_features, out_features)
     rows, cols = in_features // block_size, out_features // block_size
@@ -108,7 +108,7 @@ def butterfly(in_features: int, out_features: int, block_size: int = 64) -> Bloc
 
 
 def from_magnitude(matrix: Tensor, density: float, block_size: int = 64) -> BlockLayout:
-    """The blocks of greatest norm of a matrix (in_features, out_features)."""
+    """The blocks of largest norm of a matrix (in_features, out_features)."""
     in_features, out_features = matrix.shape
     rows, cols, nnz = grid(in_features, out_features, density, block_size)
     norms = matrix.detach().reshape(rows, block_size, cols, block_size).float().norm(dim=(1, 3)).cpu()
@@ -121,7 +121,7 @@ NAMES = {f.__name__: f for f in (regular, random, barabasi_albert, watts_strogat
 
 
 def make(name: str, in_features, out_features, density, block_size=64, generator=None) -> BlockLayout:
-    """The layout of this name. Raises ValueError for a name that there is not."""
+    """The layout with this name. Raises ValueError if the name is unknown."""
     if name not in NAMES:
         match = difflib.get_close_matches(str(name), NAMES, n=1)
         raise ValueError(f"layout is '{name}'; it must be {', '.join(NAMES)}" + (f" ({match[0]}?)" if match else ""))
@@ -132,8 +132,9 @@ def make(name: str, in_features, out_features, density, block_size=64, generator
 
 
 def erk_densities(shapes: Sequence[tuple[int, int]], density: float) -> list[float]:
-    """Densities of layers with these shapes, in proportion to (in + out) / (in * out) and at most 1, such that all of
-    them together keep a share `density` (Erdos-Renyi-Kernel, arXiv:1911.11134: small layers stay denser).
+    """Densities of layers with these shapes, proportional to (in + out) / (in * out) and at most 1, so that together
+    the layers keep a fraction `density` of their weights (Erdos-Renyi-Kernel, arXiv:1911.11134: small layers stay
+    denser).
     """
     full: set[int] = set()
     while True:
@@ -148,7 +149,7 @@ def erk_densities(shapes: Sequence[tuple[int, int]], density: float) -> list[flo
 
 
 def mix_factor(layers: Sequence[BlockLayout]) -> float:
-    """The share of (input, output) pairs with a path through these layers, one after another: 1 is full mixing."""
+    """The fraction of (input, output) pairs that are connected through these layers, in sequence: 1 is full mixing."""
     reached = layers[0].mask.float()
     for layer in layers[1:]:
         reached = ((reached @ layer.mask.float()) > 0).float()

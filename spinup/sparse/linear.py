@@ -1,4 +1,4 @@
-"""A linear layer with a block-sparse weight, and what one does with its blocks."""
+"""A linear layer with a block-sparse weight, and operations on its blocks."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,14 +13,14 @@ from spinup.sparse.ops import block_matmul
 
 
 class BlockSparseLinear(nn.Module):
-    """y = x W + b with a W of which only some blocks are there: (..., in_features) -> (..., out_features).
+    """y = x W + b for a block-sparse W: (..., in_features) -> (..., out_features).
 
-    density: share of blocks to keep, over 0 and at most 1; not together with a BlockLayout
-    layout: a BlockLayout, or the name of one to make, as in spinup.sparse.layouts
+    density: fraction of blocks to keep, above 0 and at most 1; not together with a BlockLayout
+    layout: a BlockLayout, or the name of one in spinup.sparse.layouts
     block_size: 16, 32, 64 or 128; it must divide both numbers of features
-    schedule: a Schedule, by which the layout changes as the layer learns; None: it stays
+    schedule: a Schedule that changes the layout during training; None: the layout is fixed
 
-    weight, (nnz, b, b), holds the blocks in the layout's order. With a schedule that prunes it starts with all blocks
+    weight, (nnz, b, b), contains the blocks in the layout's order. With a pruning schedule it starts with all blocks
     and keeps its size: the first layout.nnz are in use, the others are 0. The layout is saved with the layer.
     """
 
@@ -39,7 +39,7 @@ class BlockSparseLinear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         if isinstance(layout, BlockLayout):
             if density is not None:
-                raise ValueError("give a density or a BlockLayout, not both: a layout has its density")
+                raise ValueError("give either a density or a BlockLayout: a layout has a density of its own")
             if (layout.in_features, layout.out_features) != (in_features, out_features):
                 has = f"{layout.in_features} x {layout.out_features}"
                 raise ValueError(f"the layout is for {has} features, the layer has {in_features} x {out_features}")
@@ -70,11 +70,11 @@ class BlockSparseLinear(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self.layout}"
 
-    # ---- first values
+    # ---- initialization
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """As nn.Linear's: uniform with a bound of 1 / sqrt(inputs), each column's own number of inputs."""
+        """Like nn.Linear: uniform within +-1 / sqrt(inputs), for each column's own number of inputs."""
         bound = (self.layout.mask.sum(0).clamp(min=1) * self.block_size).rsqrt()  # (C,)
         self.weight.uniform_(-1, 1, generator=generator)
         self.weight.mul_(bound[self.layout.cols].to(self.weight).view(-1, 1, 1))
@@ -84,7 +84,7 @@ class BlockSparseLinear(nn.Module):
 
     @torch.no_grad()
     def orthogonal_(self, gain: float = 1.0) -> "BlockSparseLinear":
-        """Orthogonal blocks, so scaled that outputs vary as after a dense orthogonal matrix of this gain; bias 0."""
+        """Orthogonal blocks, scaled for outputs with the variance of a dense orthogonal matrix of this gain; bias 0."""
         degree = self.layout.mask.sum(0)[self.layout.cols].tolist()
         for block, n in zip(self.blocks, degree, strict=True):
             nn.init.orthogonal_(block, gain / math.sqrt(n))
@@ -94,7 +94,7 @@ class BlockSparseLinear(nn.Module):
 
     @torch.no_grad()
     def identity_(self) -> "BlockSparseLinear":
-        """The identity, as far as blocks on the diagonal are there; bias 0. Deep stacks need layer norms after it."""
+        """The identity, in the diagonal blocks that the layout has; bias 0. Deep stacks need layer norms after it."""
         on_diagonal = (self.layout.rows == self.layout.cols).to(self.weight).view(-1, 1, 1)
         self.blocks.copy_(on_diagonal * torch.eye(self.block_size).to(self.weight))
         if self.bias is not None:
@@ -108,11 +108,11 @@ class BlockSparseLinear(nn.Module):
     def from_dense(
         cls, linear: nn.Linear, density: float | None = None, block_size: int = 64, layout: BlockLayout | None = None
     ) -> "BlockSparseLinear":
-        """The layer that keeps those blocks of nn.Linear's weight that `layout` has, or those of greatest norm."""
+        """A layer with the blocks of nn.Linear's weight that are in `layout` or, without one, those of largest norm."""
         if layout is None:
             layout = layouts.from_magnitude(linear.weight.t(), 0.1 if density is None else density, block_size)
         elif density is not None:
-            raise ValueError("give a density or a BlockLayout, not both: a layout has its density")
+            raise ValueError("give either a density or a BlockLayout: a layout has a density of its own")
         layer = cls(linear.in_features, linear.out_features, layout=layout, bias=linear.bias is not None)
         layer = layer.to(linear.weight)
         layer.weight.copy_(layout.from_dense(linear.weight.t()))
@@ -133,15 +133,15 @@ class BlockSparseLinear(nn.Module):
 
     @torch.no_grad()
     def change_layout(self, layout: BlockLayout, *others: Tensor) -> None:
-        """Take another layout of the same shape, with no more blocks than weight has room for.
+        """Switch to another layout of the same shape, with no more blocks than weight has room for.
 
-        Blocks of both layouts keep their values; new ones are 0. others: tensors of weight's shape that go with it,
-        as an optimizer's moments, changed alike. All in place, so that views and optimizers hold on to them.
+        Blocks in both layouts keep their values; new ones are 0. others: tensors of weight's shape to change along with
+        it, such as an optimizer's moments. Everything is changed in place, so views and optimizers stay valid.
         """
         if layout.shape != self.layout.shape or layout.block_size != self.block_size:
             raise ValueError(f"{layout} does not fit a layer with {self.layout}")
         if layout.nnz > len(self.weight):
-            raise ValueError(f"the layer has room for {len(self.weight)} blocks, the layout has {layout.nnz}")
+            raise ValueError(f"the layout has {layout.nnz} blocks, but the layer has room for {len(self.weight)}")
         before, after = (at.to(self.weight.device) for at in common_blocks(self.layout, layout))
         for values in (self.weight, *others):
             values.copy_(torch.zeros_like(values).index_copy_(0, after, values.index_select(0, before)))
@@ -153,12 +153,12 @@ class BlockSparseLinear(nn.Module):
         self.table = layout.table.to(self.mask.device)
 
     def follow(self, other: "BlockSparseLinear") -> None:
-        """Take the layout of another layer, of which this is a copy (a target network's)."""
+        """Switch to the layout of the layer of which this is a copy, as in a target network."""
         if self.layout is not other.layout:
             self.change_layout(other.layout)
 
     def evolve(self, average: Callable[[Tensor], None] | None = None, *others: Tensor) -> bool:
-        """One step of the schedule, to be called after each step of the optimizer; whether the layout changed.
+        """One step of the schedule: call it after each optimizer step. Returns whether the layout changed.
 
         average: replaces a tensor by its mean over all processes, in place; others: as in `change_layout`
         """
@@ -172,15 +172,15 @@ class BlockSparseLinear(nn.Module):
 
     @torch.no_grad()
     def prune_(self, density: float) -> "BlockSparseLinear":
-        """Keep the blocks of greatest norm, a share `density` of all that the matrix could have.
+        """Keep only the blocks of largest norm, so that `density` is what remains of the dense matrix.
 
-        The parameter becomes a smaller one: make optimizers after that.
+        The layer gets a new, smaller parameter, so create its optimizer afterwards.
         """
         left = round(density * self.layout.mask.numel())
         if not 1 <= left <= self.layout.nnz:
             most = self.layout.density
             raise ValueError(
-                f"density is {density}; it must leave a block and be at most {most:.3g}, what is there now"
+                f"density is {density}; it must leave at least one block and be at most {most:.3g}, as it is now"
             )
         self.change_layout(swap(self.layout, self.block_norms(), self.layout.nnz - left))
         self.weight = nn.Parameter(self.blocks.clone())
@@ -194,19 +194,19 @@ class BlockSparseLinear(nn.Module):
         elif layout != self.layout:
             self._take_layout(layout)
 
-    # ---- about the blocks
+    # ---- norms
 
     def block_norms(self) -> Tensor:
         """The 2-norm of each block in use, (nnz,)."""
         return block_norms(self.blocks)
 
     def group_lasso(self) -> Tensor:
-        """The sum of the blocks' norms, a scalar: added to a loss with a factor, it drives whole blocks to 0."""
+        """The sum of the blocks' norms, a scalar. As a penalty in the loss it drives whole blocks to 0."""
         return block_norms(self.blocks).sum()
 
 
 def block_norms(w: Tensor) -> Tensor:
-    """The 2-norms of blocks (nnz, b, b), in float32 at least; the gradient at a block of zeros is 0."""
+    """The 2-norms of blocks (nnz, b, b), in at least float32; the gradient at a block of zeros is 0."""
     return torch.linalg.vector_norm(w, dim=(1, 2), dtype=torch.promote_types(w.dtype, torch.float32))
 
 
@@ -216,14 +216,14 @@ SETTINGS = ("sparsity", "block_size", "layout", "schedule", "every", "fraction")
 
 
 def linear_factory(settings: Mapping) -> Callable[..., BlockSparseLinear]:
-    """Makes layers, called as factory(in_features, out_features), from a dict that JSON can hold.
+    """A function of (in_features, out_features) that makes layers, from settings that JSON can hold.
 
-    sparsity: share of blocks left out, 0 to below 1 [0.9]
+    sparsity: fraction of blocks left out, from 0 to below 1 [0.9]
     block_size: 16, 32, 64 or 128 [64]
     layout: a name from spinup.sparse.layouts ['regular']
     schedule: 'static', 'rigl', 'set' or 'prune' ['static']; every, fraction: as in Schedule
 
-    Raises ValueError for what cannot be.
+    Raises ValueError for an unknown setting or an invalid value.
     """
     unknown = [key for key in settings if key not in SETTINGS]
     if unknown:
@@ -234,9 +234,9 @@ def linear_factory(settings: Mapping) -> Callable[..., BlockSparseLinear]:
     check_block_size(block_size)
     layout, kind = settings.get("layout", "regular"), settings.get("schedule", "static")
     options = {key: settings[key] for key in ("every", "fraction") if key in settings}
-    layouts.make(layout, block_size, block_size, 1.0, block_size)  # is there such a layout?
+    layouts.make(layout, block_size, block_size, 1.0, block_size)  # raises if there is no such layout
     if kind != "static":
-        Schedule(kind, **options)  # and such a schedule?
+        Schedule(kind, **options)  # or schedule
 
     def make(in_features: int, out_features: int) -> BlockSparseLinear:
         schedule = None if kind == "static" else Schedule(kind, **options)
@@ -247,9 +247,9 @@ def linear_factory(settings: Mapping) -> Callable[..., BlockSparseLinear]:
 
 
 def summary(module: nn.Module) -> str:
-    """One line about a network: parameters, those of a dense one, density and FLOPs of its block-sparse layers.
+    """One line about a network: its parameters and FLOPs, also if it were dense, and its layers' density.
 
-    FLOPs are those of one input going forward through all linear layers; convolutions are not counted.
+    FLOPs are those of the forward pass of one input through all linear layers; convolutions are not counted.
     """
     sparse = [m for m in module.modules() if isinstance(m, BlockSparseLinear)]
     dense = [m for m in module.modules() if isinstance(m, nn.Linear)]

@@ -1,8 +1,8 @@
-"""x @ W for a block-sparse W as a PyTorch operator: differentiable twice and more, and known to torch.compile.
+"""x @ W for a block-sparse W as a PyTorch operator, differentiable any number of times and usable in torch.compile.
 
-Two operators are closed under differentiation: the derivatives of `block_matmul` are a `block_matmul` with the
-transposed matrix and a `block_outer`, and those of `block_outer` are two of `block_matmul`. Both have an
-implementation in plain PyTorch (reference.py) and one in Triton (kernels.py), chosen by the device.
+The two operators are closed under differentiation: the derivatives of `block_matmul` are a `block_matmul` with the
+transposed matrix and a `block_outer`, and those of `block_outer` are two `block_matmul`. Each has an implementation in
+plain PyTorch (reference.py) and one in Triton (kernels.py), chosen by device.
 """
 
 import torch
@@ -83,16 +83,16 @@ def block_matmul(
     """x @ W: (..., in_features) -> (..., out_features), for the matrix W with the blocks w, (nnz, b, b).
 
     gates: a factor for each block, (nnz,)
-    table: layout.table on the device of x, where it is there already
+    table: layout.table on x's device, if the caller has it
 
-    Under autocast the product is of autocast's dtype, as dense products are. Raises ValueError where shapes do not
-    fit the layout.
+    Under autocast the product has autocast's dtype, like dense products. Raises ValueError if shapes don't fit the
+    layout.
     """
     if x.shape[-1] != layout.in_features:
-        raise ValueError(f"x has {x.shape[-1]} features, the layout {layout.in_features}")
+        raise ValueError(f"x has {x.shape[-1]} features; the layout needs {layout.in_features}")
     if w.shape != (layout.nnz, layout.block_size, layout.block_size):
         expected = (layout.nnz, layout.block_size, layout.block_size)
-        raise ValueError(f"the blocks have shape {tuple(w.shape)}, for this layout it must be {expected}")
+        raise ValueError(f"the blocks have shape {tuple(w.shape)}; this layout needs {expected}")
     w = w if gates is None else w * gates.view(-1, 1, 1)
     table = layout.table.to(x.device) if table is None else table
     if x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type):

@@ -1,8 +1,8 @@
-"""The products on the CPU, in plain PyTorch: gather what each output needs, then one batched product; or, where that is
-faster, a product for each block, added up in place.
+"""The products in plain PyTorch: gather each output's inputs for one batched product or, if that is faster, multiply
+block by block and accumulate in place.
 
-Functions of tensors, without autograd; `spinup.sparse.ops` makes operators of them. They run on any device that
-PyTorch has, and are what the Triton kernels are tested against.
+These are functions of tensors without autograd; `spinup.sparse.ops` turns them into operators. They run on any device,
+and the Triton kernels are tested against them.
 """
 
 import math
@@ -12,17 +12,17 @@ from torch import Tensor
 
 from spinup.sparse.layout import runs, side
 
-# Above this density, by block size, a dense product with the zeros filled in is faster, or nearly so (at M = 256, one
-# thread); for dW it is 0.6 at the most.
+# {block size: density} above which a dense product, with zeros filled in, is about as fast or faster (M = 256, one
+# thread). For dW the limit is at most 0.6.
 DENSE_ABOVE = {16: 0.25, 32: 0.45, 64: 0.8, 128: 0.8}
 DENSE_ABOVE_OUTER = {b: min(density, 0.6) for b, density in DENSE_ABOVE.items()}
-GATHERED = 2**21  # numbers gathered at a time: what is written is read again while the cache has it
+GATHERED = 2**21  # numbers gathered at a time, few enough to be in the cache when they are read again
 
 
 def matmul(x: Tensor, w: Tensor, table: Tensor, out_features: int, transpose: bool) -> Tensor:
     """x @ W, or x @ W.T (transpose): (M, in) -> (M, out).
 
-    w: the blocks of W, (nnz, b, b); table: of the BlockLayout of W, on the CPU's side of x's device
+    w: the blocks of W, (nnz, b, b); table: that of W's BlockLayout
     """
     nnz, b = w.shape[:2]
     w = w.contiguous()
@@ -42,8 +42,8 @@ def matmul(x: Tensor, w: Tensor, table: Tensor, out_features: int, transpose: bo
             continue
         gathered = x.index_select(1, sources[here]).view(m, count, degree * b).transpose(0, 1)
         factor = stack_transposed(w, blocks[here], degree) if transpose else w[here].view(count, degree * b, b)
-        product = torch.bmm(gathered, factor).transpose(0, 1)  # into y itself, with its strides, it would be slower
-        if start >= 0:  # the outputs are neighbours
+        product = torch.bmm(gathered, factor).transpose(0, 1)  # writing directly into y, with its strides, is slower
+        if start >= 0:  # the outputs are contiguous
             y[:, start : start + count] = product
         else:
             y.index_copy_(1, targets[there].long(), product)
@@ -51,14 +51,14 @@ def matmul(x: Tensor, w: Tensor, table: Tensor, out_features: int, transpose: bo
 
 
 def block_by_block(m: int, b: int, transpose: bool) -> bool:
-    """Whether a product for each block is faster than gathering, for which transposed blocks have to be copied."""
+    """Whether multiplying block by block is faster than gathering, which has to copy transposed blocks."""
     return m * b >= (1024 if b >= 64 else 3072 if transpose else math.inf)
 
 
 def matmul_by_block(x: Tensor, w: Tensor, table: Tensor, out_features: int, transpose: bool) -> Tensor:
-    """The same, with a call for each block, which reads its part of x and adds to its part of y where they lie.
+    """Like matmul, with one call per block, which reads a slice of x and adds to a slice of y in place.
 
-    Sums are rounded to the dtype of x after each block, so it is nothing for half precision.
+    Sums are rounded to the dtype of x after each block, which is too inaccurate for half precision.
     """
     b, nnz = w.shape[1], len(w)
     rows, cols = table[: 2 * nnz].view(2, nnz).tolist()
@@ -90,8 +90,9 @@ def outer(x: Tensor, dy: Tensor, table: Tensor, nnz: int, block_size: int) -> Te
 
 
 def pieces(all_runs: list[tuple[int, int, int]], numbers_per_block: int):
-    """(degree, its blocks, its targets, the first of these if they are neighbours, else -1), so few blocks at a time
-    that not much more than GATHERED numbers are gathered.
+    """The runs of `layout.runs`, split so that about GATHERED numbers are gathered at a time.
+
+    Yields (blocks per target, slice of the blocks, slice of the targets, first target if contiguous, otherwise -1).
     """
     first = at = 0
     for degree, count, start in all_runs:
@@ -103,14 +104,14 @@ def pieces(all_runs: list[tuple[int, int, int]], numbers_per_block: int):
 
 
 def stack_transposed(w: Tensor, blocks: Tensor, degree: int) -> Tensor:
-    """The transposes of `degree` blocks at a time, below one another: (len(blocks) / degree, degree * b, b)."""
+    """The transposed blocks, stacked `degree` at a time: (len(blocks) / degree, degree * b, b)."""
     b = w.shape[1]
     lines = blocks.view(-1, 1, degree) * b + torch.arange(b, dtype=torch.int32, device=w.device).view(b, 1)
     return w.view(-1, b).index_select(0, lines.view(-1)).view(-1, b, degree * b).transpose(1, 2)
 
 
 def to_dense(w: Tensor, table: Tensor, rows: int, cols: int) -> Tensor:
-    """W, (rows * b, cols * b), with zeros where it has no block."""
+    """W, (rows * b, cols * b), with zeros in place of missing blocks."""
     nnz, b = w.shape[:2]
     dense = w.new_zeros(rows, b, cols, b)
     dense.transpose(1, 2).index_put_((table[:nnz].long(), table[nnz : 2 * nnz].long()), w)

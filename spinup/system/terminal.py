@@ -10,7 +10,7 @@ import select
 import sys
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TextIO
 
 COLORS = {"gray": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "white": 37}
@@ -38,7 +38,7 @@ def format_value(value) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def format_table(row: dict, width: int) -> str:
+def format_table(row: Mapping, width: int) -> str:
     """`row` as aligned `key value` pairs, ordered down the columns, in as many columns as fit in `width` characters."""
     cells = [(key, format_value(value)) for key, value in row.items()]
     for columns in range(len(cells), 0, -1):

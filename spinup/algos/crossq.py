@@ -1,0 +1,192 @@
+"""CrossQ, arXiv:1902.05605: SAC without target networks, with batch normalization in the critics.
+
+Equations: docs/algorithms/crossq.md. Departures from the paper: critics of 512 units instead of 2048, none of the batch
+normalization in the policy, and n-step returns as an option. Each ingredient is a switch: `--ac_kwargs:batch_norm`,
+`--ac_kwargs:critic_width`, `--policy_delay` and `--beta1`.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from spinup import arguments as arg
+from spinup.algorithm import Algorithm
+from spinup.arguments import CHANGEABLE, COUNT, Range
+from spinup.buffers import Batch, ReplayBuffer
+from spinup.compute.capture import captured
+from spinup.compute.optim import FlatAdam
+from spinup.hindsight import HindsightBuffer
+from spinup.nets import BatchNormActorCritic, NoNorm, average_statistics, check_q_actor_critic
+from spinup.runs.run import Run
+
+
+def target(r: Tensor, terminated: Tensor, discount: Tensor, v2: Tensor) -> Tensor:
+    """What Q(s, a) should be, given the soft values v2 of the next observations."""
+    # r, terminated, discount, v2: (B,)
+    return r + discount * (1 - terminated) * v2  # crossq-2
+
+
+def q_loss(q: Tensor, y: Tensor) -> Tensor:
+    """Mean squared error of the critics' values against the targets, summed over the critics."""
+    # q: (2, B); y: (B,)
+    return (q - y).square().mean(-1).sum()  # crossq-3
+
+
+def alpha_loss(log_alpha: Tensor, logp: Tensor, target_entropy: float) -> Tensor:
+    """Pushes alpha up when the entropy, the mean of -logp, is below its target."""
+    # log_alpha: (); logp: (B,)
+    return -log_alpha * (logp.mean() + target_entropy)  # crossq-5
+
+
+class Temperature(nn.Module):
+    """alpha, parametrized by its logarithm."""
+
+    def __init__(self, alpha: float):
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.tensor(float(alpha)).log())
+
+
+def crossq(
+    env_fn: arg.EnvFn,
+    actor_critic: arg.ActorCriticClass = BatchNormActorCritic,
+    ac_kwargs: arg.AcKwargs = None,
+    seed: arg.Seed = 0,
+    *,
+    num_envs: arg.NumEnvs = 1,
+    steps_per_epoch: arg.StepsPerEpoch = 4000,
+    epochs: arg.Epochs = 250,
+    replay_size: arg.ReplaySize = 1_000_000,
+    gamma: arg.Gamma = 0.99,
+    n_step: arg.NStep = 1,
+    hindsight: arg.Hindsight = 0.0,
+    lr: Annotated[float, Range(0), "learning rate of policy, critics and temperature (Adam)", CHANGEABLE] = 1e-3,
+    alpha: Annotated[
+        float | Literal["auto"],
+        Range(0),
+        "temperature: the weight of the entropy relative to the reward; 'auto': adjusted to hold the target entropy",
+    ] = "auto",
+    target_entropy: Annotated[
+        float | None,
+        Range(-COUNT),
+        "mean entropy that alpha='auto' holds; None: minus the number of action dimensions",
+        CHANGEABLE,
+    ] = None,
+    beta1: Annotated[float, Range(0, 1), "decay of the mean gradient in Adam"] = 0.5,
+    policy_delay: Annotated[int, Range(1, COUNT), "steps of the critics for each step of policy and temperature"] = 3,
+    batch_size: arg.BatchSize = 256,
+    start_steps: arg.StartSteps = 5000,
+    update_after: arg.UpdateAfter = 5000,
+    update_every: arg.UpdateEvery = 1,
+    replay_ratio: arg.ReplayRatio = 1.0,
+    normalize_obs: arg.NormalizeObs = False,
+    max_ep_len: arg.MaxEpLen = 1000,
+    env_kwargs: arg.EnvKwargs = None,
+    wrappers: arg.Wrappers = None,
+    vectorization: arg.Vectorization = "sync",
+    reseed: arg.Reseed = True,
+    log_info: arg.LogInfo = None,
+    device: arg.Device = "cpu",
+    threads: arg.Threads = 1,
+    matmul_precision: arg.MatmulPrecision = "highest",
+    capture: arg.Capture = True,
+    init_from: arg.InitFrom = None,
+    stop_at: arg.StopAt = None,
+    patience: arg.Patience = None,
+    on_epoch: arg.OnEpoch = None,
+    eval_freq: arg.EvalFreq = 1,
+    num_test_episodes: arg.NumTestEpisodes = 10,
+    num_test_envs: arg.NumTestEnvs = None,
+    save_freq: arg.SaveFreq = 1,
+    checkpoint_freq: arg.CheckpointFreq = 10,
+    logger_kwargs: arg.LoggerKwargs = None,
+) -> torch.nn.Module:
+    """Train a policy by CrossQ and return its actor-critic."""
+    run = Run(ALGORITHM, locals())
+    envs, device = run.envs, run.device
+
+    # ---- setup
+    norm = {"normalize_obs": True} if normalize_obs else {}
+    ac = actor_critic(envs.observation_space, envs.action_space, **norm, **(ac_kwargs or {}))
+    check_q_actor_critic(
+        ac, envs.observation_space, envs.action_space, num_critics=2, soft=True, normalize_obs=normalize_obs
+    )
+    ac.temperature = Temperature(1.0 if alpha == "auto" else alpha)
+    obs_norm = getattr(ac, "obs_norm", NoNorm())
+    run.prepare(ac, fixed=() if alpha == "auto" else ("temperature.",))
+    pi, q, log_alpha = ac.actor, ac.critic, ac.temperature.log_alpha
+    optimizers = [FlatAdam(module, lr, betas=(beta1, 0.999)) for module in (pi, q, ac.temperature)]
+    pi_optimizer, q_optimizer, alpha_optimizer = optimizers
+    if target_entropy is None:
+        target_entropy = -float(envs.action_space.shape[0])
+    if hindsight == 0:
+        buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
+    else:
+        buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
+
+    # ---- learn
+    @captured(capture)
+    def update(batch: Batch, skip_policy: bool) -> dict[str, Tensor]:
+        """One step of the critics and, unless skipped, of policy and temperature; returns what to log."""
+        o, a, r, o2, terminated, discount = batch
+        temperature = log_alpha.detach().exp()
+
+        with torch.no_grad():
+            a2, logp2 = pi(o2).rsample()
+        both = q(torch.cat([o, o2]), torch.cat([a, a2]), training=True)  # (2, 2B): one batch, crossq-1
+        q_values, q2 = both.chunk(2, -1)
+        with torch.no_grad():
+            y = target(r, terminated, discount, q2.min(0).values - temperature * logp2)
+        loss_q = q_loss(q_values, y)
+        q_optimizer.minimize(loss_q)
+        metrics = dict(LossQ=loss_q, Q1Vals=q_values[0], Q2Vals=q_values[1], Alpha=temperature)
+        if skip_policy:
+            return metrics
+
+        a_pi, logp = pi(o).rsample()
+        loss_pi = (temperature * logp - q(o, a_pi).min(0).values).mean()  # crossq-4
+        pi_optimizer.minimize(loss_pi)
+        if alpha == "auto":
+            alpha_optimizer.minimize(alpha_loss(log_alpha, logp.detach(), target_entropy))
+        return metrics | dict(LossPi=loss_pi, LogPi=logp)
+
+    # ---- act
+    parts = dict(pi_optimizer=pi_optimizer, q_optimizer=q_optimizer, alpha_optimizer=alpha_optimizer)
+    o = run.begin(ac, buffer, ac=ac, **parts)
+    for epoch in run.epochs():
+        while run.t < epoch * steps_per_epoch:
+            a = ac.act(o) if run.step() >= start_steps else envs.random_actions()
+            o2, r, terminated, truncated = envs.step(a)
+            buffer.store(o, a, r, o2, terminated, truncated)
+            obs_norm.update(torch.as_tensor(o))
+            o = envs.reset_done()
+            for i in run.due_updates():
+                batch = buffer.sample(batch_size).normalized(obs_norm)
+                run.log(**update(batch, i % policy_delay != 0))
+        average_statistics(q)
+        run.end_epoch()
+
+    run.close()
+    return ac
+
+
+ALGORITHM = Algorithm(
+    crossq,
+    on_policy=False,
+    actions=("Box",),
+    spreads=("Q1Vals", "Q2Vals", "LogPi"),
+    means=("LossPi", "LossQ", "Alpha"),
+    probe={
+        "lr": 3e-3,
+        "policy_delay": 1,
+        "steps_per_epoch": 1400,
+        "ac_kwargs": {"hidden_sizes": (32, 32)},
+    },
+)
+
+if __name__ == "__main__":
+    import sys
+
+    from spinup.run import main
+
+    main(["crossq", *sys.argv[1:]])
