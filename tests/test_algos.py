@@ -383,6 +383,7 @@ OWN_CHANGES |= {
 NO_CHANGE = {"steps_per_epoch", "epochs", "env_kwargs", "vectorization", "device", "threads", "matmul_precision"}
 NO_CHANGE |= {"target_policy", "wrappers", "log_info", "num_test_envs", "init_from", "stop_at", "patience", "on_epoch"}
 NO_CHANGE |= {
+    "hindsight",
     "actor_critic",
     "ac_kwargs",
     "capture",
