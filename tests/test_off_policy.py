@@ -396,7 +396,7 @@ UNSUPPORTED = [(algo, env) for algo in WITH_TARGETS for env in (Multi, Unbounded
 UNSUPPORTED += [("ddpg", Probe), ("td3", Probe)]
 MESSAGES = {
     Multi: "not MultiDiscrete([2 3]); ",
-    Unbounded: "needs bounded actions, and these are unbounded: Box(-inf, inf, (2,), float32); ppo, ppo_rnn, trpo and vpg take",
+    Unbounded: "needs bounded actions, and these are unbounded: Box(-inf, inf, (2,), float32); ppo, ppo_rnn, trpo",
     HalfBounded: "needs bounded actions, and these are unbounded: Box(",
     Probe: "needs a bounded Box of actions, not Discrete(2); dqn, ppo, ppo_rnn, sac, trpo and vpg take these",
 }
