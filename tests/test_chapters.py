@@ -82,6 +82,45 @@ def test_offline_refuses_alpha(alpha, monkeypatch, capsys):
     assert "argument --alpha: must be at least 0, got " in capsys.readouterr().err.splitlines()[-1]
 
 
+# ---- what the pages say in words
+
+
+def column(name: str, of) -> dict[tuple, np.ndarray]:
+    """{the values of a setting: the number that `of` takes from the rows of each of its runs}."""
+    found = chapters.records(name)
+    return {tuple(s.values()): np.array([of(run["rows"]) for run in runs], float) for s, runs in found}
+
+
+def says(page: str, x: np.ndarray, digits: int) -> None:
+    """The page has this mean, and its interval."""
+    mean, low, high = (f"{value:.{digits}f}" for value in chapters.mean_and_interval(x))
+    assert f"{mean} ({low} to {high})" in " ".join(page_of(page).split())
+
+
+def test_words_about_offline_runs():
+    returns = column("offline", lambda rows: rows[-1][1])
+    says("offline", returns["noisy", "4"] - returns["noisy", "0"], 0)
+    assert np.sort(returns["noisy", "4"])[1:] == pytest.approx(-184, abs=4)
+    assert np.sort(returns["noisy", "4"])[0] < -1000
+    for alpha, better in itertools.pairwise(("inf", "4", "1", "0.25", "0")):
+        assert returns["expert", alpha].mean() < returns["expert", better].mean()
+
+
+def test_words_about_exploration_runs():
+    first = {method: x for (method,), x in column("exploration", chapters.first_goal).items()}
+    says("exploration", first["count"] - first["RND"], 0)
+    assert first["plain count"].min() == 301
+    assert np.sort(first["epsilon-greedy"])[:2].tolist() == [121, 301]  # one of ten runs, once
+
+
+def test_words_about_model_based_runs():
+    first = column("model-based", chapters.CHAPTERS["model-based"].columns["first episode above -300"])
+    says("model-based", first[1, 20] - first[5, 20], 1)
+    gaps = column("model-exploitation", lambda rows: rows[-1][1] - rows[-1][2] - rows[-1][3] + rows[-1][4])
+    mean, low, high = chapters.mean_and_interval(gaps[1, 3])
+    assert f"{mean:.1f} ({low:.2f} to {high:.1f})" in page_of("model-based")
+
+
 # ---- the script
 
 

@@ -138,6 +138,16 @@ def test_q_learning_by_hand(monkeypatch):
     assert tables[0][[7, 8, 9], RIGHT].tolist() == [0.25, 0.5, 1]
 
 
+def test_nothing_follows_the_goal(monkeypatch):
+    """Its values are never updated: with first values of 1, they would count otherwise."""
+    maze = explore.Maze(("######", "#S  G#", "######"))
+    monkeypatch.setattr(explore, "choose", lambda q, epsilon, rng: RIGHT)
+    tables, full = [], np.full
+    monkeypatch.setattr(np, "full", lambda *words: tables.append(full(*words)) or tables[-1])
+    explore.train("none", episodes=1, alpha=1.0, gamma=0.5, q0=1.0, maze=maze)
+    assert tables[0][[7, 8, 9], RIGHT].tolist() == [0.5, 0.5, 1]
+
+
 def test_bonus_and_its_mean_by_hand(monkeypatch):
     """Bonuses 1, 1 and 1 (new cells) and then 0.7, 0.7 and 0.7, of weight 0.1; with gamma = 0 a value is a reward."""
     maze = explore.Maze(("######", "#S  G#", "######"))

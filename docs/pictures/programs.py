@@ -48,7 +48,7 @@ def offline_returns() -> Picture:
     told = "; ".join(f"{ALPHAS[alpha]} on {data} data: {x.mean():.0f}" for (data, alpha), x in found.items())
     p = Picture("Returns of offline learning", f"Mean return of each \u03b1 on two data sets. {told}.", 214)
     for i, (data, title) in enumerate((("expert", "expert data"), ("noisy", "noisy data"))):
-        ax = Axes(p, 86 + 140 * i, 28, 120, 126, (-1800, 0), (-0.5, 4.5))
+        ax = Axes(p, 98 + 144 * i, 28, 106, 126, (-1800, 0), (-0.5, 4.5))
         ax.ticks([(-1800, "\u22121800"), (-900, "\u2212900"), (0, "0")])
         p.text(ax.left + ax.width / 2, 16, title, "head-text")
         for row, (alpha, name) in enumerate(reversed(ALPHAS.items())):
