@@ -13,7 +13,7 @@ from gymnasium import spaces
 from torch import nn
 
 from spinup.algorithm import files, find
-from spinup.nets import ActorCritic, Gaussian, QFunctions
+from spinup.nets import ActorCritic, Gaussian
 from spinup.probes import PLAIN, Boxed, ByBoth, Probe, Target
 from spinup.probes import ByAction as ByAction  # for tests that import it from here
 from spinup.probes import ByObservation as ByObservation
@@ -33,8 +33,9 @@ OFF_POLICY = {
     for name, algorithm in ALGORITHMS.items()
     if not algorithm.on_policy and "Box" in algorithm.actions
 }
-WITH_TARGETS = {name: function for name, function in OFF_POLICY.items() if "polyak" in ALGORITHMS[name].arguments}
+WITH_TARGETS = {name: function for name, function in OFF_POLICY.items() if ALGORITHMS[name].defaults.get("polyak")}
 ALGOS = ON_POLICY | OFF_POLICY
+SOFT = [name for name in OFF_POLICY if "alpha" in ALGORITHMS[name].arguments]  # with an entropy bonus
 NO_DISCRETE = [name for name, algorithm in ALGORITHMS.items() if "Discrete" not in algorithm.actions]
 
 
@@ -147,7 +148,7 @@ class Line(nn.Module):
         super().__init__()
         self.c, self.w, self.unused = c, w, nn.Parameter(torch.zeros(()))
 
-    def forward(self, o, a):
+    def forward(self, o, a, training=False):
         return self.c + self.w * a.squeeze(-1) + 0 * self.unused
 
 
@@ -157,7 +158,7 @@ def lines(algo: str, *critics: Line) -> Callable:
     def make(*args, **kwargs):
         ac = ALGORITHMS[algo].defaults["actor_critic"](*args, **kwargs)
         assert len(ac.critic) == len(critics)
-        ac.critic = QFunctions(critics)
+        ac.critic = type(ac.critic)(critics)
         return ac
 
     return make

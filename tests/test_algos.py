@@ -377,7 +377,7 @@ OWN_CHANGES |= {
     "ddpg": NOISE,
     "td3": NOISE | dict(target_noise=0.5, noise_clip=0.01, policy_delay=1),
     "sac": dict(lr=0.1, alpha=0.3, target_entropy=0.1),
-    "crossq": dict(lr=0.1, alpha=0.3, target_entropy=0.1, beta1=0.8, policy_delay=1),
+    "crossq": dict(lr=0.1, alpha=0.3, target_entropy=0.1, beta1=0.8, policy_delay=1, joint=False),
 }
 # Arguments that affect only speed or saving, or have a test of their own.
 NO_CHANGE = {"steps_per_epoch", "epochs", "env_kwargs", "vectorization", "device", "threads", "matmul_precision"}
@@ -607,18 +607,15 @@ WRONG_OFF |= dict(replay_ratio=-0.5, matmul_precision="low")
 WRONG_NOISE = dict(pi_lr=-1.0, q_lr=-1.0, act_noise=-0.1, noise_corr=1.5)
 
 
-def without(options: dict, name: str) -> dict:
-    return {other: value for other, value in options.items() if other != name}
-
-
 WRONG_OWN = {
     **dict.fromkeys(ON_POLICY, WRONG_ON),
     "ddpg": WRONG_OFF | WRONG_NOISE,
     "td3": WRONG_OFF | WRONG_NOISE | dict(target_noise=-0.1, noise_clip=-0.1, policy_delay=0),
     "sac": WRONG_OFF | dict(lr=-1.0),
-    "crossq": without(WRONG_OFF, "polyak") | dict(lr=-1.0, beta1=1.5, policy_delay=0),
+    "crossq": WRONG_OFF | dict(lr=-1.0, beta1=1.5, policy_delay=0, joint="both"),
 }
 WRONG_ARGUMENTS = [(algo, *pair) for algo in ALGOS for pair in (WRONG | WRONG_OWN[algo]).items()]
+WRONG_ARGUMENTS += [("crossq", "batch_size", 1)]
 WRONG_ARGUMENTS += [("sac", "alpha", value) for value in (-0.1, "often", math.inf, math.nan)]
 WRONG_ARGUMENTS += [("sac", "target_entropy", value) for value in ("low", math.nan)]
 

@@ -17,7 +17,6 @@ from spinup.buffers import ReplayBuffer
 from spinup.nets import NoNorm, RunningNorm
 
 ALGOS = [name for name, algorithm in ALGORITHMS.items() if not algorithm.on_policy]
-WITH_ACTOR = [algo for algo in ALGOS if "Box" in ALGORITHMS[algo].actions]
 WITH_TARGET_POLICY = [algo for algo in ALGOS if "target_policy" in ALGORITHMS[algo].arguments]
 SMALL = dict(num_envs=2, steps_per_epoch=40, epochs=2, start_steps=10, update_after=10, batch_size=8, replay_size=60)
 SMALL |= dict(num_test_episodes=1, ac_kwargs=dict(hidden_sizes=[16, 16]), normalize_obs=True)
@@ -90,8 +89,9 @@ def test_statistics_cover_every_observation_acted_on(algo, tmp_path):
             critic.register_forward_pre_hook(lambda _, args: inputs.append((args[0].detach().numpy(), len(log))))
 
     ac = train(algo, tmp_path, env_fn=lambda: env_of(algo)(log), actor_critic=Watched, capture=False, eval_freq=0)
-    updates = [(o, n) for o, n in inputs if len(o) == SMALL["batch_size"]]
-    assert len(updates) > 100
+    batch = SMALL["batch_size"] * (2 if algo == "crossq" else 1)  # CrossQ's critics also get the next observations
+    updates = [(o, n) for o, n in inputs if len(o) == batch]
+    assert len(updates) > 60  # about 70 gradient steps, with at least one pass each
     for o, n in updates:
         acted_on = np.array([x for x, acted in log[:n] if acted], np.float64)
         seen = np.array([x for x, _ in log[:n]])
@@ -162,7 +162,7 @@ def test_far_observations_become_learnable(tmp_path):
     assert float(table(tmp_path)[0]["AverageTestEpRet"]) > 6
 
 
-@pytest.mark.parametrize("algo", WITH_ACTOR)
+@pytest.mark.parametrize("algo", ["ddpg", "td3", "sac"])
 def test_custom_networks_need_no_obs_norm(algo, tmp_path):
     kwargs = dict(soft=algo == "sac", n=1 if algo == "ddpg" else 2)
     more = dict(actor_critic=OwnQActorCritic, ac_kwargs=kwargs)

@@ -1,4 +1,4 @@
-"""What DDPG, TD3 and SAC share: when and how often they learn, exploration, target networks, invalid input."""
+"""What DDPG, TD3, SAC and CrossQ share: when they learn, exploration, target networks, invalid input."""
 
 import copy
 import math
@@ -11,7 +11,8 @@ import torch
 from gymnasium import spaces
 from probes import (
     ALGORITHMS,
-    WITH_TARGETS,
+    OFF_POLICY,
+    SOFT,
     CallLog,
     Discounting,
     Mixed,
@@ -27,7 +28,7 @@ from probes import (
 
 from spinup import run
 
-algos = pytest.mark.parametrize("algo", WITH_TARGETS)
+algos = pytest.mark.parametrize("algo", OFF_POLICY)
 noisy = pytest.mark.parametrize("algo", ["ddpg", "td3"])
 
 SMALL = dict(num_envs=1, epochs=1, batch_size=4, replay_size=1000, eval_freq=0, ac_kwargs=dict(hidden_sizes=(8,)))
@@ -35,7 +36,7 @@ SMALL = dict(num_envs=1, epochs=1, batch_size=4, replay_size=1000, eval_freq=0, 
 
 def still(algo, **kwargs):
     """Settings with learning rates of 0."""
-    return SMALL | (dict(lr=0.0) if algo == "sac" else dict(pi_lr=0.0, q_lr=0.0)) | kwargs
+    return SMALL | (dict(lr=0.0) if algo in SOFT else dict(pi_lr=0.0, q_lr=0.0)) | kwargs
 
 
 # ---- when and how often updates come
@@ -109,7 +110,7 @@ def test_the_policy_acts_after_start_steps(tmp_path, algo, num_envs, start_steps
             acted.append(a)
             return a
 
-    noise = {} if algo == "sac" else dict(act_noise=0.0)
+    noise = {} if algo in SOFT else dict(act_noise=0.0)
     options = still(algo, num_envs=num_envs, start_steps=start_steps, update_after=10**6, steps_per_epoch=60, **noise)
     train(algo, lambda: CallLog(Target(), calls), tmp_path, actor_critic=Watched, **options)
     actions = np.stack([a for what, a in calls if what == "step"])
@@ -199,12 +200,12 @@ class Told(Probe):
 def test_batches_contain_the_transitions(monkeypatch, tmp_path, algo, num_envs):
     """Also when noise is clipped at the bounds: the stored action is the one taken."""
     options = {**SMALL, "num_envs": num_envs, "start_steps": 10, "update_after": 20, "steps_per_epoch": 60}
-    options |= {} if algo == "sac" else dict(act_noise=1.0)
+    options |= {} if algo in SOFT else dict(act_noise=1.0)
     replay = Replay(monkeypatch, algo, Told, tmp_path, **options, gamma=0.9)
     o, a, r, o2, terminated, discount = (torch.cat(x) for x in zip(*replay.batches, strict=True))
     assert set(o.flatten().tolist()) == {0, 1, 2, 3}
     torch.testing.assert_close(r, (100 * o + a).squeeze(1), rtol=0, atol=1e-4)
-    assert algo == "sac" or ((a == 0) | (a == 1)).float().mean() > 0.2
+    assert algo in SOFT or ((a == 0) | (a == 1)).float().mean() > 0.2
     assert torch.equal(o2, o + 1)
     assert torch.equal(terminated, (o2 == 4).float().squeeze(1))
     assert discount.tolist() == pytest.approx([0.9] * len(discount))
@@ -247,12 +248,13 @@ def test_replay_size_limits_the_age_of_transitions(monkeypatch, tmp_path, algo):
 @pytest.mark.parametrize("polyak", [0.9, 0.0, 1.0])
 def test_targets_follow_all_parameters_by_polyak_averaging(monkeypatch, tmp_path, algo, polyak):
     """Exact for a single update (of TD3 with a delay of 1)."""
-    rates = dict(lr=0.1) if algo == "sac" else dict(pi_lr=0.1, q_lr=0.1)
-    delay = dict(policy_delay=1) if algo == "td3" else {}
+    rates = dict(lr=0.1) if algo in SOFT else dict(pi_lr=0.1, q_lr=0.1)
+    delay = dict(policy_delay=1) if algo in ("td3", "crossq") else {}
     options = {**SMALL, "start_steps": 0, "update_after": 20, "steps_per_epoch": 20, "polyak": polyak, **rates, **delay}
     replay = Replay(monkeypatch, algo, Walk, tmp_path, **options)
     assert len(replay.batches) == 1
-    assert set(replay.targets) == ({"critic"} if algo == "sac" else {"actor", "critic"})
+    averaged = {"actor", "critic"} if algo not in SOFT else {"critic"} if algo == "sac" or polyak else set()
+    assert set(replay.targets) == averaged  # CrossQ has none with polyak 0
     for part, target in replay.targets.items():
         old, new = (parameters(getattr(ac, part)) for ac in (replay.first, replay.ac))
         assert len(parameters(target)) == len(old)
@@ -336,7 +338,7 @@ OWN = {
 OFF = dict(num_envs=1, n_step=1, replay_ratio=1.0, normalize_obs=False, eval_freq=1, matmul_precision="highest")
 
 
-@algos
+@pytest.mark.parametrize("algo", OWN)
 def test_spinningup_preset(algo):
     """The original's settings, without our departures."""
     preset = ALGORITHMS[algo].presets["spinningup"]
@@ -346,7 +348,7 @@ def test_spinningup_preset(algo):
     rest = set(settings) - set(wanted) - {"actor_critic"}
     assert rest <= {"env_kwargs", "vectorization", "device", "threads", "checkpoint_freq", "logger_kwargs"} | {
         *("capture", "target_entropy", "ac_kwargs", "wrappers", "reseed", "log_info", "num_test_envs"),
-        *("init_from", "stop_at", "patience", "on_epoch"),
+        *("init_from", "stop_at", "patience", "on_epoch", "hindsight"),
     }
     critic = ALGORITHMS[algo].defaults["actor_critic"]  # (256, 256), ReLU: see test_nets.py
     assert critic.layer_norm == (preset.get("ac_kwargs") == {"layer_norm": False}), "turned off if it is on by default"
@@ -362,7 +364,7 @@ def test_a_run_without_gradient_steps_warns(tmp_path, capfd, algo, num_envs, upd
     assert capfd.readouterr().err == ("" if learns else warning)
 
 
-@algos
+@pytest.mark.parametrize("algo", OWN)
 def test_spinningup_preset_trains(tmp_path, algo):
     options = {
         **ALGORITHMS[algo].presets["spinningup"],
@@ -391,7 +393,7 @@ class HalfBounded(Probe):
     action_space = spaces.Box(np.zeros(2, np.float32), np.array([1, np.inf], np.float32))
 
 
-UNSUPPORTED = [(algo, env) for algo in WITH_TARGETS for env in (Multi, Unbounded, HalfBounded)]
+UNSUPPORTED = [(algo, env) for algo in OFF_POLICY for env in (Multi, Unbounded, HalfBounded)]
 UNSUPPORTED += [("ddpg", Probe), ("td3", Probe)]
 MESSAGES = {
     Multi: "not MultiDiscrete([2 3]); ",
