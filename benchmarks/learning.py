@@ -64,6 +64,11 @@ SUITES = {
     ),
     "pendulum": ([(algo, "Pendulum-v1", 20_000) for algo in ("sac", "td3", "ddpg")], range(5)),
     "dqn": ([("dqn", "CartPole-v1", 50_000), ("dqn", "LunarLander-v3", 300_000)], range(5)),
+    "crossq": (
+        [("crossq", "Pendulum-v1", 20_000)]
+        + [("crossq", f"{env}-v5", 100_000) for env in ("HalfCheetah", "Hopper", "Walker2d", "Ant")],
+        range(5),
+    ),
     "memory": ([(algo, "CartPole-v1", 100_000, *POSITIONS) for algo in ("ppo_rnn", "ppo")], range(5)),
     "offpolicy": (
         [(algo, "HalfCheetah-v5", 100_000) for algo in ("sac", "td3", "ddpg")] + [("sac", "Hopper-v5", 100_000)],

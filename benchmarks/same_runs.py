@@ -31,6 +31,8 @@ RUNS = {
     **{f"{algo} two processes": f"{algo} --env Pendulum-v1 {ON} --num_cpu 2" for algo in ("ppo", "trpo")},
     **{f"{algo} two processes": f"{algo} --env Pendulum-v1 {OFF} --num_cpu 2" for algo in ("sac", "td3")},
     "sac CartPole-v1": f"sac --env CartPole-v1 {OFF}",
+    "crossq Pendulum-v1": f"crossq --env Pendulum-v1 {OFF}",
+    "crossq targets": f"crossq --env Pendulum-v1 {OFF} --polyak 0.99 --joint False",
     "sac several": f"sac --env Pendulum-v1 {OFF} --num_envs 3 --n_step 3 --normalize_obs --update_every 10",
     "td3 target policy": f"td3 --env Pendulum-v1 {OFF} --target_policy True --noise_corr 0.8",
     "ppo squash": f"ppo --env Pendulum-v1 {ON} --ac_kwargs:squash True --target_kl 0.01 --ent_coef 0.01 --vf_clip 0.2",

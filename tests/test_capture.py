@@ -71,6 +71,19 @@ def test_runs_are_bitwise_the_same(tmp_path, algo, variant, capfd):
     assert len(said) == (variant == "block-sparse, evolving"), said
 
 
+CROSSQ = {
+    "targets": dict(polyak=0.9),
+    "one pass each": dict(joint=False),
+    "each step": dict(policy_delay=1, alpha=0.2),
+    "no normalization": dict(ac_kwargs=dict(hidden_sizes=(8, 8), batch_norm=False, actor_batch_norm=False)),
+}
+
+
+@pytest.mark.parametrize("variant", CROSSQ)
+def test_crossq_is_bitwise_the_same(tmp_path, variant, capfd):
+    assert assert_same_run("crossq", Target, tmp_path, SMALL | CROSSQ[variant], capfd) == []
+
+
 @pytest.mark.parametrize("env", [Walk, Target], ids=["discrete", "box"])
 @pytest.mark.parametrize("alpha", ["auto", 0.2])
 def test_sac_is_bitwise_the_same(tmp_path, env, alpha, capfd):

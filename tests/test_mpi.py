@@ -191,7 +191,7 @@ import numpy as np
 import torch
 
 from spinup.buffers import normalize
-from spinup.nets import RunningNorm
+from spinup.nets import BatchNorm, RunningNorm
 from spinup.compute.optim import FlatAdam
 
 
@@ -255,6 +255,12 @@ torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.01)
 whole.step()
 torch.testing.assert_close(torch.nn.utils.parameters_to_vector(twin.parameters()).detach(), after)
 
+# batch normalization by each process's own batch, with running statistics toward the average over both
+batch_norm = BatchNorm(1, momentum=0.5, eps=0.0)
+y = batch_norm(torch.tensor([[0.0], [2.0 + 4 * rank]]), training=True)  # means 1 and 3, variances 1 and 9
+assert y.tolist() == [[-1], [1]]
+assert batch_norm.mean.item() == 1 and batch_norm.var.item() == 3, batch_norm.state_dict()
+
 # running statistics of unequal parts
 norm, seen = RunningNorm((3,)), []
 rng = np.random.default_rng(1)
@@ -311,7 +317,7 @@ def abort(*error):  # otherwise the other process would wait forever
 
 
 sys.excepthook = abort
-for algo in ("ddpg", "dqn", "sac", "td3"):
+for algo in ("crossq", "ddpg", "dqn", "sac", "td3"):
     module = importlib.import_module(f"spinup.algos.{algo}")
     batches, buffers = [], []
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from probes import ALGORITHMS, WITH_TARGETS, fit, train
+from probes import ALGORITHMS, OFF_POLICY, SOFT, fit, train
 
 from spinup import algorithm, buffers, probes, run
 from spinup.errors import UserError
@@ -91,8 +91,9 @@ OFF_SETTINGS = {
     "ddpg": dict(pi_lr=1e-2, q_lr=2e-2, **OFF_SHARED),
     "td3": dict(pi_lr=1e-2, q_lr=2e-2, **OFF_SHARED),
     "sac": dict(lr=2e-2, **OFF_SHARED),
+    "crossq": dict(lr=2e-2, policy_delay=1, **OFF_SHARED | dict(polyak=0.0)),
 }
-off_policy = pytest.mark.parametrize("algo", WITH_TARGETS)
+off_policy = pytest.mark.parametrize("algo", OFF_POLICY)
 
 
 def learn_off_policy(algo, env, folder, steps, **kwargs):
@@ -109,7 +110,7 @@ def assert_values(algo, ac, values: dict[float, float], tol: float) -> None:
 
 
 def without_entropy(algo):
-    return dict(alpha=0.0) if algo == "sac" else {}
+    return dict(alpha=0.0) if algo in SOFT else {}
 
 
 @off_policy
@@ -162,7 +163,7 @@ def test_best_action_by_observation(tmp_path, algo):
 
 @off_policy
 def test_best_point_of_a_box(tmp_path, algo):
-    slower = dict(lr=1e-2) if algo == "sac" else dict(pi_lr=3e-3, q_lr=1e-2, act_noise=0.5)
+    slower = dict(lr=1e-2) if algo in SOFT else dict(pi_lr=3e-3, q_lr=1e-2, act_noise=0.5)
     options = dict(ac_kwargs=dict(hidden_sizes=(32,)), batch_size=64, **slower)
     ac = learn_off_policy(algo, Target, tmp_path, 700, **options)
     a = ac.act(np.zeros((1, 1), np.float32), deterministic=True)[0]
@@ -254,6 +255,8 @@ BROKEN = [
     ("ddpg", "target", lambda r, terminated, discount, q2: r + (1 - terminated) * q2, "discounting",
      "gamma is not used"),
     ("sac", "target", lambda r, terminated, discount, v2: r, "discounting", "the next state's value is missing"),
+    ("crossq", "target", lambda r, terminated, discount, v2: r + discount * v2, "constant reward",
+     "the value of a terminal state is counted"),
 ]  # fmt: skip
 
 

@@ -1,10 +1,12 @@
-"""CrossQ, arXiv:1902.05605: SAC without target networks, with batch normalization in the critics.
+"""CrossQ, arXiv:1902.05605: SAC with batch normalization instead of target networks.
 
-Equations: docs/algorithms/crossq.md. Departures from the paper: critics of 512 units instead of 2048, none of the batch
-normalization in the policy, and n-step returns as an option. Each ingredient is a switch: `--ac_kwargs:batch_norm`,
-`--ac_kwargs:critic_width`, `--policy_delay` and `--beta1`.
+Equations: docs/algorithms/crossq.md. Departures from the paper: critics are 512 units wide instead of 2048 (the preset
+"paper" has its width), batch normalization isn't replaced by batch renormalization after 100,000 steps, and n-step
+returns can replace one-step ones. Each ingredient has a switch: the networks' `batch_norm`, `actor_batch_norm` and
+`critic_width`, and `joint`, `polyak`, `beta1` and `policy_delay`.
 """
 
+import copy
 from typing import Annotated, Literal
 
 import torch
@@ -14,29 +16,41 @@ from spinup import arguments as arg
 from spinup.algorithm import Algorithm
 from spinup.arguments import CHANGEABLE, COUNT, Range
 from spinup.buffers import Batch, ReplayBuffer
+from spinup.compute import mpi
 from spinup.compute.capture import captured
-from spinup.compute.optim import FlatAdam
+from spinup.compute.optim import FlatAdam, flatten, polyak_average
+from spinup.errors import UserError
 from spinup.hindsight import HindsightBuffer
-from spinup.nets import BatchNormActorCritic, NoNorm, average_statistics, check_q_actor_critic
+from spinup.nets import BatchNormActorCritic, NoNorm, check_q_actor_critic
 from spinup.runs.run import Run
+
+
+def joint_values(q: nn.Module, o: Tensor, a: Tensor, o2: Tensor, a2: Tensor, joint: bool) -> tuple[Tensor, Tensor]:
+    """Q(s, a) and Q(s', a'), (2, B) each; joint: normalized by the statistics of both minibatches together."""
+    # o, o2: (B, ...); a, a2: (B, A)
+    if not joint:
+        return q(o, a, training=True), q(o2, a2, training=True)  # each by its own
+    # crossq-3; each layer normalizes by crossq-1 and moves its running statistics by crossq-2
+    q_values, q2 = q(torch.cat([o, o2]), torch.cat([a, a2]), training=True).chunk(2, -1)
+    return q_values, q2
 
 
 def target(r: Tensor, terminated: Tensor, discount: Tensor, v2: Tensor) -> Tensor:
     """What Q(s, a) should be, given the soft values v2 of the next observations."""
     # r, terminated, discount, v2: (B,)
-    return r + discount * (1 - terminated) * v2  # crossq-2
+    return r + discount * (1 - terminated) * v2  # crossq-4
 
 
 def q_loss(q: Tensor, y: Tensor) -> Tensor:
     """Mean squared error of the critics' values against the targets, summed over the critics."""
     # q: (2, B); y: (B,)
-    return (q - y).square().mean(-1).sum()  # crossq-3
+    return (q - y).square().mean(-1).sum()  # crossq-5
 
 
 def alpha_loss(log_alpha: Tensor, logp: Tensor, target_entropy: float) -> Tensor:
     """Pushes alpha up when the entropy, the mean of -logp, is below its target."""
     # log_alpha: (); logp: (B,)
-    return -log_alpha * (logp.mean() + target_entropy)  # crossq-5
+    return -log_alpha * (logp.mean() + target_entropy)  # crossq-7
 
 
 class Temperature(nn.Module):
@@ -60,6 +74,16 @@ def crossq(
     gamma: arg.Gamma = 0.99,
     n_step: arg.NStep = 1,
     hindsight: arg.Hindsight = 0.0,
+    polyak: Annotated[
+        float,
+        Range(0, 1),
+        "0: no target networks; above: decay of the target critics' running average, as in SAC",
+    ] = 0.0,
+    joint: Annotated[
+        bool,
+        "one pass of the critics over this and the next state together, so that they share batch statistics; False: "
+        "one pass each",
+    ] = True,
     lr: Annotated[float, Range(0), "learning rate of policy, critics and temperature (Adam)", CHANGEABLE] = 1e-3,
     alpha: Annotated[
         float | Literal["auto"],
@@ -109,13 +133,17 @@ def crossq(
     norm = {"normalize_obs": True} if normalize_obs else {}
     ac = actor_critic(envs.observation_space, envs.action_space, **norm, **(ac_kwargs or {}))
     check_q_actor_critic(
-        ac, envs.observation_space, envs.action_space, num_critics=2, soft=True, normalize_obs=normalize_obs
+        ac, envs.observation_space, envs.action_space, 2, soft=True, normalize_obs=normalize_obs, training=True
     )
+    if batch_size < 2 * mpi.num_procs():
+        raise UserError(f"batch_size is {batch_size}; batch statistics need at least 2 transitions on each process")
     ac.temperature = Temperature(1.0 if alpha == "auto" else alpha)
     obs_norm = getattr(ac, "obs_norm", NoNorm())
     run.prepare(ac, fixed=() if alpha == "auto" else ("temperature.",))
     pi, q, log_alpha = ac.actor, ac.critic, ac.temperature.log_alpha
-    optimizers = [FlatAdam(module, lr, betas=(beta1, 0.999)) for module in (pi, q, ac.temperature)]
+    q_targ = copy.deepcopy(q) if polyak else q
+    q_targ_params = flatten(q_targ) if polyak else None
+    optimizers = (FlatAdam(module, lr, betas=(beta1, 0.999)) for module in (pi, q, ac.temperature))
     pi_optimizer, q_optimizer, alpha_optimizer = optimizers
     if target_entropy is None:
         target_entropy = -float(envs.action_space.shape[0])
@@ -127,24 +155,27 @@ def crossq(
     # ---- learn
     @captured(capture)
     def update(batch: Batch, skip_policy: bool) -> dict[str, Tensor]:
-        """One step of the critics and, unless skipped, of policy and temperature; returns what to log."""
+        """One step of the critics and, unless skipped, the policy and the temperature. Returns what to log."""
         o, a, r, o2, terminated, discount = batch
         temperature = log_alpha.detach().exp()
 
         with torch.no_grad():
             a2, logp2 = pi(o2).rsample()
-        both = q(torch.cat([o, o2]), torch.cat([a, a2]), training=True)  # (2, 2B): one batch, crossq-1
-        q_values, q2 = both.chunk(2, -1)
+        q_values, q2 = joint_values(q, o, a, o2, a2, joint)
         with torch.no_grad():
+            if polyak:
+                _, q2 = joint_values(q_targ, o, a, o2, a2, joint)
             y = target(r, terminated, discount, q2.min(0).values - temperature * logp2)
         loss_q = q_loss(q_values, y)
         q_optimizer.minimize(loss_q)
+        if polyak:
+            polyak_average(q_targ_params, q_optimizer.flat, polyak)  # crossq-8
         metrics = dict(LossQ=loss_q, Q1Vals=q_values[0], Q2Vals=q_values[1], Alpha=temperature)
         if skip_policy:
             return metrics
 
-        a_pi, logp = pi(o).rsample()
-        loss_pi = (temperature * logp - q(o, a_pi).min(0).values).mean()  # crossq-4
+        a_pi, logp = pi(o, training=True).rsample()
+        loss_pi = (temperature * logp - q(o, a_pi).min(0).values).mean()  # crossq-6
         pi_optimizer.minimize(loss_pi)
         if alpha == "auto":
             alpha_optimizer.minimize(alpha_loss(log_alpha, logp.detach(), target_entropy))
@@ -152,6 +183,7 @@ def crossq(
 
     # ---- act
     parts = dict(pi_optimizer=pi_optimizer, q_optimizer=q_optimizer, alpha_optimizer=alpha_optimizer)
+    parts |= dict(q_targ=q_targ) if polyak else {}
     o = run.begin(ac, buffer, ac=ac, **parts)
     for epoch in run.epochs():
         while run.t < epoch * steps_per_epoch:
@@ -163,7 +195,6 @@ def crossq(
             for i in run.due_updates():
                 batch = buffer.sample(batch_size).normalized(obs_norm)
                 run.log(**update(batch, i % policy_delay != 0))
-        average_statistics(q)
         run.end_epoch()
 
     run.close()
@@ -178,10 +209,12 @@ ALGORITHM = Algorithm(
     means=("LossPi", "LossQ", "Alpha"),
     probe={
         "lr": 3e-3,
+        "polyak": 0.0,
         "policy_delay": 1,
         "steps_per_epoch": 1400,
         "ac_kwargs": {"hidden_sizes": (32, 32)},
     },
+    presets={"paper": {"ac_kwargs": {"critic_width": 8}}},
 )
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from spinup.runs.run import Run
 
 def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, clip_ratio: float) -> Tensor:
     """Minus the clipped surrogate objective."""
-    # logp, logp_old, adv: (length, B) or (T, N)
+    # logp, logp_old, adv: (T, M)
     ratio = (logp - logp_old).exp()  # ppo_rnn-5: r = pi(a|h) / pi_old(a|h)
     clipped = ratio.clamp(1 - clip_ratio, 1 + clip_ratio)
     return -torch.min(ratio * adv, clipped * adv).mean()  # ppo_rnn-6
@@ -39,7 +39,7 @@ def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, clip_ratio: float) 
 
 def value_loss(v: Tensor, ret: Tensor, v_old: Tensor, vf_clip: float | None) -> Tensor:
     """Squared error against the returns; with vf_clip, moving v further than that from v_old gains nothing."""
-    # v, ret, v_old: (length, B) or (T, N)
+    # v, ret, v_old: (T, M)
     loss = (v - ret).square()  # ppo_rnn-7
     if vf_clip is not None:
         clipped = v_old + (v - v_old).clamp(-vf_clip, vf_clip)
@@ -49,7 +49,7 @@ def value_loss(v: Tensor, ret: Tensor, v_old: Tensor, vf_clip: float | None) -> 
 
 def approx_kl(logp: Tensor, logp_old: Tensor) -> Tensor:
     """KL(pi_old || pi) from samples of pi_old: unbiased, and no sample's term is negative."""
-    # logp, logp_old: (length, B) or (T, N)
+    # logp, logp_old: (T, M)
     log_ratio = logp - logp_old
     return (log_ratio.expm1() - log_ratio).mean()  # ppo_rnn-8
 
@@ -66,18 +66,19 @@ def ppo_rnn(
     gamma: arg.Gamma = 0.99,
     lam: arg.Lam = 0.95,
     clip_ratio: Annotated[
-        float, Range(0), "how far probabilities may usefully move from the old policy's; 0.1 to 0.3", CHANGEABLE
+        float,
+        Range(0),
+        "how far the probability ratio may move from 1 before its gradient is cut off; 0.1 to 0.3",
+        CHANGEABLE,
     ] = 0.2,
     pi_lr: arg.PiLr = 3e-4,
     vf_lr: arg.VfLr = 3e-4,
-    train_pi_iters: Annotated[
-        int, Range(0, PASSES), "passes over the data of an epoch for the policy", CHANGEABLE
-    ] = 10,
+    train_pi_iters: Annotated[int, Range(0, PASSES), "passes over the epoch's data for the policy", CHANGEABLE] = 10,
     train_v_iters: arg.TrainVIters = 10,
     minibatch_size: Annotated[
         int | None,
         Range(1),
-        "samples in a gradient step, on each MPI process, rounded up to whole sequences; None: the whole epoch",
+        "samples per gradient step on each MPI process, rounded up to whole sequences; None: the whole epoch",
         CHANGEABLE,
     ] = 256,
     seq_len: Annotated[
@@ -90,14 +91,14 @@ def ppo_rnn(
     target_kl: Annotated[
         float | None,
         Range(0),
-        "end the policy's steps for this epoch if the KL from the old policy exceeds 1.5 times this",
+        "end the epoch's policy steps once the KL divergence from the old policy exceeds 1.5 times this",
         CHANGEABLE,
     ] = None,
     ent_coef: Annotated[float, Range(0), "weight of the entropy bonus", CHANGEABLE] = 0.0,
     vf_clip: Annotated[
         float | None,
         Range(0),
-        "how far a value may usefully move from its old one in an epoch; None: any distance",
+        "how far a value may move from its old one in an epoch before its gradient is cut off; None: no limit",
         CHANGEABLE,
     ] = None,
     max_grad_norm: arg.MaxGradNorm = 0.5,
@@ -106,7 +107,7 @@ def ppo_rnn(
     normalize_rew: arg.NormalizeRew = True,
     normalize_adv: arg.NormalizeAdv = False,
     recompute_adv: Annotated[
-        bool, "compute the advantages anew before each pass, with the current value function", CHANGEABLE
+        bool, "recompute the advantages before each pass, with the current value function", CHANGEABLE
     ] = True,
     value_target: arg.ValueTarget = "gae",
     max_ep_len: arg.MaxEpLen = 1000,

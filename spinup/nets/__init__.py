@@ -32,12 +32,15 @@ For DDPG, TD3 and SAC it is called as actor_critic(observation_space, action_spa
                     also the values of all K actions, (n, ..., K)
     act(o, deterministic=False)     as above
 
+For CrossQ it is called, and has what it has, as for SAC with Box actions. actor(o, training=False) and
+critic(o, a, training=False) also take `training`: True: normalize by the statistics of the batch (BatchNorm).
+
 For DQN it is called as actor_critic(observation_space, action_space, **ac_kwargs) and must have
 
     q               a module: q(o) is the value of all K actions, (..., K), and q(o, a) that of the actions a, (...)
     act(o, deterministic=False)     as above
 
-To support normalize_obs=True, the last two also need obs_norm, a RunningNorm or a NoNorm: act passes observations
+To support normalize_obs=True, the last three also need obs_norm, a RunningNorm or a NoNorm: act passes observations
 through it, whereas actor, critic and q get observations that are already normalized.
 
 `check_actor_critic`, `check_recurrent_actor_critic`, `check_q_actor_critic` and `check_q_network` try the protocol on a
@@ -56,6 +59,8 @@ from spinup.nets.actor_critics import (
     describe,
 )
 from spinup.nets.actors import (
+    BatchNormActor,
+    BatchNormNetwork,
     BatchNormQFunction,
     BatchNormQFunctions,
     Bounds,
@@ -79,7 +84,7 @@ from spinup.nets.distributions import (
 from spinup.nets.encoders import CNN, PartsEncoder, make_encoder
 from spinup.nets.layers import HiddenLinear, activation_class, as_sizes, make_linears, mlp, network, orthogonal_
 from spinup.nets.memory import Memory, RecurrentNetwork
-from spinup.nets.norms import BatchNorm, NoNorm, PartsNorm, RunningNorm, average_statistics, make_obs_norm
+from spinup.nets.norms import BatchNorm, NoNorm, PartsNorm, RunningNorm, make_obs_norm
 from spinup.nets.protocol import (
     check_actor_critic,
     check_parts,
@@ -95,7 +100,9 @@ __all__ = [
     "LOG_SQRT_2PI",
     "ActorCritic",
     "BatchNorm",
+    "BatchNormActor",
     "BatchNormActorCritic",
+    "BatchNormNetwork",
     "BatchNormQFunction",
     "BatchNormQFunctions",
     "Bounds",
@@ -125,7 +132,6 @@ __all__ = [
     "activation_class",
     "as_input",
     "as_sizes",
-    "average_statistics",
     "check_actor_critic",
     "check_parts",
     "check_policy",

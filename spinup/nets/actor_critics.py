@@ -12,6 +12,7 @@ from spinup.arguments import Range, document
 from spinup.compute import accel
 from spinup.errors import UserError
 from spinup.nets.actors import (
+    BatchNormActor,
     BatchNormQFunction,
     BatchNormQFunctions,
     CategoricalActor,
@@ -227,9 +228,11 @@ class SoftActorCritic(DeterministicActorCritic):
 
 @document
 class BatchNormActorCritic(nn.Module):
-    """A stochastic policy and two action-value functions with batch normalization, for CrossQ.
+    """A stochastic policy of bounded Box actions and two action-value functions, all with batch normalization, for
+    CrossQ.
 
-    With normalize_obs, `act` normalizes; actor and critic expect observations that already passed through obs_norm.
+    actor and critic take `training`; `act` normalizes by running statistics. With normalize_obs, `act` also passes
+    observations through obs_norm; actor and critic expect those that already did.
     """
 
     def __init__(
@@ -237,23 +240,24 @@ class BatchNormActorCritic(nn.Module):
         observation_space: spaces.Box,
         action_space: spaces.Box,
         hidden_sizes: arg.HiddenSizes = (256, 256),
-        critic_width: Annotated[
-            int, Range(1, 1000), "hidden layers of the critics have this many times as many units as hidden_sizes"
-        ] = 2,
         activation: arg.Activation = "ReLU",
         linear: arg.Linear = nn.Linear,
-        batch_norm: Annotated[bool, "batch normalization in the critics (arXiv:1502.03167)"] = True,
+        critic_width: Annotated[
+            int, Range(1, 1024), "the critics' hidden layers have this many times as many units as hidden_sizes"
+        ] = 2,
+        batch_norm: Annotated[bool, "batch normalization in the critics"] = True,
+        actor_batch_norm: Annotated[bool, "batch normalization in the policy"] = True,
         normalize_obs: arg.NormalizeObs = False,
     ):
         super().__init__()
         self.register_buffer("_device_anchor", torch.empty(0), persistent=False)  # for as_input
+        BatchNormActorCritic.arguments["critic_width"].check(critic_width)
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
-        net = network(observation_space, 2 * action_space.shape[0], hidden_sizes, activation, linear)
-        self.actor = SquashedGaussianActor(net, action_space)
+        shared = observation_space, action_space
+        self.actor = BatchNormActor(*shared, hidden_sizes, activation, linear, actor_batch_norm)
         critic_sizes = [critic_width * n for n in as_sizes(hidden_sizes)]
         self.critic = BatchNormQFunctions(
-            BatchNormQFunction(observation_space, action_space, critic_sizes, activation, linear, batch_norm)
-            for _ in range(2)
+            BatchNormQFunction(*shared, critic_sizes, activation, linear, batch_norm) for _ in range(2)
         )
 
     @torch.inference_mode()

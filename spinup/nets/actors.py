@@ -219,32 +219,55 @@ class QFunctions(nn.ModuleList):
         return torch.stack([q(o, a) for q in self])
 
 
-class BatchNormQFunction(nn.Module):
-    """Q(s, a), (B,), for Box actions (B, A), with batch normalization of the input and of each hidden layer's output
-    (arXiv:1902.05605).
+class BatchNormNetwork(nn.Module):
+    """An MLP with batch normalization of its input and after each activation, as in arXiv:1902.05605.
 
-    batch_norm: False leaves it out
+    training: by the statistics of the batch (BatchNorm). Without batch_norm it's a plain MLP.
     """
 
-    def __init__(self, observation_space, action_space, hidden_sizes, activation, linear, batch_norm: bool = True):
+    def __init__(self, sizes: Sequence[int], activation, linear, batch_norm: bool):
+        super().__init__()
+        self.linears = nn.ModuleList(make_linears(linear, sizes))
+        self.norms = nn.ModuleList(BatchNorm(n) for n in sizes[:-1]) if batch_norm else None
+        self.activation = activation_class(activation)()
+
+    def forward(self, x: Tensor, training: bool = False) -> Tensor:
+        for i, linear in enumerate(self.linears):
+            x = self.activation(x) if i > 0 else x
+            x = linear(self.norms[i](x, training) if self.norms else x)
+        return x
+
+
+class BatchNormActor(nn.Module):
+    """pi(.|s) within bounds, like SquashedGaussianActor, by a BatchNormNetwork."""
+
+    def __init__(self, observation_space, action_space, hidden_sizes, activation, linear, batch_norm: bool):
         super().__init__()
         self.encoder, features = make_encoder(observation_space)
-        self.bounds = Bounds(action_space)
+        sizes = [features, *as_sizes(hidden_sizes), 2 * action_space.shape[0]]
+        self.net, self.bounds = BatchNormNetwork(sizes, activation, linear, batch_norm), Bounds(action_space)
+
+    def forward(self, o: Tensor, training: bool = False) -> SquashedGaussian:
+        mu, log_std = self.net(self.encoder(o), training).chunk(2, -1)
+        return SquashedGaussian(mu, log_std.clamp(-20, 2), self.bounds.middle, self.bounds.half_range)
+
+
+class BatchNormQFunction(nn.Module):
+    """Q(s, a), (...), for bounded Box actions, (..., A), by a BatchNormNetwork."""
+
+    def __init__(self, observation_space, action_space, hidden_sizes, activation, linear, batch_norm: bool):
+        super().__init__()
+        self.encoder, features = make_encoder(observation_space)
         sizes = [features + action_space.shape[0], *as_sizes(hidden_sizes), 1]
-        self.norms = nn.ModuleList(BatchNorm(n) for n in sizes[:-1]) if batch_norm else None
-        self.linears = nn.ModuleList(make_linears(linear, sizes))
-        self.activation = activation_class(activation)()
+        self.net, self.bounds = BatchNormNetwork(sizes, activation, linear, batch_norm), Bounds(action_space)
 
     def forward(self, o: Tensor, a: Tensor, training: bool = False) -> Tensor:
         x = torch.cat([self.encoder(o), self.bounds.to_unit(a)], -1)
-        for i, linear in enumerate(self.linears):
-            x = self.activation(x) if i else x
-            x = linear(self.norms[i](x, training) if self.norms else x)
-        return x.squeeze(-1)
+        return self.net(x, training).squeeze(-1)
 
 
 class BatchNormQFunctions(QFunctions):
-    """n of them, with their values stacked: (n, B). training: normalize by the batch's statistics."""
+    """n independent BatchNormQFunctions, with their values stacked: (n, ...)."""
 
     def forward(self, o: Tensor, a: Tensor, training: bool = False) -> Tensor:
         return torch.stack([q(o, a, training) for q in self])

@@ -5,7 +5,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from spinup.compute import mpi
+from spinup.compute import mpi, optim  # noqa: F401 (optim defines the operator average_)
 from spinup.observations import Part, is_image, parts_of
 
 
@@ -81,10 +81,11 @@ def make_obs_norm(space: spaces.Box, normalize_obs: bool) -> nn.Module:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization (arXiv:1502.03167) of features, (B, n).
+    """Batch normalization (arXiv:1502.03167) of features, (..., n).
 
-    Unlike torch's, which goes by the module's mode, each call says what it normalizes by: with `training` by the
-    batch's own statistics, which also move the running ones; otherwise by the running statistics.
+    With `training`, by the mean and variance of the batch, and the running ones move toward these; otherwise by the
+    running ones, so that what a row gives doesn't depend on the rest of its batch. With several MPI processes, each
+    normalizes by its own batch, and the running statistics move toward the averages over all processes.
     """
 
     def __init__(self, n: int, momentum: float = 0.01, eps: float = 1e-3):
@@ -93,15 +94,20 @@ class BatchNorm(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
         self.register_buffer("mean", torch.zeros(n))
         self.register_buffer("var", torch.ones(n))
+        self.several_processes = mpi.num_procs() > 1
 
     def forward(self, x: Tensor, training: bool = False) -> Tensor:
-        running = self.mean, self.var
-        return nn.functional.batch_norm(x, *running, self.weight, self.bias, training, self.momentum, self.eps)
+        rows, scale = x.reshape(-1, x.shape[-1]), (self.weight, self.bias)
+        if not training:
+            return nn.functional.batch_norm(rows, self.mean, self.var, *scale, eps=self.eps).view_as(x)
+        y, mean, inverse_std = torch.native_batch_norm(rows, *scale, None, None, True, 0.0, self.eps)  # crossq-1
+        self.move(mean.detach(), (inverse_std.detach() ** -2 - self.eps).clamp(min=0))
+        return y.view_as(x)
 
-
-def average_statistics(module: nn.Module) -> None:
-    """Replace the running statistics of a module's batch normalization by their means over all MPI processes."""
-    for part in module.modules():
-        if isinstance(part, BatchNorm):
-            mpi.average_tensor(part.mean)
-            mpi.average_tensor(part.var)
+    @torch.no_grad()
+    def move(self, mean: Tensor, var: Tensor) -> None:
+        """Move the running statistics toward those of a batch, (n,) each; the variance divides by the batch's size."""
+        for running, x in ((self.mean, mean), (self.var, var)):
+            if self.several_processes:
+                torch.ops.spinup.average_(x)
+            running.lerp_(x, self.momentum)  # crossq-2

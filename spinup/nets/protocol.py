@@ -59,9 +59,15 @@ def check_q_actor_critic(
     num_critics: int,
     soft: bool = False,
     normalize_obs: bool = False,
+    training: bool = False,
 ) -> None:
-    """Check the protocol of DDPG and TD3, or (soft) of SAC, like `check_actor_critic`; num_critics: required number."""
+    """Check the protocol of DDPG and TD3, or (soft) of SAC, like `check_actor_critic`; num_critics: required number;
+    training: actor and critic must take this argument, as CrossQ's do.
+    """
     name, o, a = check_parts(ac, observation_space, ("obs_norm",) if normalize_obs else ())
+    for part in ("actor", "critic") if training else ():
+        if "training" not in inspect.signature(getattr(ac, part).forward).parameters:
+            raise UserError(f"{name}: {part} takes no 'training'{SEE_PROTOCOL}")
     pi, discrete = ac.actor(o), isinstance(action_space, spaces.Discrete)
     shapes = {"act(o)": (lambda: a, (3, *action_space.shape))}
     if discrete:
