@@ -26,9 +26,11 @@ from spinup.runs.run import Run
 
 
 def joint_values(q: nn.Module, o: Tensor, a: Tensor, o2: Tensor, a2: Tensor, joint: bool) -> tuple[Tensor, Tensor]:
-    """Q(s, a) and Q(s', a'), (2, B) each; joint: normalized by the statistics of both minibatches together."""
+    """Q(s, a) and Q(s', a') in training. joint: normalized by the statistics of both batches together."""
+    # o, o2: (B, *obs_shape); a, a2: (B, A); returns (2, B) each
     if not joint:
         return q(o, a, training=True), q(o2, a2, training=True)  # each by its own
+    # crossq-1: each layer normalizes by the batch, crossq-2: and moves its running statistics
     q_values, q2 = q(torch.cat([o, o2]), torch.cat([a, a2]), training=True).chunk(2, -1)  # crossq-3
     return q_values, q2
 
