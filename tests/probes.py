@@ -3,7 +3,6 @@
 import copy
 import importlib
 import json
-import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from spinup.probes import PLAIN, Boxed, ByBoth, Probe, Target
 from spinup.probes import ByAction as ByAction  # for tests that import it from here
 from spinup.probes import ByObservation as ByObservation
 from spinup.probes import Discounting as Discounting
+from spinup.runs import checkpoint
 
 ALGORITHMS = {name: find(name) for name in files()}
 # Those with an ActorCritic; recurrent PPO has its own versions of their tests.
@@ -156,7 +156,7 @@ def lines(algo: str, *critics: Line) -> Callable:
     """The actor_critic of an off-policy algorithm with these action-value functions."""
 
     def make(*args, **kwargs):
-        ac = ALGOS[algo].__defaults__[0](*args, **kwargs)
+        ac = ALGORITHMS[algo].defaults["actor_critic"](*args, **kwargs)
         assert len(ac.critic) == len(critics)
         ac.critic = type(ac.critic)(critics)
         return ac
@@ -262,15 +262,14 @@ class Replay:
     """A run of an off-policy algorithm, for inspection.
 
     first: a copy of its initial networks; batches, when, random: for each update, its batch, the environment steps
-    before it, and torch's random state; targets: the target networks at the end, by "actor" or "critic"; ac, row: the
-    run's actor-critic and the first row of its progress.txt
+    before it, and torch's random state; targets: the target networks at the end, by "actor" or "critic", from the run's
+    checkpoint; ac, row: the run's actor-critic and the first row of its progress.txt
     """
 
     def __init__(self, monkeypatch, algo: str, env_fn, folder: Path, /, **kwargs):
         module = importlib.import_module(f"spinup.algos.{algo}")
-        make = kwargs.pop("actor_critic", ALGOS[algo].__defaults__[0])
+        make = kwargs.pop("actor_critic", ALGORITHMS[algo].defaults["actor_critic"])
         self.batches, self.when, self.random, self.targets = [], [], [], {}
-        made = []
 
         class Recorder(module.ReplayBuffer):
             def sample(buffer, batch_size):
@@ -282,21 +281,32 @@ class Replay:
 
         def actor_critic(*args, **kw):
             ac = make(*args, **kw)
-            made.append(ac)
             self.first = copy.deepcopy(ac)
             return ac
 
-        def deepcopy(net):
-            copied = copy.deepcopy(net)
-            whole = net is made[-1]
-            self.targets |= dict(actor=copied.actor, critic=copied.critic) if whole else dict(critic=copied)
-            return copied
-
         with monkeypatch.context() as patch:
             patch.setattr(module, "ReplayBuffer", Recorder)
-            patch.setattr(module, "copy", types.SimpleNamespace(deepcopy=deepcopy))
             self.ac = train(algo, env_fn, folder, **kwargs, actor_critic=actor_critic)
         self.row = rows(folder)[0]
+        saved = checkpoint_parts(folder)
+        for part, name in {"actor": "pi_targ", "critic": "q_targ"}.items():
+            if name in saved:
+                target = copy.deepcopy(getattr(self.first, part))
+                (target[0] if algo == "ddpg" and part == "critic" else target).load_state_dict(saved[name])
+                self.targets[part] = target
+
+
+def checkpoint_parts(folder: Path) -> dict:
+    """The state of everything in a run's newest checkpoint, by name."""
+    newest = checkpoint.newest(folder)
+    manifest = json.loads((newest / "manifest.json").read_text())
+    return checkpoint.read_state(newest / "rank0.pt", manifest["sha256"][0])["parts"]
+
+
+def optimizer_steps(folder: Path) -> dict[str, int]:
+    """The number of steps that each optimizer had taken at a run's newest checkpoint, by name."""
+    parts = checkpoint_parts(folder)
+    return {name: int(parts[name]["t"]) for name in parts if name.endswith("optimizer")}
 
 
 def parameters(module: nn.Module) -> torch.Tensor:
@@ -311,9 +321,9 @@ def polyak_loop(target: nn.Module, source: nn.Module, polyak: float) -> None:
 
 
 def assert_follows(replay: Replay, networks: dict[str, nn.Module]) -> None:
-    """Check that the run's networks equal a twin's, given by "actor", "critic", and with "_targ" for the targets."""
-    for name, twin in networks.items():
+    """Check the run's networks, "actor", "critic", and with "_targ" the targets, against these."""
+    for name, expected in networks.items():
         part, targ, _ = name.partition("_targ")
         ours = replay.targets[part] if targ else getattr(replay.ac, part)
-        for (key, p), q in zip(ours.named_parameters(), twin.parameters(), strict=True):
+        for (key, p), q in zip(ours.named_parameters(), expected.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=0, atol=1e-6, msg=lambda m, key=f"{name}.{key}": f"{key}: {m}")

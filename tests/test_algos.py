@@ -1,5 +1,6 @@
 """What all algorithms share: determinism, spaces, custom networks, epochs, evaluation, and a run's output."""
 
+import itertools
 import math
 
 import gymnasium as gym
@@ -166,7 +167,7 @@ def test_unsupported_actions(tmp_path, algo, space):
     with pytest.raises(UserError, match=f"^{algo} needs .*bounded") as error:
         train(algo, lambda: Spaces(action_space=ACTIONS[space]), tmp_path / "run", **SMALL[algo])
     assert "\n" not in str(error.value)
-    others = "dqn, ppo, sac, trpo and vpg" if space.startswith("discrete") else "ppo, trpo and vpg"
+    others = "dqn, ppo, ppo_rnn, sac, trpo and vpg" if space.startswith("discrete") else "ppo, ppo_rnn, trpo and vpg"
     assert f"{others} take the" in str(error.value)
     assert not (tmp_path / "run").exists()
 
@@ -358,7 +359,7 @@ def test_every_option_changes_the_run(tmp_path, algo):
     base = {**SMALL[algo], "epochs": 2, "ac_kwargs": dict(orthogonal=False)}
     train(algo, Mixed, tmp_path / "base", **base)
     reference = without_time(tmp_path / "base")
-    switches = {name: not on for name, on in ALGOS[algo].__kwdefaults__.items() if isinstance(on, bool)}
+    switches = {name: not on for name, on in find(algo).defaults.items() if isinstance(on, bool)}
     switches.pop("capture", None)  # changes no number
     assert {"anneal_lr", "normalize_obs", "normalize_rew", "normalize_adv"} <= set(switches)
     for name, value in {**switches, **CHANGES, **OWN_CHANGES[algo]}.items():
@@ -381,7 +382,17 @@ OWN_CHANGES |= {
 # Arguments that affect only speed or saving, or have a test of their own.
 NO_CHANGE = {"steps_per_epoch", "epochs", "env_kwargs", "vectorization", "device", "threads", "matmul_precision"}
 NO_CHANGE |= {"target_policy", "wrappers", "log_info", "num_test_envs", "init_from", "stop_at", "patience", "on_epoch"}
-NO_CHANGE |= {"capture", "eval_freq", "num_test_episodes", "save_freq", "checkpoint_freq", "logger_kwargs"}
+NO_CHANGE |= {
+    "hindsight",
+    "actor_critic",
+    "ac_kwargs",
+    "capture",
+    "eval_freq",
+    "num_test_episodes",
+    "save_freq",
+    "checkpoint_freq",
+    "logger_kwargs",
+}
 
 
 @off_policy
@@ -390,7 +401,7 @@ def test_every_option_changes_an_off_policy_run(tmp_path, algo):
     train(algo, fit(algo, Mixed), tmp_path / "base", **base)
     reference = without_time(tmp_path / "base")
     changes = taken(algo, OFF_CHANGES) | OWN_CHANGES[algo]
-    assert set(changes) == set(ALGOS[algo].__kwdefaults__) - NO_CHANGE | {"seed"}
+    assert set(changes) == set(find(algo).defaults) - NO_CHANGE
     for name, value in changes.items():
         train(algo, fit(algo, Mixed), tmp_path / name, **{**base, name: value})
         assert without_time(tmp_path / name) != reference, name
@@ -543,7 +554,7 @@ def test_evaluation_uses_the_mode(tmp_path, algo):
     class Middle(Target):
         target = np.array([5, -1])
 
-    class Still(ALGOS[algo].__defaults__[0]):
+    class Still(find(algo).defaults["actor_critic"]):
         """A policy whose mode is the middle."""
 
         def __init__(self, *args, **kwargs):
@@ -562,21 +573,27 @@ def test_evaluation_uses_the_mode(tmp_path, algo):
 
 
 @pytest.mark.parametrize("algo", ALGOS)
-def test_each_process_has_its_own_seeds(monkeypatch, algo):
-    """Process 1 must not have the seeds that process 0 has in a run with the next seed."""
+def test_each_process_has_its_own_seeds(monkeypatch, tmp_path, algo):
+    """Process 1 must not have the seeds that process 0 has in runs with the next seeds."""
 
-    class Asked(Exception):
-        pass
+    class Recorder(Probe):
+        def reset(self, *, seed=None, options=None):
+            if seed is not None:
+                seeds.extend((seed, torch.initial_seed()))
+            return super().reset(seed=seed)
 
-    def make_envs(env_fn, seed, **others):
-        raise Asked(seed, torch.initial_seed())
+        def step(self, a):
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr("spinup.runs.run.make_envs", make_envs)
-    for process, expected in ((0, 3), (1, 10_003)):
+    found = {0: set(), 1: set()}
+    for process, seed in ((1, 3), (0, 3), (0, 4), (0, 5)):
+        seeds = []
         monkeypatch.setattr(mpi, "proc_id", lambda process=process: process)
-        with pytest.raises(Asked) as asked:
-            ALGOS[algo]("CartPole-v1", seed=3)
-        assert asked.value.args == (expected, expected)
+        with pytest.raises(KeyboardInterrupt):
+            ALGOS[algo](fit(algo, Recorder), seed=seed, num_envs=8, logger_kwargs=dict(output_dir=tmp_path / str(seed)))
+        assert len(set(seeds)) >= 8
+        found[process] |= set(seeds)
+    assert not found[0] & found[1]
 
 
 # ---- invalid arguments
@@ -673,21 +690,18 @@ def test_model_is_the_returned_actor_critic(tmp_path, algo):
 
 
 @algos
-def test_save_freq(tmp_path, algo, monkeypatch):
-    import spinup.runs.logger
+def test_save_freq(tmp_path, algo):
+    """The file changes after epochs 2, 4 and the last one; on_epoch is called before an epoch's save."""
+    contents = []
 
-    saves, epochs = [], []
-    log_tabular = spinup.runs.logger.EpochLogger.log_tabular
+    def on_epoch(row):
+        contents.append(file.read_bytes() if file.exists() else None)
 
-    def counted(self, key, *args, **kwargs):
-        if key == "Epoch":
-            epochs.append(args[0])
-        return log_tabular(self, key, *args, **kwargs)
-
-    monkeypatch.setattr(spinup.runs.logger.EpochLogger, "log_tabular", counted)
-    monkeypatch.setattr(spinup.runs.logger.EpochLogger, "save_state", lambda *_: saves.append(len(epochs)))
-    train(algo, fit(algo, Mixed), tmp_path, **{**SMALL[algo], "epochs": 5, "save_freq": 2})
-    assert saves == [2, 4, 5]
+    file = tmp_path / "model.pt"
+    train(algo, fit(algo, Mixed), tmp_path, **{**SMALL[algo], "epochs": 5, "save_freq": 2, "on_epoch": on_epoch})
+    on_epoch(None)
+    assert [one != other for one, other in itertools.pairwise(contents)] == [False, True, False, True, True]
+    assert contents[0] is None
 
 
 @algos

@@ -66,6 +66,14 @@ def test_suites_can_be_narrowed():
     assert len({learning.job_name(job) for job in jobs}) == 3
 
 
+def test_a_task_may_have_flags_of_its_own():
+    args = learning.parse(["--suite", "memory", "--seeds", "0", "--dir", "d", "--", "--pi_lr", "1e-3"])
+    wrapper = ["--wrapper", "spinup.wrappers:SelectObservation(0,2)"]
+    assert [(job["algo"], job["flags"]) for job in learning.make_jobs(args)] == [
+        (algo, [*wrapper, "--pi_lr", "1e-3"]) for algo in ("ppo_rnn", "ppo")
+    ]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

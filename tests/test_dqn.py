@@ -257,7 +257,7 @@ def test_sparse_layers(tmp_path, capsys):
 
 
 def test_box_actions_are_refused_in_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"^dqn needs Discrete actions, not Box\(.*; ddpg, ppo, .*take these$") as error:
+    with pytest.raises(UserError, match=r"^dqn needs Discrete actions, not Box\(.*; crossq, .*take these$") as error:
         train(tmp_path / "run", "Pendulum-v1", **SMALL)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()

@@ -566,7 +566,7 @@ def test_resume_refuses(cartpole, capsys, tmp_path):
         (cartpole / "config.json").write_text(json.dumps({**config, **changes}))
         return failed_with(capsys, "resume", str(cartpole), "--epochs", "2")
 
-    assert "names the algorithm 'os'; it must be one of ddpg, " in with_config(algorithm="os")
+    assert "names the algorithm 'os'; it must be one of crossq, ddpg, " in with_config(algorithm="os")
     assert "imports evil; allow it with --env evil:Env-v0" in with_config(env_fn="evil:Env-v0")
     assert "its networks are evil.Net; in Python" in with_config(actor_critic="evil.Net")
     assert "processes is 'x'; it must be an int" in with_config(run={"processes": "x"})

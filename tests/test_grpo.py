@@ -529,9 +529,12 @@ def test_records_show_what_the_page_says_of_hacking():
         assert max(row[2] for row in run["rows"]) > 0.4
     assert hacked[0.0][:, 0].min() > 0.95
     assert hacked[0.0][:, 1].max() < 0.2
-    rewards, _, kls = np.array([hacked[beta].mean(axis=0)[:3] for beta in sorted(hacked)]).T
+    rewards, accuracies, kls = np.array([hacked[beta].mean(axis=0)[:3] for beta in (0.0, 0.1, 0.3, 1.0)]).T
     assert (np.diff(rewards) < 0).all()  # a larger beta costs reward
     assert (np.diff(kls) < 0).all()
+    assert accuracies[3] > 0.9 * rewards[3]  # nearly all is earned by right answers
+    assert (accuracies[1:3] > 1.3 * accuracies[3]).all()
+    assert (accuracies[1:3] < 0.75 * rewards[1:3]).all()  # at the maximum it is six sevenths
 
 
 def test_report_by_hand():

@@ -1,4 +1,4 @@
-"""Normalized observations of DDPG, TD3 and SAC: from which steps, seen by whom, saved, resumed, captured, averaged."""
+"""Normalized observations of the off-policy algorithms: statistics, what networks see, saving, resume, capture."""
 
 import csv
 import json
@@ -9,26 +9,36 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from probes import ALGORITHMS, taken
 from test_algos import OwnQActorCritic
 
 import spinup
-from spinup.buffers import Batch, ReplayBuffer
+from spinup.buffers import ReplayBuffer
 from spinup.nets import NoNorm, RunningNorm
 
-ALGOS = ["ddpg", "td3", "sac", "crossq"]
+ALGOS = [name for name, algorithm in ALGORITHMS.items() if not algorithm.on_policy]
+WITH_TARGET_POLICY = [algo for algo in ALGOS if "target_policy" in ALGORITHMS[algo].arguments]
 SMALL = dict(num_envs=2, steps_per_epoch=40, epochs=2, start_steps=10, update_after=10, batch_size=8, replay_size=60)
 SMALL |= dict(num_test_episodes=1, ac_kwargs=dict(hidden_sizes=[16, 16]), normalize_obs=True)
 
 
 class Far(gym.Env):
-    """One feature near 100 and one of a few hundredths. The best action has the sign of the first one's deviation."""
+    """One feature near 100 and one of a few hundredths. The best action has the sign of the first one's deviation.
+
+    log: a list that gets (observation, whether an action was taken for it) at each reset and step
+    """
 
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = spaces.Box(-1, 1, (1,), np.float32)
 
+    def __init__(self, log=None):
+        self.log = [] if log is None else log
+
     def observe(self):
         self.x = self.np_random.normal(size=2)
-        return np.array([100 + self.x[0], 0.01 * self.x[1]], np.float32)
+        self.o = np.array([100 + self.x[0], 0.01 * self.x[1]], np.float32)
+        self.log.append((self.o, False))
+        return self.o
 
     def reset(self, seed=None, options=None):
         super().reset(seed=seed)
@@ -36,14 +46,30 @@ class Far(gym.Env):
         return self.observe(), {}
 
     def step(self, action):
+        self.log.append((self.o, True))
         reward = float(action[0] * np.sign(self.x[0]))
         self.t += 1
         return self.observe(), reward, False, self.t == 9, {}
 
 
-def train(algo, folder, resume=False, **kwargs):
+class TwoActions(gym.ActionWrapper):
+    """Far with two actions, -1 and 1."""
+
+    def __init__(self, log=None):
+        super().__init__(Far(log))
+        self.action_space = spaces.Discrete(2)
+
+    def action(self, a):
+        return np.array([2.0 * a - 1])
+
+
+def env_of(algo):
+    return Far if "Box" in ALGORITHMS[algo].actions else TwoActions
+
+
+def train(algo, folder, resume=False, env_fn=None, **kwargs):
     logger_kwargs = dict(output_dir=str(folder), quiet=True, resume=resume)
-    return getattr(spinup, algo)(Far, logger_kwargs=logger_kwargs, **SMALL | kwargs)
+    return getattr(spinup, algo)(env_fn or env_of(algo), logger_kwargs=logger_kwargs, **taken(algo, SMALL | kwargs))
 
 
 def table(folder):
@@ -52,32 +78,38 @@ def table(folder):
 
 
 @pytest.mark.parametrize("algo", ALGOS)
-def test_statistics_cover_every_observation_acted_on(algo, tmp_path, monkeypatch):
-    seen, shown, store = [], [], ReplayBuffer.store
+def test_statistics_cover_every_observation_acted_on(algo, tmp_path):
+    """At each update, the critic gets observations normalized by the statistics of all steps so far."""
+    log, inputs = [], []
 
-    def store_and_keep(self, o, *rest):
-        seen.append(o.copy())
-        store(self, o, *rest)
+    class Watched(ALGORITHMS[algo].defaults["actor_critic"]):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            critic = self.critic[0] if hasattr(self, "critic") else self.q
+            critic.register_forward_pre_hook(lambda _, args: inputs.append((args[0].detach().numpy(), len(log))))
 
-    def normalized(batch, norm):
-        after = batch._replace(o=norm(batch.o), o2=norm(batch.o2))
-        all_seen = np.concatenate(seen).astype(np.float64)
-        expected = (batch.o2.double().numpy() - all_seen.mean(0)) / all_seen.std(0)
-        np.testing.assert_allclose(after.o2, expected, atol=0.01)
-        shown.append(after)
-        return after
-
-    monkeypatch.setattr(ReplayBuffer, "store", store_and_keep)
-    monkeypatch.setattr(Batch, "normalized", normalized)
-    ac = train(algo, tmp_path)
+    ac = train(algo, tmp_path, env_fn=lambda: env_of(algo)(log), actor_critic=Watched, capture=False, eval_freq=0)
+    batch = SMALL["batch_size"] * (2 if algo == "crossq" else 1)  # CrossQ's critics also get the next observations
+    updates = [(o, n) for o, n in inputs if len(o) == batch]
+    assert len(updates) > 60  # about 70 gradient steps, with at least one pass each
+    for o, n in updates:
+        acted_on = np.array([x for x, acted in log[:n] if acted], np.float64)
+        seen = np.array([x for x, _ in log[:n]])
+        wanted = (seen - acted_on.mean(0)) / acted_on.std(0)
+        assert (abs(o[:, None] - wanted).max(-1).min(1) < 0.01).all()
+    acted_on = np.array([x for x, acted in log if acted], np.float64)
     assert isinstance(ac.obs_norm, RunningNorm)
-    assert ac.obs_norm.count == 2 * 40
-    np.testing.assert_allclose(ac.obs_norm.mean, np.concatenate(seen).mean(0), rtol=1e-5)
-    np.testing.assert_allclose(ac.obs_norm.std, np.concatenate(seen).std(0), rtol=1e-3)
-    assert len(shown) > 50
+    assert ac.obs_norm.count == len(acted_on) == 2 * 40
+    np.testing.assert_allclose(ac.obs_norm.mean, acted_on.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(ac.obs_norm.std, acted_on.std(0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_statistics_are_saved(algo, tmp_path):
+    ac = train(algo, tmp_path)
     saved = torch.load(tmp_path / "model.pt", weights_only=True)
     assert torch.equal(saved["obs_norm.mean"], ac.obs_norm.mean)
-    loaded, o = spinup.load(tmp_path, env_fn=Far), np.array([[101, 0.01], [99, 0]], np.float32)
+    loaded, o = spinup.load(tmp_path, env_fn=env_of(algo)), np.array([[101, 0.01], [99, 0]], np.float32)
     np.testing.assert_array_equal(loaded.act(o, True), ac.act(o, True))
     assert json.loads((tmp_path / "config.json").read_text())["normalize_obs"] is True
 
@@ -89,8 +121,12 @@ def test_captured_updates_see_the_same_observations(algo, tmp_path):
     assert table(tmp_path / "True") == table(tmp_path / "False")
 
 
-@pytest.mark.parametrize(("algo", "more"), [("sac", {}), ("td3", {"target_policy": True}), ("ddpg", {"n_step": 3})])
-def test_resumed_runs_are_exact(algo, more, tmp_path, monkeypatch):
+MORE = {"td3": {"target_policy": True}, "ddpg": {"n_step": 3}}
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_resumed_runs_are_exact(algo, tmp_path, monkeypatch):
+    more = MORE.get(algo, {})
     whole = train(algo, tmp_path / "whole", epochs=3, **more)
     store = ReplayBuffer.store
 
@@ -109,7 +145,7 @@ def test_resumed_runs_are_exact(algo, more, tmp_path, monkeypatch):
         assert torch.equal(x, y), name
 
 
-@pytest.mark.parametrize("algo", ["ddpg", "td3"])
+@pytest.mark.parametrize("algo", WITH_TARGET_POLICY)
 def test_the_target_policy_has_the_same_statistics(algo, tmp_path):
     plain, target = (train(algo, tmp_path / str(x), target_policy=x, eval_freq=0) for x in (False, True))
     assert torch.equal(plain.obs_norm.mean, target.obs_norm.mean)
@@ -134,8 +170,7 @@ def test_custom_networks_need_no_obs_norm(algo, tmp_path):
     class Unit(Far):
         action_space = spaces.Box(0, 1, (1,), np.float32)
 
-    logger_kwargs = dict(output_dir=str(tmp_path), quiet=True)
-    ac = getattr(spinup, algo)(Unit, logger_kwargs=logger_kwargs, **SMALL | more | dict(normalize_obs=False))
+    ac = train(algo, tmp_path, env_fn=Unit, **more, normalize_obs=False)
     assert not hasattr(ac, "obs_norm") or isinstance(ac.obs_norm, NoNorm)
     spinup.load(tmp_path, actor_critic=OwnQActorCritic, env_fn=Unit)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from probes import (
+    ALGORITHMS,
     OFF_POLICY,
     SOFT,
     CallLog,
@@ -26,9 +27,7 @@ from probes import (
 )
 
 from spinup import run
-from spinup.algos import crossq, ddpg, sac, td3
 
-MODULES = {"ddpg": ddpg, "td3": td3, "sac": sac, "crossq": crossq}
 algos = pytest.mark.parametrize("algo", OFF_POLICY)
 noisy = pytest.mark.parametrize("algo", ["ddpg", "td3"])
 
@@ -105,7 +104,7 @@ def test_the_policy_acts_after_start_steps(tmp_path, algo, num_envs, start_steps
     """Before that, actions are random; afterwards, the environment gets the policy's actions."""
     calls, acted = [], []
 
-    class Watched(MODULES[algo].ALGORITHM.defaults["actor_critic"]):
+    class Watched(ALGORITHMS[algo].defaults["actor_critic"]):
         def act(self, o, deterministic=False):
             a = super().act(o, deterministic)
             acted.append(a)
@@ -342,16 +341,16 @@ OFF = dict(num_envs=1, n_step=1, replay_ratio=1.0, normalize_obs=False, eval_fre
 @pytest.mark.parametrize("algo", OWN)
 def test_spinningup_preset(algo):
     """The original's settings, without our departures."""
-    preset = MODULES[algo].ALGORITHM.presets["spinningup"]
-    settings = {**MODULES[algo].ALGORITHM.defaults, **preset}
+    preset = ALGORITHMS[algo].presets["spinningup"]
+    settings = {**ALGORITHMS[algo].defaults, **preset}
     wanted = TABLE | OWN[algo] | OFF
     assert {key: settings[key] for key in wanted} == wanted
     rest = set(settings) - set(wanted) - {"actor_critic"}
     assert rest <= {"env_kwargs", "vectorization", "device", "threads", "checkpoint_freq", "logger_kwargs"} | {
         *("capture", "target_entropy", "ac_kwargs", "wrappers", "reseed", "log_info", "num_test_envs"),
-        *("init_from", "stop_at", "patience", "on_epoch"),
+        *("init_from", "stop_at", "patience", "on_epoch", "hindsight"),
     }
-    critic = MODULES[algo].ALGORITHM.defaults["actor_critic"]  # (256, 256), ReLU: see test_nets.py
+    critic = ALGORITHMS[algo].defaults["actor_critic"]  # (256, 256), ReLU: see test_nets.py
     assert critic.layer_norm == (preset.get("ac_kwargs") == {"layer_norm": False}), "turned off if it is on by default"
 
 
@@ -368,7 +367,7 @@ def test_a_run_without_gradient_steps_warns(tmp_path, capfd, algo, num_envs, upd
 @pytest.mark.parametrize("algo", OWN)
 def test_spinningup_preset_trains(tmp_path, algo):
     options = {
-        **MODULES[algo].ALGORITHM.presets["spinningup"],
+        **ALGORITHMS[algo].presets["spinningup"],
         "epochs": 1,
         "steps_per_epoch": 60,
         "start_steps": 30,
@@ -398,9 +397,9 @@ UNSUPPORTED = [(algo, env) for algo in OFF_POLICY for env in (Multi, Unbounded, 
 UNSUPPORTED += [("ddpg", Probe), ("td3", Probe)]
 MESSAGES = {
     Multi: "not MultiDiscrete([2 3]); ",
-    Unbounded: "needs bounded actions, and these are unbounded: Box(-inf, inf, (2,), float32); ppo, trpo and vpg take",
+    Unbounded: "these are unbounded: Box(-inf, inf, (2,), float32); ppo, ppo_rnn, trpo and vpg take",
     HalfBounded: "needs bounded actions, and these are unbounded: Box(",
-    Probe: "needs a bounded Box of actions, not Discrete(2); dqn, ppo, sac, trpo and vpg take these",
+    Probe: "needs a bounded Box of actions, not Discrete(2); dqn, ppo, ppo_rnn, sac, trpo and vpg take these",
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from probes import ALGORITHMS, OFF_POLICY, SOFT, fit, train
+from probes import ALGORITHMS, SOFT, WITH_TARGETS, fit, train
 
 from spinup import algorithm, buffers, probes, run
 from spinup.errors import UserError
@@ -91,9 +91,8 @@ OFF_SETTINGS = {
     "ddpg": dict(pi_lr=1e-2, q_lr=2e-2, **OFF_SHARED),
     "td3": dict(pi_lr=1e-2, q_lr=2e-2, **OFF_SHARED),
     "sac": dict(lr=2e-2, **OFF_SHARED),
-    "crossq": dict(lr=2e-2, policy_delay=1, **OFF_SHARED | dict(polyak=0.0)),
 }
-off_policy = pytest.mark.parametrize("algo", OFF_POLICY)
+off_policy = pytest.mark.parametrize("algo", WITH_TARGETS)
 
 
 def learn_off_policy(algo, env, folder, steps, **kwargs):

@@ -142,6 +142,8 @@ def test_equation_labels_are_unique_and_known():
     text = "".join(page.read_text(encoding="utf-8") for page in pages)
     labels = Counter(re.findall(r"^:label: (\S+)$", text, re.MULTILINE))
     assert max(labels.values()) == 1
+    of_algorithms = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "algorithms").glob("*.md"))
+    labels.update(re.findall(r"^:label: (\S+)$", of_algorithms, re.MULTILINE))
     assert set(re.findall(r"\{eq\}`([\w-]+)`", text)) <= set(labels)
 
 

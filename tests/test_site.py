@@ -84,9 +84,9 @@ def test_equations_and_source_lead_to_each_other(site, algo):
     code = (site / "code" / f"{algo}.html").read_text(encoding="utf-8")
     assert len(labels) >= 3
     for label, lines in labels.items():
-        assert f'id="equation-{label}"' in page
+        assert f'id="{sources.equation_id(label)}"' in page
         assert f"({label})" in page
-        assert f'href="../algorithms/{algo}.html#equation-{label}"' in code
+        assert f'href="../algorithms/{algo}.html#{sources.equation_id(label)}"' in code
         for line in lines:
             assert f'href="../code/{algo}.html#L{line}"' in page
             assert f'id="L{line}"' in code

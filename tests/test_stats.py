@@ -72,6 +72,16 @@ def test_a_resample_keeps_the_size_of_each_stratum():
     assert abs(np.corrcoef(counts[:, 0], counts[:, 1])[0, 1]) < 0.07
 
 
+def test_strata_of_equal_size_are_resampled_independently():
+    """One stream of random numbers for both would resample them alike: b would win exactly as often as a loses."""
+    a, b = (0, 1), (1, 0)
+    y, low, high = profile(np.array([*a, *b]), np.array([*"aabb"]), np.array([0.5]))
+    assert (y, low, high) == (0.5, 0, 1)  # by the binomial distribution of 4 draws, P(0) = P(1) = 1/16
+    counts = resample(np.array([*"aaabbb"]))
+    for i, j in itertools.product(range(3), range(3, 6)):
+        assert abs(np.corrcoef(counts[:, i], counts[:, j])[0, 1]) < 0.07
+
+
 def test_resamples_are_reproducible():
     strata = np.array(["a", "a", "a", "b", "b"])
     first, other = resample(strata), resample(strata, seed=1)

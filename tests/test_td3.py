@@ -5,10 +5,23 @@ import math
 
 import pytest
 import torch
-from probes import Line, Probe, Replay, Target, Walk, assert_follows, fit, lines, parameters, polyak_loop, rows, train
+from probes import (
+    Line,
+    Probe,
+    Replay,
+    Target,
+    Walk,
+    assert_follows,
+    fit,
+    lines,
+    optimizer_steps,
+    parameters,
+    polyak_loop,
+    rows,
+    train,
+)
 
 from spinup import nets
-from spinup.algos import td3 as module
 from spinup.algos.td3 import q_loss, target
 
 SMALL = dict(epochs=1, start_steps=0, batch_size=8, replay_size=1000, eval_freq=0, ac_kwargs=dict(hidden_sizes=(16,)))
@@ -37,40 +50,45 @@ def test_q_loss():
 # ---- target policy smoothing
 
 
-def target_actions(monkeypatch, folder, **kwargs):
+def target_actions(folder, **kwargs):
     """The noise on the target policy's actions, in half-ranges, and the actions that the target critics evaluated."""
-    calls, forward = [], nets.QFunctions.forward
+    calls = []
 
-    def watched(self, o, a=None):
-        calls.append((self, o, a))
-        return forward(self, o, a)
+    class RecordingCritic(nets.QFunctions):
+        def forward(self, o, a):
+            calls.append((self, o, a))
+            return super().forward(o, a)
 
-    monkeypatch.setattr(nets.QFunctions, "forward", watched)
+    class Recorder(nets.TwinActorCritic):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.critic = RecordingCritic(self.critic)
+
     options = {**SMALL, "pi_lr": 0.0, "q_lr": 0.0, "update_after": 50, "steps_per_epoch": 99, "batch_size": 64}
     options |= {"capture": False}  # a replayed update doesn't call the networks
-    replay = Replay(monkeypatch, "td3", Target, folder, **options, **kwargs)
-    o2, a2 = (torch.cat(x) for x in zip(*(x[1:] for x in calls if x[0] is replay.targets["critic"]), strict=True))
+    ac = train("td3", Target, folder, actor_critic=Recorder, **options, **kwargs)
+    o2, a2 = (torch.cat(x) for x in zip(*((o, a) for q, o, a in calls if q is not ac.critic), strict=True))
     assert len(a2) == 50 * 64
-    return (a2 - replay.ac.actor(o2)).detach() / torch.tensor([5.0, 2.0]), a2
+    return (a2 - ac.actor(o2)).detach() / torch.tensor([5.0, 2.0]), a2
 
 
-def test_target_noise_is_normal_in_half_ranges(monkeypatch, tmp_path):
-    noise, _ = target_actions(monkeypatch, tmp_path, target_noise=0.2, noise_clip=5.0)
+def test_target_noise_is_normal_in_half_ranges(tmp_path):
+    noise, _ = target_actions(tmp_path, target_noise=0.2, noise_clip=5.0)
     n = len(noise)
     assert noise.mean(0).tolist() == pytest.approx([0, 0], abs=5 * 0.2 / n**0.5)
     assert noise.std(0).tolist() == pytest.approx([0.2, 0.2], rel=5 / (2 * n) ** 0.5)
     assert abs(torch.corrcoef(noise.T)[0, 1]) < 5 / n**0.5
 
 
-def test_target_noise_is_clipped(monkeypatch, tmp_path):
-    noise, _ = target_actions(monkeypatch, tmp_path, target_noise=10.0, noise_clip=0.3)
+def test_target_noise_is_clipped(tmp_path):
+    noise, _ = target_actions(tmp_path, target_noise=10.0, noise_clip=0.3)
     assert noise.abs().max().item() == pytest.approx(0.3, abs=1e-6)
     assert ((noise.abs() - 0.3).abs() < 1e-6).float().mean() > 0.95  # P(|N(0, 10)| > 0.3) = 0.976
     assert ((noise > 0).float().mean(0) - 0.5).abs().max() < 5 / len(noise) ** 0.5
 
 
-def test_target_actions_stay_within_the_bounds(monkeypatch, tmp_path):
-    _, a2 = target_actions(monkeypatch, tmp_path, target_noise=10.0, noise_clip=5.0)
+def test_target_actions_stay_within_the_bounds(tmp_path):
+    _, a2 = target_actions(tmp_path, target_noise=10.0, noise_clip=5.0)
     low, high = (torch.tensor(x) for x in (Target.action_space.low, Target.action_space.high))
     assert (a2 >= low).all()
     assert (a2 <= high).all()
@@ -78,8 +96,8 @@ def test_target_actions_stay_within_the_bounds(monkeypatch, tmp_path):
         assert ((a2 == end).float().mean(0) > 0.3).all()
 
 
-def test_without_noise_the_target_critics_get_the_target_policys_actions(monkeypatch, tmp_path):
-    noise, _ = target_actions(monkeypatch, tmp_path, target_noise=0.0)
+def test_without_noise_the_target_critics_get_the_target_policys_actions(tmp_path):
+    noise, _ = target_actions(tmp_path, target_noise=0.0)
     assert noise.abs().max() < 1e-6
 
 
@@ -99,31 +117,10 @@ def test_first_losses_by_hand(tmp_path):
 
 @pytest.mark.parametrize("policy_delay", [1, 2, 3])
 @pytest.mark.parametrize(("update_every", "steps_per_epoch", "updates"), [(1, 110, 61), (50, 100, 100), (7, 105, 63)])
-def test_policy_steps_are_updates_over_policy_delay(
-    monkeypatch, tmp_path, policy_delay, update_every, steps_per_epoch, updates
-):
-    steps, adams, minimize = [], [], module.FlatAdam.minimize
-
-    class Watched(module.FlatAdam):
-        def __init__(self, net, lr):
-            adams.append(self)
-            super().__init__(net, lr)
-
-        def minimize(self, loss):
-            steps.append(adams.index(self))
-            minimize(self, loss)
-
-    monkeypatch.setattr(module, "FlatAdam", Watched)
+def test_policy_steps_are_updates_over_policy_delay(tmp_path, policy_delay, update_every, steps_per_epoch, updates):
     options = {**SMALL, "update_after": 49 + (update_every != 7), "batch_size": 2, "policy_delay": policy_delay}
-    options |= dict(
-        update_every=update_every, steps_per_epoch=steps_per_epoch, capture=False
-    )  # so that every step is a call
-    replay = Replay(monkeypatch, "td3", Target, tmp_path, **options)
-    policy, critics = (steps.count(i) for i in (0, 1))  # the policy's optimizer is created first
-    assert critics == len(replay.batches) == updates
-    assert policy == updates // policy_delay
-    order = [x for i in range(1, updates + 1) for x in (1, 0)[: 1 + (i % policy_delay == 0)]]
-    assert steps == order
+    train("td3", Target, tmp_path, **options, update_every=update_every, steps_per_epoch=steps_per_epoch)
+    assert optimizer_steps(tmp_path) == {"q_optimizer": updates, "pi_optimizer": updates // policy_delay}
 
 
 def test_targets_move_only_with_the_policy(monkeypatch, tmp_path):

@@ -26,6 +26,11 @@ SHARED = ("buffers", "hindsight", "nets/distributions")  # files in which equati
 CONTEXT = 3  # equal lines shown around a difference; the others fold
 
 
+def equation_id(label: str) -> str:
+    """The anchor that Sphinx gives an equation."""
+    return nodes.make_id(f"equation-{label}")
+
+
 def source_of(algo: str) -> Path:
     return ROOT / "spinup" / "algos" / f"{algo}.py"
 
@@ -124,7 +129,7 @@ class AnnotatedSource(SphinxDirective):
             return piece
         notes = nodes.container("", classes=["notes"])
         for label in labels:
-            link = f'<a class="label" href="../algorithms/{algo}.html#equation-{label}">{label}</a>'
+            link = f'<a class="label" href="../algorithms/{algo}.html#{equation_id(label)}">{label}</a>'
             notes += nodes.raw("", link, format="html")
             lines = re.split(r"\s*\\qquad\s*", tex[label].strip())  # below each other, as the column is narrow
             lines = " \\\\ ".join(f"& {line}" for line in lines) if len(lines) > 1 else lines[0]
@@ -134,7 +139,7 @@ class AnnotatedSource(SphinxDirective):
 
     def line(self, algo: str, number: int, code: str) -> str:
         def link(match: re.Match) -> str:
-            return f'<a href="../algorithms/{algo}.html#equation-{match[0]}">{match[0]}</a>'
+            return f'<a href="../algorithms/{algo}.html#{equation_id(match[0])}">{match[0]}</a>'
 
         start = code.find('<span class="c1">')
         if start >= 0:

@@ -98,7 +98,7 @@ def results(algo: str) -> Picture:
     return p
 
 
-HINDSIGHT = {"BitFlip dqn": "15 bits, DQN", "Reach sac": "Reach, SAC"}
+HINDSIGHT = {"BitFlip dqn": "15 bits, DQN"}
 
 
 def success(task: str, hindsight: float) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -26,12 +26,12 @@ from spinup.runs.run import Run
 
 
 def joint_values(q: nn.Module, o: Tensor, a: Tensor, o2: Tensor, a2: Tensor, joint: bool) -> tuple[Tensor, Tensor]:
-    """Q(s, a) and Q(s', a') in training. joint: normalized by the statistics of both batches together."""
-    # o, o2: (B, *obs_shape); a, a2: (B, A); returns (2, B) each
+    """Q(s, a) and Q(s', a'), (2, B) each; joint: normalized by the statistics of both minibatches together."""
+    # o, o2: (B, ...); a, a2: (B, A)
     if not joint:
         return q(o, a, training=True), q(o2, a2, training=True)  # each by its own
-    # crossq-1: each layer normalizes by the batch, crossq-2: and moves its running statistics
-    q_values, q2 = q(torch.cat([o, o2]), torch.cat([a, a2]), training=True).chunk(2, -1)  # crossq-3
+    # crossq-3; each layer normalizes by crossq-1 and moves its running statistics by crossq-2
+    q_values, q2 = q(torch.cat([o, o2]), torch.cat([a, a2]), training=True).chunk(2, -1)
     return q_values, q2
 
 
@@ -143,8 +143,8 @@ def crossq(
     pi, q, log_alpha = ac.actor, ac.critic, ac.temperature.log_alpha
     q_targ = copy.deepcopy(q) if polyak else q
     q_targ_params = flatten(q_targ) if polyak else None
-    adam = dict(lr=lr, betas=(beta1, 0.999))
-    pi_optimizer, q_optimizer, alpha_optimizer = (FlatAdam(module, **adam) for module in (pi, q, ac.temperature))
+    optimizers = (FlatAdam(module, lr, betas=(beta1, 0.999)) for module in (pi, q, ac.temperature))
+    pi_optimizer, q_optimizer, alpha_optimizer = optimizers
     if target_entropy is None:
         target_entropy = -float(envs.action_space.shape[0])
     if hindsight == 0:
@@ -212,7 +212,7 @@ ALGORITHM = Algorithm(
         "polyak": 0.0,
         "policy_delay": 1,
         "steps_per_epoch": 1400,
-        "ac_kwargs": {"hidden_sizes": (32, 32)},
+        "ac_kwargs": {"hidden_sizes": (32, 32), "actor_batch_norm": False},  # observations are constant
     },
     presets={"paper": {"ac_kwargs": {"critic_width": 8}}},
 )

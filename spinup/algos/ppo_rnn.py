@@ -30,14 +30,16 @@ from spinup.runs.run import Run
 
 
 def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, clip_ratio: float) -> Tensor:
-    """Minus the clipped surrogate objective, for log-probabilities and advantages of shape (...)."""
+    """Minus the clipped surrogate objective."""
+    # logp, logp_old, adv: (T, M)
     ratio = (logp - logp_old).exp()  # ppo_rnn-5: r = pi(a|h) / pi_old(a|h)
     clipped = ratio.clamp(1 - clip_ratio, 1 + clip_ratio)
     return -torch.min(ratio * adv, clipped * adv).mean()  # ppo_rnn-6
 
 
 def value_loss(v: Tensor, ret: Tensor, v_old: Tensor, vf_clip: float | None) -> Tensor:
-    """Squared error against the returns; with vf_clip, v gains nothing by moving further than that from v_old."""
+    """Squared error against the returns; with vf_clip, moving v further than that from v_old gains nothing."""
+    # v, ret, v_old: (T, M)
     loss = (v - ret).square()  # ppo_rnn-7
     if vf_clip is not None:
         clipped = v_old + (v - v_old).clamp(-vf_clip, vf_clip)
@@ -47,6 +49,7 @@ def value_loss(v: Tensor, ret: Tensor, v_old: Tensor, vf_clip: float | None) -> 
 
 def approx_kl(logp: Tensor, logp_old: Tensor) -> Tensor:
     """KL(pi_old || pi) from samples of pi_old: unbiased, and no sample's term is negative."""
+    # logp, logp_old: (T, M)
     log_ratio = logp - logp_old
     return (log_ratio.expm1() - log_ratio).mean()  # ppo_rnn-8
 

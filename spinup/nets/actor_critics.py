@@ -251,7 +251,7 @@ class BatchNormActorCritic(nn.Module):
     ):
         super().__init__()
         self.register_buffer("_device_anchor", torch.empty(0), persistent=False)  # for as_input
-        BatchNormActorCritic.arguments["critic_width"].check(critic_width)  # type: ignore[attr-defined]
+        BatchNormActorCritic.arguments["critic_width"].check(critic_width)
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
         shared = observation_space, action_space
         self.actor = BatchNormActor(*shared, hidden_sizes, activation, linear, actor_batch_norm)

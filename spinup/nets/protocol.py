@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -40,19 +39,16 @@ def check_recurrent_actor_critic(ac: nn.Module, observation_space: spaces.Box, a
     name, o, a = check_parts(ac, observation_space, ("pi", "v", "obs_norm", "initial_state"))
     start = torch.as_tensor(ac.initial_state(3), device=o.device)
     sequence = o.expand(2, *o.shape), start, torch.zeros(2, 3, dtype=torch.bool, device=o.device)
+    check_shape(name, "act(o)[0]", a, (3, *action_space.shape))
     for what, arguments, lead in (("o, state", (o, start), (3,)), ("o, state, first", sequence, (2, 3))):
         (pi, pi_states), (v, v_states) = ac.pi(*arguments), ac.v(*arguments)
         check_policy(name, f"pi({what})[0]", pi, ("log_prob", "sample", "mode", "entropy"))
-        actions = torch.as_tensor(a, device=o.device).expand(*lead, *action_space.shape)
-        shapes = {
-            "act(o, state)[0]": (partial(torch.as_tensor, a), (3, *action_space.shape)),
-            f"v({what})[0]": (partial(torch.as_tensor, v), lead),
-            f"v({what})[1]": (partial(torch.as_tensor, v_states), (*lead, *start.shape[1:])),
-            f"pi({what})[1]": (partial(torch.as_tensor, pi_states), (*lead, *start.shape[1:])),
-            f"pi({what})[0].log_prob(a)": (partial(pi.log_prob, actions), lead),
-            f"pi({what})[0].entropy()": (pi.entropy, lead),
-        }
-        check_shapes(name, shapes)
+        logp = pi.log_prob(torch.as_tensor(a, device=o.device).expand(*lead, *action_space.shape))
+        check_shape(name, f"v({what})[0]", v, lead)
+        check_shape(name, f"v({what})[1]", v_states, (*lead, *start.shape[1:]))
+        check_shape(name, f"pi({what})[1]", pi_states, (*lead, *start.shape[1:]))
+        check_shape(name, f"pi({what})[0].log_prob(a)", logp, lead)
+        check_shape(name, f"pi({what})[0].entropy()", pi.entropy(), lead)
 
 
 @torch.no_grad()
@@ -143,6 +139,9 @@ def check_policy(name: str, what: str, pi, methods: Sequence[str]) -> None:
 def check_shapes(name: str, shapes: dict) -> None:
     """shapes: {what: (function that computes it, expected shape)}."""
     for what, (compute, expected) in shapes.items():
-        shape = tuple(compute().shape)
-        if shape != expected:
-            raise UserError(f"{name}: {what} has shape {shape} for 3 observations; it must be {expected}")
+        check_shape(name, what, compute(), expected)
+
+
+def check_shape(name: str, what: str, x, expected: tuple[int, ...]) -> None:
+    if tuple(x.shape) != expected:
+        raise UserError(f"{name}: {what} has shape {tuple(x.shape)} for 3 observations; it must be {expected}")
