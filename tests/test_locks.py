@@ -132,6 +132,9 @@ def test_a_zombie_owner_counts_as_dead(tmp_path, other):
     os.kill(another.process.pid, signal.SIGKILL)
     while locks.started(another.process.pid) not in ("", None):
         time.sleep(0.01)
+    threads = Path(f"/proc/{another.process.pid}/task")  # they hold the lock until they have ended, too
+    while threads.exists() and len(list(threads.iterdir())) > 1:
+        time.sleep(0.01)
     lock(tmp_path).release()  # while the zombie exists
 
 

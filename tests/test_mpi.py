@@ -259,7 +259,7 @@ torch.testing.assert_close(torch.nn.utils.parameters_to_vector(twin.parameters()
 batch_norm = BatchNorm(1, momentum=0.5, eps=0.0)
 y = batch_norm(torch.tensor([[0.0], [2.0 + 4 * rank]]), training=True)  # means 1 and 3, variances 1 and 9
 assert y.tolist() == [[-1], [1]]
-assert batch_norm.mean.item() == 1 and abs(batch_norm.var.item() - 3) < 1e-6, batch_norm.state_dict()
+assert abs(batch_norm.mean.item() - 1) < 1e-5 and abs(batch_norm.var.item() - 3) < 1e-5, batch_norm.state_dict()
 
 # running statistics of unequal parts
 norm, seen = RunningNorm((3,)), []

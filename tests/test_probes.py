@@ -254,8 +254,6 @@ BROKEN = [
     ("ddpg", "target", lambda r, terminated, discount, q2: r + (1 - terminated) * q2, "discounting",
      "gamma is not used"),
     ("sac", "target", lambda r, terminated, discount, v2: r, "discounting", "the next state's value is missing"),
-    ("crossq", "target", lambda r, terminated, discount, v2: r + discount * v2, "constant reward",
-     "the value of a terminal state is counted"),
 ]  # fmt: skip
 
 

@@ -31,6 +31,7 @@ PANELS = {
     "vpg": [CARTPOLE, Panel("reference", "Pendulum-v1", 120_000, (-1500, 0), "--steps_per_epoch 1600")],
     "trpo": [CARTPOLE, Panel("benchmarks", "HalfCheetah-v5", 1_000_000, (0, 6000))],
     "ppo": [CARTPOLE, Panel("benchmarks", "HalfCheetah-v5", 1_000_000, (0, 6000))],
+    "dqn": [Panel("benchmarks", "LunarLander-v3", 300_000, (-200, 300))],
     "ddpg": [Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 8000))],
     "td3": [Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 8000))],
     "sac": [
@@ -94,7 +95,7 @@ def results(algo: str) -> Picture:
     counts = " and ".join(f"{len(seeds)}" for _, seeds in drawn)
     p.text(180, 187, f"return; gray: one seed each ({counts}); blue: their mean", "note")
     test = {True: "test episodes, no exploration noise", False: "training episodes, actions sampled"}
-    p.text(180, 205, test[algo in ("ddpg", "td3", "sac")], "note")
+    p.text(180, 205, test[algo in ("dqn", "ddpg", "td3", "sac")], "note")
     return p
 
 

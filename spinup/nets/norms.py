@@ -109,6 +109,6 @@ class BatchNorm(nn.Module):
         """Move the running statistics toward those of a batch, (n,) each; the variance divides by the batch's size."""
         for running, x in ((self.mean, mean), (self.var, var)):
             if self.several_processes:
-                x = x.clone()  # autograd needs the batch's own
+                x = x.clone()  # backward needs the batch's own
                 torch.ops.spinup.average_(x)
             running.lerp_(x, self.momentum)  # crossq-2
