@@ -29,8 +29,8 @@ COMMANDS = {
     ],
     "highway-env": ["ppo --env highway_env:highway-fast-v0 --log_info crashed"],
     "gymnasium-robotics": [
-        "sac --env gymnasium_robotics:PointMaze_UMaze-v3 --log_info success",
-        "sac --env gymnasium_robotics:FetchReach-v4 --log_info is_success",
+        "sac --env gymnasium_robotics:PointMaze_UMaze-v3 --hindsight 0.8 --log_info success",
+        "sac --env gymnasium_robotics:FetchReach-v4 --hindsight 0.8 --log_info is_success",
     ],
     "ale-py": ["ppo --env ALE/Pong-v5"],
     "shimmy": ["sac --env shimmy:dm_control/cartpole-swingup-v0"],

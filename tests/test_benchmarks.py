@@ -16,8 +16,8 @@ from spinup.algorithm import Algorithm
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts outside of any package
-names = ("learning", "speed", "speed_offpolicy", "third_party")
-learning, speed, offpolicy, third_party = map(import_module, names)
+names = ("learning", "speed", "speed_offpolicy", "third_party", "hindsight")
+learning, speed, offpolicy, third_party, hindsight = map(import_module, names)
 
 
 def rows_of(*rows):
@@ -482,3 +482,29 @@ def test_the_page_lists_the_commands_that_are_run():
 @pytest.mark.parametrize(("env", "status"), [("CartPole-v1", 0), ("NoSuch-v1", 2)])
 def test_a_short_run(tmp_path, env, status):
     assert third_party.train(f"ppo --env {env}", tmp_path)[0] == status
+
+
+# ---- hindsight.py
+
+
+def test_the_page_of_hindsight_has_what_the_records_say():
+    page = (ROOT / "docs" / "algorithms" / "her.md").read_text(encoding="utf-8")
+    assert hindsight.report(list(hindsight.read(ROOT / "data" / "benchmarks").values())) in page
+
+
+def test_each_record_of_hindsight_says_what_was_run():
+    for (task, share, seed), record in hindsight.read(ROOT / "data" / "benchmarks").items():
+        algo, flags, _ = hindsight.RUNS[task]
+        assert record["command"] == f"python -m spinup.run {algo} {flags} --hindsight {share:g} --seed {seed}"
+        assert re.fullmatch(r"[0-9a-f]{40}", record["commit"])
+        assert list(map(int, record["success"])) == sorted(map(int, record["success"]))
+
+
+def test_report_of_hindsight_by_hand():
+    runs = [
+        {"task": "Reach sac", "hindsight": h, "seed": seed, "success": {"1000": 0.5, "2000": final}}
+        for h, seed, final in [(0.8, 0, 1.0), (0.0, 0, 0.02), (0.8, 1, 0.9)]
+    ]
+    last = "| Reach, SAC | 2,000 | 0.95 (1.00, 0.90) | 0.02 (0.02) |"
+    assert hindsight.report(runs).splitlines()[2:] == [last]
+    assert hindsight.report(runs[:1]).endswith(" | 1.00 (1.00) | - |")

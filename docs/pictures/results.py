@@ -99,7 +99,7 @@ def results(algo: str) -> Picture:
     return p
 
 
-HINDSIGHT = {"BitFlip dqn": "15 bits, DQN"}
+HINDSIGHT = {"BitFlip dqn": "15 bits, DQN", "Reach sac": "Reach, SAC"}
 
 
 def success(task: str, hindsight: float) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -117,17 +117,18 @@ def hindsight() -> Picture:
         f"{len(old)} without, {mean_curve(old)[1][-1]:.2f}"
         for task, (new, old) in drawn.items()
     ]
-    p = Picture("Success with and without hindsight", f"Success over environment steps. {'. '.join(finals)}.", 188)
+    p = Picture("Success with and without hindsight", f"Success over environment steps. {'. '.join(finals)}.", 192)
+    width = 300 if len(drawn) == 1 else 128
     for i, (task, curves) in enumerate(drawn.items()):
-        ax = Axes(p, 44 + 180 * i, 28, 128, 118, (0, max(seed[0][-1] for seed in curves[0])), (0, 1))
+        ax = Axes(p, 44 + 180 * i, 28, width, 118, (0, max(steps[-1] for steps, _ in curves[0])), (0, 1))
         ax.ticks([(x, short(x)) for x in ax.x_range], [(y, short(y)) for y in (0, 0.5, 1)])
-        p.text(ax.left + 64, 16, HINDSIGHT[task], "head-text")
+        p.text(ax.left + width / 2, 16, HINDSIGHT[task], "head-text")
         for seeds, color in zip(curves, ("blue", "red"), strict=True):
             for steps, values in seeds:
-                ax.plot(steps, values, f"line {color} thin")
-            ax.plot(*mean_curve(seeds), f"line {color} thick")
-        p.text(ax.left + 64, 163, "steps", "note")
-    p.text(180, 183, "success; thin: one seed each; thick: their mean", "note")
+                ax.plot(steps, values, f"line {color} dotted")
+            ax.plot(*mean_curve(seeds), f"line {color}")
+        p.text(ax.left + width / 2, 163, "steps", "note")
+    p.text(180, 185, "success of test episodes; dotted: one seed each; line: mean", "note")
     return p
 
 

@@ -212,7 +212,7 @@ ALGORITHM = Algorithm(
         "polyak": 0.0,
         "policy_delay": 1,
         "steps_per_epoch": 1400,
-        "ac_kwargs": {"hidden_sizes": (32, 32)},
+        "ac_kwargs": {"hidden_sizes": (32, 32), "actor_batch_norm": False},  # observations are constant
     },
     presets={"paper": {"ac_kwargs": {"critic_width": 8}}},
 )

@@ -66,18 +66,19 @@ def ppo_rnn(
     gamma: arg.Gamma = 0.99,
     lam: arg.Lam = 0.95,
     clip_ratio: Annotated[
-        float, Range(0), "how far probabilities may usefully move from the old policy's; 0.1 to 0.3", CHANGEABLE
+        float,
+        Range(0),
+        "how far the probability ratio may move from 1 before its gradient is cut off; 0.1 to 0.3",
+        CHANGEABLE,
     ] = 0.2,
     pi_lr: arg.PiLr = 3e-4,
     vf_lr: arg.VfLr = 3e-4,
-    train_pi_iters: Annotated[
-        int, Range(0, PASSES), "passes over the data of an epoch for the policy", CHANGEABLE
-    ] = 10,
+    train_pi_iters: Annotated[int, Range(0, PASSES), "passes over the epoch's data for the policy", CHANGEABLE] = 10,
     train_v_iters: arg.TrainVIters = 10,
     minibatch_size: Annotated[
         int | None,
         Range(1),
-        "samples in a gradient step, on each MPI process, rounded up to whole sequences; None: the whole epoch",
+        "samples per gradient step on each MPI process, rounded up to whole sequences; None: the whole epoch",
         CHANGEABLE,
     ] = 256,
     seq_len: Annotated[
@@ -90,14 +91,14 @@ def ppo_rnn(
     target_kl: Annotated[
         float | None,
         Range(0),
-        "end the policy's steps for this epoch if the KL from the old policy exceeds 1.5 times this",
+        "end the epoch's policy steps once the KL divergence from the old policy exceeds 1.5 times this",
         CHANGEABLE,
     ] = None,
     ent_coef: Annotated[float, Range(0), "weight of the entropy bonus", CHANGEABLE] = 0.0,
     vf_clip: Annotated[
         float | None,
         Range(0),
-        "how far a value may usefully move from its old one in an epoch; None: any distance",
+        "how far a value may move from its old one in an epoch before its gradient is cut off; None: no limit",
         CHANGEABLE,
     ] = None,
     max_grad_norm: arg.MaxGradNorm = 0.5,
@@ -106,7 +107,7 @@ def ppo_rnn(
     normalize_rew: arg.NormalizeRew = True,
     normalize_adv: arg.NormalizeAdv = False,
     recompute_adv: Annotated[
-        bool, "compute the advantages anew before each pass, with the current value function", CHANGEABLE
+        bool, "recompute the advantages before each pass, with the current value function", CHANGEABLE
     ] = True,
     value_target: arg.ValueTarget = "gae",
     max_ep_len: arg.MaxEpLen = 1000,
