@@ -77,12 +77,13 @@ class NotebookParser(MystParser):
 
     def parse(self, inputstring: str, document: nodes.document) -> None:
         super().parse(as_markdown(json.loads(inputstring)), document)
-        name = self.env.docname.rpartition("/")[2]
+        env = document.settings.env
+        name = env.docname.rpartition("/")[2]
         download = addnodes.download_reference(
-            "", "Download the notebook", reftarget=f"{name}.ipynb", refdoc=self.env.docname, classes=["badge"]
+            "", "Download the notebook", reftarget=f"{name}.ipynb", refdoc=env.docname, classes=["badge"]
         )
         title = next(document.findall(nodes.title))
-        links = nodes.container("", *badges(self.config.repository, name), download, classes=["badges"])
+        links = nodes.container("", *badges(env.config.repository, name), download, classes=["badges"])
         title.parent.insert(title.parent.index(title) + 1, links)
 
 
