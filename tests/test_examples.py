@@ -6,6 +6,7 @@ The gradients are exact because the chain below is so small that every trajector
 import ast
 import importlib
 import itertools
+import runpy
 import sys
 from pathlib import Path
 
@@ -22,6 +23,22 @@ sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts, and no package
 policy_gradients = importlib.import_module("policy_gradients")
 
 PROGRAMS = ("pg_1_simplest", "pg_2_reward_to_go", "pg_3_baseline", "pg_4_gae")
+
+
+WITH_COMMAND = [f for f in (ROOT / "spinup/examples").glob("*.py") if "__main__" in f.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("file", sorted(WITH_COMMAND), ids=lambda file: file.stem)
+def test_help_and_unknown_flags(file, capsys, monkeypatch):
+    """Every program answers at once, and none trains with a flag that it doesn't have."""
+    for flag, status, out in (("--help", 0, "usage: "), ("--epoch_s", 2, "")):
+        monkeypatch.setattr(sys, "argv", [file.stem, flag])
+        with pytest.raises(SystemExit, match=str(status)):
+            runpy.run_path(str(file), run_name="__main__")
+        captured = capsys.readouterr()
+        assert captured.out.startswith(out)
+        assert ("unrecognized arguments: --epoch_s" in captured.err) == (status == 2)
+
 
 # ---- a chain of at most three steps over two states, with two actions; any step may end the episode
 

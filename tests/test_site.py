@@ -175,6 +175,14 @@ def test_pages_have_an_icon_and_a_description(site):
             assert len(re.findall(r'<meta[^>]*name="description"[^>]*>', text)) == 1, page
 
 
+def test_no_page_shows_its_markdown(site):
+    """A list whose indentation is wrong becomes a paragraph, with its dashes and stars."""
+    shown = re.compile(r"[.:]\s+- <strong>|^- |\*\*[A-Z]", re.MULTILINE)
+    for page in site.rglob("*.html"):
+        for paragraph in re.findall(r"<p>(.*?)</p>", page.read_text(encoding="utf-8"), re.DOTALL):
+            assert not shown.search(paragraph), f"{page.relative_to(site)}: {paragraph}"
+
+
 def test_images_have_alternative_texts(site):
     """Each picture says what it shows; the text of an inline one is its <desc>. (Togglers are Sphinx's + and -.)"""
     for page in pages(site):
