@@ -83,8 +83,8 @@ class NotebookParser(MystParser):
             "", "Download the notebook", reftarget=f"{name}.ipynb", refdoc=env.docname, classes=["badge"]
         )
         title = next(document.findall(nodes.title))
-        links = nodes.container("", *badges(env.config.repository, name), download, classes=["badges"])
-        title.parent.insert(title.parent.index(title) + 1, links)
+        links = nodes.inline("", "", *badges(env.config.repository, name), download, classes=["badges"])
+        title.parent.insert(title.parent.index(title) + 1, nodes.container("", links))
 
 
 def add_badges_to_list(app, doctree) -> None:
