@@ -129,7 +129,7 @@ def slow_unless_quick(path):
     return pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("path", map(slow_unless_quick, NOTEBOOKS))
+@pytest.mark.parametrize("path", [slow_unless_quick(path) for path in NOTEBOOKS])
 def test_runs_and_shows_the_same(path):
     """Without an error, and with outputs of the same kinds; the plotting notebook's, of fixed data, are the same."""
     saved, fresh = execute.read(path), execute.execute(execute.read(path))

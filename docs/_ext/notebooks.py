@@ -88,13 +88,13 @@ class NotebookParser(MystParser):
 
 
 def add_badges_to_list(app, doctree) -> None:
-    """On the page that lists the notebooks, after each link to one."""
+    """On the page that lists the notebooks, at the end of each line that links to one."""
     if app.env.docname != "notebooks":
         return
     for link in list(doctree.findall(addnodes.pending_xref)):
         folder, _, name = link["reftarget"].rpartition("/")
         if folder == "notebooks" and (item := badges(app.config.repository, name)):
-            link.parent.insert(link.parent.index(link) + 1, nodes.inline("", "", *item, classes=["badges"]))
+            link.parent += nodes.inline("", "", *item, classes=["badges"])
 
 
 def setup(app) -> dict:
