@@ -32,7 +32,8 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_ext", "**/.ipynb_checkpoints"]
 
-# ---- notebooks: where Colab and Binder find them; empty: pages only offer them for download
+# ---- notebooks: where Colab and Binder find them, such as https://github.com/NAME/spinup. It's `urls.Repository` in
+# pyproject.toml, which the notebooks' first cells use too; without it, pages only offer notebooks for download.
 PROJECT = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 repository = os.environ.get("SPINUP_REPOSITORY", PROJECT.get("urls", {}).get("Repository", ""))
 
