@@ -6,6 +6,7 @@ The gradients are exact because the chain below is so small that every trajector
 import ast
 import importlib
 import itertools
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -312,13 +313,13 @@ def test_same_seed_same_run(name, capsys):
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_stands_alone(name):
-    """A program needs nothing but PyTorch, NumPy and Gymnasium, and runs as a module."""
+    """A program needs nothing but PyTorch, NumPy, Gymnasium and a parser for --help, and runs as a module."""
     source = (ROOT / "spinup" / "examples" / f"{name}.py").read_text(encoding="utf-8")
     tree = ast.parse(source)
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {module.split(".")[0] for module in modules} == {"torch", "numpy", "gymnasium"}
-    assert source.endswith('\n\nif __name__ == "__main__":\n    train()\n')
+    assert {module.split(".")[0] for module in modules} == {"argparse", "torch", "numpy", "gymnasium"}
+    assert re.search(r'\n\nif __name__ == "__main__":\n    argparse.*\n    train\(\)\n$', source)
     assert f"python -m spinup.examples.{name}\n" in source
 
 
