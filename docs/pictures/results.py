@@ -5,6 +5,7 @@ data/reference, and the returns at some numbers of steps from data/benchmarks/re
 """
 
 import json
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,11 +27,13 @@ class Panel(NamedTuple):
     flags: str = ""
 
 
+POSITIONS = "spinup.wrappers:SelectObservation(0,2)"  # CartPole without its two velocities
 CARTPOLE = Panel("reference", "CartPole-v1", 60_000, (0, 500))
 PANELS = {
     "vpg": [CARTPOLE, Panel("reference", "Pendulum-v1", 120_000, (-1500, 0), "--steps_per_epoch 1600")],
     "trpo": [CARTPOLE, Panel("benchmarks", "HalfCheetah-v5", 1_000_000, (0, 6000))],
     "ppo": [CARTPOLE, Panel("benchmarks", "HalfCheetah-v5", 1_000_000, (0, 6000))],
+    "ppo_rnn": [Panel("benchmarks", "CartPole-v1", 100_000, (0, 500), f'--wrapper "{POSITIONS}"')],
     "dqn": [Panel("benchmarks", "LunarLander-v3", 300_000, (-200, 300))],
     "ddpg": [Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 8000))],
     "td3": [Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 8000))],
@@ -42,7 +45,7 @@ PANELS = {
 
 
 def curves(algo: str, panel: Panel) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(steps, returns) of each seed with default settings."""
+    """(steps, returns) of each seed with the panel's flags."""
     found = []
     if panel.source == "reference":
         for file in sorted((DATA / "reference" / panel.env / algo).glob("*/progress.txt")):
@@ -51,9 +54,10 @@ def curves(algo: str, panel: Panel) -> list[tuple[np.ndarray, np.ndarray]]:
             rows = table[table[column].notna()]
             found.append((rows["TotalEnvInteracts"].to_numpy(float), rows[column].to_numpy(float)))
         return found
+    flags = shlex.split(panel.flags)
     for line in (DATA / "benchmarks" / "results.jsonl").read_text(encoding="utf-8").splitlines():
         run = json.loads(line)
-        if (run["algo"], run["env"], run["budget"], run["flags"]) == (algo, panel.env, panel.steps, []):
+        if (run["algo"], run["env"], run["budget"], run["flags"]) == (algo, panel.env, panel.steps, flags):
             points = [(int(steps), value) for steps, value in run["return_at"].items() if value is not None]
             found.append(tuple(np.array(sorted(points), float).T))
     return found
@@ -81,7 +85,8 @@ def results(algo: str) -> Picture:
         for panel, seeds in drawn
     ]
     description = f"Return over environment steps. {'; '.join(finals)}."
-    p = Picture(f"Results of {algo.upper()}", description, 214)
+    name = {"ppo_rnn": "recurrent PPO", "crossq": "CrossQ"}.get(algo, algo.upper())
+    p = Picture(f"Results of {name}", description, 214)
     width = 300 if len(panels) == 1 else 128
     for i, (panel, seeds) in enumerate(drawn):
         ax = Axes(p, 44 + 180 * i, 28, width, 118, (0, panel.steps), panel.returns)
@@ -95,7 +100,7 @@ def results(algo: str) -> Picture:
     counts = " and ".join(f"{len(seeds)}" for _, seeds in drawn)
     p.text(180, 187, f"return; gray: one seed each ({counts}); blue: their mean", "note")
     test = {True: "test episodes, no exploration noise", False: "training episodes, actions sampled"}
-    p.text(180, 205, test[algo in ("dqn", "ddpg", "td3", "sac")], "note")
+    p.text(180, 205, test[algo in ("dqn", "ddpg", "td3", "sac", "crossq")], "note")
     return p
 
 
