@@ -19,7 +19,6 @@ import itertools
 import math
 import sys
 import tempfile
-from importlib import import_module
 from unittest import mock
 
 import gymnasium as gym
@@ -29,13 +28,13 @@ from chapters import FOLDER, ROOT, mean_and_interval, read, record, timing
 
 sys.path.insert(0, str(ROOT))
 
-from spinup import algorithm  # noqa: E402
-from spinup.algos.ppo import ppo  # noqa: E402
-from spinup.analysis import stats  # noqa: E402
-from spinup.compute.optim import FlatAdam  # noqa: E402
-from spinup.nets import ActorCritic, Gaussian  # noqa: E402
-from spinup.nets.actors import GaussianActor  # noqa: E402
-from spinup.nets.layers import network, orthogonal_  # noqa: E402
+from spinup import algorithm
+from spinup.algos.ppo import ppo
+from spinup.analysis import stats
+from spinup.compute.optim import FlatAdam
+from spinup.nets import ActorCritic, Gaussian
+from spinup.nets.actors import GaussianActor
+from spinup.nets.layers import network, orthogonal_
 
 PATH = FOLDER / "ppo-details.jsonl"
 
@@ -79,21 +78,21 @@ class StateStd(ActorCritic):
 ABLATIONS: dict[str, dict] = {  # what is given to ppo; adam_eps is not an argument of it
     "default": {},
     "1 environment": {"num_envs": 1},
-    "observations as they are": {"normalize_obs": False},
-    "rewards as they are": {"normalize_rew": False},
-    "truncated = terminated": {"wrappers": [TruncationTerminates]},
+    "raw observations": {"normalize_obs": False},
+    "raw rewards": {"normalize_rew": False},
+    "truncated = terminal": {"wrappers": [TruncationTerminates]},
     "lambda 0": {"lam": 0},
     "lambda 1": {"lam": 1},
     "normalized advantages": {"normalize_adv": True},
-    "advantages computed once": {"recompute_adv": False},
-    "targets: rewards-to-go": {"value_target": "rtg"},
-    "PyTorch's initial weights": {"ac_kwargs": {"orthogonal": False}},
+    "fixed advantages": {"recompute_adv": False},
+    "rewards-to-go targets": {"value_target": "rtg"},
+    "PyTorch's init": {"ac_kwargs": {"orthogonal": False}},
     "last layer: gain 1": {"actor_critic": LastLayerGain},
     "ReLU": {"ac_kwargs": {"activation": "ReLU"}},
-    "initial deviation 1": {"ac_kwargs": {"log_std_init": 0}},
-    "deviation from the state": {"actor_critic": StateStd},
+    "initial std 1": {"ac_kwargs": {"log_std_init": 0}},
+    "state-dependent std": {"actor_critic": StateStd},
     "squashed actions": {"ac_kwargs": {"squash": True}},
-    "no clipping of ratios": {"clip_ratio": 10**9},
+    "no clip": {"clip_ratio": 1e9},
     "clipped values": {"vf_clip": 0.2},
     "entropy bonus": {"ent_coef": 0.01},
     "stop by KL": {"target_kl": 0.01},
@@ -111,7 +110,7 @@ ABLATIONS: dict[str, dict] = {  # what is given to ppo; adam_eps is not an argum
         "max_grad_norm": None,
     },
 }
-BOX_ONLY = ("initial deviation 1", "deviation from the state", "squashed actions")
+BOX_ONLY = ("initial std 1", "state-dependent std", "squashed actions")
 TASKS = {  # the task's epochs, and its ablations
     "CartPole-v1": (16, [name for name in ABLATIONS if name not in BOX_ONLY]),
     "Pendulum-v1": (20, list(ABLATIONS)),
@@ -127,7 +126,10 @@ def seeds_of(ablation: str) -> range:
 def run(seed: int, task: str, ablation: str) -> list:
     arguments, epochs, rows = dict(ABLATIONS[ablation]), TASKS[task][0], []
     adam = functools.partial(FlatAdam, eps=arguments.pop("adam_eps", 1e-8))
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(import_module("spinup.algos.ppo"), "FlatAdam", adam):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(import_module("spinup.algos.ppo"), "FlatAdam", adam),
+    ):
         ppo(
             task,
             seed=seed,
@@ -196,7 +198,7 @@ def flags(ablation: str) -> str:
         elif name in ("actor_critic", "wrappers", "adam_eps"):
             return ""
         else:
-            words.append(f"--{name} {value}")
+            words.append(f"--{name} {f'{value:g}'.replace('e+0', 'e') if isinstance(value, float) else value}")
             defaults.append(known[name].default)
     return f"`{' '.join(words)}` (default: {', '.join(f'`{x}`' for x in dict.fromkeys(defaults))})"
 
@@ -208,7 +210,7 @@ def effect(found: dict[tuple[str, str], np.ndarray], ablation: str) -> str:
         for task in TASKS
         if (task, ablation) in found
     ]
-    return f"{flags(ablation) or 'No flag'}: {', '.join(effects)}."
+    return f"{flags(ablation) or f'{ablation[0].upper()}{ablation[1:]} (no flag)'}: {', '.join(effects)}."
 
 
 def report(found: dict[tuple[str, str], np.ndarray], task: str) -> str:

@@ -84,7 +84,7 @@ def test_words_about_defaults():
 
 
 def test_every_flag_on_the_page_exists():
-    known = {*algorithm.find("ppo").arguments, "env", "exp_name", "jobs", "out"}
+    known = {*algorithm.find("ppo").arguments, "env", "exp_name", "out", "report"}
     named = re.findall(r"--([\w:]+)", PAGE)
     assert len(named) > 20
     for name in named:
@@ -125,7 +125,7 @@ def test_changed_networks():
         torch.testing.assert_close(weight @ weight.T, gain**2 * torch.eye(2))
     pi = details.StateStd(*spaces).pi(o)
     assert pi.mu.shape == pi.log_std.shape == (5, 2)
-    assert 0 < pi.log_std.std(dim=0).min()
+    assert pi.log_std.std(dim=0).min() > 0
     assert pi.log_std.mean().item() == pytest.approx(-0.5, abs=0.05)
     assert pi.log_prob(pi.sample()).shape == (5,)
 
@@ -195,7 +195,10 @@ def test_report_by_hand(monkeypatch):
 def test_flags_by_hand():
     assert details.flags("1 pass") == "`--train_pi_iters 1 --train_v_iters 1` (default: `10`)"
     assert details.flags("ReLU") == "`--ac_kwargs:activation ReLU` (default: `Tanh`)"
+    assert details.flags("no clip") == "`--clip_ratio 1e9` (default: `0.2`)"
     assert details.flags("last layer: gain 1") == ""
+    found = {("Pendulum-v1", name): np.ones((2, 2)) for name in ("default", "last layer: gain 1")}
+    assert details.effect(found, "last layer: gain 1") == "Last layer: gain 1 (no flag): Pendulum 0 (0 to 0)."
 
 
 def test_records_are_made_once(tmp_path, monkeypatch, capsys):

@@ -214,9 +214,8 @@ class SourceLines(SphinxDirective):
                 n = line_of(text, code)
             except ValueError as error:
                 raise self.error(f"{name}: {error}") from None
-            place = f"_modules/spinup/{name.removesuffix('.py')}.html#{owner(text, n)}"
-            if name.startswith("algos/"):
-                place = f"code/{path.stem}.html#L{n}"
+            own = name.startswith("algos/")  # the only files whose pages have an anchor for every line
+            place = f"code/{path.stem}.html#L{n}" if own else f"_modules/spinup/{name.removesuffix('.py')}.html"
             rows.append(f'<a href="../{place}">{path.name}:{n}</a><code>{highlighted(text)[n - 1].strip()}</code>')
         return [nodes.raw("", source_block(rows), format="html")]
 

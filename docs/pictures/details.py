@@ -20,10 +20,10 @@ ROW = 15
 CURVES = [  # (task, change, ends of the return's axis)
     ("CartPole-v1", "all extras off", (0, 500)),
     ("Pendulum-v1", "all extras off", (-1500, 0)),
-    ("CartPole-v1", "rewards as they are", (0, 500)),
-    ("Pendulum-v1", "rewards as they are", (-1500, 0)),
+    ("CartPole-v1", "raw rewards", (0, 500)),
+    ("Pendulum-v1", "raw rewards", (-1500, 0)),
 ]
-SYMBOLS = {"lambda": "\u03bb", "Adam's epsilon": "Adam's \u03b5", "-": "\u2212"}
+SYMBOLS = {"lambda": "\u03bb", "epsilon": "\u03b5", "1e-5": "1e\u22125"}
 
 
 def symbols(text: str) -> str:
@@ -32,16 +32,20 @@ def symbols(text: str) -> str:
     return text
 
 
+def minus(number: int) -> str:
+    return f"{number}".replace("-", "\u2212")
+
+
 def effects() -> Picture:
     """A row for each change: its effect on the area with the interval, in each task."""
     found, names = ppo_details.results(), [name for name in ppo_details.ABLATIONS if name != "default"]
     clear: dict[str, list[str]] = {task: [] for task in RANGES}
-    p = Picture("Effects of PPO's details", "", 86 + ROW * len(names))
+    p = Picture("Effects of PPO's details", "", 100 + ROW * len(names))
     for row, name in enumerate(names):
         p.text(142, 44 + ROW * (row + 0.5), symbols(name), "note", "end")
     for i, (task, ends) in enumerate(RANGES.items()):
         ax = Axes(p, 150 + 108 * i, 34, 96, ROW * len(names), ends, (len(names), 0))
-        ax.ticks([(x, symbols(f"{x}")) for x in (ends[0], 0, ends[1])])
+        ax.ticks([(x, minus(x)) for x in (ends[0], 0, ends[1])])
         ax.plot([0, 0], [0, len(names)], "line thin dashed")
         p.text(ax.left + ax.width / 2, 18, task, "head-text")
         for row, name in enumerate(names):
@@ -71,7 +75,7 @@ def learning() -> Picture:
         drawn = {kind: curves(task, kind) for kind in ("default", name)}
         steps = drawn["default"][0]
         ax = Axes(p, 46 + 180 * (i % 2), 44 + 174 * (i // 2), 126, 104, (0, steps[-1]), ends)
-        ax.ticks([(0, "0"), (steps[-1], f"{steps[-1] / 1000:.0f}k")], [(y, symbols(f"{y}")) for y in ends])
+        ax.ticks([(0, "0"), (steps[-1], f"{steps[-1] / 1000:.0f}k")], [(y, minus(y)) for y in ends])
         p.text(ax.left + ax.width / 2, ax.top - 26, task, "head-text")
         p.text(ax.left + ax.width / 2, ax.top - 10, symbols(name), "note")
         for color, (x, returns) in zip(("blue", "red"), drawn.values(), strict=True):
