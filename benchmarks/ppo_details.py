@@ -126,10 +126,7 @@ def seeds_of(ablation: str) -> range:
 def run(seed: int, task: str, ablation: str) -> list:
     arguments, epochs, rows = dict(ABLATIONS[ablation]), TASKS[task][0], []
     adam = functools.partial(FlatAdam, eps=arguments.pop("adam_eps", 1e-8))
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(import_module("spinup.algos.ppo"), "FlatAdam", adam),
-    ):
+    with tempfile.TemporaryDirectory() as folder, mock.patch("spinup.algos.ppo.FlatAdam", adam):
         ppo(
             task,
             seed=seed,
