@@ -14,6 +14,7 @@ benchmarks/README.md has the protocol.
 
 import argparse
 import csv
+import itertools
 import json
 import math
 import os
@@ -27,10 +28,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # this checkout, not an installed copy
 
 from spinup.algorithm import files, find  # noqa: E402
+from spinup.analysis.stats import improvement, iqm, iqm_interval  # noqa: E402
 from spinup.errors import UserError  # noqa: E402
 from spinup.experiments.cli import split_flags  # noqa: E402
 from spinup.run import ALIASES  # noqa: E402
@@ -346,11 +350,12 @@ def published_rows(algo, env, marks):
 
 
 def report(records):
-    """Markdown tables, one for runs of at most 100k steps and one for longer ones, and the jobs that failed."""
+    """Markdown tables: runs of at most 100k steps, longer ones, and pairs of algorithms; then the jobs that failed."""
     ok = [record for record in records if record["status"] == "ok"]
     short = [record for record in ok if record["budget"] <= SHORT_MARKS[-1]]
     long = [record for record in ok if record["budget"] > SHORT_MARKS[-1]]
     tables = [table(runs, marks) for runs, marks in ((short, SHORT_MARKS), (long, MARKS)) if runs]
+    tables += [pairs] if (pairs := comparisons(ok)) else []
     failures = [f"failed: {job_name(record)}: {record['error']}" for record in records if record["status"] != "ok"]
     return "\n\n".join([*tables, *failures])
 
@@ -376,8 +381,39 @@ def table(records, marks):
         rows.append(row)
         if i + 1 == len(keys) or keys[i + 1][:2] != (algo, env):
             rows += published_rows(algo, env, marks)
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(header, rows)
+
+
+def comparisons(records):
+    """A row for each pair on the same task with at least three seeds each: two algorithms by their defaults, or an
+    algorithm with flags and by its defaults."""
+    tasks = {}
+    for record in records:
+        runs = tasks.setdefault((record["env"], record["budget"]), {})
+        runs.setdefault((record["algo"], " ".join(record["flags"])), []).append(record["eval_mean"])
+    rows = []
+    for (env, budget), runs in sorted(tasks.items()):
+        scores = {key: np.array(values) for key, values in sorted(runs.items()) if len(values) >= 3}
+        for pair in itertools.combinations(sorted(scores, key=lambda key: -iqm(scores[key])), 2):
+            (algo, flags), (other, other_flags) = pair
+            if (flags or other_flags) if algo != other else (flags and other_flags):
+                continue
+            x, y = scores[pair[0]], scores[pair[1]]
+            p, low, high = improvement(x, y, np.zeros(len(x)), np.zeros(len(y)))
+            names = [algo + f" `{flags}`" * bool(flags) for algo, flags in pair]
+            row = [env, f"{budget:,}", names[0], iqm_text(x), names[1], iqm_text(y)]
+            rows.append([*row, f"{p:.2f} ({low:.2f} to {high:.2f})"])
+    return markdown(["env", "steps", "X", "IQM of X", "Y", "IQM of Y", "P(X > Y)"], rows) if rows else ""
+
+
+def iqm_text(values):
+    """'IQM (low to high)': the interquartile mean and its 95% bootstrap interval."""
+    low, high = iqm_interval(values[:, None], np.zeros(len(values)))
+    return f"{iqm(values):.0f} ({low[0]:.0f} to {high[0]:.0f})"
+
+
+def markdown(header, rows):
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rows])
 
 
 # ---- command line

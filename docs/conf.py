@@ -1,6 +1,8 @@
 """How the site is built: by `make docs`, or by `sphinx-build -W docs docs/_build/html` with the extra `docs`."""
 
+import os
 import sys
+import tomllib
 from pathlib import Path
 
 DOCS = Path(__file__).parent
@@ -23,11 +25,17 @@ extensions = [
     "sphinx_copybutton",
     "offline_math",
     "docstrings",
+    "notebooks",
     "pictures",
     "references",
     "sources",
 ]
-exclude_patterns = ["_build", "_ext", "notebooks/*"]
+exclude_patterns = ["_build", "_ext", "**/.ipynb_checkpoints"]
+
+# ---- notebooks: where Colab and Binder find them, such as https://github.com/NAME/spinup. It's `urls.Repository` in
+# pyproject.toml, which the notebooks' first cells use too; without it, pages only offer notebooks for download.
+PROJECT = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+repository = os.environ.get("SPINUP_REPOSITORY", PROJECT.get("urls", {}).get("Repository", ""))
 
 # ---- Markdown
 myst_enable_extensions = ["dollarmath", "deflist"]

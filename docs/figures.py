@@ -28,7 +28,7 @@ class Figure(NamedTuple):
     """One page's figure: flags of all its runs, flags that spoil one more run, and the columns, a panel each."""
 
     flags: str
-    spoilt: str
+    broken: str
     columns: list[str]
 
 
@@ -90,18 +90,18 @@ def shorter(svg: str) -> str:
 
 
 def draw(algo: str, figure: Figure) -> None:
-    """Train the figure's runs and write docs/images/<algo>-columns.svg: healthy in blue, spoilt dashed in red."""
+    """Train the figure's runs and write docs/images/<algo>-columns.svg: healthy in blue, broken dashed in red."""
     healthy = [train(algo, f"{algo}-healthy", figure.flags, seed) for seed in (0, 1)]
-    spoilt = train(algo, f"{algo}-spoilt", f"{figure.flags} {figure.spoilt}", 0)
+    broken = train(algo, f"{algo}-broken", f"{figure.flags} {figure.broken}", 0)
     style = {"font.size": 7, "svg.fonttype": "none", "svg.hashsalt": algo, "axes.linewidth": 0.6}
     style |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), GREY)
     with plt.rc_context(style):
         grid, axes = plt.subplots(2, 3, figsize=(7, 3.4), layout="constrained")
         for ax, column in zip(axes.flat, figure.columns, strict=True):
-            for run, colour, line in [*((run, BLUE, "-") for run in healthy), (spoilt, VERMILLION, "--")]:
+            for run, color, line in [*((run, BLUE, "-") for run in healthy), (broken, VERMILLION, "--")]:
                 rows = run[run[column].notna()]
-                ax.plot(rows["TotalEnvInteracts"] / 1000, rows[column], line, color=colour, linewidth=0.9)
-            values = np.concatenate([run[column].dropna() for run in (*healthy, spoilt)])
+                ax.plot(rows["TotalEnvInteracts"] / 1000, rows[column], line, color=color, linewidth=0.9)
+            values = np.concatenate([run[column].dropna() for run in (*healthy, broken)])
             if column in ("KL", "Alpha") or (column.startswith("Loss") and values.min() > 0):
                 ax.set_yscale("log", nonpositive="mask")
             ax.set_title(column, fontsize=7)

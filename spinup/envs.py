@@ -93,6 +93,7 @@ def suggest_env(env_id: str) -> str:
     return f"; if another package registers it, name the module: my_module:{env_id or 'Env-v0'}{candidates}"
 
 
+@functools.cache  # takes half a second
 def modules_with_environments() -> list[str]:
     """Modules of installed packages that depend on Gymnasium, and so may register environments when imported."""
     found = []

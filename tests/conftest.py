@@ -15,6 +15,10 @@ import pytest
 import torch
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+# Waiting for the disk matters after a power failure only, and would be a good part of the tests' time.
+os.fsync = lambda fd: None
+if hasattr(os, "fdatasync"):
+    os.fdatasync = lambda fd: None
 # The same examples in each run, so that the same code has the same result; `make test-slow` draws others.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.register_profile("random", derandomize=False)

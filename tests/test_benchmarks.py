@@ -197,6 +197,25 @@ def test_report_has_a_table_of_its_own_for_short_runs():
     assert "published: T | 10 | 6515 | 9059 | 12120 ± 1010 |" in second.splitlines()[4]
 
 
+def test_comparisons_by_hand():
+    def runs(algo, flags, *returns):
+        return [dict(algo=algo, env="E", budget=1000, flags=flags, eval_mean=float(r)) for r in returns]
+
+    records = [*runs("sac", [], 1, 2, 3), *runs("sac", ["--lr", "1e-4"], 4, 5, 3), *runs("td3", [], 0, 0, 0)]
+    records += [*runs("td3", ["--lr", "1e-4"], 9, 9), *runs("td3", ["--gamma", "0.9"], 7, 7, 7)]
+    rows = [line.strip("| ").split(" | ") for line in learning.comparisons(records).splitlines()[2:]]
+    # not compared: a setting of two seeds, two settings, and settings of different algorithms
+    assert [(row[2], row[4]) for row in rows] == [
+        ("td3 `--gamma 0.9`", "td3"),
+        ("sac `--lr 1e-4`", "sac"),
+        ("sac", "td3"),
+    ]
+    assert [row[3] for row in rows] == ["7 (7 to 7)", "4 (3 to 5)", "2 (1 to 3)"]  # of three values: their mean
+    assert rows[0][6] == "1.00 (1.00 to 1.00)"
+    assert rows[1][6].startswith("0.94 (")  # 8.5 of 9 pairs: 3 and 3 are a tie
+    assert learning.comparisons(runs("sac", [], 1, 2, 3)) == ""
+
+
 # ---- data/benchmarks: our results
 
 
@@ -206,7 +225,7 @@ RECORDS = learning.read_results(ROOT / "data" / "benchmarks").values()
 def test_the_results_page_matches_the_records():
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert [table for table in learning.report(list(RECORDS)).split("\n\n") if table not in page] == []
-    assert len(re.findall(r"^\| ---", page, re.MULTILINE)) == 2
+    assert len(re.findall(r"^\| ---", page, re.MULTILINE)) == 3
 
 
 def test_the_sparse_page_matches_the_records():

@@ -343,17 +343,16 @@ def test_shortened():
 
 
 def test_shortened_example():
-    """Only defaults change, and every program that takes long has some that do."""
+    """Only defaults change, and every program that takes long and whose block is run has some that do."""
     changed = {}
     for file in (ROOT / "spinup" / "examples").glob("[!_]*.py"):
         lines = file.read_text(encoding="utf-8").splitlines()
         short = shortened_example(f"spinup.examples.{file.stem}").splitlines()
         changed[file.stem] = [re.findall(r"(\w+): int = 2\b", b) for a, b in zip(lines, short, strict=True) if a != b]
     assert changed.pop("grpo") == [["steps"], ["warm_up_steps"]]
-    assert changed.pop("tabular") == []  # it takes a second
-    assert changed.pop("goals") == []  # environments
-    assert set(changed) >= {"pg_1_simplest", "pg_4_gae"}
-    assert all(["epochs"] in names for names in changed.values())
+    policy_gradients = {name: changed[name] for name in changed if name.startswith("pg_")}
+    assert len(policy_gradients) == 4
+    assert all(["epochs"] in names for names in policy_gradients.values())
 
 
 GRID = """\

@@ -14,7 +14,15 @@ import torch
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
-from spinup.envs import as_wrappers, evaluate, find_wrapper, make_env, make_envs, saved_wrappers
+from spinup.envs import (
+    as_wrappers,
+    evaluate,
+    find_wrapper,
+    make_env,
+    make_envs,
+    modules_with_environments,
+    saved_wrappers,
+)
 from spinup.errors import Fault, UserError, install
 from spinup.nets import ActorCritic
 
@@ -616,6 +624,7 @@ def test_an_environment_of_a_package_that_is_not_imported(monkeypatch, env_id):
     requires["robots"] = ["gymnasium[mujoco]"]
     monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: known)
     monkeypatch.setattr("importlib.metadata.requires", requires.get)
+    monkeypatch.setattr("spinup.envs.modules_with_environments", modules_with_environments.__wrapped__)  # not cached
     module = {"M": "minigrid", "A": "ab_cd"}.get(env_id[0])
     packages = "ab_cd, gymnasium_robotics, minigrid"
     expected = f"my_module:{env_id}; installed packages that may register it: {packages}"

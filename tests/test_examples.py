@@ -6,6 +6,8 @@ The gradients are exact because the chain below is so small that every trajector
 import ast
 import importlib
 import itertools
+import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -22,6 +24,22 @@ sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts, and no package
 policy_gradients = importlib.import_module("policy_gradients")
 
 PROGRAMS = ("pg_1_simplest", "pg_2_reward_to_go", "pg_3_baseline", "pg_4_gae")
+
+
+WITH_COMMAND = [f for f in (ROOT / "spinup/examples").glob("*.py") if "__main__" in f.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("file", sorted(WITH_COMMAND), ids=lambda file: file.stem)
+def test_help_and_unknown_flags(file, capsys, monkeypatch):
+    """Every program answers at once, and none trains with a flag that it doesn't have."""
+    for flag, status, out in (("--help", 0, "usage: "), ("--epoch_s", 2, "")):
+        monkeypatch.setattr(sys, "argv", [file.stem, flag])
+        with pytest.raises(SystemExit, match=str(status)):
+            runpy.run_path(str(file), run_name="__main__")
+        captured = capsys.readouterr()
+        assert captured.out.startswith(out)
+        assert ("unrecognized arguments: --epoch_s" in captured.err) == (status == 2)
+
 
 # ---- a chain of at most three steps over two states, with two actions; any step may end the episode
 
@@ -295,13 +313,13 @@ def test_same_seed_same_run(name, capsys):
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_stands_alone(name):
-    """A program needs nothing but PyTorch, NumPy and Gymnasium, and runs as a module."""
+    """A program needs nothing but PyTorch, NumPy, Gymnasium and a parser for --help, and runs as a module."""
     source = (ROOT / "spinup" / "examples" / f"{name}.py").read_text(encoding="utf-8")
     tree = ast.parse(source)
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {module.split(".")[0] for module in modules} == {"torch", "numpy", "gymnasium"}
-    assert source.endswith('\n\nif __name__ == "__main__":\n    train()\n')
+    assert {module.split(".")[0] for module in modules} == {"argparse", "torch", "numpy", "gymnasium"}
+    assert re.search(r'\n\nif __name__ == "__main__":\n    argparse.*\n    train\(\)\n$', source)
     assert f"python -m spinup.examples.{name}\n" in source
 
 

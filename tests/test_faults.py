@@ -374,10 +374,10 @@ def files(folder):
     return folder / "checkpoint" / "120" / "rank0.pt", folder / "checkpoint" / "120" / "manifest.json"
 
 
-def refused(run, match):
+def refused(run, match, **changes):
     before = (run / "progress.txt").read_bytes()
     with pytest.raises(UserError, match=match):
-        train("ppo", run, resume=True)
+        train("ppo", run, resume=True, **changes)
     assert (run / "progress.txt").read_bytes() == before  # a refused attempt loses nothing
 
 
@@ -410,7 +410,7 @@ def test_a_manifest_with_flipped_bits_is_refused_or_unchanged(ended, data):
     try:
         file.write_bytes(bad)
         manifest = checkpoint.read_manifest(file.parent)
-        checkpoint.check_fingerprint(file.parent, manifest, json.loads(good), ALGORITHM.changeable)
+        checkpoint.check_fingerprint(file.parent, manifest, json.loads(good), ALGORITHM)
     except UserError:
         return
     finally:
@@ -505,6 +505,26 @@ def test_a_checkpoint_without_arguments_has_an_older_format(run):
     manifest.write_text(json.dumps({**content, "format": 1}))
     train("ppo", run, resume=True)
     assert len(table(run)) == 5
+
+
+def test_an_argument_newer_than_the_checkpoint_had_its_default(run, capfd):
+    manifest = files(run)[1]
+    content = json.loads(manifest.read_text())
+    del content["arguments"]["normalize_rew"], content["arguments"]["gamma"]
+    manifest.write_text(json.dumps(content))
+    refused(run, "has normalize_rew True, this run has False; it can't be resumed here", normalize_rew=False)
+    train("ppo", run, resume=True)
+    assert len(table(run)) == 5
+    assert "gamma" not in capfd.readouterr().err
+
+
+def test_a_missing_argument_is_refused_beside_an_unknown_one(run):
+    """As after a flipped bit in its name: its value may have been any."""
+    manifest = files(run)[1]
+    content = json.loads(manifest.read_text())
+    content["arguments"]["normalize_re7"] = content["arguments"].pop("normalize_rew")
+    manifest.write_text(json.dumps(content))
+    refused(run, "has normalize_rew None, this run has True; it can't be resumed here")
 
 
 @pytest.mark.parametrize(

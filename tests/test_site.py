@@ -1,7 +1,9 @@
 """The site: built with warnings as errors, every link followed, every page opened in a browser; and our extensions."""
 
 import html.parser
+import json
 import re
+import subprocess
 import sys
 import tempfile
 import urllib.parse
@@ -15,6 +17,7 @@ sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
 import browser
 import docstrings
+import notebooks
 import references
 import sources
 
@@ -142,6 +145,26 @@ def test_landing_page_leads_on(site):
     assert {f"{name}.html" for name in wanted} <= set(links)
 
 
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_have_pages(site, notebook):
+    """With their code and figures, for download, and listed; an algorithm's page leads to its notebook."""
+    page = (site / "notebooks" / f"{notebook.stem}.html").read_text(encoding="utf-8")
+    outputs = [
+        output for cell in json.loads(notebook.read_text("utf-8"))["cells"] for output in cell.get("outputs", [])
+    ]
+    assert page.count('class="cell-figure"') == sum("image/png" in output.get("data", {}) for output in outputs) > 0
+    assert page.count("cell-figure") + page.count("cell-output") + page.count("cell-table") == len(outputs)
+    assert "find_spec" in page
+    assert re.search(rf'href="(\.\./_downloads/\w+/{notebook.stem}.ipynb)"', page)
+    assert f'href="notebooks/{notebook.stem}.html"' in (site / "notebooks.html").read_text(encoding="utf-8")
+    if notebook.stem in algorithm.files():
+        article = (site / "algorithms" / f"{notebook.stem}.html").read_text(encoding="utf-8")
+        assert f'href="../notebooks/{notebook.stem}.html"' in article.partition("<article")[2]
+
+
 def test_pages_have_an_icon_and_a_description(site):
     for page in pages(site):
         text = page.read_text(encoding="utf-8")
@@ -150,6 +173,14 @@ def test_pages_have_an_icon_and_a_description(site):
         assert (page.parent / icon[1]).is_file()
         if page.stem not in ("genindex", "search", "py-modindex") and "_modules" not in page.parts:
             assert len(re.findall(r'<meta[^>]*name="description"[^>]*>', text)) == 1, page
+
+
+def test_no_page_shows_its_markdown(site):
+    """A list whose indentation is wrong becomes a paragraph, with its dashes and stars."""
+    shown = re.compile(r"[.:]\s+- <strong>|^- |\*\*[A-Z]", re.MULTILINE)
+    for page in site.rglob("*.html"):
+        for paragraph in re.findall(r"<p>(.*?)</p>", page.read_text(encoding="utf-8"), re.DOTALL):
+            assert not shown.search(paragraph), f"{page.relative_to(site)}: {paragraph}"
 
 
 def test_images_have_alternative_texts(site):
@@ -271,6 +302,77 @@ def test_browser_finds_faults(tmp_path):
 
 
 # ---- the extensions
+
+
+NOTEBOOK = {
+    "cells": [
+        {"cell_type": "markdown", "source": ["# A title\n", "\n", "Some words, and $x$."]},
+        {
+            "cell_type": "code",
+            "source": ["# Figure: a <thing>\n", "y = '```'"],
+            "outputs": [
+                {"output_type": "stream", "name": "stdout", "text": ["1 < 2\n", "\n", "3\n"]},
+                {"output_type": "display_data", "data": {"image/png": "iVBO\nRw==", "text/plain": "<Figure>"}},
+                {"output_type": "execute_result", "data": {"text/html": ['<table border="1" class="dataframe">']}},
+            ],
+        },
+        {"cell_type": "code", "source": ["x = 1"], "outputs": []},
+    ]
+}
+
+
+def test_notebook_as_markdown():
+    fence = "`" * 8
+    assert notebooks.as_markdown(NOTEBOOK).split("\n") == [
+        *("# A title", "", "Some words, and $x$.", ""),
+        *(f"{fence}python", "# Figure: a <thing>", "y = '```'", fence, ""),
+        fence + "{raw} html",
+        *('<pre class="cell-output">1 &lt; 2', "", "3</pre>"),
+        '<img class="cell-figure" alt="a &lt;thing&gt;" src="data:image/png;base64,iVBORw==">',
+        '<div class="cell-table"><table class="docutils dataframe"></div>',
+        *(fence, ""),
+        *(f"{fence}python", "x = 1", fence),
+    ]
+
+
+def build_with(repository: str, folder: Path) -> subprocess.CompletedProcess:
+    """A site of two pages: a notebook and the list of notebooks."""
+    files = {
+        "conf.py": f"import sys\nsys.path[:0] = [{str(ROOT / 'docs' / '_ext')!r}]\n"
+        f"extensions = ['myst_parser', 'notebooks']\nroot_doc = 'notebooks'\nrepository = {repository!r}\n",
+        "notebooks.md": "# Notebooks\n\n- [One](notebooks/one.ipynb): words\n\n```{toctree}\nnotebooks/one\n```\n",
+        "notebooks/one.ipynb": json.dumps(NOTEBOOK),
+    }
+    for name, text in files.items():
+        (folder / "docs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "docs" / name).write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(folder / "docs"), str(folder / "html")]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_badges_need_the_address(tmp_path):
+    assert build_with("", tmp_path).returncode == 0
+    for name in ("notebooks", "notebooks/one"):
+        page = (tmp_path / "html" / f"{name}.html").read_text(encoding="utf-8")
+        assert "Open in" not in page
+    assert "Download the notebook" in page
+
+
+@pytest.mark.parametrize("ending", ["", "/", ".git"])
+def test_badges(tmp_path, ending):
+    done = build_with(f"https://github.com/someone/spin-up{ending}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("notebooks", "notebooks/one"):
+        links = Anchors((tmp_path / "html" / f"{name}.html").read_text(encoding="utf-8")).links
+        path = "docs/notebooks/one.ipynb"
+        assert links.count(f"https://colab.research.google.com/github/someone/spin-up/blob/main/{path}") == 1
+        assert links.count(f"https://mybinder.org/v2/gh/someone/spin-up/main?labpath={path}") == 1
+
+
+def test_address_must_be_one(tmp_path):
+    done = build_with("spinup", tmp_path)
+    assert done.returncode == 2
+    assert "repository is 'spinup'; it must be like https://github.com/NAME/spinup, or empty" in done.stderr
 
 
 def test_labelled_lines():

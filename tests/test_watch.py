@@ -463,7 +463,7 @@ def mp4_frames(file):
         return [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in frames], meta["fps"]
 
 
-def colours(picture):
+def colors(picture):
     return len(np.unique(picture.astype(int) @ [1, 256, 65536]))
 
 
@@ -483,7 +483,7 @@ def test_gif_of_cartpole(trained, tmp_path, capsys):
     assert {picture.shape for picture in pictures} == {(266, 400, 3)}  # of 400 x 600
     assert sum(milliseconds) == 40 * (length // 2 + 1)  # every other frame of 50 per second; equal ones are merged
     assert 1 < len(pictures) <= length // 2 + 1
-    assert all(colours(picture) > 2 for picture in pictures)
+    assert all(colors(picture) > 2 for picture in pictures)
     assert not np.array_equal(pictures[0], pictures[-1])
 
 
@@ -497,7 +497,7 @@ def test_mp4_of_cartpole(trained, tmp_path, capsys):
     assert len(pictures) == sum(lengths) + 2
     assert fps == 50
     assert pictures[0].shape == (400, 600, 3)
-    assert all(colours(picture) > 2 for picture in pictures)
+    assert all(colors(picture) > 2 for picture in pictures)
     assert not np.array_equal(pictures[0], pictures[-1])
 
 
@@ -520,7 +520,7 @@ def test_gif_of_mujoco_without_a_display(egl, tmp_path, capsys):
     pictures, milliseconds = gif_frames(tmp_path / "cheetah.gif")
     assert milliseconds == [50] * 5
     assert pictures[0].shape == (400, 400, 3)
-    assert min(map(colours, pictures)) > 50
+    assert min(map(colors, pictures)) > 50
 
 
 @pytest.mark.parametrize(("env_kwargs", "follows"), [({}, True), ({"camera_id": -1}, False)])

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import spinup.algos.sac
+from spinup.algos.sac import sac
 from spinup.envs import make_envs
 from spinup.nets import TwinActorCritic
 
@@ -49,16 +49,28 @@ def play(act: Callable[[np.ndarray], np.ndarray], episodes: int, seed: int) -> S
             a = act(o)
             o2, r, _, truncated = envs.step(a)
             rows.append((o, a, r, o2))
-            o, done = o2, truncated.all()
+            o, done = o2, bool(truncated.all())
     return Steps(*(torch.as_tensor(np.array(column), dtype=torch.float32) for column in zip(*rows, strict=True)))
 
 
 def train_behavior(seed: int, steps: int = 4000) -> nn.Module:
     """The policy to record: SAC; most seeds swing the pendulum up after 4000 steps."""
-    options = dict(steps_per_epoch=steps, epochs=1, start_steps=500, update_after=500, batch_size=128, gamma=GAMMA)
-    options |= dict(polyak=0.99, eval_freq=0, num_test_episodes=1, ac_kwargs=dict(hidden_sizes=(64, 64)))
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
-        return spinup.algos.sac.sac(ENV, seed=seed, logger_kwargs=dict(output_dir=folder), **options)
+        return sac(
+            ENV,
+            seed=seed,
+            ac_kwargs=dict(hidden_sizes=(64, 64)),
+            steps_per_epoch=steps,
+            epochs=1,
+            start_steps=500,
+            update_after=500,
+            batch_size=128,
+            gamma=GAMMA,
+            polyak=0.99,
+            eval_freq=0,
+            num_test_episodes=1,
+            logger_kwargs=dict(output_dir=folder),
+        )
 
 
 def record(ac: nn.Module, data: str, seed: int, episodes: int = 50) -> Steps:

@@ -5,6 +5,8 @@
 Equation pg-simplest of docs/introduction/policy-optimization.md. The next stage: pg_2_reward_to_go.py.
 """
 
+import argparse
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -60,4 +62,5 @@ def train(epochs: int = 60, episodes: int = 10, lr: float = 1e-2, seed: int = 0)
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()  # --help
     train()

@@ -6,6 +6,8 @@ Equation pg-reward-to-go of docs/introduction/policy-optimization.md. The stage 
 only `weights` differs; the next: pg_3_baseline.py.
 """
 
+import argparse
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -61,4 +63,5 @@ def train(epochs: int = 60, episodes: int = 10, lr: float = 1e-2, seed: int = 0)
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()  # --help
     train()

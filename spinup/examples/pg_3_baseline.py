@@ -6,6 +6,8 @@ Equation pg-baseline of docs/introduction/policy-optimization.md. The average is
 that followed. The stage before: pg_2_reward_to_go.py; the next: pg_4_gae.py.
 """
 
+import argparse
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -74,4 +76,5 @@ def train(epochs: int = 60, episodes: int = 10, lr: float = 1e-2, seed: int = 0)
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()  # --help
     train()

@@ -6,6 +6,8 @@ Equation pg-gae of docs/introduction/policy-optimization.md. The stage before: p
 spinup/algos/vpg.py, and then PPO's many steps on the same data.
 """
 
+import argparse
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -92,4 +94,5 @@ def train(
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()  # --help
     train()

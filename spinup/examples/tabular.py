@@ -7,6 +7,7 @@ table (S,), Q and R are tables (S, A), P is (S, A, S), and a policy pi is a tabl
 from here: spinup/algos/dqn.py, whose table is a network.
 """
 
+import argparse
 from collections.abc import Iterator
 
 import gymnasium as gym
@@ -214,4 +215,5 @@ def main(gamma: float = 0.99, n: int = 500) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()  # --help
     main()

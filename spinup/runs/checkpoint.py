@@ -8,7 +8,7 @@ disk, and only then is the previous checkpoint removed: its files, and the folde
 import json
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from spinup.system.files import (
 from spinup.system.terminal import say
 
 if TYPE_CHECKING:
+    from spinup.algorithm import Algorithm
     from spinup.runs.run import Run
 
 FORMAT = 2  # version of the files; this code also reads 1, which lacks the arguments
@@ -133,7 +134,7 @@ def read(run: "Run", checkpoint: Path) -> np.ndarray:
     belongs to another run.
     """
     manifest = read_manifest(checkpoint)
-    check_fingerprint(checkpoint, manifest, fingerprint(run), run.algorithm.changeable)
+    check_fingerprint(checkpoint, manifest, fingerprint(run), run.algorithm)
     if len(manifest["sha256"]) != run.procs:
         count = len(manifest["sha256"])
         raise UserError(f"{checkpoint / 'manifest.json'} is damaged (it has the SHA-256 of {count} files)")
@@ -181,21 +182,28 @@ def read_manifest(checkpoint: Path) -> dict:
         raise UserError(f"{checkpoint / 'manifest.json'} is damaged ({first_line(error)})") from error
 
 
-def check_fingerprint(checkpoint: Path, saved: Mapping, current: Mapping, changeable: Sequence[str]) -> None:
-    """Raise UserError for the first difference that prevents resuming; warn about differences that don't."""
+def check_fingerprint(checkpoint: Path, saved: Mapping, current: Mapping, algorithm: "Algorithm") -> None:
+    """Raise UserError for the first difference that prevents resuming; warn about differences that don't.
+
+    An argument that a checkpoint lacks is newer than the checkpoint, whose run behaved as by its default.
+    """
     if saved.get("format") == 1 and "arguments" not in saved:
         saved = {**saved, "format": FORMAT, "arguments": current["arguments"]}
     arguments = saved.get("arguments")
     arguments = arguments if isinstance(arguments, dict) else {}
     pairs = [(key, saved.get(key), value) for key, value in current.items() if key != "arguments"]
-    pairs += [(key, arguments.get(key), value) for key, value in current["arguments"].items()]
+    renamed = arguments.keys() - current["arguments"].keys()  # or damaged: then a missing argument had an unknown value
+    absent = {} if renamed else convert_json(algorithm.defaults)
+    pairs += [(key, arguments.get(key, absent.get(key)), value) for key, value in current["arguments"].items()]
     for key, before, now in pairs:
         if before == now:
             continue
         difference = f"{checkpoint} has {key} {before}, this run has {now}"
-        if key not in ("torch", *changeable):
+        if key not in ("torch", *algorithm.changeable):
             raise UserError(f"{difference}; it can't be resumed here")
-        effect = f"the run continues with {now}" if key in changeable else "results may differ in the last bits"
+        effect = (
+            f"the run continues with {now}" if key in algorithm.changeable else "results may differ in the last bits"
+        )
         if mpi.proc_id() == 0:
             say(f"warning: {printable(difference)}: {effect}", error=True)
 

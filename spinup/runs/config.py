@@ -233,21 +233,17 @@ def provenance(config: Mapping) -> dict:
     device = str(config.get("device", "cpu"))
     if torch and device.startswith("cuda") and torch.cuda.is_available():
         device += f" ({torch.cuda.get_device_name()})"
-    versions = {"spinup": getattr(sys.modules["spinup"], "__version__", None), "python": platform.python_version()}
-    for package in RECORDED_PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    if torch:
-        versions["torch"] = torch.__version__  # includes the build, as in 2.13.0+cu130; package metadata doesn't
+    build = {"torch": torch.__version__} if torch else {}  # as in 2.13.0+cu130; the package's metadata has no +cu130
     git = {"git": _git(Path.cwd())}
     here = Path(__file__).parent
-    if "site-packages" not in here.parts and _git(here) != git["git"]:
-        git["git_spinup"] = _git(here)
+    if "site-packages" not in here.parts and (own := _git(here)) != git["git"]:
+        git["git_spinup"] = own
     return {
         "command": shlex.join(sys.orig_argv),
         "started": now(),
         "id": secrets.token_hex(8),  # doesn't change when the run is resumed or moved
-        **versions,
+        **package_versions(),
+        **build,
         **git,
         "platform": platform.platform(),
         "host": platform.node(),
@@ -255,6 +251,15 @@ def provenance(config: Mapping) -> dict:
         "threads": torch.get_num_threads() if torch else None,
         "processes": mpi.num_procs(),
     }
+
+
+@functools.cache  # reading the metadata of an installed package takes milliseconds
+def package_versions() -> dict:
+    versions = {"spinup": getattr(sys.modules["spinup"], "__version__", None), "python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
 def now() -> str:

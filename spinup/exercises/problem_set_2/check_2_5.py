@@ -23,14 +23,14 @@ def check(module) -> str:
     if not torch.equal(r, before):
         raise Wrong("rewards_to_go changes its input")
     logp = torch.randn(4, 3)
-    centred = right - right.mean(1, keepdim=True)
+    centered = right - right.mean(1, keepdim=True)
     over_time = right - right.mean(0, keepdim=True)
     mistakes = [
         (-(logp * over_time).mean(), "the baseline is a mean over time; it was right: the mean over the levers"),
         (-(logp * right).mean(), "the baseline is gone; it was right"),
-        ((logp * centred).mean(), "the sign was right before"),
+        ((logp * centered).mean(), "the sign was right before"),
     ]
-    compare("policy_loss", module.policy_loss(logp, r), -(logp * centred).mean(), mistakes)
+    compare("policy_loss", module.policy_loss(logp, r), -(logp * centered).mean(), mistakes)
     for seed in (0, 1):
         p = module.train(seed=seed)
         if not p > 0.9:
