@@ -140,20 +140,28 @@ def path_of(name: str) -> Path:
     return FOLDER / f"{name}.jsonl"
 
 
-def records(name: str) -> list[tuple[dict, list[dict]]]:
-    """(setting, its runs by seed) for each of the chapter's settings."""
-    path = path_of(name)
+def read(path: Path, settings: list[dict]) -> list[tuple[dict, list[dict]]]:
+    """(setting, its runs by seed) for each of the settings."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     runs = sorted((json.loads(line) for line in lines), key=lambda run: run["seed"])
-    return [(setting, [run for run in runs if setting.items() <= run.items()]) for setting in CHAPTERS[name].settings]
+    return [(setting, [run for run in runs if setting.items() <= run.items()]) for setting in settings]
 
 
-def record(name: str, setting: dict, seed: int) -> dict:
-    """Do one run."""
+def records(name: str) -> list[tuple[dict, list[dict]]]:
+    return read(path_of(name), CHAPTERS[name].settings)
+
+
+def record(path: Path, run: Callable[..., list], setting: dict, seed: int) -> None:
+    """Do one run, unless the file has it."""
+    if seed in [found["seed"] for _, runs in read(path, [setting]) for found in runs]:
+        return
     start = time.process_time()
     with contextlib.redirect_stdout(io.StringIO()):
-        rows = CHAPTERS[name].run(seed, **setting)
-    return {**setting, "seed": seed, "seconds": round(time.process_time() - start, 1), "rows": rows}
+        rows = run(seed, **setting)
+    seconds = round(time.process_time() - start, 1)
+    print(setting, seed, f"{seconds} s", flush=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**setting, "seed": seed, "seconds": seconds, "rows": rows}) + "\n")
 
 
 def mean_and_interval(values: np.ndarray) -> tuple[float, float, float]:
@@ -179,6 +187,11 @@ def report(name: str, found: list[tuple[dict, list[dict]]]) -> str:
     return "\n".join(lines)
 
 
+def timing(found: list[tuple[dict, list[dict]]]) -> str:
+    seconds = [run["seconds"] for _, runs in found for run in runs]
+    return f"{len(seconds)} runs, {sum(seconds):.0f} seconds of processor time, at most {max(seconds)} each"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("chapter", choices=CHAPTERS)
@@ -190,14 +203,8 @@ def main() -> None:
     seeds = range(chapter.seeds) if args.seeds is None else args.seeds
     for seed in seeds if not args.report else ():
         for setting in chapter.settings:
-            if seed not in [run["seed"] for found, runs in records(name) if found == setting for run in runs]:
-                run = record(name, setting, seed)
-                print(setting, seed, f"{run['seconds']} s", flush=True)
-                with path_of(name).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(run) + "\n")
-    print(report(name, records(name)))
-    seconds = [run["seconds"] for _, runs in records(name) for run in runs]
-    print(f"\n{len(seconds)} runs, {sum(seconds):.0f} seconds of processor time, at most {max(seconds)} each")
+            record(path_of(name), chapter.run, setting, seed)
+    print(f"{report(name, records(name))}\n\n{timing(records(name))}")
 
 
 if __name__ == "__main__":

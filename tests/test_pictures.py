@@ -10,6 +10,7 @@ from test_docs import PAGES, ROOT, name_of
 sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(ROOT / "docs" / "pictures"))
 
+import details
 import diagrams
 import language
 import palette
@@ -19,7 +20,7 @@ import results
 import stills
 import svg
 
-DRAWN = diagrams.DIAGRAMS | stills.STILLS | results.RESULTS | language.FIGURES | programs.FIGURES
+DRAWN = diagrams.DIAGRAMS | stills.STILLS | results.RESULTS | language.FIGURES | programs.FIGURES | details.FIGURES
 PICTURES = ROOT / "docs" / "pictures"
 NUMBER = re.compile(r"-?\d+\.\d+|-?\d+")
 

@@ -389,6 +389,23 @@ def test_equations():
     assert sources.equations("a\n```{math}\n:label: ppo-1\nx = 1\n```\n```{math}\ny\n```\n") == {"ppo-1": "x = 1\n"}
 
 
+def test_line_of():
+    text = "x = 1\n\ny = x + 1\nz = x\n"
+    assert sources.line_of(text, "y = x") == 3
+    for code, times in (("x", 3), ("w", 0)):
+        with pytest.raises(ValueError, match=f"'{code}' is in {times} lines"):
+            sources.line_of(text, code)
+
+
+def test_quoted_lines_lead_to_the_source(site):
+    """Those of PPO's details, in the algorithm's file and in others."""
+    page = (site / "algorithms" / "ppo-details.html").read_text(encoding="utf-8")
+    for name, place in (("algos/ppo.py", "code/ppo.html#L{}"), ("buffers.py", "_modules/spinup/buffers.html")):
+        text = (ROOT / "spinup" / name).read_text(encoding="utf-8")
+        line = sources.line_of(text, {"algos/ppo.py": "r = r / ac", "buffers.py": "delta = r +"}[name])
+        assert f'<a href="../{place.format(line)}">{Path(name).name}:{line}</a>' in page
+
+
 def test_pieces():
     """A blank line begins a piece, unless it is in a docstring or another follows it."""
     text = '"""a\n\nb\n"""\n\n\nx = 1\ny = 2\n\nz = 3\n'

@@ -2,6 +2,7 @@
 
 - `{annotated-source} ppo`: spinup/algos/ppo.py with the equations of its page beside the lines that compute them
 - `{source-diff} vpg ppo`: what one file has and the other has not
+- `{source-lines}`: lines of any file, quoted as `nets/norms.py: x = 1`, with links there
 - below each labelled equation of an algorithm's page, the lines that compute it, with links there, those of the shared
   files among them; equations carry their labels, as (ppo-2), in place of numbers
 """
@@ -189,6 +190,40 @@ def diff_html(a: str, b: str, old: str, new: str) -> str:
     return f'<p>{html.escape(counts)}</p><div class="source-diff highlight"><pre>{"".join(out)}</pre></div>'
 
 
+def line_of(text: str, code: str) -> int:
+    """The number of the line that contains `code`, of which there must be one."""
+    found = [i for i, line in enumerate(text.splitlines(), 1) if code in line]
+    if len(found) != 1:
+        raise ValueError(f"{code!r} is in {len(found)} lines; quote one that is there once")
+    return found[0]
+
+
+class SourceLines(SphinxDirective):
+    """`{source-lines}`: each line of the content is `FILE: CODE`, a file in spinup/ and a part of one of its lines."""
+
+    has_content = True
+
+    def run(self):
+        rows = []
+        for quoted in self.content:
+            name, _, code = quoted.partition(": ")
+            path = ROOT / "spinup" / name
+            self.env.note_dependency(str(path))
+            text = path.read_text(encoding="utf-8")
+            try:
+                n = line_of(text, code)
+            except ValueError as error:
+                raise self.error(f"{name}: {error}") from None
+            own = name.startswith("algos/")  # the only files whose pages have an anchor for every line
+            place = f"code/{path.stem}.html#L{n}" if own else f"_modules/spinup/{name.removesuffix('.py')}.html"
+            rows.append(f'<a href="../{place}">{path.name}:{n}</a><code>{highlighted(text)[n - 1].strip()}</code>')
+        return [nodes.raw("", source_block(rows), format="html")]
+
+
+def source_block(rows: list[str]) -> str:
+    return f'<div class="equation-source highlight">{"".join(f"<div>{row}</div>" for row in rows)}</div>'
+
+
 def add_source_lines(app, doctree) -> None:
     """Below each labelled equation of an algorithm's page, the lines that compute it; the label as its number."""
     docname = app.env.docname
@@ -215,13 +250,13 @@ def add_source_lines(app, doctree) -> None:
             if name == label
         ]
         if rows:
-            block = f'<div class="equation-source highlight">{"".join(f"<div>{row}</div>" for row in rows)}</div>'
             parent = equation.parent
-            parent.insert(parent.index(equation) + 1, nodes.raw("", block, format="html"))
+            parent.insert(parent.index(equation) + 1, nodes.raw("", source_block(rows), format="html"))
 
 
 def setup(app) -> dict:
     app.add_directive("annotated-source", AnnotatedSource)
     app.add_directive("source-diff", SourceDiff)
+    app.add_directive("source-lines", SourceLines)
     app.connect("doctree-read", add_source_lines)
     return {"parallel_read_safe": True}
