@@ -41,6 +41,7 @@ from spinup.run import ALIASES  # noqa: E402
 
 MARKS = (100_000, 300_000, 1_000_000)  # steps at which the learning curve is read
 SHORT_MARKS = (20_000, 40_000, 60_000, 80_000, 100_000)  # for runs of at most 100k steps
+FIRST_MARKS = (2_000, 4_000, 6_000, 8_000, 10_000)  # in the records only, for figures of the shortest runs
 EVAL_EPISODES = 20
 EVAL_SEED = 1_000_000  # the same 20 initial states for every policy, far from the seeds of training
 
@@ -151,7 +152,7 @@ def curve_summary(rows):
         "steps": int(last["TotalEnvInteracts"]),
         "seconds": last["Time"],
         "last_100_episodes": last_episodes_return(rows),
-        "return_at": {str(mark): return_at(rows, mark) for mark in sorted({*MARKS, *SHORT_MARKS})},
+        "return_at": {str(mark): return_at(rows, mark) for mark in sorted({*MARKS, *SHORT_MARKS, *FIRST_MARKS})},
     }
 
 

@@ -28,6 +28,7 @@ class Panel(NamedTuple):
 
 
 POSITIONS = "spinup.wrappers:SelectObservation(0,2)"  # CartPole without its two velocities
+SMALL = "--hid 64,64 --steps_per_epoch 1000 --start_steps 1000"
 CARTPOLE = Panel("reference", "CartPole-v1", 60_000, (0, 500))
 PANELS = {
     "vpg": [CARTPOLE, Panel("reference", "Pendulum-v1", 120_000, (-1500, 0), "--steps_per_epoch 1600")],
@@ -38,9 +39,10 @@ PANELS = {
     "ddpg": [Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 8000))],
     "td3": [Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 8000))],
     "sac": [
-        Panel("reference", "Pendulum-v1", 10_000, (-1800, 0), "--hid 64,64 --steps_per_epoch 1000 --start_steps 1000"),
+        Panel("reference", "Pendulum-v1", 10_000, (-1800, 0), SMALL),
         Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 8000)),
     ],
+    "crossq": [Panel("benchmarks", "Pendulum-v1", 10_000, (-1800, 0), f"{SMALL} --update_after 1000")],
 }
 
 
