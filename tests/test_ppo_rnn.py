@@ -361,6 +361,23 @@ def test_steps_that_cannot_be_cut(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_each_option_changes_the_run(tmp_path):
+    """Without NaN; and an entropy bonus raises the entropy, as a small target_kl ends an epoch's steps early."""
+    options = dict(num_envs=2, steps_per_epoch=64, epochs=3, minibatch_size=32, train_pi_iters=4, pi_lr=1e-2)
+    changes = dict(ent_coef=5.0, target_kl=1e-5, anneal_lr=False, recompute_adv=False, vf_clip=0.01, clip_ratio=0.01)
+    changes |= dict(lam=0.5, value_target="rtg", normalize_adv=True, train_v_iters=1)
+    train(tmp_path / "base", Walk, **options)
+    base = rows(tmp_path / "base")
+    found = {}
+    for name, value in changes.items():
+        train(tmp_path / name, Walk, **options, **{name: value})
+        found[name] = rows(tmp_path / name)
+        assert all(np.isfinite(row["LossPi"]) and np.isfinite(row["LossV"]) for row in found[name]), name
+        assert any(row[key] != base[i][key] for i, row in enumerate(found[name]) for key in ("LossPi", "LossV")), name
+    assert found["ent_coef"][-1]["Entropy"] > base[-1]["Entropy"]
+    assert found["target_kl"][0]["StopIter"] < base[0]["StopIter"]
+
+
 def test_a_minibatch_larger_than_the_epoch_is_the_epoch(tmp_path):
     options = dict(num_envs=2, steps_per_epoch=64, epochs=1, seq_len=8, train_pi_iters=2, train_v_iters=2)
     for size in (64, 10**6, None):
