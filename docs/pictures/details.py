@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from svg import Axes, Picture
+from svg import Axes, Picture, write
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-import ppo_details  # noqa: E402
-from chapters import read  # noqa: E402
+import ppo_details
+from chapters import read
 
 RANGES = {"CartPole-v1": (-350, 50), "Pendulum-v1": (-450, 300)}  # of the effects, in the tasks with all changes
 ROW = 15
@@ -95,5 +94,4 @@ FIGURES = {"ppo-details-effects": effects, "ppo-details-curves": learning}
 
 
 if __name__ == "__main__":
-    for name, figure in FIGURES.items():
-        (HERE / f"{name}.svg").write_text(figure().svg(name), encoding="utf-8")
+    write(FIGURES)

@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from svg import Axes, Picture
+from svg import Axes, Picture, write
 
-HERE = Path(__file__).parent
-RECORDS = HERE.parents[1] / "data" / "benchmarks" / "language_models.jsonl"
+RECORDS = Path(__file__).parents[2] / "data" / "benchmarks" / "language_models.jsonl"
 NAMES = {"reinforce": "REINFORCE", "ppo": "PPO", "grpo": "GRPO"}
 BETAS = (0.0, 0.1, 0.3, 1.0)
 STEP, REWARD, ACCURACY, KL = range(4)  # columns of a record's rows
@@ -93,5 +92,4 @@ FIGURES = {"grpo-learning": learning, "grpo-hacking": hacking, "grpo-distance": 
 
 
 if __name__ == "__main__":
-    for name, figure in FIGURES.items():
-        (HERE / f"{name}.svg").write_text(figure().svg(name), encoding="utf-8")
+    write(FIGURES)

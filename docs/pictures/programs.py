@@ -7,14 +7,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from svg import Axes, Picture
+from svg import Axes, Picture, write
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from chapters import mean_and_interval, records  # noqa: E402
+from chapters import mean_and_interval, records
 
-from spinup.examples.explore import Maze  # noqa: E402
+from spinup.examples.explore import Maze
 
 ALPHAS = {
     "0": "cloning, \u03b1 = 0",
@@ -177,5 +176,4 @@ FIGURES = {
 
 
 if __name__ == "__main__":
-    for name, figure in FIGURES.items():
-        (HERE / f"{name}.svg").write_text(figure().svg(name), encoding="utf-8")
+    write(FIGURES)

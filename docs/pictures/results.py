@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from svg import Axes, Picture
+from svg import Axes, Picture, write
 
-HERE = Path(__file__).parent
-DATA = HERE.parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 
 
 class Panel(NamedTuple):
@@ -143,5 +142,4 @@ RESULTS = {f"results-{algo}": (lambda algo=algo: results(algo)) for algo in PANE
 
 
 if __name__ == "__main__":
-    for name, result in RESULTS.items():
-        (HERE / f"{name}.svg").write_text(result().svg(name), encoding="utf-8")
+    write(RESULTS)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from svg import Axes, Picture
+from svg import Axes, Picture, write
 
 HERE = Path(__file__).parent
 
@@ -186,5 +186,4 @@ STILLS = {
 
 
 if __name__ == "__main__":
-    for name, still in STILLS.items():
-        (HERE / f"{name}.svg").write_text(still().svg(name), encoding="utf-8")
+    write(STILLS)

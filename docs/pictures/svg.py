@@ -4,6 +4,7 @@ On a page they stand inline and take their colors from its CSS variables; opened
 """
 
 import re
+from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
 
@@ -122,3 +123,9 @@ class Axes:
             at = self.at(self.x_range[0], value)[1]
             self.picture.line([(self.left - 4, at), (self.left, at)], "line thin")
             self.picture.text(self.left - 7, at + 4, label, "note", "end")
+
+
+def write(figures: Mapping[str, Callable[[], Picture]]) -> None:
+    """Write each figure to NAME.svg in this folder."""
+    for name, figure in figures.items():
+        Path(__file__).with_name(f"{name}.svg").write_text(figure().svg(name), encoding="utf-8")
