@@ -1526,6 +1526,12 @@ def test_log_std_is_clamped_and_returns_to_its_bounds(squash):
     assert torch.autograd.grad((actor(torch.zeros(3)).log_std).sum(), actor.log_std)[0].tolist() == [1.0] * 4
 
 
+@pytest.mark.parametrize("log_std", [-1.5, -0.5])
+def test_log_std_has_a_gradient_at_its_bounds(log_std):
+    actor = actor_of(BOUNDED, log_std_init=log_std, log_std_min=-1.5, log_std_max=-0.5)
+    assert torch.autograd.grad(actor(torch.zeros(3)).log_std.sum(), actor.log_std)[0].tolist() == [1.0] * 4
+
+
 @pytest.mark.parametrize(("bounds", "moved"), [({"log_std_min": -1.0}, 5.0), ({"log_std_max": 0.0}, -5.0)])
 def test_log_std_may_have_one_bound(bounds, moved):
     actor = actor_of(BOUNDED, **bounds)

@@ -13,9 +13,10 @@ import spinup
 from spinup.algos import ppo_rnn as module
 from spinup.analysis import play
 from spinup.buffers import RecurrentBuffer, first_steps, sequence_length, sequences, states_at_sequences
+from spinup.compute.optim import FlatAdam
 from spinup.envs import make_env
 from spinup.errors import UserError
-from spinup.nets import ActorCritic, Memory, RecurrentActorCritic, check_recurrent_actor_critic
+from spinup.nets import ActorCritic, Memory, RecurrentActorCritic, check_recurrent_actor_critic, orthogonal_
 from spinup.run import main
 
 BOX, TWO = spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2)
@@ -64,6 +65,15 @@ def test_memory_is_that_of_torch(cell):
     whole.load_state_dict({f"{name}_l0": p for name, p in memory.cell.state_dict().items()})
     states = memory(x, torch.zeros(4, memory.state_size), torch.zeros_like(first))
     torch.testing.assert_close(states[..., :5], whole(x)[0])
+
+
+@cells
+def test_orthogonal_initialization_of_a_cell(cell):
+    memory = Memory(3, 5, cell)
+    orthogonal_(memory, 3.0)
+    for name, p in memory.cell.named_parameters():
+        expected = p.T @ p if p.dim() > 1 else p
+        torch.testing.assert_close(expected, torch.eye(p.shape[1]) if p.dim() > 1 else torch.zeros_like(p), msg=name)
 
 
 @cells
@@ -363,19 +373,33 @@ def test_steps_that_cannot_be_cut(tmp_path):
 
 def test_each_option_changes_the_run(tmp_path):
     """Without NaN; and an entropy bonus raises the entropy, as a small target_kl ends an epoch's steps early."""
-    options = dict(num_envs=2, steps_per_epoch=64, epochs=3, minibatch_size=32, train_pi_iters=4, pi_lr=1e-2)
+    options = dict(num_envs=2, steps_per_epoch=64, epochs=3, minibatch_size=32, pi_lr=1e-2)
+    options |= dict(train_pi_iters=2, train_v_iters=2)  # so that recompute_adv can act only on the second
     changes = dict(ent_coef=5.0, target_kl=1e-5, anneal_lr=False, recompute_adv=False, vf_clip=0.01, clip_ratio=0.01)
     changes |= dict(lam=0.5, value_target="rtg", normalize_adv=True, train_v_iters=1)
     train(tmp_path / "base", Walk, **options)
     base = rows(tmp_path / "base")
     found = {}
     for name, value in changes.items():
-        train(tmp_path / name, Walk, **options, **{name: value})
+        train(tmp_path / name, Walk, **{**options, name: value})
         found[name] = rows(tmp_path / name)
         assert all(np.isfinite(row["LossPi"]) and np.isfinite(row["LossV"]) for row in found[name]), name
         assert any(row[key] != base[i][key] for i, row in enumerate(found[name]) for key in ("LossPi", "LossV")), name
     assert found["ent_coef"][-1]["Entropy"] > base[-1]["Entropy"]
     assert found["target_kl"][0]["StopIter"] < base[0]["StopIter"]
+
+
+def test_learning_rates_fall_to_0_over_the_run(monkeypatch, tmp_path):
+    rates, minimize = [], FlatAdam.minimize
+
+    def recorded(self, loss):
+        rates.append(self.lr)
+        minimize(self, loss)
+
+    monkeypatch.setattr(FlatAdam, "minimize", recorded)
+    options = dict(num_envs=2, steps_per_epoch=64, epochs=4, minibatch_size=None, train_pi_iters=1, train_v_iters=1)
+    train(tmp_path / "x", Walk, pi_lr=0.4, vf_lr=0.8, capture=False, **options)
+    assert rates == pytest.approx([0.4, 0.8, 0.3, 0.6, 0.2, 0.4, 0.1, 0.2])
 
 
 def test_a_minibatch_larger_than_the_epoch_is_the_epoch(tmp_path):
