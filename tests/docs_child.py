@@ -21,7 +21,7 @@ def run(words: list[str], folder: str, output: str, environment: dict[str, str])
     os.environ.update(environment)
     os.chdir(folder)
     multiprocessing.process.ORIGINAL_DIR = folder  # there a process that the block starts looks for its script
-    sys.path.insert(0, folder)
+    sys.path.insert(0, folder if words[0] == "-m" else os.path.join(folder, os.path.dirname(words[0])))
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(file, stream)

@@ -19,6 +19,7 @@ from spinup.probes import ByAction as ByAction  # for tests that import it from 
 from spinup.probes import ByObservation as ByObservation
 from spinup.probes import Discounting as Discounting
 from spinup.runs import checkpoint
+from spinup.system.files import newest_checkpoint
 
 ALGORITHMS = {name: find(name) for name in files()}
 # Those with an ActorCritic; recurrent PPO has its own versions of their tests.
@@ -298,7 +299,7 @@ class Replay:
 
 def checkpoint_parts(folder: Path) -> dict:
     """The state of everything in a run's newest checkpoint, by name."""
-    newest = checkpoint.newest(folder)
+    newest = newest_checkpoint(folder)
     manifest = json.loads((newest / "manifest.json").read_text())
     return checkpoint.read_state(newest / "rank0.pt", manifest["sha256"][0])["parts"]
 

@@ -35,15 +35,11 @@ def trace_at_once(monkeypatch):
 
 # ---- whole runs
 
-VARIANTS = {
-    "layer norm": dict(ac_kwargs=dict(hidden_sizes=(8, 8), layer_norm=True)),
-    "environments, n-step": dict(num_envs=3, n_step=3, update_every=7, ac_kwargs=dict(activation="Tanh")),
-    "block-sparse": dict(ac_kwargs=dict(hidden_sizes=(32, 32), linear=dict(sparsity=0.5, block_size=16))),
-    "block-sparse, evolving": dict(
-        ac_kwargs=dict(hidden_sizes=(32, 32), linear=dict(sparsity=0.5, block_size=16, schedule="set", every=3))
-    ),
-    "bfloat16": dict(matmul_precision="medium", batch_size=150, ac_kwargs=dict(hidden_sizes=(8, 8))),
-}
+# Each run has several options, since its steps are compared bit by bit.
+DENSE = dict(num_envs=3, n_step=3, update_every=7, matmul_precision="medium", batch_size=150)
+DENSE |= dict(ac_kwargs=dict(hidden_sizes=(8, 8), activation="Tanh"))
+SPARSE = dict(hidden_sizes=(32, 32), linear=dict(sparsity=0.5, block_size=16))
+EVOLVING = dict(ac_kwargs=SPARSE | dict(linear=SPARSE["linear"] | dict(schedule="set", every=3)))
 
 
 def assert_same_run(algo, env, folder, options, capfd):
@@ -58,24 +54,31 @@ def assert_same_run(algo, env, folder, options, capfd):
     return said
 
 
-@pytest.mark.parametrize(
-    ("algo", "variant"),
-    [(a, v) for a in [*OFF_POLICY, "dqn"] for v in VARIANTS if (a, v) != ("crossq", "layer norm")],  # it has none
-)
-def test_runs_are_bitwise_the_same(tmp_path, algo, variant, capfd):
+@pytest.mark.parametrize("algo", [*OFF_POLICY, "dqn"])
+def test_runs_are_bitwise_the_same(tmp_path, algo, capfd):
+    norm = {} if algo == "crossq" else dict(layer_norm=True)
+    options = SMALL | DENSE | dict(ac_kwargs=DENSE["ac_kwargs"] | norm)
     precision = torch.get_float32_matmul_precision()
     try:
-        said = assert_same_run(algo, fit(algo, Mixed), tmp_path, taken(algo, SMALL | VARIANTS[variant]), capfd)
+        assert assert_same_run(algo, fit(algo, Mixed), tmp_path, taken(algo, options), capfd) == []
     finally:
         torch.set_float32_matmul_precision(precision)
-    assert len(said) == (variant == "block-sparse, evolving"), said
+
+
+@pytest.mark.parametrize("algo", [*OFF_POLICY, "dqn"])
+def test_runs_with_evolving_layers_are_bitwise_the_same(tmp_path, algo, capfd):
+    assert len(assert_same_run(algo, fit(algo, Mixed), tmp_path, taken(algo, SMALL | EVOLVING), capfd)) == 1
+
+
+def test_a_run_with_fixed_block_sparse_layers_is_bitwise_the_same(tmp_path, capfd):
+    assert assert_same_run("td3", Target, tmp_path, SMALL | dict(ac_kwargs=SPARSE), capfd) == []
 
 
 CROSSQ = {
-    "targets": dict(polyak=0.9),
-    "one pass each": dict(joint=False),
-    "each step": dict(policy_delay=1, alpha=0.2),
-    "no normalization": dict(ac_kwargs=dict(hidden_sizes=(8, 8), batch_norm=False, actor_batch_norm=False)),
+    "targets, one pass each": dict(polyak=0.9, joint=False),
+    "each step, no normalization": dict(
+        policy_delay=1, alpha=0.2, ac_kwargs=dict(hidden_sizes=(8, 8), batch_norm=False, actor_batch_norm=False)
+    ),
 }
 
 
@@ -84,42 +87,39 @@ def test_crossq_is_bitwise_the_same(tmp_path, variant, capfd):
     assert assert_same_run("crossq", Target, tmp_path, SMALL | CROSSQ[variant], capfd) == []
 
 
-@pytest.mark.parametrize("env", [Walk, Target], ids=["discrete", "box"])
-@pytest.mark.parametrize("alpha", ["auto", 0.2])
+@pytest.mark.parametrize(("env", "alpha"), [(Walk, "auto"), (Target, 0.2)], ids=["discrete", "box"])
 def test_sac_is_bitwise_the_same(tmp_path, env, alpha, capfd):
     assert assert_same_run("sac", env, tmp_path, SMALL | dict(alpha=alpha), capfd) == []
 
 
 PPO = {
-    "uneven minibatches": dict(minibatch_size=28),
-    "all at once": dict(minibatch_size=None, recompute_adv=False),
-    "limits": dict(vf_clip=0.1, ent_coef=0.1, max_grad_norm=0.01, normalize_rew=False),
-    "target_kl": dict(target_kl=1e-3),
-    "block-sparse, evolving": dict(
-        ac_kwargs=dict(hidden_sizes=(32, 32), linear=dict(sparsity=0.5, block_size=16, schedule="set", every=3))
-    ),
+    "uneven minibatches": (Mixed, dict(minibatch_size=28)),
+    "all at once": (Target, dict(minibatch_size=None, recompute_adv=False)),
+    "limits": (Target, dict(vf_clip=0.1, ent_coef=0.1, max_grad_norm=0.01, normalize_rew=False)),
+    "target_kl": (Mixed, dict(target_kl=1e-3)),
+    "evolving": (Mixed, EVOLVING),
 }
 
 
 @pytest.mark.parametrize("variant", PPO)
-@pytest.mark.parametrize("env", [Mixed, Target], ids=["discrete", "box"])
-def test_ppo_is_bitwise_the_same(tmp_path, env, variant, capfd):
+def test_ppo_is_bitwise_the_same(tmp_path, variant, capfd):
     options = dict(epochs=3, steps_per_epoch=64, num_envs=2, train_pi_iters=4, train_v_iters=4, minibatch_size=16)
-    said = assert_same_run("ppo", env, tmp_path, options | PPO[variant], capfd)
-    assert len(said) == (2 if variant == "block-sparse, evolving" else 0), said
+    env, more = PPO[variant]
+    said = assert_same_run("ppo", env, tmp_path, options | more, capfd)
+    assert len(said) == (2 if variant == "evolving" else 0), said
 
 
 RECURRENT = {
-    "gru": dict(seq_len=8, minibatch_size=16),
-    "lstm, whole rollouts": dict(seq_len=None, minibatch_size=None, ac_kwargs=dict(cell="lstm", memory_size=8)),
+    "gru": (Walk, dict(seq_len=8, minibatch_size=16)),
+    "lstm, whole rollouts": (Target, dict(seq_len=None, minibatch_size=None, ac_kwargs=dict(cell="lstm"))),
 }
 
 
 @pytest.mark.parametrize("variant", RECURRENT)
-@pytest.mark.parametrize("env", [Walk, Target], ids=["discrete", "box"])
-def test_recurrent_ppo_is_bitwise_the_same(tmp_path, env, variant, capfd):
+def test_recurrent_ppo_is_bitwise_the_same(tmp_path, variant, capfd):
+    env, more = RECURRENT[variant]
     options = dict(epochs=2, steps_per_epoch=64, num_envs=2, train_pi_iters=3, train_v_iters=3)
-    assert assert_same_run("ppo_rnn", env, tmp_path, options | RECURRENT[variant], capfd) == []
+    assert assert_same_run("ppo_rnn", env, tmp_path, options | more, capfd) == []
 
 
 class Images(Walk):

@@ -267,6 +267,21 @@ print(record_outcome(Job("g", 0, thunks.run, {job.arguments!r}), "killed", "why"
     assert (tmp_path / "g_s0" / "error.txt").read_text() == "why\n"
 
 
+def test_a_grids_own_process_needs_no_torch(tmp_path, log):
+    """Nor do its jobs, beyond what they do themselves."""
+    code = (
+        "import sys\nimport thunks\nfrom spinup.experiments.jobs import Job, run_job\n"
+        "from spinup.experiments.grid import ExperimentGrid\n"
+        f"kwargs = dict(output_dir={str(tmp_path / 'g_s0')!r}, exp_name='g')\n"
+        f"run_job(Job('g', 0, thunks.run, dict(seed=0, log={str(log)!r}, logger_kwargs=kwargs)))\n"
+        "sys.exit(str({'torch', 'gymnasium', 'mpi4py'} & {*sys.modules}))"
+    )
+    env = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=300)
+    assert process.stderr == "set()\n"
+    assert seeds_run(log) == [0]
+
+
 def test_a_run_that_loses_its_folder_writes_no_more_there(tmp_path, log):
     """As after a long suspension, on a file system that doesn't enforce locks across hosts."""
     grid = ExperimentGrid("g")
@@ -503,12 +518,13 @@ def stop_and_check(process, how, log):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-@pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP", "SIGTERM again and again", "SIGTERM to all", "SIGKILL"])
+@pytest.mark.parametrize(
+    ("jobs", "how"),
+    [(1, how) for how in ("SIGINT", "SIGTERM", "SIGTERM again and again")]
+    + [(2, how) for how in ("SIGINT", "SIGHUP", "SIGTERM again and again", "SIGTERM to all", "SIGKILL")],
+)
 def test_a_grid_that_is_stopped_leaves_checkpoints(tmp_path, log, how, jobs):
     """And the status `stopped`. `timeout` and Slurm may signal all processes, or the same one twice."""
-    if how == "SIGKILL" and jobs == 1:
-        pytest.skip("no process is left to write a checkpoint")
     script = f"""
         import thunks
         from spinup.experiments.grid import ExperimentGrid

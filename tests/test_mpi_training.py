@@ -174,7 +174,7 @@ def test_observation_statistics_cover_both_processes(tmp_path):
     assert result.stdout.count("all is well") == 2, result.stderr
 
 
-FAST = ("ppo", "dqn", "td3", "sac-rigl")
+FAST = ("ppo", "sac-rigl")
 REST = tuple(name for name in SETTINGS if name not in FAST)
 
 

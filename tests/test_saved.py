@@ -20,8 +20,9 @@ import spinup
 from spinup.analysis import play as watch
 from spinup.errors import UserError
 from spinup.runs import saved
-from spinup.runs.checkpoint import newest, unpack
+from spinup.runs.checkpoint import unpack
 from spinup.runs.config import LONGEST_CONFIG
+from spinup.system.files import newest_checkpoint
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,7 +81,7 @@ def model(run):
 
 
 def checkpoint(run):
-    return newest(run) / "rank0.pt", lambda: spinup.resume(run, epochs=4)
+    return newest_checkpoint(run) / "rank0.pt", lambda: spinup.resume(run, epochs=4)
 
 
 @pytest.mark.parametrize("what", [model, checkpoint])
@@ -276,7 +277,7 @@ def alarm():
 @pytest.mark.parametrize("name", ["config.json", "model.pt", "manifest.json", "rank0.pt"])
 def test_only_regular_files_are_read(run, name, kind, alarm):
     """Reading a pipe would block forever, and /dev/zero never ends."""
-    file = newest(run) / name if name in ("manifest.json", "rank0.pt") else run / name
+    file = newest_checkpoint(run) / name if name in ("manifest.json", "rank0.pt") else run / name
     file.unlink()
     {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": Path.mkdir}[kind](file)
     error = error_of(spinup.load, run) if name == "model.pt" else error_of(spinup.resume, run, epochs=4)
@@ -298,7 +299,7 @@ def test_a_deep_folder_is_not_searched_for_runs(tmp_path):
 
 
 def test_our_own_pickles_contain_only_allowed_globals(run):
-    for file in (run / "model.pt", run / "model_best.pt", newest(run) / "rank0.pt"):
+    for file in (run / "model.pt", run / "model_best.pt", newest_checkpoint(run) / "rank0.pt"):
         saved.load_tensors(file)
     with pytest.raises(pickle.UnpicklingError):
         saved.check_pickle(pickle.dumps(print, protocol=2))

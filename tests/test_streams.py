@@ -45,7 +45,7 @@ def test_training_continues_if_nobody_reads_its_output(tmp_path, redirection):
     assert rows(tmp_path / "data/cmd_vpg/cmd_vpg_s0") == 3
 
 
-@pytest.mark.parametrize("redirection", ["| true", "2>&1 | true", "> /dev/full"])
+@pytest.mark.parametrize("redirection", ["2>&1 | true", "> /dev/full"])
 def test_mpi_training_continues_if_nobody_reads_its_output(tmp_path, redirection):
     pytest.importorskip("mpi4py")
     status, _, err = shell(f"{TRAIN} --num_cpu 2", redirection, tmp_path)
@@ -62,7 +62,7 @@ def test_a_grid_continues_if_nobody_reads_its_output(tmp_path, redirection):
 
 @pytest.mark.parametrize(
     ("script", "redirection"),
-    [(SCRIPT, "> /dev/full 2> /dev/full"), (SCRIPT, "2>&1 | true"), (GRID_SCRIPT, ">&- 2>&-"), (GRID_SCRIPT, "| true")],
+    [(SCRIPT, "2> /dev/full | true"), (SCRIPT, "> /dev/full"), (GRID_SCRIPT, "2>&- | true")],
 )
 def test_a_users_script_continues_if_nobody_reads_its_output(tmp_path, script, redirection):
     (tmp_path / "script.py").write_text(script)

@@ -28,10 +28,9 @@ from typing import Any, NamedTuple
 
 from spinup.compute import mpi
 from spinup.errors import UserError, first_line, install, printable, user_path
-from spinup.runs.checkpoint import newest
 from spinup.runs.config import convert_json
 from spinup.runs.signals import TERMINATION_SIGNALS, ignore_at_exit
-from spinup.system.files import RunFolder, check_file, replace_file, write_errors
+from spinup.system.files import RunFolder, check_file, newest_checkpoint, replace_file, write_errors
 from spinup.system.locks import FolderInUse, Lock, lock
 from spinup.system.terminal import dropping_output_on_error, open_closed_streams, say
 
@@ -269,7 +268,7 @@ def lock_folder(job: Job) -> tuple[Job, Lock | None]:
 def prepare_folder(job: Job) -> Job:
     """Make the job resume from an earlier attempt's checkpoint; an attempt without a checkpoint is removed."""
     if read_status(job.folder):
-        if newest(job.folder):
+        if newest_checkpoint(job.folder):
             RunFolder(job.folder).remove(re.compile(re.escape(ERROR)))
             kwargs = {**job.arguments["logger_kwargs"], "resume": True}
             return job._replace(arguments={**job.arguments, "logger_kwargs": kwargs})

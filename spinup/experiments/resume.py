@@ -15,11 +15,12 @@ from spinup.envs import make_envs, saved_wrappers
 from spinup.errors import UserError, printable
 from spinup.experiments import parsers
 from spinup.experiments.cli import convert, parameters
-from spinup.runs.checkpoint import newest, read_manifest
+from spinup.runs.checkpoint import read_manifest
 from spinup.runs.config import fill_in, find_name_only, imported_module, read_config
 from spinup.runs.logger import Logger
 from spinup.runs.saved import MOST_PROCESSES, check_process_count, check_size
 from spinup.runs.sinks import NAMED
+from spinup.system.files import newest_checkpoint
 from spinup.system.terminal import say
 
 
@@ -163,7 +164,7 @@ def report_origin(folder: Path, config: dict, arguments: dict) -> None:
 
 def check_progress(folder: Path, arguments: dict) -> None:
     """Raise UserError if the run is already finished."""
-    checkpoint = newest(folder)
+    checkpoint = newest_checkpoint(folder)
     manifest = read_manifest(checkpoint) if checkpoint else {}
     done, stopped = manifest.get("epochs done", 0), manifest.get("stopped")
     if done >= arguments["epochs"]:
@@ -177,7 +178,7 @@ def check_progress(folder: Path, arguments: dict) -> None:
 
 def check_networks(folder: Path, config: dict, env_fn: str | Callable, wrappers: Sequence | None) -> None:
     """Raise UserError, before building them, if the networks need more bytes than the checkpoint has."""
-    checkpoint = newest(folder)
+    checkpoint = newest_checkpoint(folder)
     envs = make_envs(env_fn, env_kwargs=config["env_kwargs"], wrappers=wrappers)
     envs.close()
     file = checkpoint / "rank0.pt" if checkpoint else None

@@ -163,12 +163,6 @@ def read(run: "Run", checkpoint: Path) -> np.ndarray:
     return failed
 
 
-def newest(folder: Path) -> Path | None:
-    """The folder of a run's newest complete checkpoint, or None."""
-    found = [path.parent for path in Path(folder).glob("checkpoint/*/manifest.json") if path.parent.name.isdecimal()]
-    return max(found, key=lambda path: int(path.name), default=None)
-
-
 def read_manifest(checkpoint: Path) -> dict:
     try:
         manifest = json.loads(read_text(checkpoint / "manifest.json", LONGEST_MANIFEST))

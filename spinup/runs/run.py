@@ -24,6 +24,7 @@ from spinup.runs.config import convert_json, env_flag
 from spinup.runs.logger import EpochLogger
 from spinup.runs.saved import load_policy_into
 from spinup.runs.signals import StopSignal
+from spinup.system.files import newest_checkpoint
 
 STEPS_BETWEEN_STOP_CHECKS = 20  # how often MPI processes agree on whether to stop
 SHARED_COLUMNS = ("Epoch", "EpRet", "EpLen", "TestEpRet", "TestEpLen", "EvalTime", "TotalEnvInteracts", "Time")
@@ -78,7 +79,7 @@ class Run:
         """
         ac.to(self.device)
         source, logger = self.config.get("init_from"), self.config["logger_kwargs"] or {}
-        if source is not None and not (logger.get("resume") and checkpoint.newest(logger["output_dir"])):
+        if source is not None and not (logger.get("resume") and newest_checkpoint(logger["output_dir"])):
             file = load_policy_into(ac, source, fixed)
             self.notes.append(f"Networks and normalizers loaded from {file}")
         mpi.sync_params(ac)
@@ -107,7 +108,7 @@ class Run:
                 logger.log(note)
         bind(policy, self.envs, self.envs.max_ep_len)
         self.warn_about_max_ep_len()
-        found = mpi.share(checkpoint.newest(self.folder) if logger.resume else None)
+        found = mpi.share(newest_checkpoint(self.folder) if logger.resume else None)
         if found:
             self.restore(found)
             o = self.envs.o

@@ -222,6 +222,12 @@ def is_checkpoint(name: str) -> bool:
     return re.fullmatch(r"[0-9]+|\.[0-9]+(\.[0-9a-f]{16})?\.tmp", name) is not None
 
 
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The folder of a run's newest complete checkpoint, or None."""
+    found = [path.parent for path in Path(folder).glob("checkpoint/*/manifest.json") if path.parent.name.isdecimal()]
+    return max(found, key=lambda path: int(path.name), default=None)
+
+
 def write_and_sync(file: BinaryIO, data: bytes) -> None:
     """Write to an open file and wait until the data is on disk."""
     file.write(data)
