@@ -1,9 +1,9 @@
 """Train algorithms on environments with several seeds, evaluate the policies, and compare with published results.
 
     python benchmarks/learning.py --suite classic --dir data/classic --jobs 2
-    python benchmarks/learning.py --suite mujoco --algos ppo --dir data/mujoco --jobs 2 -- --preset spinningup
+    python benchmarks/learning.py --suite onpolicy --algos ppo --dir data/onpolicy --jobs 2 -- --preset spinningup
     python benchmarks/learning.py --algos ppo --envs Hopper-v5 --seeds 0 1 --steps 300000 --dir data/try
-    python benchmarks/learning.py --report data/classic data/mujoco
+    python benchmarks/learning.py --report data/classic data/onpolicy
     python benchmarks/learning.py --report data/benchmarks    # the results we got
 
 Each job is `python -m spinup.run ALGO --env ENV --seed S` in a process of its own, with everything after `--` passed
@@ -27,6 +27,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -46,39 +47,41 @@ EVAL_EPISODES = 20
 EVAL_SEED = 1_000_000  # the same 20 initial states for every policy, far from the seeds of training
 
 POSITIONS = ("--wrapper", "spinup.wrappers:SelectObservation(0,2)")  # CartPole without its two velocities
+THREE_ROBOTS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
+FOUR_ROBOTS = (*THREE_ROBOTS, "Ant-v5")
+SEVEN_TASKS = (*FOUR_ROBOTS, "Swimmer-v5", "Reacher-v5", "InvertedDoublePendulum-v5")
 
-# name: [(algo, env, steps, *flags)], seeds
+
+class Task(NamedTuple):
+    """One algorithm on one environment, with seeds 0 to seeds - 1."""
+
+    algo: str
+    env: str
+    steps: int
+    seeds: int = 5
+    flags: tuple[str, ...] = ()
+
+
 SUITES = {
-    "classic": (
-        [
-            ("ppo", "CartPole-v1", 100_000),
-            ("trpo", "CartPole-v1", 100_000),
-            ("vpg", "CartPole-v1", 300_000),
-            ("ppo", "Acrobot-v1", 300_000),
-            ("ppo", "Pendulum-v1", 300_000),
-        ],
-        range(5),
-    ),
-    "mujoco": (
-        [
-            (algo, env, 1_000_000)
-            for algo in ("ppo", "trpo", "vpg")
-            for env in ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
-        ],
-        range(3),
-    ),
-    "pendulum": ([(algo, "Pendulum-v1", 20_000) for algo in ("sac", "td3", "ddpg")], range(5)),
-    "dqn": ([("dqn", "CartPole-v1", 50_000), ("dqn", "LunarLander-v3", 300_000)], range(5)),
-    "crossq": (
-        [("crossq", "Pendulum-v1", 20_000)]
-        + [("crossq", f"{env}-v5", 100_000) for env in ("HalfCheetah", "Hopper", "Walker2d", "Ant")],
-        range(5),
-    ),
-    "memory": ([(algo, "CartPole-v1", 100_000, *POSITIONS) for algo in ("ppo_rnn", "ppo")], range(5)),
-    "offpolicy": (
-        [(algo, "HalfCheetah-v5", 100_000) for algo in ("sac", "td3", "ddpg")] + [("sac", "Hopper-v5", 100_000)],
-        range(3),
-    ),
+    "classic": [
+        Task("ppo", "CartPole-v1", 100_000),
+        Task("trpo", "CartPole-v1", 100_000),
+        Task("vpg", "CartPole-v1", 300_000),
+        Task("ppo", "Acrobot-v1", 300_000),
+        Task("ppo", "Pendulum-v1", 300_000),
+    ],
+    "dqn": [Task("dqn", "CartPole-v1", 50_000), Task("dqn", "LunarLander-v3", 300_000)],
+    "memory": [Task(algo, "CartPole-v1", 100_000, flags=POSITIONS) for algo in ("ppo_rnn", "ppo")],
+    "offpolicy": [
+        *(Task(algo, "Pendulum-v1", 20_000) for algo in ("sac", "crossq", "td3", "ddpg")),
+        *(Task(algo, env, 100_000) for env in FOUR_ROBOTS for algo in ("sac", "crossq")),
+        *(Task("td3", env, 100_000, seeds=3) for env in FOUR_ROBOTS),
+        Task("ddpg", "HalfCheetah-v5", 100_000, seeds=3),
+    ],
+    "onpolicy": [
+        *(Task("ppo", env, 1_000_000) for env in SEVEN_TASKS),
+        *(Task(algo, env, 1_000_000, seeds=3) for algo in ("trpo", "vpg") for env in THREE_ROBOTS),
+    ],
 }
 
 # Published returns at 100k / 300k / 1M steps, +- one standard deviation over seeds. Sources: benchmarks/README.md.
@@ -205,14 +208,15 @@ def job_key(job):
 def make_jobs(args):
     """The suite's jobs, filtered or changed by --algos, --envs, --seeds, --steps; without a suite, their product."""
     if args.suite:
-        tasks, seeds = SUITES[args.suite]
-        tasks = [t for t in tasks if t[0] in (args.algos or files()) and (not args.envs or t[1] in args.envs)]
+        tasks = [t for t in SUITES[args.suite] if t.algo in (args.algos or files()) and t.env in (args.envs or [t.env])]
     else:
-        tasks, seeds = [(algo, env, args.steps) for algo in args.algos for env in args.envs], range(3)
+        tasks = [Task(algo, env, args.steps, seeds=3) for algo in args.algos for env in args.envs]
+    most = max((task.seeds for task in tasks), default=0)
     return [
-        {"algo": algo, "env": env, "seed": seed, "budget": args.steps or steps, "flags": [*flags, *args.flags]}
-        for seed in (seeds if args.seeds is None else args.seeds)  # seed by seed, so that early results cover all tasks
-        for algo, env, steps, *flags in tasks
+        {"algo": t.algo, "env": t.env, "seed": seed, "budget": args.steps or t.steps, "flags": [*t.flags, *args.flags]}
+        for seed in (range(most) if args.seeds is None else args.seeds)  # so that early results cover all tasks
+        for t in tasks
+        if args.seeds or seed < t.seeds
     ]
 
 
@@ -351,12 +355,14 @@ def published_rows(algo, env, marks):
 
 
 def report(records):
-    """Markdown tables: runs of at most 100k steps, longer ones, and pairs of algorithms; then the jobs that failed."""
+    """Markdown tables: runs of at most 100k steps, longer ones, pairs of algorithms, and what the suites still lack;
+    then the jobs that failed."""
     ok = [record for record in records if record["status"] == "ok"]
     short = [record for record in ok if record["budget"] <= SHORT_MARKS[-1]]
     long = [record for record in ok if record["budget"] > SHORT_MARKS[-1]]
     tables = [table(runs, marks) for runs, marks in ((short, SHORT_MARKS), (long, MARKS)) if runs]
     tables += [pairs] if (pairs := comparisons(ok)) else []
+    tables += [rest] if (rest := unfinished(ok)) else []
     failures = [f"failed: {job_name(record)}: {record['error']}" for record in records if record["status"] != "ok"]
     return "\n\n".join([*tables, *failures])
 
@@ -405,6 +411,20 @@ def comparisons(records):
             row = [env, f"{budget:,}", names[0], iqm_text(x), names[1], iqm_text(y)]
             rows.append([*row, f"{p:.2f} ({low:.2f} to {high:.2f})"])
     return markdown(["env", "steps", "X", "IQM of X", "Y", "IQM of Y", "P(X > Y)"], rows) if rows else ""
+
+
+def unfinished(records):
+    """A row for each task that still lacks seeds, of the suites that have been begun."""
+    done = {job_key(record) for record in records}
+    rows = []
+    for name, tasks in SUITES.items():
+        counts = [sum((t.algo, t.env, s, t.steps, t.flags) in done for s in range(t.seeds)) for t in tasks]
+        rows += [
+            [name, t.algo, t.env, f"{t.steps:,}", f"{count} of {t.seeds}"]
+            for t, count in zip(tasks, counts, strict=True)
+            if any(counts) and count < t.seeds
+        ]
+    return markdown(["suite", "algo", "env", "steps", "seeds done"], rows) if rows else ""
 
 
 def iqm_text(values):

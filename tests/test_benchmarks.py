@@ -59,11 +59,34 @@ def test_flags_override_presets_and_presets_defaults(monkeypatch):
 
 
 def test_suites_can_be_narrowed():
-    args = learning.parse(["--suite", "mujoco", "--algos", "ppo", "--seeds", "7", "--dir", "d", "--", "--gamma", "0.9"])
+    args = learning.parse(
+        ["--suite", "onpolicy", "--algos", "trpo", "--seeds", "7", "--dir", "d", "--", "--gamma", "0.9"]
+    )
     jobs = learning.make_jobs(args)
     assert [job["env"] for job in jobs] == ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"]
     assert all(job["seed"] == 7 and job["budget"] == 1_000_000 and job["flags"] == ["--gamma", "0.9"] for job in jobs)
     assert len({learning.job_name(job) for job in jobs}) == 3
+
+
+def test_a_suites_tasks_have_seeds_of_their_own():
+    jobs = learning.make_jobs(learning.parse(["--suite", "offpolicy", "--algos", "sac", "td3", "--dir", "d"]))
+    seeds = {task: [job["seed"] for job in jobs if (job["algo"], job["env"]) == task] for task in
+             (("sac", "Ant-v5"), ("td3", "Ant-v5"), ("td3", "Pendulum-v1"))}  # fmt: skip
+    assert [*seeds.values()] == [[0, 1, 2, 3, 4], [0, 1, 2], [0, 1, 2, 3, 4]]
+    assert [job["seed"] for job in jobs] == sorted(job["seed"] for job in jobs)  # early results cover all tasks
+
+
+def test_the_report_lists_what_a_suite_lacks(monkeypatch):
+    tasks = [learning.Task("ppo", "A-v1", 100_000, 2), learning.Task("vpg", "A-v1", 100_000, 1, ("--gamma", "0.9"))]
+    monkeypatch.setattr(learning, "SUITES", {"ours": tasks, "theirs": [learning.Task("dqn", "B-v1", 100_000)]})
+    run = {"algo": "ppo", "env": "A-v1", "budget": 100_000, "flags": []}
+    first, second, other = {**run, "seed": 0}, {**run, "seed": 1}, {**run, "seed": 0, "algo": "vpg"}
+    head = "| suite | algo | env | steps | seeds done |\n| --- | --- | --- | --- | --- |\n"
+    vpg = "| ours | vpg | A-v1 | 100,000 | 0 of 1 |"
+    assert learning.unfinished([first]) == f"{head}| ours | ppo | A-v1 | 100,000 | 1 of 2 |\n{vpg}"
+    assert learning.unfinished([first, second, other]) == head + vpg  # its flags differ
+    assert learning.unfinished([first, second, dict(other, flags=["--gamma", "0.9"])]) == ""
+    assert learning.unfinished([]) == ""
 
 
 def test_a_task_may_have_flags_of_its_own():
@@ -188,7 +211,8 @@ def test_report_has_a_table_of_its_own_for_short_runs():
     job |= {"last_100_episodes": 1.0}
     short = {**job, "budget": 100_000, "return_at": {str(mark): mark / 100 for mark in learning.SHORT_MARKS}}
     long = {**job, "budget": 300_000, "return_at": {"100000": 1.0, "300000": 2.0, "1000000": None}}
-    first, second = learning.report([short, long]).split("\n\n")
+    first, second, unfinished = learning.report([short, long]).split("\n\n")
+    assert "| offpolicy | sac | HalfCheetah-v5 | 100,000 | 1 of 5 |" in unfinished
     assert "return at 20k | return at 40k | return at 60k | return at 80k | return at 100k" in first.splitlines()[0]
     assert "| 200 | 400 | 600 | 800 | 1000 | 1 | 7000 | 7000 | - |" in first.splitlines()[2]
     assert "published: T | 10 | - | - | - | - | 6515 |" in first.splitlines()[4]
