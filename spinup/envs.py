@@ -33,6 +33,8 @@ from spinup.wrappers import num_choices
 NAMESPACES = {"ALE": ("ale_py", "atari")}
 DEFAULT_LENGTH = 1000  # default of max_ep_len
 MODULES = {"gymnasium_robotics": "robotics"}  # module -> extra that installs it
+# The environments of gymnasium_robotics begin so.
+ROBOTS = ("AdroitHand", "AntMaze", "Fetch", "FrankaKitchen", "HandManipulate", "HandReach", "PointMaze")
 EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale": "atari"}
 SEED_LIMIT = 2**31  # environment seeds stay below: many simulators store them in a C int
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -84,6 +86,8 @@ def suggest_env(env_id: str) -> str:
 
     for match in difflib.get_close_matches(base(env_id), map(base, gym.registry), n=1, cutoff=0.8):
         return closest(env_id, [known for known in gym.registry if base(known) == match], cutoff=0)
+    if env_id.startswith(ROBOTS):
+        return f"; did you mean 'gymnasium_robotics:{env_id}'?"
     modules = modules_with_environments()
     start = re.sub(r"\W|_", "", env_id.lower())
     for module in modules:

@@ -617,7 +617,9 @@ def error_of(fn, *args, **kwargs):
     return str(error.value)
 
 
-@pytest.mark.parametrize("env_id", ["MiniGrid-Empty-5x5-v0", "highway-v0", "PointMaze_UMaze-v3", "Ab-Cd/Ef-v0"])
+@pytest.mark.parametrize(
+    "env_id", ["MiniGrid-Empty-5x5-v0", "highway-v0", "PointMaze_UMaze-v3", "FetchReach-v4", "Ab-Cd/Ef-v0"]
+)
 def test_an_environment_of_a_package_that_is_not_imported(monkeypatch, env_id):
     known = {"minigrid": ["minigrid"], "ab_cd": ["ab-cd"], "scipy": ["scipy"], "gymnasium_robotics": ["robots"]}
     requires = {"minigrid": ["numpy", "gymnasium>=1.0"], "ab-cd": ["gymnasium"], "scipy": None}
@@ -625,7 +627,7 @@ def test_an_environment_of_a_package_that_is_not_imported(monkeypatch, env_id):
     monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: known)
     monkeypatch.setattr("importlib.metadata.requires", requires.get)
     monkeypatch.setattr("spinup.envs.modules_with_environments", modules_with_environments.__wrapped__)  # not cached
-    module = {"M": "minigrid", "A": "ab_cd"}.get(env_id[0])
+    module = {"M": "minigrid", "A": "ab_cd", "P": "gymnasium_robotics", "F": "gymnasium_robotics"}.get(env_id[0])
     packages = "ab_cd, gymnasium_robotics, minigrid"
     expected = f"my_module:{env_id}; installed packages that may register it: {packages}"
     expected = f"; did you mean '{module}:{env_id}'?" if module else expected
