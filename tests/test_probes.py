@@ -172,7 +172,7 @@ def test_best_point_of_a_box(tmp_path, algo):
 # ---- the command
 
 
-FAST = ("ppo", "ddpg", "dqn")
+FAST = ("ppo", "dqn")
 
 
 @pytest.mark.parametrize("algo", [a if a in FAST else pytest.param(a, marks=pytest.mark.slow) for a in ALGORITHMS])
