@@ -249,7 +249,7 @@ def test_replay_size_limits_the_age_of_transitions(monkeypatch, tmp_path, algo):
 def test_targets_follow_all_parameters_by_polyak_averaging(monkeypatch, tmp_path, algo, polyak):
     """Exact for a single update (of TD3 with a delay of 1)."""
     rates = dict(lr=0.1) if algo in SOFT else dict(pi_lr=0.1, q_lr=0.1)
-    delay = dict(policy_delay=1) if algo in ("td3", "crossq") else {}
+    delay = dict(policy_delay=1) if algo in ("td3", "sac", "crossq") else {}
     options = {**SMALL, "start_steps": 0, "update_after": 20, "steps_per_epoch": 20, "polyak": polyak, **rates, **delay}
     replay = Replay(monkeypatch, algo, Walk, tmp_path, **options)
     assert len(replay.batches) == 1
@@ -333,7 +333,7 @@ NOISE = dict(pi_lr=1e-3, q_lr=1e-3, act_noise=0.1, noise_corr=0.0, target_policy
 OWN = {
     "ddpg": NOISE,
     "td3": NOISE | dict(target_noise=0.2, noise_clip=0.5, policy_delay=2),
-    "sac": dict(lr=1e-3, alpha=0.2),
+    "sac": dict(lr=1e-3, alpha=0.2, policy_delay=1),
 }
 OFF = dict(num_envs=1, n_step=1, replay_ratio=1.0, normalize_obs=False, eval_freq=1, matmul_precision="highest")
 

@@ -192,10 +192,11 @@ def test_terminal_states_have_no_entropy(tmp_path):
 
 
 @pytest.mark.parametrize("alpha", ["auto", 0.3])
-def test_updates_match_a_reference_implementation(monkeypatch, tmp_path, alpha):
+@pytest.mark.parametrize("delay", [1, 3])
+def test_updates_match_a_reference_implementation(monkeypatch, tmp_path, alpha, delay):
     """Eight updates on the same batches and noise, with torch.optim.Adam, torch.distributions and loops."""
     options = {**SMALL, "update_after": 30, "steps_per_epoch": 37, "lr": 2e-3, "polyak": 0.9, "gamma": 0.8}
-    replay = Replay(monkeypatch, "sac", Walk, tmp_path, **options, n_step=2, alpha=alpha)
+    replay = Replay(monkeypatch, "sac", Walk, tmp_path, **options, n_step=2, alpha=alpha, policy_delay=delay)
     assert len(replay.batches) == 8
     middle, half_range = torch.tensor([5.0, -1.0]), torch.tensor([5.0, 2.0])
 
@@ -216,7 +217,7 @@ def test_updates_match_a_reference_implementation(monkeypatch, tmp_path, alpha):
     def learned(critic, batch):
         return [value(net, batch.o, (batch.a - middle) / half_range) for net in critic]
 
-    follow(replay, soft, learned, alpha, target_entropy=-2.0)
+    follow(replay, soft, learned, alpha, target_entropy=-2.0, delay=delay)
 
 
 @pytest.mark.parametrize("alpha", ["auto", 0.3])
@@ -240,10 +241,11 @@ def test_updates_for_discrete_actions_match_a_reference_implementation(monkeypat
     follow(replay, soft, learned, alpha, target_entropy=0.5 * math.log(3))
 
 
-def follow(replay, soft, learned, alpha, target_entropy):
+def follow(replay, soft, learned, alpha, target_entropy, delay=1):
     """Compare a run with a reference implementation of its updates.
 
-    soft(actor, critic, o, alpha): values and log-probabilities; learned(critic, batch): the critics' values
+    soft(actor, critic, o, alpha): values and log-probabilities; learned(critic, batch): the critics' values;
+    delay: steps of the critics for each step of the policy
     """
     actor, critic = replay.first.actor, replay.first.critic
     critic_targ = copy.deepcopy(critic)
@@ -251,7 +253,7 @@ def follow(replay, soft, learned, alpha, target_entropy):
     pi_adam, alpha_adam = torch.optim.Adam(actor.parameters(), 2e-3), torch.optim.Adam([log_alpha], 2e-3)
     q_adams = [torch.optim.Adam(net.parameters(), 2e-3) for net in critic]
     logs = {"LossQ": [], "LossPi": [], "AverageLogPi": [], "Alpha": [], "AverageQ1Vals": []}
-    for batch, random in zip(replay.batches, replay.random, strict=True):
+    for i, (batch, random) in enumerate(zip(replay.batches, replay.random, strict=True), 1):
         torch.set_rng_state(random)
         a = log_alpha.exp().item()
         with torch.no_grad():
@@ -259,10 +261,15 @@ def follow(replay, soft, learned, alpha, target_entropy):
             y = batch.r + torch.where(batch.terminated == 1, 0.0, batch.discount * v2)
         losses = [((q - y) ** 2).mean() for q in learned(critic, batch)]
         logs["AverageQ1Vals"].append(learned(critic, batch)[0].mean().item())
+        logs["LossQ"].append(sum(losses).item())
+        logs["Alpha"].append(a)
         for loss, adam in zip(losses, q_adams, strict=True):
             adam.zero_grad()
             loss.backward()
             adam.step()
+        polyak_loop(critic_targ, critic, 0.9)
+        if i % delay:
+            continue
         v, logp = soft(actor, critic, batch.o, a)
         pi_adam.zero_grad()
         (-v.mean()).backward()
@@ -271,9 +278,8 @@ def follow(replay, soft, learned, alpha, target_entropy):
             alpha_adam.zero_grad()
             (log_alpha * (-logp.detach().mean() - target_entropy)).backward()  # alpha rises if the entropy is too low
             alpha_adam.step()
-        polyak_loop(critic_targ, critic, 0.9)
-        for key, x in (("LossQ", sum(losses)), ("LossPi", -v.mean()), ("AverageLogPi", logp.mean()), ("Alpha", a)):
-            logs[key].append(float(torch.as_tensor(x).detach()))
+        logs["LossPi"].append(-v.mean().item())
+        logs["AverageLogPi"].append(logp.mean().item())
 
     assert_follows(replay, {"actor": actor, "critic": critic, "critic_targ": critic_targ})
     assert replay.ac.temperature.log_alpha.item() == pytest.approx(log_alpha.item(), abs=1e-6)

@@ -88,6 +88,7 @@ def sac(
         "or half of log K for K Discrete actions",
         CHANGEABLE,
     ] = None,
+    policy_delay: Annotated[int, Range(1, COUNT), "steps of the critics for each step of policy and temperature"] = 1,
     batch_size: arg.BatchSize = 256,
     start_steps: arg.StartSteps = 10_000,
     update_after: arg.UpdateAfter = 1000,
@@ -142,8 +143,8 @@ def sac(
 
     # ---- learn
     @captured(capture)
-    def update(batch: Batch) -> dict[str, Tensor]:
-        """One step of the critics, the policy and the temperature. Returns what to log."""
+    def update(batch: Batch, skip_policy: bool) -> dict[str, Tensor]:
+        """One step of the critics and, unless skipped, the policy and the temperature. Returns what to log."""
         o, a, r, o2, terminated, discount = batch
         temperature = log_alpha.detach().exp()
 
@@ -153,16 +154,17 @@ def sac(
         q_values = q(o, a)  # (2, B)
         loss_q = q_loss(q_values, y)
         q_optimizer.minimize(loss_q)
+        polyak_average(q_targ_params, q_optimizer.flat, polyak)  # sac-8
+        metrics = dict(LossQ=loss_q, Q1Vals=q_values[0], Q2Vals=q_values[1], Alpha=temperature)
+        if skip_policy:
+            return metrics
 
         v, logp = soft_value(pi(o), q, o, temperature)
         loss_pi = -v.mean()  # sac-5
         pi_optimizer.minimize(loss_pi)
         if alpha == "auto":
             alpha_optimizer.minimize(alpha_loss(log_alpha, logp.detach(), target_entropy))
-
-        polyak_average(q_targ_params, q_optimizer.flat, polyak)  # sac-8
-        q1, q2 = q_values
-        return dict(LossQ=loss_q, LossPi=loss_pi, Q1Vals=q1, Q2Vals=q2, LogPi=logp, Alpha=temperature)
+        return metrics | dict(LossPi=loss_pi, LogPi=logp)
 
     # ---- act
     optimizers = dict(pi_optimizer=pi_optimizer, q_optimizer=q_optimizer, alpha_optimizer=alpha_optimizer)
@@ -174,8 +176,9 @@ def sac(
             buffer.store(o, a, r, o2, terminated, truncated)
             obs_norm.update(torch.as_tensor(o))
             o = envs.reset_done()
-            for _ in run.due_updates():
-                run.log(**update(buffer.sample(batch_size).normalized(obs_norm)))
+            for i in run.due_updates():
+                batch = buffer.sample(batch_size).normalized(obs_norm)
+                run.log(**update(batch, i % policy_delay != 0))
         run.end_epoch()
 
     run.close()
