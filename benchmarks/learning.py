@@ -208,13 +208,14 @@ def job_key(job):
 def make_jobs(args):
     """The suite's jobs, filtered or changed by --algos, --envs, --seeds, --steps; without a suite, their product."""
     if args.suite:
-        tasks = [t for t in SUITES[args.suite] if t.algo in (args.algos or files()) and t.env in (args.envs or [t.env])]
+        algos = args.algos or files()
+        tasks = [t for t in SUITES[args.suite] if t.algo in algos and (not args.envs or t.env in args.envs)]
     else:
         tasks = [Task(algo, env, args.steps, seeds=3) for algo in args.algos for env in args.envs]
     most = max((task.seeds for task in tasks), default=0)
     return [
         {"algo": t.algo, "env": t.env, "seed": seed, "budget": args.steps or t.steps, "flags": [*t.flags, *args.flags]}
-        for seed in (range(most) if args.seeds is None else args.seeds)  # so that early results cover all tasks
+        for seed in args.seeds or range(most)  # seed by seed, so that early results cover all tasks
         for t in tasks
         if args.seeds or seed < t.seeds
     ]

@@ -79,7 +79,7 @@ def check_env_id(env_id: str) -> None:
 
 
 def suggest_env(env_id: str) -> str:
-    """A hint for an unregistered id: a likely typo, or an installed package that may register it when imported."""
+    """A hint for an unregistered id: a likely typo, or a package that may register it when imported."""
 
     def base(env_id: str) -> str:
         return re.sub(r"-v\d+$", "", env_id).lower()

@@ -87,9 +87,9 @@ def test_crossq_is_bitwise_the_same(tmp_path, variant, capfd):
     assert assert_same_run("crossq", Target, tmp_path, SMALL | CROSSQ[variant], capfd) == []
 
 
-@pytest.mark.parametrize(("env", "alpha"), [(Walk, "auto"), (Target, 0.2)], ids=["discrete", "box"])
-def test_sac_is_bitwise_the_same(tmp_path, env, alpha, capfd):
-    assert assert_same_run("sac", env, tmp_path, SMALL | dict(alpha=alpha), capfd) == []
+@pytest.mark.parametrize(("env", "alpha", "delay"), [(Walk, "auto", 1), (Target, 0.2, 2)], ids=["discrete", "box"])
+def test_sac_is_bitwise_the_same(tmp_path, env, alpha, delay, capfd):
+    assert assert_same_run("sac", env, tmp_path, SMALL | dict(alpha=alpha, policy_delay=delay), capfd) == []
 
 
 PPO = {
@@ -109,9 +109,10 @@ def test_ppo_is_bitwise_the_same(tmp_path, variant, capfd):
     assert len(said) == (2 if variant == "evolving" else 0), said
 
 
+LSTM = dict(ac_kwargs=dict(cell="lstm", memory_size=8))
 RECURRENT = {
     "gru": (Walk, dict(seq_len=8, minibatch_size=16)),
-    "lstm, whole rollouts": (Target, dict(seq_len=None, minibatch_size=None, ac_kwargs=dict(cell="lstm"))),
+    "lstm, whole rollouts": (Target, LSTM | dict(seq_len=None, minibatch_size=None)),
 }
 
 

@@ -268,12 +268,11 @@ print(record_outcome(Job("g", 0, thunks.run, {job.arguments!r}), "killed", "why"
 
 
 def test_a_grids_own_process_needs_no_torch(tmp_path, log):
-    """Nor do its jobs, beyond what they do themselves."""
+    """Nor does a job, beyond what it does itself."""
     code = (
-        "import sys\nimport thunks\nfrom spinup.experiments.jobs import Job, run_job\n"
-        "from spinup.experiments.grid import ExperimentGrid\n"
-        f"kwargs = dict(output_dir={str(tmp_path / 'g_s0')!r}, exp_name='g')\n"
-        f"run_job(Job('g', 0, thunks.run, dict(seed=0, log={str(log)!r}, logger_kwargs=kwargs)))\n"
+        "import sys\nimport thunks\nfrom spinup.experiments.grid import ExperimentGrid\n"
+        f"grid = ExperimentGrid('g')\ngrid.add('seed', [0])\ngrid.add('log', {str(log)!r})\n"
+        f"grid.run(thunks.run, data_dir={str(tmp_path)!r}, jobs=1)\n"
         "sys.exit(str({'torch', 'gymnasium', 'mpi4py'} & {*sys.modules}))"
     )
     env = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}

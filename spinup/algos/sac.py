@@ -1,8 +1,8 @@
 """Soft actor-critic (SAC), arXiv:1801.01290 and 1812.05905, for bounded and (arXiv:1910.07207) Discrete actions.
 
 Equations: docs/algorithms/sac.md. Departures from the papers: the optimizer steps on log(alpha), and the
-target entropy of discrete actions is half of its maximum. Option: n-step returns, which omit the entropies of the steps
-in between.
+target entropy of discrete actions is half of its maximum. Options: n-step returns, which omit the entropies of the
+steps in between, and several steps of the critics for one of the policy (arXiv:2101.05982).
 """
 
 import copy
