@@ -241,7 +241,7 @@ WRONG = {
         ([("    returns = []", "    returns = []\n    np.random.seed(seed)")], "seeds the global random numbers"),
         ([("random = np.random.default_rng(seed)", "random = np.random.default_rng()")], "and then"),
         ([("random = np.random.default_rng(seed)", "random = np.random.default_rng(0)"), ("10_000 + seed", "10_000"),
-          ("episodes=2, seed=seed", "episodes=2, seed=0")], "the same result for the seeds 0 and 1"),
+          ("episodes=2, seed=seed", "episodes=2, seed=0")], "the same result for the seeds 0, 1, and 2"),
         ([("        returns.append(total)\n", "        returns.append(total)\n    return sum(returns)\n")],
          "the list of their returns"),
     ],

@@ -57,11 +57,14 @@ def check(module) -> str:
         raise Wrong(
             "evaluate seeds the global random numbers; the training that uses them would repeat itself after it"
         )
-    first, second, different = module.train(seed=0), module.train(seed=0), module.train(seed=1)
-    if first != second:
-        raise Wrong(f"train(seed=0) gave {first} and then {second}")
-    if first == different:
-        raise Wrong("train gives the same result for the seeds 0 and 1; the seed must matter")
-    if not max(first) >= 50:
-        raise Wrong(f"training never comes to a return of 50: {first}; a policy that does not learn has 9")
+    results = []
+    for seed in range(3):  # one seed may repeat its result by chance: a return of 500 is the largest
+        first, second = [module.train(seed=seed) for _ in range(2)]
+        if first != second:
+            raise Wrong(f"train(seed={seed}) gave {first} and then {second}")
+        results.append(first)
+    if results[0] == results[1] == results[2]:
+        raise Wrong("train gives the same result for the seeds 0, 1, and 2; the seed must matter")
+    if not max(map(max, results)) >= 50:
+        raise Wrong(f"training never comes to a return of 50: {results}; a policy that does not learn has 9")
     return "evaluations repeat, compare policies on the same starts, and leave everything else alone"
