@@ -356,7 +356,7 @@ def test_main_samples_from_a_seed(trained, capsys):
     one, same, other, mode = (play(capsys, trained[0], "-nr", "-n", 8, *words) for words in ([], [], ["-s", 1], ["-d"]))
     assert one == same
     assert len({tuple(one[1:]), tuple(other[1:]), tuple(mode[1:])}) == 3
-    assert one[0].endswith("actions sampled")
+    assert one[0].endswith("actions sampled if the policy is stochastic")
 
 
 def test_main_plays_a_hundred_episodes_of_limited_length(trained, capsys):

@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             played = play(policy, window, *how)
     else:
         played = evaluate(policy, env, *how, length, env_kwargs, wrappers=wrappers, **as_in_training(config, args))
-    actions = "the mode of the policy" if args.deterministic else "actions sampled"
+    actions = "the mode of the policy" if args.deterministic else "actions sampled if the policy is stochastic"
     print(f"{args.episodes} episode{'s' * (args.episodes > 1)} of {printable(str(env))}, seed {args.seed}, {actions}")
     for key, values in played.items():
         values = [value for value in values if not math.isnan(value)] or [math.nan]
