@@ -247,10 +247,15 @@ def finished_run(data_dir, epochs):
     return None
 
 
+def unfinished_run(data_dir):
+    """The folder below data_dir of a run that can be resumed from a checkpoint, or None."""
+    return next((file.parents[2] for file in data_dir.rglob("checkpoint/*/manifest.json")), None)
+
+
 def train_and_evaluate(job, folder):
     """Run one job. Returns the rest of its record; raises JobFailed with one line.
 
-    A run that an earlier call finished but couldn't evaluate isn't trained again.
+    A run that an earlier call began is resumed from its checkpoint, and one that it finished is only evaluated.
     """
     name, flags = job_name(job), read_flags(job["flags"])
     data_dir = folder / "runs" / name
@@ -261,7 +266,9 @@ def train_and_evaluate(job, folder):
     with open(folder / f"{name}.log", "a") as log:
         run = finished_run(data_dir, epochs)
         if run is None:
-            if status := child([*command, "--data_dir", str(data_dir)], log):
+            begun = unfinished_run(data_dir)
+            resume = begun and ["-m", "spinup.run", "resume", str(begun)]
+            if status := child(resume or [*command, "--data_dir", str(data_dir)], log):
                 raise JobFailed(f"training ended with status {status}; see {name}.log")
             run = finished_run(data_dir, epochs)
         if run is None:

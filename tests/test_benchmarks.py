@@ -144,6 +144,25 @@ def test_only_a_run_of_all_epochs_counts_as_finished(tmp_path):
     assert learning.finished_run(tmp_path, 4) is None
 
 
+def test_a_run_that_was_begun_is_resumed(tmp_path, monkeypatch):
+    job = {"algo": "ppo", "env": "CartPole-v1", "seed": 0, "budget": 16_384, "flags": []}
+    commands = []
+
+    def child(args, log):
+        commands.append(args)
+        return 1
+
+    monkeypatch.setattr(learning, "child", child)
+    run = tmp_path / "runs" / learning.job_name(job) / "ppo" / "ppo_s0"
+    for _ in range(2):
+        with pytest.raises(learning.JobFailed, match="training ended with status 1"):
+            learning.train_and_evaluate(job, tmp_path)
+        (run / "checkpoint" / "1").mkdir(parents=True, exist_ok=True)
+        (run / "checkpoint" / "1" / "manifest.json").touch()
+    assert commands[0][:5] == ["-m", "spinup.run", "ppo", "--env", "CartPole-v1"]
+    assert commands[1] == ["-m", "spinup.run", "resume", str(run)]
+
+
 # ---- learning.py: reading a run
 
 
