@@ -271,6 +271,16 @@ def test_the_results_page_matches_the_records():
     assert len(re.findall(r"^\| ---", page, re.MULTILINE)) == 4
 
 
+def test_the_table_of_hopper_has_every_run():
+    page = (ROOT / "docs" / "algorithms" / "sac.md").read_text(encoding="utf-8")
+    shown = {}
+    for flags, *returns in re.findall(r"^\| (none|`--.+?`) \|(.*?)\|(.*?)\|(.*?)\|(.*?)\|$", page, re.MULTILINE):
+        shown |= {(flags.strip("`"), seed): int(text) for seed, text in enumerate(returns) if text.strip()}
+    records = learning.read_results(ROOT / "data" / "benchmarks").values()
+    runs = [r for r in records if (r["algo"], r["env"]) == ("sac", "Hopper-v5")]
+    assert shown == {(" ".join(r["flags"]) or "none", r["seed"]): round(r["eval_mean"]) for r in runs}
+
+
 def test_the_sparse_page_matches_the_records():
     page = (ROOT / "docs" / "sparse.md").read_text(encoding="utf-8")
     lines = learning.report(list(RECORDS)).splitlines()
