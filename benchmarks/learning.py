@@ -39,6 +39,7 @@ from spinup.analysis.stats import improvement, iqm, iqm_interval  # noqa: E402
 from spinup.errors import UserError  # noqa: E402
 from spinup.experiments.cli import split_flags  # noqa: E402
 from spinup.run import ALIASES  # noqa: E402
+from spinup.system.files import newest_checkpoint  # noqa: E402
 
 MARKS = (100_000, 300_000, 1_000_000)  # steps at which the learning curve is read
 SHORT_MARKS = (20_000, 40_000, 60_000, 80_000, 100_000)  # for runs of at most 100k steps
@@ -238,9 +239,14 @@ class JobFailed(Exception):
     pass
 
 
+def tables(data_dir):
+    """The tables of the runs below data_dir, the newest first."""
+    return sorted(data_dir.rglob("progress.txt"), key=lambda file: file.stat().st_mtime, reverse=True)
+
+
 def finished_run(data_dir, epochs):
     """The newest folder below data_dir with a run that reached its last epoch, or None."""
-    for file in sorted(data_dir.rglob("progress.txt"), key=lambda file: file.stat().st_mtime, reverse=True):
+    for file in tables(data_dir):
         rows = read_progress(file)
         if rows and rows[-1]["Epoch"] == epochs:
             return file.parent
@@ -248,8 +254,8 @@ def finished_run(data_dir, epochs):
 
 
 def unfinished_run(data_dir):
-    """The folder below data_dir of a run that can be resumed from a checkpoint, or None."""
-    return next((file.parents[2] for file in data_dir.rglob("checkpoint/*/manifest.json")), None)
+    """The newest folder below data_dir with a run that can be resumed, or None."""
+    return next((file.parent for file in tables(data_dir) if newest_checkpoint(file.parent)), None)
 
 
 def train_and_evaluate(job, folder):

@@ -158,7 +158,8 @@ def test_a_run_that_was_begun_is_resumed(tmp_path, monkeypatch):
         with pytest.raises(learning.JobFailed, match="training ended with status 1"):
             learning.train_and_evaluate(job, tmp_path)
         (run / "checkpoint" / "1").mkdir(parents=True, exist_ok=True)
-        (run / "checkpoint" / "1" / "manifest.json").touch()
+        for name in ("progress.txt", "checkpoint/1/manifest.json"):
+            (run / name).touch()
     assert commands[0][:5] == ["-m", "spinup.run", "ppo", "--env", "CartPole-v1"]
     assert commands[1] == ["-m", "spinup.run", "resume", str(run)]
 
