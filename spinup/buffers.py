@@ -226,6 +226,7 @@ class ReplayBuffer:
     """
 
     columns = ("o", "a", "r", "o2", "terminated", "done")
+    extra_bytes = 0  # per transition, of what a subclass keeps besides
 
     def __init__(
         self,
@@ -238,7 +239,8 @@ class ReplayBuffer:
         gamma: float = 0.99,
     ):
         self.procs = mpi.num_procs()
-        self.memory = check_replay_memory(size, observation_space, action_space, device, self.procs)
+        each = replay_bytes(observation_space, action_space) + self.extra_bytes
+        self.memory = check_replay_memory(size, each, observation_space, device, self.procs)
         size //= self.procs
         self.rows, self.num_envs, self.n_step, self.gamma = max(1, size // num_envs), num_envs, n_step, gamma
 
@@ -356,16 +358,14 @@ def part_bytes(part: Part) -> float:
     return frame_bytes(part) if is_image(part.space) else 2 * int(np.prod(part.space.shape)) * 4
 
 
-def check_replay_memory(
-    size: int, observation_space: spaces.Box, action_space: spaces.Space, device, procs: int = 1
-) -> str:
-    """A line on the memory that a ReplayBuffer of `size` transitions over `procs` MPI processes takes in each; raises
-    UserError if it isn't available.
+def check_replay_memory(size: int, each: int, observation_space: spaces.Box, device, procs: int = 1) -> str:
+    """A line on the memory that `size` transitions of `each` bytes over `procs` MPI processes take in each of them;
+    raises UserError if it isn't available.
 
     With procs > 1 all of them must call it, since processes on one machine share its memory. On a GPU each process
     checks only its own part, because there a buffer takes its memory at once, whereas on the CPU it does as it fills.
     """
-    each, free, part = replay_bytes(observation_space, action_space), accel.free_memory(device), size // procs
+    free, part = accel.free_memory(device), size // procs
     here = mpi.num_procs_here() if procs > 1 and torch.device(device).type == "cpu" else 1
     if free is not None and here * part * each > free:
         among, where = (f" over {procs} processes", " on this machine") if procs > 1 else ("", "")

@@ -31,6 +31,8 @@ class HindsightBuffer(ReplayBuffer):
     Raises UserError if the environments are not goal environments or n_step isn't 1.
     """
 
+    extra_bytes = 8  # self.end
+
     def __init__(self, hindsight: float, envs: VecEnv, size: int, device: torch.device = "cpu", n_step=1, gamma=0.99):
         if n_step != 1:
             raise UserError(f"n_step is {n_step}; with hindsight it must be 1: a new goal changes each step's reward")

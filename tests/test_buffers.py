@@ -648,7 +648,7 @@ def test_replay_bytes_are_those_of_the_tensors(observation_space, action_space, 
 def test_a_buffer_that_is_too_large_says_how_large_one_would_fit(monkeypatch, size):
     each = replay_bytes(BOX, spaces.Discrete(4))
     monkeypatch.setattr(accel, "free_memory", lambda device: size * each)
-    assert check_replay_memory(size, BOX, spaces.Discrete(4), "cpu").startswith(f"replay buffer: {size} transitions, ")
+    assert check_replay_memory(size, each, BOX, "cpu").startswith(f"replay buffer: {size} transitions, ")
     monkeypatch.setattr(accel, "free_memory", lambda device: size * each - 1)
     with pytest.raises(UserError, match=f"^replay_size {size} needs ") as error:
         ReplayBuffer(size, 1, BOX, spaces.Discrete(4))
@@ -659,23 +659,23 @@ def test_a_buffer_that_is_too_large_says_how_large_one_would_fit(monkeypatch, si
     assert 0 <= int(fits) < size
     assert int(fits) == pytest.approx(0.8 * size, abs=1)  # leaves room for everything else
     if int(fits):
-        check_replay_memory(int(fits), BOX, spaces.Discrete(4), "cpu")
+        check_replay_memory(int(fits), each, BOX, "cpu")
 
 
 def test_processes_on_one_machine_share_its_memory(monkeypatch):
     monkeypatch.setattr(mpi, "num_procs_here", lambda: 3)
     each, most = replay_bytes(BOX, spaces.Discrete(4)), 6 * 2**24
     monkeypatch.setattr(accel, "free_memory", lambda device: 3 * 2**24 * each)
-    text = check_replay_memory(most, BOX, spaces.Discrete(4), "cpu", procs=6)
+    text = check_replay_memory(most, each, BOX, "cpu", procs=6)
     assert text.startswith("replay buffer: 16777216 transitions")
     with pytest.raises(UserError) as error:
-        check_replay_memory(2 * most, BOX, spaces.Discrete(4), "cpu", procs=6)
+        check_replay_memory(2 * most, each, BOX, "cpu", procs=6)
     needs, free = (n * 3 * 2**24 * each / 2**30 for n in (2, 1))
     assert str(error.value) == (
         f"replay_size {2 * most} over 6 processes needs {needs:.3g} GiB on this machine, and {free:.3g} GiB are free; "
         f"{6 * int(0.8 * 2**24)} transitions would fit"
     )
-    check_replay_memory(2 * most, BOX, spaces.Discrete(4), "meta", procs=6)  # as on a GPU: each checks its own part
+    check_replay_memory(2 * most, each, BOX, "meta", procs=6)  # as on a GPU: each checks its own part
 
 
 def test_a_single_process_does_not_wait_for_others(monkeypatch):
@@ -685,7 +685,7 @@ def test_a_single_process_does_not_wait_for_others(monkeypatch):
 
 def test_every_size_is_accepted_if_free_memory_is_unknown(monkeypatch):
     monkeypatch.setattr(accel, "free_memory", lambda device: None)
-    text = check_replay_memory(2**20, BOX, spaces.Discrete(4), "cpu")
+    text = check_replay_memory(2**20, 33, BOX, "cpu")
     assert text == "replay buffer: 1048576 transitions, 33 MiB when full"
 
 

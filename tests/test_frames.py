@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import spinup
 from spinup import buffers
-from spinup.buffers import ReplayBuffer, check_replay_memory
+from spinup.buffers import ReplayBuffer, check_replay_memory, replay_bytes
 from spinup.envs import make_envs
 from spinup.observations import flattened_space, network_space
 from spinup.runs.checkpoint import pack, unpack
@@ -262,7 +262,8 @@ def test_a_run_with_images_resumes_exactly(tmp_path, monkeypatch):
 def test_the_message_accounts_for_stacks(make, planes, new, size):
     """planes: in an image; new: those of them that each step adds"""
     envs = make_envs(make)
-    text = check_replay_memory(2**20, envs.observation_space, Film.action_space, "cpu")
+    stored = replay_bytes(envs.observation_space, Film.action_space)
+    text = check_replay_memory(2**20, stored, envs.observation_space, "cpu")
     envs.close()
     each = new * (size + 4) * 17 / 16 + 2 * 4 * planes + 4 + 9
     assert float(text.split(" transitions, ")[1].split(" MiB")[0]) == pytest.approx(each, rel=0.01)

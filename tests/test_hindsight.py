@@ -132,6 +132,11 @@ def test_goals_after_the_oldest_steps_were_overwritten():
     assert samples(buffer) == last | {13: {14}}
 
 
+def test_memory_counts_the_ends_of_episodes():
+    each = 2 * 6 * 4 + 8 + 9 + 8  # o, o2; a; r, terminated, done; end
+    assert make_buffer(size=2**20).memory == f"replay buffer: {2**20} transitions, {each} MiB when full"
+
+
 def test_each_later_goal_is_as_likely():
     buffer = make_buffer()
     for t in range(4):
