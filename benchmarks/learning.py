@@ -5,6 +5,7 @@
     python benchmarks/learning.py --algos ppo --envs Hopper-v5 --seeds 0 1 --steps 300000 --dir data/try
     python benchmarks/learning.py --report data/classic data/onpolicy
     python benchmarks/learning.py --report data/benchmarks    # the results we got
+    python benchmarks/learning.py --report data/benchmarks --into docs/results.md
 
 Each job is `python -m spinup.run ALGO --env ENV --seed S` in a process of its own, with everything after `--` passed
 on. Its output goes to DIR/<job>.log, its result to DIR/results.jsonl. Started again, the command skips jobs that are
@@ -18,6 +19,7 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -381,6 +383,12 @@ def report(records):
     return "\n\n".join([*tables, *failures])
 
 
+def with_tables(page, text):
+    """The page with its tables replaced, in their order, by those of a report."""
+    new = iter(text.split("\n\n"))
+    return re.sub(r"(^\|.*\n)+", lambda _: next(new) + "\n", page, flags=re.MULTILINE)
+
+
 def table(records, marks):
     """A row for each algorithm, environment and set of flags, and the published ones below each environment."""
     groups = {}
@@ -470,6 +478,7 @@ def parse(argv):
     parser.add_argument("--dir", type=Path, help="where runs, logs and results.jsonl go")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--report", nargs="+", type=Path, metavar="DIR", help="print the table of these folders")
+    parser.add_argument("--into", type=Path, metavar="PAGE", help="replace this page's tables by those of --report")
     parser.add_argument("--evaluate", type=Path, help=argparse.SUPPRESS)  # in a child process
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(own)
@@ -498,7 +507,11 @@ def main():
         missing = [str(folder) for folder in args.report if not (folder / "results.jsonl").exists()]
         if missing:
             sys.exit(f"learning.py: no results.jsonl in {', '.join(missing)}")
-        print(report([record for folder in args.report for record in read_results(folder).values()]))
+        text = report([record for folder in args.report for record in read_results(folder).values()])
+        if args.into:
+            args.into.write_text(with_tables(args.into.read_text("utf-8"), text), "utf-8")
+        else:
+            print(text)
         return 0
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # sent when the terminal is closed; the children inherit this

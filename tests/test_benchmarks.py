@@ -266,6 +266,11 @@ def test_comparisons_by_hand():
 RECORDS = learning.read_results(ROOT / "data" / "benchmarks").values()
 
 
+def test_a_report_replaces_the_tables_of_a_page():
+    page = "# Runs\n\n| a |\n| --- |\n| 1 |\n\nWords.\n\n| b |\n| --- |\n\nMore.\n"
+    assert learning.with_tables(page, "| x |\n| 2 |\n\n| y |") == "# Runs\n\n| x |\n| 2 |\n\nWords.\n\n| y |\n\nMore.\n"
+
+
 def test_the_results_page_matches_the_records():
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert [table for table in learning.report(list(RECORDS)).split("\n\n") if table not in page] == []
