@@ -156,8 +156,9 @@ def test_value_is_of_the_text_before_the_token(tiny):
     values = grpo.evaluate(tiny[0], prompts(7), COMPLETIONS)[1]
     whole = tiny[0](torch.cat([prompts(7), COMPLETIONS], dim=1))[1]
     torch.testing.assert_close(values, whole[:, :2])
-    assert len(values[:, 0].unique()) == 1
-    assert len(values[:, 1].unique()) == 3
+    first, second = values.round(decimals=9).T  # rows of one product may differ by rounding
+    assert len(first.unique()) == 1
+    assert len(second.unique()) == 3
 
 
 # ---- the losses
