@@ -121,15 +121,15 @@ def test_n_step_and_gamma_reach_the_buffer(monkeypatch, tmp_path):
     assert abs(terminated.mean().item() - 0.6) < 0.15  # three of five starts reach the end
 
 
-@pytest.mark.parametrize("double", [True, False])
-def test_dqn_updates_match_a_reference_implementation(monkeypatch, tmp_path, double):
+@pytest.mark.parametrize(("double", "target_policy"), [(True, True), (True, False), (False, False)])
+def test_dqn_updates_match_a_reference_implementation(monkeypatch, tmp_path, double, target_policy):
     batches = sampled(monkeypatch)
     start, prepare = [], module.Run.prepare
     monkeypatch.setattr(
         module.Run, "prepare", lambda self, ac, **kwargs: start.append(copy.deepcopy(prepare(self, ac))) or ac
     )
     options = SMALL | dict(double=double, n_step=1, polyak=0.9, q_lr=1e-2, max_grad_norm=0.5, capture=False)
-    ac = train(tmp_path, lambda: Walk(spaces.Discrete(2)), **options)
+    ac = train(tmp_path, lambda: Walk(spaces.Discrete(2)), **options, target_policy=target_policy)
     net = start[0].q
     net_targ, optimizer = copy.deepcopy(net), torch.optim.Adam(net.parameters(), 1e-2)
     assert len(batches) == 101
@@ -145,7 +145,8 @@ def test_dqn_updates_match_a_reference_implementation(monkeypatch, tmp_path, dou
         with torch.no_grad():
             for p_targ, p in zip(net_targ.parameters(), net.parameters(), strict=True):
                 p_targ.mul_(0.9).add_(0.1 * p)
-    for ours, wanted in zip(ac.q.parameters(), net.parameters(), strict=True):
+    result = net_targ if target_policy else net
+    for ours, wanted in zip(ac.q.parameters(), result.parameters(), strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
 
 

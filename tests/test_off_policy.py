@@ -23,6 +23,7 @@ from probes import (
     fit,
     parameters,
     rows,
+    taken,
     train,
 )
 
@@ -272,24 +273,24 @@ def test_targets_start_as_copies(monkeypatch, tmp_path, algo):
         torch.testing.assert_close(parameters(target), parameters(getattr(replay.first, part)), rtol=0, atol=0)
 
 
-@noisy
+@pytest.mark.parametrize("algo", ["ddpg", "td3", "dqn"])
 def test_target_policy_replaces_the_learned_one(tmp_path, algo):
     """It is evaluated, saved and returned; the learned policy acts, learns and is logged as without it."""
-    options = SMALL | dict(start_steps=0, update_after=20, steps_per_epoch=40, epochs=2, eval_freq=1, pi_lr=0.1, seed=3)
-    options["num_test_episodes"] = 2
+    options = SMALL | dict(start_steps=0, update_after=20, steps_per_epoch=40, epochs=2, eval_freq=1, seed=1)
+    options |= dict(num_test_episodes=2, pi_lr=0.1, q_lr=0.02 if algo == "dqn" else 1e-3)
 
     def run_with(name, **kwargs):
-        ac = train(algo, Walk, tmp_path / name, **options | kwargs)
+        ac = train(algo, "CartPole-v1" if algo == "dqn" else Walk, tmp_path / name, **taken(algo, options | kwargs))
         saved = torch.load(tmp_path / name / "model.pt", weights_only=True)
         for key, value in ac.state_dict().items():
             torch.testing.assert_close(saved[key], value, rtol=0, atol=0)
         table = rows(tmp_path / name)
         others = [{key: x for key, x in row.items() if "Test" not in key and "Time" not in key} for row in table]
-        return parameters(ac.actor), [row["AverageTestEpRet"] for row in table], others
+        return parameters(ac.q if algo == "dqn" else ac.actor), [row["AverageTestEpRet"] for row in table], others
 
     first, first_tests, _ = run_with("first", pi_lr=0.0, q_lr=0.0)
     for polyak in (0.0, 0.9, 1.0):
-        learned, learned_tests, learned_others = run_with(f"learned{polyak}", polyak=polyak)
+        learned, learned_tests, learned_others = run_with(f"learned{polyak}", polyak=polyak, target_policy=False)
         averaged, tests, others = run_with(f"averaged{polyak}", polyak=polyak, target_policy=True)
         assert others == learned_others
         assert (learned - first).abs().max() > 0.1

@@ -46,16 +46,19 @@ def dqn(
     steps_per_epoch: arg.StepsPerEpoch = 5000,
     epochs: arg.Epochs = 60,
     replay_size: arg.ReplaySize = 1_000_000,
-    gamma: arg.Gamma = 0.99,
+    gamma: arg.Gamma = 0.995,
     n_step: arg.NStep = 3,
     hindsight: arg.Hindsight = 0.0,
     polyak: arg.Polyak = 0.995,
+    target_policy: Annotated[
+        bool, "test, save and return the target network, a running average of the learned one that varies less"
+    ] = True,
     double: Annotated[
         bool,
         "double Q-learning: the learned network chooses the next action, the target network evaluates it",
         CHANGEABLE,
     ] = True,
-    q_lr: arg.QLr = 5e-4,
+    q_lr: arg.QLr = 2.5e-4,
     epsilon: Annotated[float, Range(0, 1), "final probability of a random action", CHANGEABLE] = 0.05,
     epsilon_steps: Annotated[
         int, Range(0), "environment steps over which epsilon falls linearly from 1", CHANGEABLE
@@ -97,7 +100,10 @@ def dqn(
     check_q_network(net, envs.observation_space, envs.action_space, normalize_obs=normalize_obs)
     obs_norm = getattr(net, "obs_norm", NoNorm())
     run.prepare(net)
-    q, q_targ = net.q, copy.deepcopy(net.q)
+    net_targ = copy.deepcopy(net)
+    net_targ.obs_norm = obs_norm  # the same statistics for both
+    q, q_targ = net.q, net_targ.q
+    result = net_targ if target_policy else net  # evaluated, saved and returned
     q_targ_params = flatten(q_targ)
     q_optimizer = FlatAdam(q, q_lr, max_grad_norm)
     if hindsight == 0:
@@ -127,7 +133,7 @@ def dqn(
         random = torch.rand(num_envs).numpy() < eps
         return np.where(random, envs.random_actions(), net.act(o))
 
-    o = run.begin(net, buffer, ac=net, q_targ=q_targ, q_optimizer=q_optimizer)
+    o = run.begin(result, buffer, ac=net, q_targ=q_targ, q_optimizer=q_optimizer)
     for epoch in run.epochs():
         while run.t < epoch * steps_per_epoch:
             a = explore(o, run.step())
@@ -140,7 +146,7 @@ def dqn(
         run.end_epoch()
 
     run.close()
-    return net
+    return result
 
 
 ALGORITHM = Algorithm(
@@ -156,6 +162,7 @@ ALGORITHM = Algorithm(
             "wrappers": ["gymnasium.wrappers:AtariPreprocessing", "gymnasium.wrappers:FrameStackObservation(4)"],
             "steps_per_epoch": 50_000,
             "epochs": 200,
+            "gamma": 0.99,
             "q_lr": 1e-4,
             "epsilon": 0.01,
             "epsilon_steps": 1_000_000,
