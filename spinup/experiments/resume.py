@@ -60,7 +60,8 @@ def resume(
                 raise UserError(f"{name}[{key!r}] cannot be changed: config.json contains its value")
     makers = {"ac_kwargs": actor_critic, "env_kwargs": env_fn}
     config = fill_in(folder, config, {"ac_kwargs": ac_kwargs, "env_kwargs": env_kwargs}, makers)
-    arguments = {name: config[name] for name in inspect.signature(function).parameters if name in config}
+    saved = {**algorithm.earlier, **config}
+    arguments = {name: saved[name] for name in inspect.signature(function).parameters if name in saved}
     check_changes(algorithm, changes)
     if on_epoch is None and config.get("on_epoch") is not None and mpi.proc_id() == 0:
         say(printable(f"warning: {folder} had on_epoch={config['on_epoch']!r:.80}; it is not called now"), error=True)

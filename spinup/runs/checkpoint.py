@@ -179,7 +179,8 @@ def read_manifest(checkpoint: Path) -> dict:
 def check_fingerprint(checkpoint: Path, saved: Mapping, current: Mapping, algorithm: "Algorithm") -> None:
     """Raise UserError for the first difference that prevents resuming; warn about differences that don't.
 
-    An argument that a checkpoint lacks is newer than the checkpoint, whose run behaved as by its default.
+    An argument that a checkpoint lacks is newer than the checkpoint, whose run behaved as by algorithm.earlier or else
+    as by the default.
     """
     if saved.get("format") == 1 and "arguments" not in saved:
         saved = {**saved, "format": FORMAT, "arguments": current["arguments"]}
@@ -187,7 +188,7 @@ def check_fingerprint(checkpoint: Path, saved: Mapping, current: Mapping, algori
     arguments = arguments if isinstance(arguments, dict) else {}
     pairs = [(key, saved.get(key), value) for key, value in current.items() if key != "arguments"]
     renamed = arguments.keys() - current["arguments"].keys()  # or damaged: then a missing argument had an unknown value
-    absent = {} if renamed else convert_json(algorithm.defaults)
+    absent = {} if renamed else convert_json({**algorithm.defaults, **algorithm.earlier})
     pairs += [(key, arguments.get(key, absent.get(key)), value) for key, value in current["arguments"].items()]
     for key, before, now in pairs:
         if before == now:
