@@ -285,6 +285,22 @@ def test_every_algorithm_trains_saves_and_loads(algo, schedule, data_dir):
     assert len(Player(policy, 2).act(np.zeros((2, *observation_space.shape), np.float32), False)) == 2
 
 
+@pytest.mark.parametrize("algo", [a for a in files() if "target_policy" in find(a).arguments])
+def test_layers_are_pruned_alike_whichever_policy_is_the_result(algo, data_dir):
+    """The learned network's layers know the progress of the run although its average is saved, and the average follows
+    their layouts."""
+    tables, left = [], []
+    for value in ("False", "True"):
+        main(words(algo, "--quiet", "--sparse_schedule", "prune", "--sparse_every", "1", "--exp_name", value,
+            "--target_policy", value))  # fmt: skip
+        folder = data_dir / value / f"{value}_s3"
+        rows = [line.split("\t")[:-1] for line in (folder / "progress.txt").read_text().splitlines()]  # without Time
+        tables.append([[x for x, name in zip(row, rows[0], strict=True) if name != "EvalTime"] for row in rows])
+        left += [m.layout.nnz for m in spinup.load(folder).modules() if isinstance(m, BlockSparseLinear)]
+    assert tables[0] == tables[1]
+    assert set(left) == {6}  # pruned from 16 to 0.4 of them
+
+
 def test_the_same_seed_gives_the_same_run(data_dir):
     for name in ("a", "b"):
         main(words("sac", "--quiet", "--sparse_schedule", "rigl", "--sparse_every", "5", "--exp_name", name))

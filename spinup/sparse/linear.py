@@ -153,7 +153,8 @@ class BlockSparseLinear(nn.Module):
         self.table = layout.table.to(self.mask.device)
 
     def follow(self, other: "BlockSparseLinear") -> None:
-        """Switch to the layout of the layer of which this is a copy, as in a target network."""
+        """Adopt the layout and the steps of the layer of which this is a copy, as in a target network."""
+        self.schedule.steps = other.schedule.steps
         if self.layout is not other.layout:
             self.change_layout(other.layout)
 
