@@ -384,6 +384,7 @@ NO_CHANGE = {"steps_per_epoch", "epochs", "env_kwargs", "vectorization", "device
 NO_CHANGE |= {"target_policy", "wrappers", "log_info", "num_test_envs", "init_from", "stop_at", "patience", "on_epoch"}
 NO_CHANGE |= {
     "hindsight",
+    "policy_average",
     "actor_critic",
     "ac_kwargs",
     "capture",

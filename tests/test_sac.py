@@ -1,6 +1,7 @@
 """SAC: equations by hand, updates against a reference implementation. See also test_off_policy.py."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -18,6 +19,7 @@ from probes import (
     column,
     fit,
     lines,
+    parameters,
     polyak_loop,
     rows,
     train,
@@ -196,7 +198,8 @@ def test_terminal_states_have_no_entropy(tmp_path):
 def test_updates_match_a_reference_implementation(monkeypatch, tmp_path, alpha, delay):
     """Eight updates on the same batches and noise, with torch.optim.Adam, torch.distributions and loops."""
     options = {**SMALL, "update_after": 30, "steps_per_epoch": 37, "lr": 2e-3, "polyak": 0.9, "gamma": 0.8}
-    replay = Replay(monkeypatch, "sac", Walk, tmp_path, **options, n_step=2, alpha=alpha, policy_delay=delay)
+    options |= {"n_step": 2, "alpha": alpha, "policy_delay": delay, "policy_average": 0.3}
+    replay = Replay(monkeypatch, "sac", Walk, tmp_path, **options)
     assert len(replay.batches) == 8
     middle, half_range = torch.tensor([5.0, -1.0]), torch.tensor([5.0, 2.0])
 
@@ -217,14 +220,14 @@ def test_updates_match_a_reference_implementation(monkeypatch, tmp_path, alpha, 
     def learned(critic, batch):
         return [value(net, batch.o, (batch.a - middle) / half_range) for net in critic]
 
-    follow(replay, soft, learned, alpha, target_entropy=-2.0, delay=delay)
+    follow(replay, soft, learned, alpha, target_entropy=-2.0, delay=delay, average=0.3)
 
 
 @pytest.mark.parametrize("alpha", ["auto", 0.3])
 def test_updates_for_discrete_actions_match_a_reference_implementation(monkeypatch, tmp_path, alpha):
     options = {**SMALL, "update_after": 30, "steps_per_epoch": 37, "lr": 2e-3, "polyak": 0.9, "gamma": 0.8}
     env = lambda: Walk(spaces.Discrete(3))  # noqa: E731
-    replay = Replay(monkeypatch, "sac", env, tmp_path, **options, n_step=2, alpha=alpha)
+    replay = Replay(monkeypatch, "sac", env, tmp_path, **options, n_step=2, alpha=alpha, policy_average=0.0)
     assert {x for batch in replay.batches for x in batch.a.tolist()} == {0, 1, 2}
 
     def soft(actor, critic, o, alpha):
@@ -241,14 +244,14 @@ def test_updates_for_discrete_actions_match_a_reference_implementation(monkeypat
     follow(replay, soft, learned, alpha, target_entropy=0.5 * math.log(3))
 
 
-def follow(replay, soft, learned, alpha, target_entropy, delay=1):
+def follow(replay, soft, learned, alpha, target_entropy, delay=1, average=0.0):
     """Compare a run with a reference implementation of its updates.
 
     soft(actor, critic, o, alpha): values and log-probabilities; learned(critic, batch): the critics' values;
-    delay: steps of the critics for each step of the policy
+    delay: steps of the critics for each step of the policy; average: decay of the average of the policies, the result
     """
     actor, critic = replay.first.actor, replay.first.critic
-    critic_targ = copy.deepcopy(critic)
+    actor_avg, critic_targ, n = copy.deepcopy(actor), copy.deepcopy(critic), 0
     log_alpha = torch.tensor(0.0 if alpha == "auto" else math.log(alpha), requires_grad=True)
     pi_adam, alpha_adam = torch.optim.Adam(actor.parameters(), 2e-3), torch.optim.Adam([log_alpha], 2e-3)
     q_adams = [torch.optim.Adam(net.parameters(), 2e-3) for net in critic]
@@ -274,6 +277,8 @@ def follow(replay, soft, learned, alpha, target_entropy, delay=1):
         pi_adam.zero_grad()
         (-v.mean()).backward()
         pi_adam.step()
+        n += 1
+        polyak_loop(actor_avg, actor, min(average, n / (n + 9)))
         if alpha == "auto":
             alpha_adam.zero_grad()
             (log_alpha * (-logp.detach().mean() - target_entropy)).backward()  # alpha rises if the entropy is too low
@@ -281,10 +286,29 @@ def follow(replay, soft, learned, alpha, target_entropy, delay=1):
         logs["LossPi"].append(-v.mean().item())
         logs["AverageLogPi"].append(logp.mean().item())
 
-    assert_follows(replay, {"actor": actor, "critic": critic, "critic_targ": critic_targ})
+    assert_follows(replay, {"actor": actor_avg, "critic": critic, "critic_targ": critic_targ})
     assert replay.ac.temperature.log_alpha.item() == pytest.approx(log_alpha.item(), abs=1e-6)
     for key, x in logs.items():
         assert replay.row[key] == pytest.approx(sum(x) / len(x), rel=1e-4, abs=1e-5), key
+
+
+def test_an_average_of_the_policies_is_the_result(tmp_path):
+    """It is tested, saved and returned; the learned policy acts, learns and is logged as without it."""
+    options = {**SMALL, "epochs": 2, "update_after": 20, "steps_per_epoch": 40, "eval_freq": 1, "lr": 0.1}
+    runs = {}
+    for average in (0.0, 0.5, 0.999):
+        folder = tmp_path / str(average)
+        ac = train("sac", Walk, folder, **options, num_test_episodes=2, policy_average=average)
+        saved = torch.load(folder / "model.pt", weights_only=True)
+        assert all(torch.equal(saved[key], value) for key, value in ac.state_dict().items())
+        table = rows(folder)
+        others = [{key: x for key, x in row.items() if "Test" not in key and "Time" not in key} for row in table]
+        runs[average] = [row["AverageTestEpRet"] for row in table], parameters(ac.actor), parameters(ac.critic), others
+    for (tests, pi, critic, others), (tests2, pi2, critic2, others2) in itertools.combinations(runs.values(), 2):
+        assert tests != tests2
+        assert (pi - pi2).abs().max() > 0.01
+        assert torch.equal(critic, critic2)
+        assert others == others2
 
 
 def test_the_policy_climbs_the_lower_critic(tmp_path):

@@ -89,6 +89,11 @@ def sac(
         CHANGEABLE,
     ] = None,
     policy_delay: Annotated[int, Range(1, COUNT), "steps of the critics for each step of policy and temperature"] = 1,
+    policy_average: Annotated[
+        float,
+        Range(0, 1),
+        "decay of a running average of the policy, which is tested, saved and returned; 0: the learned policy is",
+    ] = 0.999,
     batch_size: arg.BatchSize = 256,
     start_steps: arg.StartSteps = 10_000,
     update_after: arg.UpdateAfter = 1000,
@@ -132,6 +137,11 @@ def sac(
     pi, q, log_alpha = ac.actor, ac.critic, ac.temperature.log_alpha
     q_targ = copy.deepcopy(q)
     q_targ_params = flatten(q_targ)
+    result = ac  # tested, saved and returned
+    if policy_average:
+        result = copy.deepcopy(ac)
+        result.critic, result.temperature, result.obs_norm = q, ac.temperature, obs_norm
+        pi_avg_params = flatten(result.actor)
     pi_optimizer, q_optimizer, alpha_optimizer = (FlatAdam(module, lr) for module in (pi, q, ac.temperature))
     if target_entropy is None:
         space = envs.action_space
@@ -162,13 +172,17 @@ def sac(
         v, logp = soft_value(pi(o), q, o, temperature)
         loss_pi = -v.mean()  # sac-5
         pi_optimizer.minimize(loss_pi)
+        if policy_average:
+            n = pi_optimizer.t  # steps so far
+            polyak_average(pi_avg_params, pi_optimizer.flat, (n / (n + 9)).clamp(max=policy_average))  # sac-9
         if alpha == "auto":
             alpha_optimizer.minimize(alpha_loss(log_alpha, logp.detach(), target_entropy))
         return metrics | dict(LossPi=loss_pi, LogPi=logp)
 
     # ---- act
-    optimizers = dict(pi_optimizer=pi_optimizer, q_optimizer=q_optimizer, alpha_optimizer=alpha_optimizer)
-    o = run.begin(ac, buffer, ac=ac, q_targ=q_targ, **optimizers)
+    parts = dict(pi_optimizer=pi_optimizer, q_optimizer=q_optimizer, alpha_optimizer=alpha_optimizer)
+    parts |= dict(pi_avg=result.actor) if policy_average else {}
+    o = run.begin(result, buffer, ac=ac, q_targ=q_targ, **parts)
     for epoch in run.epochs():
         while run.t < epoch * steps_per_epoch:
             a = ac.act(o) if run.step() >= start_steps else envs.random_actions()
@@ -182,7 +196,7 @@ def sac(
         run.end_epoch()
 
     run.close()
-    return ac
+    return result
 
 
 ALGORITHM = Algorithm(
@@ -192,7 +206,8 @@ ALGORITHM = Algorithm(
     spreads=("Q1Vals", "Q2Vals", "LogPi"),
     means=("LossPi", "LossQ", "Alpha"),
     probe={"lr": 1e-2},
-    presets={"spinningup": {"epochs": 100, "alpha": 0.2, "batch_size": 100, "update_every": 50}},
+    presets={"spinningup": {"epochs": 100, "alpha": 0.2, "policy_average": 0.0, "batch_size": 100, "update_every": 50}},
+    earlier={"policy_average": 0.0},
 )
 
 if __name__ == "__main__":

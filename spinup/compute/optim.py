@@ -54,7 +54,7 @@ def evolve(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def polyak_average(target: torch.Tensor, source: torch.Tensor, polyak: float) -> None:
+def polyak_average(target: torch.Tensor, source: torch.Tensor, polyak: float | torch.Tensor) -> None:
     """target <- polyak * target + (1 - polyak) * source, for flat parameters (P,), in place.
 
     Block-sparse layers of the target first adopt the layouts of the source's.
