@@ -2,7 +2,8 @@
 
 Equations: docs/algorithms/sac.md. Departures from the papers: the optimizer steps on log(alpha), and the
 target entropy of discrete actions is half of its maximum. Options: n-step returns, which omit the entropies of the
-steps in between, and several steps of the critics for one of the policy (arXiv:2101.05982).
+steps in between; several steps of the critics for one of the policy (arXiv:2101.05982); and an average of the policies
+as the result.
 """
 
 import copy
@@ -93,7 +94,7 @@ def sac(
         float,
         Range(0, 1),
         "decay of a running average of the policy, which is tested, saved and returned; 0: the learned policy is",
-    ] = 0.999,
+    ] = 0.0,
     batch_size: arg.BatchSize = 256,
     start_steps: arg.StartSteps = 10_000,
     update_after: arg.UpdateAfter = 1000,

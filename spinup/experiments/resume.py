@@ -60,8 +60,7 @@ def resume(
                 raise UserError(f"{name}[{key!r}] cannot be changed: config.json contains its value")
     makers = {"ac_kwargs": actor_critic, "env_kwargs": env_fn}
     config = fill_in(folder, config, {"ac_kwargs": ac_kwargs, "env_kwargs": env_kwargs}, makers)
-    saved = {**algorithm.earlier, **config}
-    arguments = {name: saved[name] for name in inspect.signature(function).parameters if name in saved}
+    arguments = {name: x for name, x in {**algorithm.earlier, **config}.items() if name in algorithm.arguments}
     check_changes(algorithm, changes)
     if on_epoch is None and config.get("on_epoch") is not None and mpi.proc_id() == 0:
         say(printable(f"warning: {folder} had on_epoch={config['on_epoch']!r:.80}; it is not called now"), error=True)
