@@ -207,8 +207,7 @@ ALGORITHM = Algorithm(
     spreads=("Q1Vals", "Q2Vals", "LogPi"),
     means=("LossPi", "LossQ", "Alpha"),
     probe={"lr": 1e-2},
-    presets={"spinningup": {"epochs": 100, "alpha": 0.2, "policy_average": 0.0, "batch_size": 100, "update_every": 50}},
-    earlier={"policy_average": 0.0},
+    presets={"spinningup": {"epochs": 100, "alpha": 0.2, "batch_size": 100, "update_every": 50}},
 )
 
 if __name__ == "__main__":
