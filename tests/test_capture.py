@@ -87,9 +87,13 @@ def test_crossq_is_bitwise_the_same(tmp_path, variant, capfd):
     assert assert_same_run("crossq", Target, tmp_path, SMALL | CROSSQ[variant], capfd) == []
 
 
-@pytest.mark.parametrize(("env", "alpha", "delay"), [(Walk, "auto", 1), (Target, 0.2, 2)], ids=["discrete", "box"])
-def test_sac_is_bitwise_the_same(tmp_path, env, alpha, delay, capfd):
-    assert assert_same_run("sac", env, tmp_path, SMALL | dict(alpha=alpha, policy_delay=delay), capfd) == []
+SAC = {"discrete": (Walk, dict(alpha="auto")), "box": (Target, dict(alpha=0.2, policy_delay=2, policy_average=0.9))}
+
+
+@pytest.mark.parametrize("variant", SAC)
+def test_sac_is_bitwise_the_same(tmp_path, variant, capfd):
+    env, settings = SAC[variant]
+    assert assert_same_run("sac", env, tmp_path, SMALL | settings, capfd) == []
 
 
 PPO = {

@@ -49,7 +49,7 @@ SETTINGS = {
         "CartPole-v1",
         ON | dict(ac_kwargs=dict(hidden_sizes=[64, 64], linear=RIGL | dict(schedule="prune"))),
     ),
-    "sac-discrete": ("CartPole-v1", OFF | dict(eval_freq=3, n_step=2)),
+    "sac-discrete": ("CartPole-v1", OFF | dict(eval_freq=3, n_step=2, policy_average=0.9)),
 }
 
 
