@@ -175,7 +175,8 @@ def sac(
         pi_optimizer.minimize(loss_pi)
         if policy_average:
             n = pi_optimizer.t  # steps so far
-            polyak_average(pi_avg_params, pi_optimizer.flat, (n / (n + 9)).clamp(max=policy_average))  # sac-9
+            decay = (n / (n + 9)).clamp(max=policy_average)  # sac-9: rho_n
+            polyak_average(pi_avg_params, pi_optimizer.flat, decay)  # sac-9
         if alpha == "auto":
             alpha_optimizer.minimize(alpha_loss(log_alpha, logp.detach(), target_entropy))
         return metrics | dict(LossPi=loss_pi, LogPi=logp)
