@@ -241,14 +241,14 @@ class JobFailed(Exception):
     pass
 
 
-def tables(data_dir):
+def progress_files(data_dir):
     """The tables of the runs below data_dir, the newest first."""
     return sorted(data_dir.rglob("progress.txt"), key=lambda file: file.stat().st_mtime, reverse=True)
 
 
 def finished_run(data_dir, epochs):
     """The newest folder below data_dir with a run that reached its last epoch, or None."""
-    for file in tables(data_dir):
+    for file in progress_files(data_dir):
         rows = read_progress(file)
         if rows and rows[-1]["Epoch"] == epochs:
             return file.parent
@@ -257,7 +257,7 @@ def finished_run(data_dir, epochs):
 
 def unfinished_run(data_dir):
     """The newest folder below data_dir with a run that can be resumed, or None."""
-    return next((file.parent for file in tables(data_dir) if newest_checkpoint(file.parent)), None)
+    return next((file.parent for file in progress_files(data_dir) if newest_checkpoint(file.parent)), None)
 
 
 def train_and_evaluate(job, folder):
@@ -384,9 +384,12 @@ def report(records):
 
 
 def with_tables(page, text):
-    """The page with its tables replaced, in their order, by those of a report."""
-    new = iter(text.split("\n\n"))
-    return re.sub(r"(^\|.*\n)+", lambda _: next(new) + "\n", page, flags=re.MULTILINE)
+    """The page with its tables replaced, in their order, by those of a report; ValueError if it has another number."""
+    old, new = re.compile(r"(?:^\|.*\n)+", re.MULTILINE), text.split("\n\n")
+    if (count := len(old.findall(page))) != len(new):
+        raise ValueError(f"the page has {count} tables, and the report {len(new)} parts")
+    parts = iter(new)
+    return old.sub(lambda _: next(parts) + "\n", page)
 
 
 def table(records, marks):
@@ -483,6 +486,8 @@ def parse(argv):
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(own)
     args.flags = flags
+    if args.into and not args.report:
+        parser.error("--into PAGE needs --report DIR: the folders whose tables it gets")
     if args.report or args.evaluate:
         return args
     if not args.dir:
@@ -508,10 +513,13 @@ def main():
         if missing:
             sys.exit(f"learning.py: no results.jsonl in {', '.join(missing)}")
         text = report([record for folder in args.report for record in read_results(folder).values()])
-        if args.into:
-            args.into.write_text(with_tables(args.into.read_text("utf-8"), text), "utf-8")
-        else:
+        if not args.into:
             print(text)
+            return 0
+        try:
+            args.into.write_text(with_tables(args.into.read_text("utf-8"), text), "utf-8")
+        except (OSError, ValueError) as error:
+            sys.exit(f"learning.py: {args.into}: {error.strerror if isinstance(error, OSError) else error}")
         return 0
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # sent when the terminal is closed; the children inherit this

@@ -269,6 +269,8 @@ RECORDS = learning.read_results(ROOT / "data" / "benchmarks").values()
 def test_a_report_replaces_the_tables_of_a_page():
     page = "# Runs\n\n| a |\n| --- |\n| 1 |\n\nWords.\n\n| b |\n| --- |\n\nMore.\n"
     assert learning.with_tables(page, "| x |\n| 2 |\n\n| y |") == "# Runs\n\n| x |\n| 2 |\n\nWords.\n\n| y |\n\nMore.\n"
+    with pytest.raises(ValueError, match="the page has 2 tables, and the report 3 parts"):
+        learning.with_tables(page, "| x |\n\n| y |\n\nfailed: a run")
 
 
 def test_the_results_page_matches_the_records():

@@ -1,4 +1,7 @@
-"""What DDPG, TD3, SAC and CrossQ share: when they learn, exploration, target networks, invalid input."""
+"""What DDPG, TD3, SAC and CrossQ share: when they learn, exploration, target networks, invalid input.
+
+The target policy as the result is also DQN's.
+"""
 
 import copy
 import math

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from probes import without_time
 from torch import nn
 
 import spinup
@@ -294,8 +295,7 @@ def test_layers_are_pruned_alike_whichever_policy_is_the_result(algo, data_dir):
         main(words(algo, "--quiet", "--sparse_schedule", "prune", "--sparse_every", "1", "--exp_name", value,
             "--target_policy", value))  # fmt: skip
         folder = data_dir / value / f"{value}_s3"
-        rows = [line.split("\t")[:-1] for line in (folder / "progress.txt").read_text().splitlines()]  # without Time
-        tables.append([[x for x, name in zip(row, rows[0], strict=True) if name != "EvalTime"] for row in rows])
+        tables.append(without_time(folder))
         left += [m.layout.nnz for m in spinup.load(folder).modules() if isinstance(m, BlockSparseLinear)]
     assert tables[0] == tables[1]
     assert set(left) == {6}  # pruned from 16 to 0.4 of them

@@ -57,7 +57,7 @@ def evolve(module: nn.Module) -> None:
 def polyak_average(target: torch.Tensor, source: torch.Tensor, polyak: float | torch.Tensor) -> None:
     """target <- polyak * target + (1 - polyak) * source, for flat parameters (P,), in place.
 
-    Block-sparse layers of the target first adopt the layouts of the source's.
+    Block-sparse layers of the target first adopt the layouts and the steps of the source's.
     """
     for copy, layer in zip(getattr(target, "evolving", ()), getattr(source, "evolving", ()), strict=True):
         copy.follow(layer)

@@ -118,7 +118,7 @@ class Run:
             o = self.envs.reset()
         if logger.resume:
             logger.write_config()
-        self.show_progress()
+        self.pass_on_progress()
         if found:
             logger.log(f"Resuming at epoch {self.epoch}, step {self.t}")
         return o
@@ -193,9 +193,9 @@ class Run:
         due = self.config["checkpoint_freq"] and (last or (self.epoch - 1) % self.config["checkpoint_freq"] == 0)
         if due:
             self.save()
-        self.show_progress()
+        self.pass_on_progress()
 
-    def show_progress(self) -> None:
+    def pass_on_progress(self) -> None:
         """Tell layers whose layout changes how far the training is; the policy may be an average of the learned one."""
         for module in (self.policy, *self.parts.values()):
             if isinstance(module, nn.Module):
