@@ -53,6 +53,17 @@ POSITIONS = ("--wrapper", "spinup.wrappers:SelectObservation(0,2)")  # CartPole 
 THREE_ROBOTS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 FOUR_ROBOTS = (*THREE_ROBOTS, "Ant-v5")
 SEVEN_TASKS = (*FOUR_ROBOTS, "Swimmer-v5", "Reacher-v5", "InvertedDoublePendulum-v5")
+SMALL = "--hid 64,64 --steps_per_epoch 1000 --start_steps 1000 --update_after 1000"
+WITHOUT = (  # CrossQ's ingredients, each switched off; "": all of them on
+    "",
+    "--ac_kwargs:batch_norm False",
+    "--ac_kwargs:actor_batch_norm False",
+    "--joint False",
+    "--polyak 0.995",
+    "--ac_kwargs:critic_width 1",
+    "--policy_delay 1",
+    "--beta1 0.9",
+)
 
 
 class Task(NamedTuple):
@@ -75,6 +86,7 @@ SUITES = {
     ],
     "dqn": [Task("dqn", "CartPole-v1", 50_000), Task("dqn", "LunarLander-v3", 300_000)],
     "memory": [Task(algo, "CartPole-v1", 100_000, flags=POSITIONS) for algo in ("ppo_rnn", "ppo")],
+    "ablations": [Task("crossq", "Pendulum-v1", 10_000, flags=(*SMALL.split(), *off.split())) for off in WITHOUT],
     "offpolicy": [
         *(Task(algo, "Pendulum-v1", 20_000) for algo in ("sac", "crossq", "td3", "ddpg")),
         *(Task(algo, env, 100_000) for env in FOUR_ROBOTS for algo in ("sac", "crossq")),

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from torch import nn
 
 from spinup.algorithm import files, find
+from spinup.compute.optim import FlatAdam
 from spinup.nets import ActorCritic, Gaussian
 from spinup.probes import PLAIN, Boxed, ByBoth, Probe, Target
 from spinup.probes import ByAction as ByAction  # for tests that import it from here
@@ -295,6 +296,18 @@ class Replay:
                 target = copy.deepcopy(getattr(self.first, part))
                 (target[0] if algo == "ddpg" and part == "critic" else target).load_state_dict(saved[name])
                 self.targets[part] = target
+
+
+def learning_rates(monkeypatch) -> list[float]:
+    """The learning rate of each optimizer step from now on."""
+    steps, minimize = [], FlatAdam.minimize
+
+    def recorded(self, loss):
+        steps.append(self.lr)
+        minimize(self, loss)
+
+    monkeypatch.setattr(FlatAdam, "minimize", recorded)
+    return steps
 
 
 def checkpoint_parts(folder: Path) -> dict:

@@ -17,6 +17,7 @@ from probes import (
     Target,
     column,
     constant_critic,
+    learning_rates,
     optimizer_steps,
     rows,
     train,
@@ -212,18 +213,6 @@ def test_first_epoch(monkeypatch, tmp_path, action_space, normalize_adv):
 
 
 # ---- options
-
-
-def learning_rates(monkeypatch) -> list[float]:
-    """The learning rate of each optimizer step from now on."""
-    steps, minimize = [], module.FlatAdam.minimize
-
-    def recorded(self, loss):
-        steps.append(self.lr)
-        minimize(self, loss)
-
-    monkeypatch.setattr(module.FlatAdam, "minimize", recorded)
-    return steps
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from probes import Probe, Walk, rows
+from probes import Probe, Walk, learning_rates, rows
 
 import spinup
 from spinup.algos import ppo_rnn as module
 from spinup.analysis import play
 from spinup.buffers import RecurrentBuffer, first_steps, sequence_length, sequences, states_at_sequences
-from spinup.compute.optim import FlatAdam
 from spinup.envs import make_env
 from spinup.errors import UserError
 from spinup.nets import ActorCritic, Memory, RecurrentActorCritic, check_recurrent_actor_critic, orthogonal_
@@ -390,13 +389,7 @@ def test_each_option_changes_the_run(tmp_path):
 
 
 def test_learning_rates_fall_to_0_over_the_run(monkeypatch, tmp_path):
-    rates, minimize = [], FlatAdam.minimize
-
-    def recorded(self, loss):
-        rates.append(self.lr)
-        minimize(self, loss)
-
-    monkeypatch.setattr(FlatAdam, "minimize", recorded)
+    rates = learning_rates(monkeypatch)
     options = dict(num_envs=2, steps_per_epoch=64, epochs=4, minibatch_size=None, train_pi_iters=1, train_v_iters=1)
     train(tmp_path / "x", Walk, pi_lr=0.4, vf_lr=0.8, capture=False, **options)
     assert rates == pytest.approx([0.4, 0.8, 0.3, 0.6, 0.2, 0.4, 0.1, 0.2])

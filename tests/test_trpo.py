@@ -13,6 +13,7 @@ from probes import (
     Target,
     column,
     constant_critic,
+    learning_rates,
     train,
 )
 from torch import nn
@@ -298,10 +299,7 @@ def test_kl_stays_below_delta(tmp_path):
 
 def test_train_v_iters_and_anneal_lr(monkeypatch, tmp_path):
     """The policy has no learning rate."""
-    steps, minimize = [], module.FlatAdam.minimize
-    monkeypatch.setattr(
-        module.FlatAdam, "minimize", lambda self, loss: (steps.append(self.lr), minimize(self, loss))[1]
-    )
+    steps = learning_rates(monkeypatch)
     options = {**SMALL, "epochs": 4, "vf_lr": 0.8, "train_v_iters": 2}
     train("trpo", ByBoth, tmp_path / "on", **options)
     assert steps == pytest.approx([0.8, 0.8, 0.6, 0.6, 0.4, 0.4, 0.2, 0.2])

@@ -8,10 +8,10 @@ from probes import (
     Mixed,
     Probe,
     Target,
+    learning_rates,
     train,
 )
 
-from spinup.algos import vpg as module
 from spinup.algos.vpg import ALGORITHM, policy_loss, value_loss
 
 SMALL = dict(num_envs=2, steps_per_epoch=40, epochs=2, train_v_iters=3)
@@ -120,10 +120,7 @@ def test_first_epoch(monkeypatch, tmp_path, env, value_target, normalize_adv):
 
 
 def test_train_v_iters_and_anneal_lr(monkeypatch, tmp_path):
-    steps, minimize = [], module.FlatAdam.minimize
-    monkeypatch.setattr(
-        module.FlatAdam, "minimize", lambda self, loss: (steps.append(self.lr), minimize(self, loss))[1]
-    )
+    steps = learning_rates(monkeypatch)
     options = {**SMALL, "epochs": 4, "pi_lr": 0.4, "vf_lr": 0.8}
     train("vpg", ByBoth, tmp_path / "on", **options)
     assert steps == pytest.approx([0.4, *[0.8] * 3, 0.3, *[0.6] * 3, 0.2, *[0.4] * 3, 0.1, *[0.2] * 3])
