@@ -4,7 +4,6 @@ import copy
 import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
@@ -19,7 +18,6 @@ from probes import (
     assert_follows,
     column,
     fit,
-    learning_rates,
     lines,
     parameters,
     polyak_loop,
@@ -311,15 +309,6 @@ def test_an_average_of_the_policies_is_the_result(tmp_path):
         assert (pi - pi2).abs().max() > 0.01
         assert torch.equal(critic, critic2)
         assert others == others2
-
-
-@pytest.mark.parametrize("anneal_lr", [True, False])
-def test_anneal_lr(monkeypatch, tmp_path, anneal_lr):
-    """Of the critics, the policy, and the temperature, in each of three epochs of two updates."""
-    rates = learning_rates(monkeypatch)
-    options = {**SMALL, "epochs": 3, "steps_per_epoch": 20, "update_after": 0, "update_every": 10, "replay_ratio": 0.1}
-    train("sac", Walk, tmp_path, lr=0.3, anneal_lr=anneal_lr, **options)
-    assert rates == pytest.approx(np.repeat([0.3, 0.2, 0.1] if anneal_lr else [0.3] * 3, 2 * 3))
 
 
 def test_the_policy_climbs_the_lower_critic(tmp_path):

@@ -77,7 +77,6 @@ def sac(
     hindsight: arg.Hindsight = 0.0,
     polyak: arg.Polyak = 0.995,
     lr: Annotated[float, Range(0), "learning rate of policy, critics and temperature (Adam)", CHANGEABLE] = 1e-3,
-    anneal_lr: arg.AnnealLr = False,
     alpha: Annotated[
         float | Literal["auto"],
         Range(0),
@@ -187,9 +186,6 @@ def sac(
     parts |= dict(pi_avg=result.actor) if policy_average else {}
     o = run.begin(result, buffer, ac=ac, q_targ=q_targ, **parts)
     for epoch in run.epochs():
-        if anneal_lr:
-            for optimizer in (pi_optimizer, q_optimizer, alpha_optimizer):
-                optimizer.lr = lr * (1 - (epoch - 1) / epochs)
         while run.t < epoch * steps_per_epoch:
             a = ac.act(o) if run.step() >= start_steps else envs.random_actions()
             o2, r, terminated, truncated = envs.step(a)
