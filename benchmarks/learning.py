@@ -457,7 +457,7 @@ def unfinished(records):
     for name, tasks in SUITES.items():
         counts = [sum((t.algo, t.env, s, t.steps, t.flags) in done for s in range(t.seeds)) for t in tasks]
         rows += [
-            [name, t.algo, t.env, f"{t.steps:,}", f"{count} of {t.seeds}"]
+            [name, t.algo, t.env, f"{t.steps:,}" + f" `{' '.join(t.flags)}`" * bool(t.flags), f"{count} of {t.seeds}"]
             for t, count in zip(tasks, counts, strict=True)
             if any(counts) and count < t.seeds
         ]

@@ -36,7 +36,7 @@ def spinup_kwargs(algo, setting):
     """The arguments of spinup.sac, td3 and ddpg that give them the same work as the peers with `peer_kwargs`."""
     deterministic = {"pi_lr": 1e-3, "q_lr": 1e-3, "act_noise": NOISE}
     own = {
-        "sac": {"lr": 1e-3, "alpha": "auto", "target_entropy": None},
+        "sac": {"lr": 1e-3, "alpha": "auto", "target_entropy": None, "policy_delay": 1},
         "td3": {**deterministic, "policy_delay": 2, "target_noise": 0.2, "noise_clip": 0.5},
         "ddpg": deterministic,
     }
@@ -51,6 +51,7 @@ def spinup_kwargs(algo, setting):
         "update_every": 1,
         "replay_ratio": 1.0,
         "n_step": 1,
+        "normalize_obs": False,
         "eval_freq": 0,
         "ac_kwargs": {"hidden_sizes": HIDDEN, "activation": "ReLU", "layer_norm": False},
         **own[algo],

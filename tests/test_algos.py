@@ -46,14 +46,14 @@ off_policy = pytest.mark.parametrize("algo", OFF_POLICY)
 with_targets = pytest.mark.parametrize("algo", WITH_TARGETS)
 
 OFF = dict(num_envs=2, steps_per_epoch=40, epochs=3, start_steps=20, update_after=20, replay_ratio=0.5, batch_size=8)
-OFF |= dict(
-    replay_size=60, eval_freq=0, ac_kwargs=dict(hidden_sizes=[16])
-)  # the buffer is full halfway through the run
+OFF |= dict(replay_size=60)  # full halfway through the run
+OFF |= dict(eval_freq=0, normalize_obs=False, ac_kwargs=dict(hidden_sizes=[16]))
 SMALL = {
     "vpg": dict(num_envs=2, steps_per_epoch=40, epochs=3, train_v_iters=3),
     "ppo": dict(num_envs=2, steps_per_epoch=40, epochs=3, train_pi_iters=2, train_v_iters=2, minibatch_size=16),
     "trpo": dict(num_envs=2, steps_per_epoch=40, epochs=3, train_v_iters=3),
     **dict.fromkeys(OFF_POLICY, OFF),
+    "sac": OFF | dict(policy_delay=1),
 }
 
 

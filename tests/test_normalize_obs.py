@@ -159,7 +159,7 @@ def test_far_observations_become_learnable(tmp_path):
     kwargs = dict(
         steps_per_epoch=1000, epochs=1, lr=3e-3, batch_size=64, num_test_episodes=20, gamma=0.0, replay_ratio=0.5
     )
-    train("sac", tmp_path, **kwargs, replay_size=1000)
+    train("sac", tmp_path, **kwargs, replay_size=1000, policy_delay=1)
     assert float(table(tmp_path)[0]["AverageTestEpRet"]) > 6
 
 

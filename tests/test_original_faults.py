@@ -50,12 +50,13 @@ on_policy = pytest.mark.parametrize("algo", ON_POLICY)
 off_policy = pytest.mark.parametrize("algo", OFF_POLICY)
 
 OFF = dict(num_envs=2, steps_per_epoch=20, epochs=2, start_steps=4, update_after=4, batch_size=8, replay_size=100)
-OFF |= dict(eval_freq=0, ac_kwargs=dict(hidden_sizes=(16,)))
+OFF |= dict(eval_freq=0, normalize_obs=False, ac_kwargs=dict(hidden_sizes=(16,)))
 SMALL = {
     "vpg": dict(num_envs=2, steps_per_epoch=20, epochs=2, train_v_iters=3),
     "ppo": dict(num_envs=2, steps_per_epoch=20, epochs=2, train_pi_iters=2, train_v_iters=2, minibatch_size=None),
     "trpo": dict(num_envs=2, steps_per_epoch=20, epochs=2, train_v_iters=3),
     **dict.fromkeys(OFF_POLICY, OFF),
+    "sac": OFF | dict(policy_delay=1),
 }
 
 

@@ -90,7 +90,7 @@ OFF_SHARED |= dict(eval_freq=0, ac_kwargs=dict(hidden_sizes=(16,)))
 OFF_SETTINGS = {
     "ddpg": dict(pi_lr=1e-2, q_lr=2e-2, **OFF_SHARED),
     "td3": dict(pi_lr=1e-2, q_lr=2e-2, **OFF_SHARED),
-    "sac": dict(lr=2e-2, **OFF_SHARED),
+    "sac": dict(lr=2e-2, policy_delay=1, normalize_obs=False, **OFF_SHARED),
 }
 off_policy = pytest.mark.parametrize("algo", WITH_TARGETS)
 

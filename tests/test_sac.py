@@ -30,7 +30,8 @@ from torch import distributions as td
 from spinup.algos.sac import alpha_loss, q_loss, soft_value, target
 from spinup.nets import Categorical, SquashedGaussian
 
-SMALL = dict(epochs=1, start_steps=0, batch_size=8, replay_size=1000, eval_freq=0, ac_kwargs=dict(hidden_sizes=(16,)))
+SMALL = dict(epochs=1, start_steps=0, batch_size=8, replay_size=1000, eval_freq=0, policy_delay=1, normalize_obs=False)
+SMALL |= dict(ac_kwargs=dict(hidden_sizes=(16,)))
 
 
 # ---- equations

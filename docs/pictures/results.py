@@ -6,6 +6,7 @@ data/reference, and the returns at some numbers of steps from data/benchmarks/re
 
 import json
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +18,14 @@ DATA = Path(__file__).parents[2] / "data"
 
 
 class Panel(NamedTuple):
-    """One environment: where its records are, the ends of the axes, and what was not a default."""
+    """Where the records are, the ends of the axes, what was not a default, and a title; by default the environment."""
 
     source: str
     env: str
     steps: int
     returns: tuple[float, float]
     flags: str = ""
+    title: str = ""
 
 
 POSITIONS = "spinup.wrappers:SelectObservation(0,2)"  # CartPole without its two velocities
@@ -43,6 +45,15 @@ PANELS = {
     ],
     "crossq": [Panel("benchmarks", "Pendulum-v1", 10_000, (-1800, 0), f"{SMALL} --update_after 1000")],
 }
+FAST = "--polyak 0.9 --normalize_obs True --policy_delay 3 --start_steps 5000 --update_after 5000"
+HOPPER = [
+    Panel("benchmarks", "Hopper-v5", 100_000, (0, 3500), title="Hopper-v5, default"),
+    Panel(
+        *("benchmarks", "Hopper-v5", 100_000, (0, 3500)),
+        flags=f"{FAST} --target_entropy -1.5 --ac_kwargs:layer_norm True",
+        title="Hopper-v5, fast targets",
+    ),
+]
 
 
 def curves(algo: str, panel: Panel) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -78,11 +89,11 @@ def short(number: float) -> str:
     return text.replace("-", "−")
 
 
-def results(algo: str) -> Picture:
-    panels = PANELS[algo]
+def results(algo: str, panels: list[Panel]) -> Picture:
     drawn = [(panel, curves(algo, panel)) for panel in panels]
     finals = [
-        f"{panel.env}: {len(seeds)} seeds, mean return {mean_curve(seeds)[1][-1]:.0f} after {panel.steps:,} steps"
+        f"{panel.title or panel.env}: {len(seeds)} seeds, "
+        f"mean return {mean_curve(seeds)[1][-1]:.0f} after {panel.steps:,} steps"
         for panel, seeds in drawn
     ]
     description = f"Return over environment steps. {'; '.join(finals)}."
@@ -93,7 +104,7 @@ def results(algo: str) -> Picture:
         ax = Axes(p, 44 + 180 * i, 28, width, 118, (0, panel.steps), panel.returns)
         ends = panel.returns
         ax.ticks([(x, short(x)) for x in (0, panel.steps)], [(y, short(y)) for y in (ends[0], sum(ends) / 2, ends[1])])
-        p.text(ax.left + width / 2, 16, panel.env, "head-text")
+        p.text(ax.left + width / 2, 16, panel.title or panel.env, "head-text")
         for steps, values in seeds:
             ax.plot(steps, values, "line thin")
         ax.plot(*mean_curve(seeds), "line blue thick")
@@ -124,21 +135,23 @@ def hindsight() -> Picture:
         for task, (new, old) in drawn.items()
     ]
     p = Picture("Success with and without hindsight", f"Success over environment steps. {'. '.join(finals)}.", 192)
-    width = 300 if len(drawn) == 1 else 128
+    pitch = 360 // len(drawn)
     for i, (task, curves) in enumerate(drawn.items()):
-        ax = Axes(p, 44 + 180 * i, 28, width, 118, (0, max(steps[-1] for steps, _ in curves[0])), (0, 1))
+        ax = Axes(p, 44 + pitch * i, 28, pitch - 52, 118, (0, max(steps[-1] for steps, _ in curves[0])), (0, 1))
         ax.ticks([(x, short(x)) for x in ax.x_range], [(y, short(y)) for y in (0, 0.5, 1)])
-        p.text(ax.left + width / 2, 16, HINDSIGHT[task], "head-text")
+        middle = ax.left + pitch / 2 - 26
+        p.text(middle, 16, HINDSIGHT[task], "head-text")
         for seeds, color in zip(curves, ("blue", "red"), strict=True):
             for steps, values in seeds:
                 ax.plot(steps, values, f"line {color} dotted")
             ax.plot(*mean_curve(seeds), f"line {color}")
-        p.text(ax.left + width / 2, 163, "steps", "note")
+        p.text(middle, 163, "steps", "note")
     p.text(180, 185, "success of test episodes; dotted: one seed each; line: mean", "note")
     return p
 
 
-RESULTS = {f"results-{algo}": (lambda algo=algo: results(algo)) for algo in PANELS} | {"hindsight": hindsight}
+RESULTS = {f"results-{algo}": partial(results, algo, panels) for algo, panels in PANELS.items()}
+RESULTS |= {"hopper": partial(results, "sac", HOPPER), "hindsight": hindsight}
 
 
 if __name__ == "__main__":
