@@ -47,11 +47,11 @@ PANELS = {
 }
 FAST = "--polyak 0.9 --normalize_obs True --policy_delay 3 --start_steps 5000 --update_after 5000"
 HOPPER = [
-    Panel("benchmarks", "Hopper-v5", 100_000, (0, 3500), title="Hopper-v5, default"),
+    Panel("benchmarks", "Hopper-v5", 100_000, (0, 3500), title="default"),
     Panel(
         *("benchmarks", "Hopper-v5", 100_000, (0, 3500)),
         flags=f"{FAST} --target_entropy -1.5 --ac_kwargs:layer_norm True",
-        title="Hopper-v5, fast targets",
+        title="fast targets",
     ),
 ]
 
