@@ -45,14 +45,13 @@ PANELS = {
     ],
     "crossq": [Panel("benchmarks", "Pendulum-v1", 10_000, (-1800, 0), f"{SMALL} --update_after 1000")],
 }
-FAST = "--polyak 0.9 --normalize_obs True --policy_delay 3 --start_steps 5000 --update_after 5000"
+FAST = (
+    "--polyak 0.9 --normalize_obs True --policy_delay 3 --start_steps 5000 --update_after 5000 --target_entropy -1.5 "
+    "--ac_kwargs:layer_norm True"
+)
 HOPPER = [
-    Panel("benchmarks", "Hopper-v5", 100_000, (0, 3500), title="default"),
-    Panel(
-        *("benchmarks", "Hopper-v5", 100_000, (0, 3500)),
-        flags=f"{FAST} --target_entropy -1.5 --ac_kwargs:layer_norm True",
-        title="fast targets",
-    ),
+    Panel("benchmarks", "Hopper-v5", 100_000, (0, 3500), flags, title)
+    for title, flags in {"default": "", "fast targets": FAST}.items()
 ]
 
 
@@ -135,17 +134,16 @@ def hindsight() -> Picture:
         for task, (new, old) in drawn.items()
     ]
     p = Picture("Success with and without hindsight", f"Success over environment steps. {'. '.join(finals)}.", 192)
-    pitch = 360 // len(drawn)
+    width = 300 if len(drawn) == 1 else 128
     for i, (task, curves) in enumerate(drawn.items()):
-        ax = Axes(p, 44 + pitch * i, 28, pitch - 52, 118, (0, max(steps[-1] for steps, _ in curves[0])), (0, 1))
+        ax = Axes(p, 44 + 180 * i, 28, width, 118, (0, max(steps[-1] for steps, _ in curves[0])), (0, 1))
         ax.ticks([(x, short(x)) for x in ax.x_range], [(y, short(y)) for y in (0, 0.5, 1)])
-        middle = ax.left + pitch / 2 - 26
-        p.text(middle, 16, HINDSIGHT[task], "head-text")
+        p.text(ax.left + width / 2, 16, HINDSIGHT[task], "head-text")
         for seeds, color in zip(curves, ("blue", "red"), strict=True):
             for steps, values in seeds:
                 ax.plot(steps, values, f"line {color} dotted")
             ax.plot(*mean_curve(seeds), f"line {color}")
-        p.text(middle, 163, "steps", "note")
+        p.text(ax.left + width / 2, 163, "steps", "note")
     p.text(180, 185, "success of test episodes; dotted: one seed each; line: mean", "note")
     return p
 
