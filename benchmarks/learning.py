@@ -53,7 +53,7 @@ POSITIONS = ("--wrapper", "spinup.wrappers:SelectObservation(0,2)")  # CartPole 
 THREE_ROBOTS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 FOUR_ROBOTS = (*THREE_ROBOTS, "Ant-v5")
 SEVEN_TASKS = (*FOUR_ROBOTS, "Swimmer-v5", "Reacher-v5", "InvertedDoublePendulum-v5")
-SMALL = "--hid 64,64 --steps_per_epoch 1000 --start_steps 1000 --update_after 1000"
+SMALL = "--hid 64,64 --steps_per_epoch 1000 --start_steps 1000"
 WITHOUT = (  # CrossQ's ingredients, each switched off; "": all of them on
     "",
     "--ac_kwargs:batch_norm False",

@@ -36,7 +36,7 @@ def spinup_kwargs(algo, setting):
     """The arguments of spinup.sac, td3 and ddpg that give them the same work as the peers with `peer_kwargs`."""
     deterministic = {"pi_lr": 1e-3, "q_lr": 1e-3, "act_noise": NOISE}
     own = {
-        "sac": {"lr": 1e-3, "alpha": "auto", "target_entropy": None, "policy_delay": 1},
+        "sac": {"lr": 1e-3, "alpha": "auto", "target_entropy": -6.0, "policy_delay": 1},  # "auto" on HalfCheetah
         "td3": {**deterministic, "policy_delay": 2, "target_noise": 0.2, "noise_clip": 0.5},
         "ddpg": deterministic,
     }

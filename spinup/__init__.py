@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which don't run __getattr__
     from spinup.runs.logger import EpochLogger as EpochLogger
     from spinup.runs.logger import Logger as Logger
 
-__version__ = "1.0.0.dev0"
+__version__ = "1.0.0.dev1"
 
 _HOMES = {
     **{file.stem: f"spinup.algos.{file.stem}" for file in sorted(Path(__file__).with_name("algos").glob("[!_]*.py"))},

@@ -23,7 +23,6 @@ class Algorithm:
     means: quantities logged with their mean only
     probe: arguments that learn the probe environments quickly (spinup.probes)
     presets: alternative sets of defaults, by name
-    earlier: values of arguments in runs that were made before these existed, where they aren't the defaults
     """
 
     function: Callable
@@ -33,7 +32,6 @@ class Algorithm:
     means: Sequence[str] = ()
     probe: Mapping = field(default_factory=dict)
     presets: Mapping[str, Mapping] = field(default_factory=dict)
-    earlier: Mapping = field(default_factory=dict)
 
     def __post_init__(self):
         arguments.document(self.function)

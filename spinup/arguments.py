@@ -232,6 +232,9 @@ NoiseCorr = Annotated[
 ]
 StartSteps = Annotated[int, Range(0), "environment steps with uniformly random actions before the policy acts"]
 UpdateAfter = Annotated[int, Range(0), "environment steps before the first gradient steps"]
+UpdateAfterOrStart = Annotated[
+    int | None, Range(0), "environment steps before the first gradient steps; None: as many as start_steps"
+]
 UpdateEvery = Annotated[int, Range(1), "environment steps between blocks of gradient steps"]
 ReplayRatio = Annotated[float, Range(0, PASSES), "gradient steps per environment step"]
 
@@ -344,15 +347,20 @@ def check_source(init_from: str | PathLike) -> None:
         raise UserError(f"init_from is {str(init_from)!r:.200}; there is no run with a saved policy, model.pt")
 
 
+def signature_of(function: Callable) -> inspect.Signature:
+    """The signature of a function or class. Of a class: its own, although a base class may have a __signature__ from
+    `document`.
+    """
+    return inspect.signature(functools.partial(function.__init__, None) if isinstance(function, type) else function)  # type: ignore[misc]
+
+
 def document(function: F) -> F:
     """For help(), add a line for each argument to the docstring of a function or class, and plain types to its
     signature.
     """
     if "arguments" in vars(function):
         return function
-    # Of a class: its own, although a base class may have a __signature__ from here.
-    call = functools.partial(function.__init__, None) if isinstance(function, type) else function  # type: ignore[misc]
-    signature = inspect.signature(call)
+    signature = signature_of(function)
     found = read(signature)
     lines = [f"{a.name}: {a.help}" for a in found.values() if a.help]
     lines = [textwrap.fill(line, 100, subsequent_indent="    ") for line in lines]

@@ -38,7 +38,7 @@ from spinup.buffers import replay_bytes
 from spinup.compute import accel, mpi
 from spinup.envs import evaluate, make_envs
 from spinup.errors import UserError
-from spinup.nets import ActorCritic, Categorical, NoNorm, RunningNorm, SquashedGaussian
+from spinup.nets import ActorCritic, Categorical, NoNorm, RunningNorm, SoftActorCritic, SquashedGaussian
 
 algos = pytest.mark.parametrize("algo", ALGOS)
 on_policy = pytest.mark.parametrize("algo", ON_POLICY)
@@ -297,6 +297,27 @@ def test_custom_actor_critic_with_action_values(tmp_path, algo):
     assert all((p != q).any() for p, q in zip(before, [*ac.actor.parameters(), *ac.critic.parameters()], strict=True))
     saved = torch.load(tmp_path / "model.pt", weights_only=True)
     assert torch.equal(saved["critic.0.weight"], ac.critic[0].weight)
+
+
+class Plain(SoftActorCritic):
+    """With fewer arguments than its base class."""
+
+    def __init__(self, observation_space, action_space, hidden_sizes=(8,)):
+        super().__init__(observation_space, action_space, hidden_sizes)
+
+
+def test_an_actor_critic_that_takes_no_normalize_obs(tmp_path):
+    options = dict(actor_critic=Plain, **SMALL["sac"] | dict(ac_kwargs=None))
+    with pytest.raises(UserError) as error:
+        train("sac", Target, tmp_path / "x", **options | dict(normalize_obs=True))
+    assert str(error.value) == (
+        "actor_critic Plain takes no 'normalize_obs'; add it, or train with normalize_obs=False if the algorithm is "
+        "off-policy; help(spinup.nets) describes what is needed"
+    )
+    assert not (tmp_path / "x").exists()
+    assert type(train("sac", Target, tmp_path / "y", **options | dict(normalize_obs=False))) is Plain
+    with pytest.raises(UserError, match="actor_critic Plain takes no 'normalize_obs'"):  # PPO gives it always
+        train("ppo", Target, tmp_path / "z", actor_critic=Plain, **SMALL["ppo"] | dict(normalize_obs=False))
 
 
 @with_targets

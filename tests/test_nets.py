@@ -1123,12 +1123,11 @@ def test_critics_are_stacked_and_independent(name, space, action):
     assert len(set.union(*groups)) == sum(map(len, groups)) == len(list(ac.parameters()))
 
 
-@pytest.mark.parametrize("layer_norm", [False, True, None])
+@pytest.mark.parametrize("options", [{}, {"layer_norm": True}, {"layer_norm": False}])
 @kinds
-def test_only_critics_have_layer_norm(name, space, action, layer_norm):
-    """None: only with DDPG and TD3."""
-    ac = OFF_POLICY[name](space, ACTIONS[action], hidden_sizes=(16, 8), layer_norm=layer_norm)
-    layer_norm = name != "sac" if layer_norm is None else layer_norm
+def test_only_critics_have_layer_norm(name, space, action, options):
+    ac = OFF_POLICY[name](space, ACTIONS[action], hidden_sizes=(16, 8), **options)
+    layer_norm = options.get("layer_norm", True)
     assert not any(isinstance(m, nn.LayerNorm) for m in ac.actor.modules())
     norm = [nn.LayerNorm] * layer_norm
     for q in ac.critic:

@@ -354,8 +354,7 @@ def test_spinningup_preset(algo):
         *("capture", "target_entropy", "ac_kwargs", "wrappers", "reseed", "log_info", "num_test_envs"),
         *("init_from", "stop_at", "patience", "on_epoch", "hindsight"),
     }
-    critic = ALGORITHMS[algo].defaults["actor_critic"]  # (256, 256), ReLU: see test_nets.py
-    assert critic.layer_norm == (preset.get("ac_kwargs") == {"layer_norm": False}), "turned off if it is on by default"
+    assert preset["ac_kwargs"] == {"layer_norm": False}  # otherwise (256, 256), ReLU: see test_nets.py
 
 
 @algos
@@ -366,6 +365,19 @@ def test_a_run_without_gradient_steps_warns(tmp_path, capfd, algo, num_envs, upd
     settings = "update_after is 31, replay_ratio is 1.0"
     warning = f"warning: the run took no gradient step in its 30 environment steps: {settings}\n"
     assert capfd.readouterr().err == ("" if learns else warning)
+
+
+@pytest.mark.parametrize("algo", SOFT)
+def test_without_update_after_learning_starts_when_the_policy_acts(tmp_path, capfd, algo):
+    steps = {"steps_per_epoch": 40, "start_steps": 30}
+    default, same, later = (
+        parameters(train(algo, Walk, tmp_path / str(after), **SMALL | steps | {"update_after": after}))
+        for after in (None, 30, 31)
+    )
+    assert torch.equal(default, same)
+    assert not torch.equal(default, later)
+    train(algo, Walk, tmp_path / "short", **SMALL | {"steps_per_epoch": 30, "start_steps": 31, "update_after": None})
+    assert "update_after is 31" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("algo", OWN)

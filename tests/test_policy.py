@@ -298,6 +298,25 @@ def test_what_config_json_can_only_name_is_asked_for(tmp_path, name, value):
     spinup.resume(tmp_path / "x", epochs=3, actor_critic=functools.partial(ActorCritic, **{name: value}))
 
 
+def test_policies_of_sac_from_before_layer_normalization_was_its_default(tmp_path):
+    """Its first version's config.json names only what the user gave; without a change of the default it still loads."""
+    options = dict(steps_per_epoch=20, epochs=1, start_steps=10, update_after=10, batch_size=4, replay_size=100)
+    small = dict(hidden_sizes=(8, 8), layer_norm=False)
+    kwargs = dict(output_dir=str(tmp_path / "x"), quiet=True)
+    trained = spinup.sac("Pendulum-v1", ac_kwargs=small, **options, num_test_episodes=1, logger_kwargs=kwargs)
+    file = tmp_path / "x" / "config.json"
+    config = json.loads(file.read_text())
+    config["ac_kwargs"] = dict(hidden_sizes=[8, 8])
+    config.pop("exact", None)
+    file.write_text(json.dumps(config))
+    assert "do not match the networks" in error_of(spinup.load, tmp_path / "x")  # by this version, it would be on
+    config["run"]["spinup"] = "1.0.0.dev0"
+    file.write_text(json.dumps(config))
+    o = np.ones((3, 3), np.float32)
+    policy = spinup.load(tmp_path / "x")
+    assert np.array_equal(policy.act(o, deterministic=True), trained.act(o, deterministic=True))
+
+
 def test_a_partial_actor_critic_is_given_again(tmp_path):
     made = []
 

@@ -157,24 +157,19 @@ def test_a_run_that_died_is_resumed_exactly(name, whole, tmp_path):
     same_run(tmp_path, whole(name))
 
 
-@pytest.mark.parametrize("name", [name for name, algorithm in ALGORITHMS.items() if algorithm.earlier])
-def test_a_run_older_than_an_argument_stays_what_it_was(name, tmp_path):
-    """Its config.json and its checkpoint lack the argument, and its default is another behavior."""
-    earlier, settings = ALGORITHMS[name].earlier, SETTINGS[name][1]
-    train(name, tmp_path / "whole", **earlier)
-    env, folder = SETTINGS[name][0], tmp_path / "old"
-    kwargs = dict(output_dir=str(folder), exp_name="x", quiet=True)
-    getattr(spinup, name)(env, **settings | dict(epochs=2), **earlier, logger_kwargs=kwargs)
-    config, manifest = folder / "config.json", folder / "checkpoint" / "120" / "manifest.json"
+def test_a_run_older_than_an_argument_goes_on_as_by_its_default(tmp_path, whole):
+    """Its config.json and its checkpoint lack the argument."""
+    with pytest.raises(ProcessEnded):
+        train("vpg", tmp_path, step=200)
+    config, manifest = tmp_path / "config.json", tmp_path / "checkpoint" / "120" / "manifest.json"
     for file, arguments in ((config, lambda x: x), (manifest, lambda x: x["arguments"])):
         content = json.loads(file.read_text())
-        for argument in earlier:
-            del arguments(content)[argument]
+        del arguments(content)["reseed"]
         file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"this run has .*; it can't be resumed here"):
-        train(name, folder, resume=True)
-    spinup.resume(folder, epochs=5)
-    same_run(folder, tmp_path / "whole")
+    with pytest.raises(UserError, match="has reseed True, this run has False; it can't be resumed here"):
+        train("vpg", tmp_path, resume=True, reseed=False)
+    train("vpg", tmp_path, resume=True)
+    same_run(tmp_path, whole("vpg"))
 
 
 def test_a_run_that_died_before_its_first_checkpoint_starts_over(whole, tmp_path):

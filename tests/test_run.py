@@ -485,7 +485,7 @@ def test_help_and_version(capsys):
     for name in (*algorithm.files(), "plot", "test_policy"):
         assert any(line.startswith(f"  {name} ") and len(line.split()) > 2 for line in first.splitlines())
     run.main(["--version"])
-    assert capsys.readouterr().out == "1.0.0.dev0\n"
+    assert capsys.readouterr().out == "1.0.0.dev1\n"
 
 
 def test_other_commands_get_their_arguments(monkeypatch):

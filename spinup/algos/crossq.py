@@ -100,7 +100,7 @@ def crossq(
     policy_delay: Annotated[int, Range(1, COUNT), "steps of the critics for each step of policy and temperature"] = 3,
     batch_size: arg.BatchSize = 256,
     start_steps: arg.StartSteps = 5000,
-    update_after: arg.UpdateAfter = 5000,
+    update_after: arg.UpdateAfterOrStart = None,
     update_every: arg.UpdateEvery = 1,
     replay_ratio: arg.ReplayRatio = 1.0,
     normalize_obs: arg.NormalizeObs = False,

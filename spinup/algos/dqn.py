@@ -174,7 +174,6 @@ ALGORITHM = Algorithm(
             "ac_kwargs": {"hidden_sizes": [512]},
         }
     },
-    earlier={"target_policy": False},
 )
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def sac(
     gamma: arg.Gamma = 0.99,
     n_step: arg.NStep = 1,
     hindsight: arg.Hindsight = 0.0,
-    polyak: arg.Polyak = 0.995,
+    polyak: arg.Polyak = 0.9,
     lr: Annotated[float, Range(0), "learning rate of policy, critics and temperature (Adam)", CHANGEABLE] = 1e-3,
     alpha: Annotated[
         float | Literal["auto"],
@@ -85,22 +85,22 @@ def sac(
     target_entropy: Annotated[
         float | None,
         Range(-COUNT),
-        "mean entropy that alpha='auto' holds; None: minus the number of action dimensions, "
+        "mean entropy that alpha='auto' holds; None: minus half the number of action dimensions, "
         "or half of log K for K Discrete actions",
         CHANGEABLE,
     ] = None,
-    policy_delay: Annotated[int, Range(1, COUNT), "steps of the critics for each step of policy and temperature"] = 1,
+    policy_delay: Annotated[int, Range(1, COUNT), "steps of the critics for each step of policy and temperature"] = 3,
     policy_average: Annotated[
         float,
         Range(0, 1),
         "decay of a running average of the policy, which is tested, saved and returned; 0: the learned policy is",
     ] = 0.0,
     batch_size: arg.BatchSize = 256,
-    start_steps: arg.StartSteps = 10_000,
-    update_after: arg.UpdateAfter = 1000,
+    start_steps: arg.StartSteps = 5000,
+    update_after: arg.UpdateAfterOrStart = None,
     update_every: arg.UpdateEvery = 1,
     replay_ratio: arg.ReplayRatio = 1.0,
-    normalize_obs: arg.NormalizeObs = False,
+    normalize_obs: arg.NormalizeObs = True,
     max_ep_len: arg.MaxEpLen = 1000,
     env_kwargs: arg.EnvKwargs = None,
     wrappers: arg.Wrappers = None,
@@ -146,7 +146,7 @@ def sac(
     pi_optimizer, q_optimizer, alpha_optimizer = (FlatAdam(module, lr) for module in (pi, q, ac.temperature))
     if target_entropy is None:
         space = envs.action_space
-        target_entropy = 0.5 * math.log(space.n) if isinstance(space, spaces.Discrete) else -float(space.shape[0])
+        target_entropy = 0.5 * math.log(space.n) if isinstance(space, spaces.Discrete) else -0.5 * space.shape[0]
     if hindsight == 0:
         buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
     else:
@@ -207,8 +207,21 @@ ALGORITHM = Algorithm(
     actions=("Box", "Discrete"),
     spreads=("Q1Vals", "Q2Vals", "LogPi"),
     means=("LossPi", "LossQ", "Alpha"),
-    probe={"lr": 1e-2},
-    presets={"spinningup": {"epochs": 100, "alpha": 0.2, "batch_size": 100, "update_every": 50}},
+    probe={"lr": 1e-2, "policy_delay": 1, "normalize_obs": False},
+    presets={
+        "spinningup": {
+            "epochs": 100,
+            "polyak": 0.995,
+            "alpha": 0.2,
+            "policy_delay": 1,
+            "batch_size": 100,
+            "start_steps": 10_000,
+            "update_after": 1000,
+            "update_every": 50,
+            "normalize_obs": False,
+            "ac_kwargs": {"layer_norm": False},
+        },
+    },
 )
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spinup.algorithm import Algorithm, files, find
-from spinup.arguments import check_arguments
+from spinup.arguments import check_arguments, signature_of
 from spinup.compute import mpi
 from spinup.envs import make_envs, saved_wrappers
 from spinup.errors import UserError, printable
@@ -60,7 +60,7 @@ def resume(
                 raise UserError(f"{name}[{key!r}] cannot be changed: config.json contains its value")
     makers = {"ac_kwargs": actor_critic, "env_kwargs": env_fn}
     config = fill_in(folder, config, {"ac_kwargs": ac_kwargs, "env_kwargs": env_kwargs}, makers)
-    arguments = {name: x for name, x in {**algorithm.earlier, **config}.items() if name in algorithm.arguments}
+    arguments = {name: x for name, x in config.items() if name in algorithm.arguments}
     check_changes(algorithm, changes)
     if on_epoch is None and config.get("on_epoch") is not None and mpi.proc_id() == 0:
         say(printable(f"warning: {folder} had on_epoch={config['on_epoch']!r:.80}; it is not called now"), error=True)
@@ -141,7 +141,7 @@ def logger_arguments() -> dict[str, type | None]:
 def network_arguments(function: Callable, actor_critic: Callable | None) -> dict[str, None] | None:
     """The arguments of an algorithm's networks other than the spaces and its own; None if they accept anything."""
     own = inspect.signature(function).parameters
-    networks = inspect.signature(actor_critic or own["actor_critic"].default).parameters
+    networks = signature_of(actor_critic or own["actor_critic"].default).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in networks.values()):
         return None
     return {name: None for name in list(networks)[2:] if name not in own}

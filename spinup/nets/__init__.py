@@ -23,7 +23,8 @@ beginning of an episode:
     act(o, state=None, deterministic=False)     actions and the next states, as numpy arrays; None: initial states
     initial_state(n)    n states at the beginning of an episode, zeros (n, S), as a numpy array; of pi and of v
 
-For DDPG, TD3 and SAC it is called as actor_critic(observation_space, action_space, **ac_kwargs) and must have
+For DDPG, TD3 and SAC it is called as actor_critic(observation_space, action_space, **ac_kwargs), with
+normalize_obs=True as well if that is set, as it is by default for SAC. It must have
 
     actor           a module that shares no parameters with the critic: actor(o) is the action, (..., *act_shape), for
                     DDPG and TD3, and the policy, such as SquashedGaussian or Categorical, for SAC
@@ -93,6 +94,7 @@ from spinup.nets.protocol import (
     check_q_network,
     check_recurrent_actor_critic,
     check_shapes,
+    check_takes_normalize_obs,
 )
 
 __all__ = [
@@ -139,6 +141,7 @@ __all__ = [
     "check_q_network",
     "check_recurrent_actor_critic",
     "check_shapes",
+    "check_takes_normalize_obs",
     "describe",
     "keep_bounds",
     "log_tanh_slope",

@@ -162,7 +162,7 @@ class DeterministicActorCritic(nn.Module):
     With normalize_obs, `act` normalizes; actor and critic expect observations that already passed through obs_norm.
     """
 
-    num_critics, layer_norm = 1, True
+    num_critics = 1
 
     def __init__(
         self,
@@ -171,17 +171,13 @@ class DeterministicActorCritic(nn.Module):
         hidden_sizes: arg.HiddenSizes = (256, 256),
         activation: arg.Activation = "ReLU",
         linear: arg.Linear = nn.Linear,
-        layer_norm: Annotated[
-            bool | None,
-            "layer normalization (arXiv:1607.06450) in the action-value functions; None: only with DDPG and TD3",
-        ] = None,
+        layer_norm: Annotated[bool, "layer normalization (arXiv:1607.06450) in the action-value functions"] = True,
         normalize_obs: arg.NormalizeObs = False,
     ):
         super().__init__()
         self.register_buffer("_device_anchor", torch.empty(0), persistent=False)  # for as_input
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
         common = hidden_sizes, activation, linear
-        layer_norm = self.layer_norm if layer_norm is None else layer_norm
         self.actor = self.make_actor(observation_space, action_space, *common)
         self.critic = QFunctions(
             QFunction(observation_space, action_space, *common, layer_norm) for _ in range(self.num_critics)
@@ -211,7 +207,7 @@ class SoftActorCritic(DeterministicActorCritic):
     The arguments are those of DeterministicActorCritic.
     """
 
-    num_critics, layer_norm = 2, False
+    num_critics = 2
 
     def make_actor(self, observation_space, action_space, *common) -> nn.Module:
         if isinstance(action_space, spaces.Discrete):

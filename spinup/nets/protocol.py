@@ -1,17 +1,27 @@
 """Checks that an actor-critic follows the protocol described in spinup/nets/__init__.py."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import nn
 
+from spinup.arguments import signature_of
 from spinup.errors import UserError
 from spinup.nets.actor_critics import as_input
 
 SEE_PROTOCOL = "; help(spinup.nets) describes what is needed"
+
+
+def check_takes_normalize_obs(actor_critic: Callable) -> None:
+    """Raise UserError if an actor-critic's class or function can't be called with normalize_obs."""
+    parameters = signature_of(actor_critic).parameters
+    if "normalize_obs" not in parameters and all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+        name = getattr(actor_critic, "__name__", actor_critic)
+        advice = "; add it, or train with normalize_obs=False if the algorithm is off-policy"
+        raise UserError(f"actor_critic {name} takes no 'normalize_obs'{advice}{SEE_PROTOCOL}")
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from spinup.algorithm import Algorithm
     from spinup.runs.run import Run
 
-FORMAT = 2  # version of the files; this code also reads 1, which lacks the arguments
+FORMAT = 2  # version of the files
 COUNTERS = ("epoch", "t", "updates", "best_return", "best", "without_best", "stopped")
 LONGEST_MANIFEST = 2**22  # bytes
 # Arguments that a checkpoint does not depend on, or that its fingerprint holds in another form.
@@ -179,16 +179,13 @@ def read_manifest(checkpoint: Path) -> dict:
 def check_fingerprint(checkpoint: Path, saved: Mapping, current: Mapping, algorithm: "Algorithm") -> None:
     """Raise UserError for the first difference that prevents resuming; warn about differences that don't.
 
-    An argument that a checkpoint lacks is newer than the checkpoint, whose run behaved as by algorithm.earlier or else
-    as by the default.
+    An argument that a checkpoint lacks is newer than the checkpoint, whose run behaved as by the default.
     """
-    if saved.get("format") == 1 and "arguments" not in saved:
-        saved = {**saved, "format": FORMAT, "arguments": current["arguments"]}
     arguments = saved.get("arguments")
     arguments = arguments if isinstance(arguments, dict) else {}
     pairs = [(key, saved.get(key), value) for key, value in current.items() if key != "arguments"]
     renamed = arguments.keys() - current["arguments"].keys()  # or damaged: then a missing argument had an unknown value
-    absent = {} if renamed else convert_json({**algorithm.defaults, **algorithm.earlier})
+    absent = {} if renamed else convert_json(algorithm.defaults)
     pairs += [(key, arguments.get(key, absent.get(key)), value) for key, value in current["arguments"].items()]
     for key, before, now in pairs:
         if before == now:

@@ -18,7 +18,7 @@ from spinup.compute import accel, mpi
 from spinup.compute.optim import set_progress
 from spinup.envs import as_names, bind, check_actions, evaluation_columns, make_envs, wrapper_flags
 from spinup.errors import Fault, UserError
-from spinup.nets import describe
+from spinup.nets import check_takes_normalize_obs, describe
 from spinup.runs import checkpoint
 from spinup.runs.config import convert_json, env_flag
 from spinup.runs.logger import EpochLogger
@@ -52,6 +52,8 @@ class Run:
     def __init__(self, algorithm: Algorithm, arguments: Mapping):
         config = {"algorithm": algorithm.name, **arguments}
         check_arguments(algorithm.arguments, config)
+        if config["normalize_obs"] or algorithm.on_policy:
+            check_takes_normalize_obs(config["actor_critic"])
         self.algorithm, self.config = algorithm, config
         self.num_envs, self.procs = config["num_envs"], mpi.num_procs()
         seed = config["seed"] + 10_000 * mpi.proc_id()
@@ -156,14 +158,20 @@ class Run:
         self.logger.progress(self.t)
         return before
 
+    @property
+    def update_after(self) -> int:
+        """For off-policy algorithms: environment steps before the first gradient steps."""
+        steps = self.config["update_after"]
+        return self.config["start_steps"] if steps is None else steps
+
     def due_updates(self) -> Iterator[int]:
         """For off-policy algorithms: one item for each gradient step that is due after a step of the environments.
 
         Updates start after update_after steps and come in blocks, every update_every steps: replay_ratio gradient steps
         for each environment step.
         """
-        every, after = self.config["update_every"], self.config["update_after"]
-        first_block = max(1, -(-after // every)) * every
+        every = self.config["update_every"]
+        first_block = max(1, -(-self.update_after // every)) * every
         if self.t >= first_block and self.t % every < self.num_envs * self.procs:
             while self.updates < int(self.config["replay_ratio"] * (self.t - first_block + every)):
                 self.updates += 1
@@ -262,7 +270,7 @@ class Run:
 
     def finish(self) -> None:
         if not self.algorithm.on_policy and self.updates == 0:  # a short run, or replay_ratio 0
-            settings = ", ".join(f"{name} is {self.config[name]}" for name in ("update_after", "replay_ratio"))
+            settings = f"update_after is {self.update_after}, replay_ratio is {self.config['replay_ratio']}"
             self.logger.warn(f"the run took no gradient step in its {self.t} environment steps: {settings}")
         self.envs.close()
         self.logger.close()

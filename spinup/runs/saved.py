@@ -148,7 +148,16 @@ def network_arguments(config: dict) -> dict:
     """normalize_obs and ac_kwargs. A user's off-policy networks need to accept normalize_obs only if it is True."""
     on = config.get("normalize_obs")
     on_policy = "lam" in config
-    return {**({"normalize_obs": on} if on or (on is False and on_policy) else {}), **config["ac_kwargs"]}
+    norm = {"normalize_obs": on} if on or (on is False and on_policy) else {}
+    return {**norm, **former_defaults(config), **config["ac_kwargs"]}
+
+
+def former_defaults(config: dict) -> dict:
+    """The networks' arguments whose defaults have changed since the run, with their former values."""
+    record = config.get("run")
+    version = record.get("spinup") if isinstance(record, dict) else None
+    changed = version == "1.0.0.dev0" and config.get("actor_critic") == "spinup.nets.SoftActorCritic"
+    return {"layer_norm": False} if changed else {}
 
 
 def check_size(
