@@ -59,7 +59,7 @@ WITHOUT = (  # CrossQ's ingredients, each switched off; "": all of them on
     "--ac_kwargs:batch_norm False",
     "--ac_kwargs:actor_batch_norm False",
     "--joint False",
-    "--polyak 0.995",
+    "--polyak 0.9",
     "--ac_kwargs:critic_width 1",
     "--policy_delay 1",
     "--beta1 0.9",
@@ -109,13 +109,15 @@ PUBLISHED = {
     ("trpo", "Walker2d"): {"S": "45/220/556+-298", "T": "391/1696/3507+-714"},
     ("sac", "HalfCheetah"): {"S": "6081/9163/11496+-792", "T": "6515/9059/12120+-1010", "CleanRL": "-/-/9635+-1424"},
     ("sac", "Hopper"): {"S": "1164/2887/3535+-106", "T": "2613/3388/3532+-43", "CleanRL": "-/-/2310+-343"},
+    ("sac", "Walker2d"): {"S": "771/2958/4111+-508", "T": "1305/3387/4961+-327", "CleanRL": "-/-/3591+-911"},
+    ("sac", "Ant"): {"S": "802/1737/3949+-1050", "T": "1020/3561/5714+-369", "SB3": "581/2226/4332+-1008"},
     ("td3", "HalfCheetah"): {"S": "5242/7625/9755+-763", "T": "5336/7546/10130+-692", "F": "5514/7697/9567+-833"},
     ("ddpg", "HalfCheetah"): {"S": "4339/7757/10109+-979", "T": "6308/9137/11650+-430", "CleanRL": "-/-/10374"},
     ("vpg", "HalfCheetah"): {"S": "-269/-209/-49+-103"},
     ("vpg", "Hopper"): {"S": "99/202/391+-40"},
     ("vpg", "Walker2d"): {"S": "42/190/293+-14"},
 }
-PUBLISHED_SEEDS = {"S": "10", "T": "10", "F": "10", "CleanRL": "3"}
+PUBLISHED_SEEDS = {"S": "10", "T": "10", "F": "10", "CleanRL": "3", "SB3": "10"}
 
 
 # ---- reading a run

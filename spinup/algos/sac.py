@@ -1,9 +1,9 @@
 """Soft actor-critic (SAC), arXiv:1801.01290 and 1812.05905, for bounded and (arXiv:1910.07207) Discrete actions.
 
-Equations: docs/algorithms/sac.md. Departures from the papers: the optimizer steps on log(alpha), and the
-target entropy of discrete actions is half of its maximum. Options: n-step returns, which omit the entropies of the
-steps in between; several steps of the critics for one of the policy (arXiv:2101.05982); and an average of the policies
-as the result.
+Equations: docs/algorithms/sac.md. Departures from the papers: targets that move fast, on normalized observations and
+with layer normalization in the critics; several steps of the critics for one of the policy (arXiv:2101.05982); half of
+the papers' target entropy, and half of its maximum for discrete actions; and an optimizer that steps on log(alpha).
+Options: n-step returns, which omit the entropies of the steps in between, and an average of the policies as the result.
 """
 
 import copy
