@@ -57,7 +57,7 @@ clean:
 .venv/docs.stamp: EXTRAS = [docs]
 .venv/test.stamp: EXTRAS = [dev,mpi,mujoco,video,docs,triton]
 .venv/slow.stamp: EXTRAS = [dev,mpi,mujoco,video,docs,triton,ray]
-.venv/demo.stamp .venv/docs.stamp .venv/test.stamp .venv/slow.stamp: pyproject.toml setup.py constraints.txt | $(PY)
+.venv/demo.stamp .venv/docs.stamp .venv/test.stamp .venv/slow.stamp: pyproject.toml setup.py constraints.txt spinup/__init__.py | $(PY)
 	@echo "installing into .venv: the first time takes minutes (torch is large)"
 	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS)"
 	@touch $@

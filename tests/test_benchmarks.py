@@ -280,8 +280,8 @@ def test_the_results_page_matches_the_records():
 
 
 USUAL = (  # on Hopper; the defaults of most implementations of SAC
-    "--polyak 0.995 --policy_delay 1 --start_steps 10000 --update_after 1000 --normalize_obs False --target_entropy -3 "
-    "--ac_kwargs:layer_norm False"
+    "--polyak 0.995 --policy_delay 1 --start_steps 10000 --update_after 1000 --normalize_obs False "
+    "--ac_kwargs:layer_norm False --target_entropy -3"
 )
 DEFAULTS = (
     "--polyak 0.9 --policy_delay 3 --start_steps 5000 --normalize_obs True --target_entropy -1.5 "
@@ -303,10 +303,10 @@ def test_the_tables_of_hopper_have_every_run():
     page = (ROOT / "docs" / "algorithms" / "sac.md").read_text(encoding="utf-8")
     assert f"`{USUAL}`" in page.replace("\n", " ")
     shown = {}
-    for base, head in ((USUAL, "beside the usual settings"), (DEFAULTS, "beside the defaults")):
+    for base, head in ((USUAL, "changes to the usual settings"), (DEFAULTS, "changes to the defaults")):
         table = page.split(f"| {head} |")[1].split("\n\n")[0]
-        for flags, returns in re.findall(r"^\| (nothing|`--.+?`) \|((?: *\d* \|){5})$", table, re.MULTILINE):
-            settings = settings_of(base, flags.replace("`", "").replace("nothing", ""))
+        for flags, returns in re.findall(r"^\| (none|`--.+?`) \|((?: *\d* \|){5})$", table, re.MULTILINE):
+            settings = settings_of(base, flags.replace("`", "").replace("none", ""))
             shown |= {(settings, seed): int(text) for seed, text in enumerate(returns.split("|")) if text.strip()}
     records = learning.read_results(ROOT / "data" / "benchmarks").values()
     runs = [r for r in records if (r["algo"], r["env"]) == ("sac", "Hopper-v5")]
