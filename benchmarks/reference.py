@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -48,7 +49,9 @@ def complete(folder: Path) -> bool:
 def tidy(run: Path) -> None:
     """Keep only a run's log, without the names of host and platform."""
     for path in run.iterdir():
-        if path.name not in KEPT:
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in KEPT:
             path.unlink()
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     config["run"].pop("platform", None), config["run"].pop("host", None)

@@ -233,7 +233,7 @@ NoiseCorr = Annotated[
 StartSteps = Annotated[int, Range(0), "environment steps with uniformly random actions before the policy acts"]
 UpdateAfter = Annotated[int, Range(0), "environment steps before the first gradient steps"]
 UpdateAfterOrStart = Annotated[
-    int | None, Range(0), "environment steps before the first gradient steps; None: as many as start_steps"
+    int | None, Range(0), "environment steps before the first gradient steps; None: start_steps, at least batch_size"
 ]
 UpdateEvery = Annotated[int, Range(1), "environment steps between blocks of gradient steps"]
 ReplayRatio = Annotated[float, Range(0, PASSES), "gradient steps per environment step"]
@@ -348,10 +348,13 @@ def check_source(init_from: str | PathLike) -> None:
 
 
 def signature_of(function: Callable) -> inspect.Signature:
-    """The signature of a function or class. Of a class: its own, although a base class may have a __signature__ from
-    `document`.
+    """The signature of a function, a class or a partial of these. Of a class: its own, although a base class may have a
+    __signature__ from `document`.
     """
-    return inspect.signature(functools.partial(function.__init__, None) if isinstance(function, type) else function)  # type: ignore[misc]
+    call: Any = function if isinstance(function, functools.partial) else functools.partial(function)
+    if isinstance(call.func, type):
+        call = functools.partial(call.func.__init__, None, *call.args, **call.keywords)  # type: ignore[misc]
+    return inspect.signature(call)
 
 
 def document(function: F) -> F:

@@ -1,5 +1,6 @@
 """What all algorithms share: determinism, spaces, custom networks, epochs, evaluation, and a run's output."""
 
+import functools
 import itertools
 import math
 
@@ -316,6 +317,10 @@ def test_an_actor_critic_that_takes_no_normalize_obs(tmp_path):
     )
     assert not (tmp_path / "x").exists()
     assert type(train("sac", Target, tmp_path / "y", **options | dict(normalize_obs=False))) is Plain
+    for networks in (functools.partial(Plain, hidden_sizes=(4,)), lambda spaces, actions: Plain(spaces, actions)):
+        name = "Plain" if isinstance(networks, functools.partial) else "<lambda>"
+        with pytest.raises(UserError, match=f"^actor_critic {name} takes no 'normalize_obs'"):
+            train("sac", Target, tmp_path / "x", **options | dict(normalize_obs=True, actor_critic=networks))
     with pytest.raises(UserError, match="actor_critic Plain takes no 'normalize_obs'"):  # PPO gives it always
         train("ppo", Target, tmp_path / "z", actor_critic=Plain, **SMALL["ppo"] | dict(normalize_obs=False))
 

@@ -279,7 +279,7 @@ def test_the_results_page_matches_the_records():
     assert len(re.findall(r"^\| ---", page, re.MULTILINE)) == 4
 
 
-USUAL = (  # on Hopper; the defaults of most implementations of SAC
+FORMER = (  # on Hopper
     "--polyak 0.995 --policy_delay 1 --start_steps 10000 --update_after 1000 --normalize_obs False "
     "--ac_kwargs:layer_norm False --target_entropy -3"
 )
@@ -301,9 +301,9 @@ def settings_of(*flags):
 
 def test_the_tables_of_hopper_have_every_run():
     page = (ROOT / "docs" / "algorithms" / "sac.md").read_text(encoding="utf-8")
-    assert f"`{USUAL}`" in page.replace("\n", " ")
+    assert f"`{FORMER}`" in page.replace("\n", " ")
     shown = {}
-    for base, head in ((USUAL, "changes to the usual settings"), (DEFAULTS, "changes to the defaults")):
+    for base, head in ((FORMER, "changes to the former defaults"), (DEFAULTS, "changes to the defaults")):
         table = page.split(f"| {head} |")[1].split("\n\n")[0]
         for flags, returns in re.findall(r"^\| (none|`--.+?`) \|((?: *\d* \|){5})$", table, re.MULTILINE):
             settings = settings_of(base, flags.replace("`", "").replace("none", ""))
@@ -312,6 +312,26 @@ def test_the_tables_of_hopper_have_every_run():
     runs = [r for r in records if (r["algo"], r["env"]) == ("sac", "Hopper-v5")]
     made = {(settings_of(DEFAULTS, *r["flags"]), r["seed"]): round(r["eval_mean"]) for r in runs}
     assert shown == made
+
+
+ACTIONS = {"HalfCheetah-v5": 6, "Hopper-v5": 3, "Walker2d-v5": 6, "Ant-v5": 8, "Pendulum-v1": 1}
+
+
+def test_the_table_of_sac_on_five_tasks():
+    page = (ROOT / "docs" / "algorithms" / "sac.md").read_text(encoding="utf-8")
+    rows = page.split("| | defaults | former defaults | published |\n| --- | --- | --- | --- |\n")[1].split("\n\n")[0]
+    records = learning.read_results(ROOT / "data" / "benchmarks").values()
+    wanted = []
+    for env, actions in ACTIONS.items():
+        row = [f"{env}, 20,000 steps" if env == "Pendulum-v1" else env]
+        for flags in ("", FORMER.replace("-3", f"-{actions}")):
+            runs = [r for r in records if (r["algo"], r["env"], " ".join(r["flags"])) == ("sac", env, flags)]
+            row.append(
+                f"{statistics.fmean(r['return_at'][str(r['budget'])] for r in runs):.0f} ({len(runs)})" if runs else ""
+            )
+        published = learning.PUBLISHED.get(("sac", env.split("-")[0]), {}).get("T", "")
+        wanted.append([*row, published.split("/")[0]])
+    assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows.splitlines()] == wanted
 
 
 def test_the_sparse_page_matches_the_records():
@@ -329,7 +349,10 @@ def test_a_record_describes_its_run(record):
     assert re.fullmatch(r"[0-9a-f]{40}", record["commit"])
     wanted = f"python -m spinup.run {record['algo']} --env {record['env']} --seed {record['seed']} --epochs "
     assert record["command"].startswith(wanted)
-    assert " ".join(record["flags"]) in record["command"]
+    flags = record["flags"]  # changes to today's defaults; the command also names what was no default at the time
+    assert all(
+        f" {name} {value} " in f"{record['command']} " for name, value in zip(flags[::2], flags[1::2], strict=True)
+    )
     assert record["eval_mean"] == pytest.approx(statistics.fmean(record["eval_returns"]))
     assert len(record["eval_returns"]) == learning.EVAL_EPISODES
     assert 0.95 * record["budget"] <= record["steps"] <= record["budget"]

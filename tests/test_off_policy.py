@@ -376,8 +376,10 @@ def test_without_update_after_learning_starts_when_the_policy_acts(tmp_path, cap
     )
     assert torch.equal(default, same)
     assert not torch.equal(default, later)
-    train(algo, Walk, tmp_path / "short", **SMALL | {"steps_per_epoch": 30, "start_steps": 31, "update_after": None})
-    assert "update_after is 31" in capfd.readouterr().err
+    for start_steps, first in ((31, 31), (0, 4)):  # with fewer random steps than a batch has, when there is a batch
+        short = {"steps_per_epoch": first - 1, "start_steps": start_steps, "update_after": None}
+        train(algo, Walk, tmp_path / str(first), **SMALL | short)
+        assert f"update_after is {first}," in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("algo", OWN)

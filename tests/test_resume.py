@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -170,6 +171,20 @@ def test_a_run_older_than_an_argument_goes_on_as_by_its_default(tmp_path, whole)
         train("vpg", tmp_path, resume=True, reseed=False)
     train("vpg", tmp_path, resume=True)
     same_run(tmp_path, whole("vpg"))
+
+
+@pytest.mark.parametrize("step", [100, 200])  # before and after its first checkpoint
+def test_a_run_of_another_version_is_not_resumed(tmp_path, step):
+    """Without a checkpoint, too: it would start over with this version's defaults for what config.json doesn't name."""
+    with pytest.raises(ProcessEnded):
+        train("vpg", tmp_path, step=step)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    config["run"]["spinup"] = "0.9"
+    file.write_text(json.dumps(config))
+    message = f"{tmp_path} was begun by spinup 0.9, this is {spinup.__version__}; it can't be resumed here"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        spinup.resume(tmp_path)
 
 
 def test_a_run_that_died_before_its_first_checkpoint_starts_over(whole, tmp_path):

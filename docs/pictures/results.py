@@ -45,13 +45,13 @@ PANELS = {
     ],
     "crossq": [Panel("benchmarks", "Pendulum-v1", 10_000, (-1800, 0), SMALL)],
 }
-USUAL = (
+FORMER = (
     "--polyak 0.995 --policy_delay 1 --start_steps 10000 --update_after 1000 --normalize_obs False "
     "--ac_kwargs:layer_norm False --target_entropy -3"
 )
 HOPPER = [
     Panel("benchmarks", "Hopper-v5", 100_000, (0, 3500), flags, title)
-    for title, flags in {"usual settings": USUAL, "defaults": ""}.items()
+    for title, flags in {"former defaults": FORMER, "defaults": ""}.items()
 ]
 
 
@@ -91,7 +91,7 @@ def short(number: float) -> str:
 def results(algo: str, panels: list[Panel]) -> Picture:
     drawn = [(panel, curves(algo, panel)) for panel in panels]
     finals = [
-        f"{panel.title or panel.env}: {len(seeds)} seeds, "
+        f"{panel.title or panel.env}: {len(seeds)} seed{'s' * (len(seeds) > 1)}, "
         f"mean return {mean_curve(seeds)[1][-1]:.0f} after {panel.steps:,} steps"
         for panel, seeds in drawn
     ]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spinup import __version__
 from spinup.algorithm import Algorithm, files, find
 from spinup.arguments import check_arguments, signature_of
 from spinup.compute import mpi
@@ -52,7 +53,7 @@ def resume(
     """
     folder, config = read_config(path)
     algorithm = find_algorithm(folder, config)
-    function = algorithm.function
+    check_version(folder, config)
     check_imports(folder, config, env_fn, actor_critic)
     for name, entries in (("ac_kwargs", ac_kwargs), ("env_kwargs", env_kwargs)):
         for key in entries or ():
@@ -75,7 +76,7 @@ def resume(
     if actor_critic is not None:
         arguments["actor_critic"] = actor_critic
     logger_kwargs = check_entries(folder, "logger_kwargs", config.get("logger_kwargs") or {}, logger_arguments())
-    network_kwargs = network_arguments(function, actor_critic)
+    network_kwargs = network_arguments(algorithm.function, actor_critic)
     if network_kwargs is not None:
         check_entries(folder, "ac_kwargs", config["ac_kwargs"], network_kwargs)
     if actor_critic is None:
@@ -83,7 +84,15 @@ def resume(
     logger_kwargs["sinks"] = [*named_sinks(logger_kwargs.get("sinks") or ()), *sinks]
     report_origin(folder, config, arguments)
     logger_kwargs |= {"output_dir": str(folder), "exp_name": str(config.get("exp_name", folder.name)), "resume": True}
-    return function(**{**arguments, "logger_kwargs": logger_kwargs})
+    return algorithm.function(**{**arguments, "logger_kwargs": logger_kwargs})
+
+
+def check_version(folder: Path, config: dict) -> None:
+    """Raise UserError if another version of spinup began the run: its defaults may differ."""
+    record = config.get("run")
+    version = record.get("spinup") if isinstance(record, dict) else None
+    if version not in (None, __version__):
+        raise UserError(f"{folder} was begun by spinup {version}, this is {__version__}; it can't be resumed here")
 
 
 def check_imports(folder: Path, config: dict, env_fn: str | Callable | None, actor_critic: Callable | None) -> None:

@@ -42,7 +42,7 @@ For DQN it is called as actor_critic(observation_space, action_space, **ac_kwarg
     act(o, deterministic=False)     as above
 
 To support normalize_obs=True, the last three also need obs_norm, a RunningNorm or a NoNorm: act passes observations
-through it, whereas actor, critic and q get observations that are already normalized.
+through it, whereas actor, critic and q get observations that are already normalized: call actor(obs_norm(o)).
 
 `check_actor_critic`, `check_recurrent_actor_critic`, `check_q_actor_critic` and `check_q_network` try the protocol on a
 batch of observations and say what is missing.

@@ -19,7 +19,8 @@ def check_takes_normalize_obs(actor_critic: Callable) -> None:
     """Raise UserError if an actor-critic's class or function can't be called with normalize_obs."""
     parameters = signature_of(actor_critic).parameters
     if "normalize_obs" not in parameters and all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
-        name = getattr(actor_critic, "__name__", actor_critic)
+        called = getattr(actor_critic, "func", actor_critic)  # of a partial
+        name = getattr(called, "__name__", type(called).__name__)
         advice = "; add it, or train with normalize_obs=False if the algorithm is off-policy"
         raise UserError(f"actor_critic {name} takes no 'normalize_obs'{advice}{SEE_PROTOCOL}")
 

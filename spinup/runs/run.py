@@ -52,7 +52,7 @@ class Run:
     def __init__(self, algorithm: Algorithm, arguments: Mapping):
         config = {"algorithm": algorithm.name, **arguments}
         check_arguments(algorithm.arguments, config)
-        if config["normalize_obs"] or algorithm.on_policy:
+        if "normalize_obs" in config and (config["normalize_obs"] or algorithm.on_policy):
             check_takes_normalize_obs(config["actor_critic"])
         self.algorithm, self.config = algorithm, config
         self.num_envs, self.procs = config["num_envs"], mpi.num_procs()
@@ -162,7 +162,7 @@ class Run:
     def update_after(self) -> int:
         """For off-policy algorithms: environment steps before the first gradient steps."""
         steps = self.config["update_after"]
-        return self.config["start_steps"] if steps is None else steps
+        return max(self.config["start_steps"], self.config["batch_size"]) if steps is None else steps
 
     def due_updates(self) -> Iterator[int]:
         """For off-policy algorithms: one item for each gradient step that is due after a step of the environments.

@@ -23,6 +23,7 @@ def check(path: Path) -> str:
     run = results.load([answers["folder"]])["run"].iloc[0]
     config = json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))
     steps = config["epochs"] * config["steps_per_epoch"]
+    first = config["start_steps"] if config["update_after"] is None else config["update_after"]
     what = f"one for each of the {steps} environment steps but the first update_after"
-    check_number("gradient_steps", answers["gradient_steps"], steps - config["update_after"], what, floor=100)
+    check_number("gradient_steps", answers["gradient_steps"], steps - first, what, floor=100)
     return f"ten runs, and what you say of their scores ({winner}) and their cost is what they show"

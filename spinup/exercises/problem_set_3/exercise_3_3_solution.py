@@ -15,7 +15,8 @@ def answers(folder: str = "data/ex33") -> str:
     seconds = df.groupby("run")["Time"].max()
     time = seconds.groupby(lambda run: config[run]["replay_ratio"]).mean()
     one = next(iter(config.values()))
-    steps = one["epochs"] * one["steps_per_epoch"] - one["update_after"]
+    first = one["start_steps"] if one["update_after"] is None else one["update_after"]
+    steps = one["epochs"] * one["steps_per_epoch"] - first
     return (
         f'folder = "{folder}"\niqm_025 = {stats.iqm(few):.2f}\niqm_1 = {stats.iqm(many):.2f}\n'
         f'better = "{better(("0.25", "1.0"), few, many)}"\n'
