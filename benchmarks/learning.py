@@ -59,7 +59,7 @@ WITHOUT = (  # CrossQ's ingredients, each switched off; "": all of them on
     "--ac_kwargs:batch_norm False",
     "--ac_kwargs:actor_batch_norm False",
     "--joint False",
-    "--polyak 0.9",
+    "--polyak 0.995",
     "--ac_kwargs:critic_width 1",
     "--policy_delay 1",
     "--beta1 0.9",

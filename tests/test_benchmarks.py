@@ -314,6 +314,23 @@ def test_the_tables_of_hopper_have_every_run():
     assert shown == made
 
 
+def test_the_table_of_ablations():
+    page = (ROOT / "docs" / "algorithms" / "crossq.md").read_text(encoding="utf-8")
+    table = page.split("| switched off | 2000 steps | 4000 | 6000 | 10,000 | evaluation | seeds |\n")[1].split("\n\n")[
+        0
+    ]
+    records, wanted = learning.read_results(ROOT / "data" / "benchmarks").values(), []
+    for off in learning.WITHOUT:
+        flags = [*learning.SMALL.split(), *off.split()]
+        runs = [r for r in records if (r["algo"], r["env"], r["flags"]) == ("crossq", "Pendulum-v1", flags)]
+        returns = [
+            [r["return_at"][mark] for mark in ("2000", "4000", "6000", "10000")] + [r["eval_mean"]] for r in runs
+        ]
+        means = [f"{statistics.fmean(column):.0f}" for column in zip(*returns, strict=True)]
+        wanted += [[f"`{off}`" if off else "nothing", *means, str(len(runs))]] if runs else []
+    assert [row.strip("| ").split(" | ") for row in table.splitlines()[1:]] == wanted
+
+
 ACTIONS = {"HalfCheetah-v5": 6, "Hopper-v5": 3, "Walker2d-v5": 6, "Ant-v5": 8, "Pendulum-v1": 1}
 
 

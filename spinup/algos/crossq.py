@@ -3,7 +3,7 @@
 Equations: docs/algorithms/crossq.md. Departures from the paper: critics are 512 units wide instead of 2048 (the preset
 "paper" has its width), batch normalization isn't replaced by batch renormalization after 100,000 steps, and n-step
 returns can replace one-step ones. Each ingredient has a switch: the networks' `batch_norm`, `actor_batch_norm` and
-`critic_width`, and `joint`, `polyak`, `beta1` and `policy_delay`.
+`critic_width`, and `joint`, `polyak` and `beta1`.
 """
 
 import copy
