@@ -75,11 +75,10 @@ def test_can_be_plotted(tmp_path, flags):
 
 
 def test_shows_what_the_pages_say_of_it(df):
-    """VPG, TRPO and PPO solve CartPole, SAC nearly; on Pendulum all but VPG learn; SAC takes few steps."""
+    """All solve CartPole; on Pendulum all but VPG learn; SAC takes few steps."""
     final = plot.scores(df).groupby(["env", "group"])["final"].mean()
     end = plot.scores(df).groupby(["env", "group"])["end"].max()
-    assert final["CartPole-v1"].drop("sac").min() > 475
-    assert 300 < final["CartPole-v1"]["sac"] < 475
+    assert final["CartPole-v1"].min() > 475
     assert final["Pendulum-v1"]["vpg"] < -900
     assert final["Pendulum-v1"].drop("vpg").min() > -300
     for env in ENVS:

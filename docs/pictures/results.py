@@ -37,11 +37,11 @@ PANELS = {
     "ppo": [CARTPOLE, Panel("benchmarks", "HalfCheetah-v5", 1_000_000, (0, 6000))],
     "ppo_rnn": [Panel("benchmarks", "CartPole-v1", 100_000, (0, 500), f'--wrapper "{POSITIONS}"')],
     "dqn": [Panel("benchmarks", "LunarLander-v3", 300_000, (-200, 300))],
-    "ddpg": [Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 8000))],
-    "td3": [Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 8000))],
+    "ddpg": [Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 10_000))],
+    "td3": [Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 10_000))],
     "sac": [
         Panel("reference", "Pendulum-v1", 10_000, (-1800, 0), SMALL),
-        Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 8000)),
+        Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 10_000)),
     ],
     "crossq": [Panel("benchmarks", "Pendulum-v1", 10_000, (-1800, 0), SMALL)],
 }
