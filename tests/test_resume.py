@@ -158,21 +158,6 @@ def test_a_run_that_died_is_resumed_exactly(name, whole, tmp_path):
     same_run(tmp_path, whole(name))
 
 
-def test_a_run_older_than_an_argument_goes_on_as_by_its_default(tmp_path, whole):
-    """Its config.json and its checkpoint lack the argument."""
-    with pytest.raises(ProcessEnded):
-        train("vpg", tmp_path, step=200)
-    config, manifest = tmp_path / "config.json", tmp_path / "checkpoint" / "120" / "manifest.json"
-    for file, arguments in ((config, lambda x: x), (manifest, lambda x: x["arguments"])):
-        content = json.loads(file.read_text())
-        del arguments(content)["reseed"]
-        file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="has reseed True, this run has False; it can't be resumed here"):
-        train("vpg", tmp_path, resume=True, reseed=False)
-    train("vpg", tmp_path, resume=True)
-    same_run(tmp_path, whole("vpg"))
-
-
 @pytest.mark.parametrize("step", [100, 200])  # before and after its first checkpoint
 def test_a_run_of_another_version_is_not_resumed(tmp_path, step):
     """Without a checkpoint, too: it would start over with this version's defaults for what config.json doesn't name."""
