@@ -20,6 +20,11 @@ names = ("learning", "speed", "speed_offpolicy", "third_party", "hindsight")
 learning, speed, offpolicy, third_party, hindsight = map(import_module, names)
 
 
+def as_cells(table):
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
 def rows_of(*rows):
     """(TotalEnvInteracts, AverageEpRet, EpLen) as rows of progress.txt."""
     return [
@@ -315,20 +320,19 @@ def test_the_tables_of_hopper_have_every_run():
 
 
 def test_the_table_of_ablations():
+    marks = {"2000 steps": "2000", "4000": "4000", "6000": "6000", "10,000": "10000"}
     page = (ROOT / "docs" / "algorithms" / "crossq.md").read_text(encoding="utf-8")
-    table = page.split("| switched off | 2000 steps | 4000 | 6000 | 10,000 | evaluation | seeds |\n")[1].split("\n\n")[
-        0
-    ]
+    (table,) = [part for part in page.split("\n\n") if part.startswith("| switched off |")]
     records, wanted = learning.read_results(ROOT / "data" / "benchmarks").values(), []
     for off in learning.WITHOUT:
         flags = [*learning.SMALL.split(), *off.split()]
         runs = [r for r in records if (r["algo"], r["env"], r["flags"]) == ("crossq", "Pendulum-v1", flags)]
-        returns = [
-            [r["return_at"][mark] for mark in ("2000", "4000", "6000", "10000")] + [r["eval_mean"]] for r in runs
-        ]
-        means = [f"{statistics.fmean(column):.0f}" for column in zip(*returns, strict=True)]
-        wanted += [[f"`{off}`" if off else "nothing", *means, str(len(runs))]] if runs else []
-    assert [row.strip("| ").split(" | ") for row in table.splitlines()[1:]] == wanted
+        columns = {head: [r["return_at"][mark] for r in runs] for head, mark in marks.items()}
+        columns["evaluation"] = [r["eval_mean"] for r in runs]
+        if runs:
+            means = {head: f"{statistics.fmean(returns):.0f}" for head, returns in columns.items()}
+            wanted.append({"switched off": f"`{off}`" if off else "nothing", **means, "seeds": str(len(runs))})
+    assert as_cells(table) == wanted
 
 
 ACTIONS = {"HalfCheetah-v5": 6, "Hopper-v5": 3, "Walker2d-v5": 6, "Ant-v5": 8, "Pendulum-v1": 1}
@@ -336,19 +340,17 @@ ACTIONS = {"HalfCheetah-v5": 6, "Hopper-v5": 3, "Walker2d-v5": 6, "Ant-v5": 8, "
 
 def test_the_table_of_sac_on_five_tasks():
     page = (ROOT / "docs" / "algorithms" / "sac.md").read_text(encoding="utf-8")
-    rows = page.split("| | defaults | former defaults | published |\n| --- | --- | --- | --- |\n")[1].split("\n\n")[0]
-    records = learning.read_results(ROOT / "data" / "benchmarks").values()
-    wanted = []
+    (table,) = [part for part in page.split("\n\n") if part.startswith("| | defaults |")]
+    records, wanted = learning.read_results(ROOT / "data" / "benchmarks").values(), []
     for env, actions in ACTIONS.items():
-        row = [f"{env}, 20,000 steps" if env == "Pendulum-v1" else env]
-        for flags in ("", FORMER.replace("-3", f"-{actions}")):
+        row = {"": f"{env}, 20,000 steps" if env == "Pendulum-v1" else env}
+        for head, flags in (("defaults", ""), ("former defaults", FORMER.replace("-3", f"-{actions}"))):
             runs = [r for r in records if (r["algo"], r["env"], " ".join(r["flags"])) == ("sac", env, flags)]
-            row.append(
-                f"{statistics.fmean(r['return_at'][str(r['budget'])] for r in runs):.0f} ({len(runs)})" if runs else ""
-            )
+            returns = [r["return_at"][str(r["budget"])] for r in runs]
+            row[head] = f"{statistics.fmean(returns):.0f} ({len(runs)})" if runs else ""
         published = learning.PUBLISHED.get(("sac", env.split("-")[0]), {}).get("T", "")
-        wanted.append([*row, published.split("/")[0]])
-    assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows.splitlines()] == wanted
+        wanted.append({**row, "published": published.split("/")[0]})
+    assert as_cells(table) == wanted
 
 
 def test_the_sparse_page_matches_the_records():
@@ -367,9 +369,8 @@ def test_a_record_describes_its_run(record):
     wanted = f"python -m spinup.run {record['algo']} --env {record['env']} --seed {record['seed']} --epochs "
     assert record["command"].startswith(wanted)
     flags = record["flags"]  # changes to today's defaults; the command also names what was no default at the time
-    assert all(
-        f" {name} {value} " in f"{record['command']} " for name, value in zip(flags[::2], flags[1::2], strict=True)
-    )
+    pairs = zip(flags[::2], flags[1::2], strict=True)
+    assert all(f" {name} {value} " in f"{record['command']} " for name, value in pairs)
     assert record["eval_mean"] == pytest.approx(statistics.fmean(record["eval_returns"]))
     assert len(record["eval_returns"]) == learning.EVAL_EPISODES
     assert 0.95 * record["budget"] <= record["steps"] <= record["budget"]
@@ -394,11 +395,6 @@ def as_runs(job, kind, results):
         for (package, num_envs), rounds in zip(kind.contestants, results, strict=True)
         for seed, result in enumerate(rounds)
     ]
-
-
-def as_cells(table):
-    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
-    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 COMMON = {"epochs": 5, "threads": 1, "matmul_precision": "highest"}

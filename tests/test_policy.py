@@ -299,7 +299,7 @@ def test_what_config_json_can_only_name_is_asked_for(tmp_path, name, value):
 
 
 def test_policies_of_sac_from_before_layer_normalization_was_its_default(tmp_path):
-    """Its first version's config.json names only what the user gave; without a change of the default it still loads."""
+    """config.json names only what the user gave; the version that wrote it says what the rest was."""
     options = dict(steps_per_epoch=20, epochs=1, start_steps=10, update_after=10, batch_size=4, replay_size=100)
     small = dict(hidden_sizes=(8, 8), layer_norm=False)
     kwargs = dict(output_dir=str(tmp_path / "x"), quiet=True)

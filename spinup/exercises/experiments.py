@@ -36,6 +36,12 @@ def read_answers(path: Path, names: Sequence[str]) -> dict:
     return answers
 
 
+def updates_after(config: Mapping) -> int:
+    """The environment steps before an off-policy run's first gradient step, by its config.json."""
+    steps = config["update_after"]
+    return max(config["start_steps"], config["batch_size"]) if steps is None else steps
+
+
 MAY_DIFFER = ("seed", "exp_name", "logger_kwargs", "run", "device", "threads", "vectorization", "save_freq")
 
 

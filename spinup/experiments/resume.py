@@ -89,10 +89,11 @@ def resume(
 
 def check_version(folder: Path, config: dict) -> None:
     """Raise UserError if another version of spinup began the run: its defaults may differ."""
-    record = config.get("run")
-    version = record.get("spinup") if isinstance(record, dict) else None
-    if version not in (None, __version__):
-        raise UserError(f"{folder} was begun by spinup {version}, this is {__version__}; it can't be resumed here")
+    version = config["run"].get("spinup", __version__)
+    if version != __version__:
+        raise UserError(
+            f"{folder} was begun by spinup {version!s:.20}, this is {__version__}; it can't be resumed here"
+        )
 
 
 def check_imports(folder: Path, config: dict, env_fn: str | Callable | None, actor_critic: Callable | None) -> None:
@@ -158,8 +159,7 @@ def network_arguments(function: Callable, actor_critic: Callable | None) -> dict
 
 def report_origin(folder: Path, config: dict, arguments: dict) -> None:
     """If the folder belongs to another user or machine, print what is about to run."""
-    record = config.get("run")
-    host = record.get("host") if isinstance(record, dict) else None
+    host = config["run"].get("host")
     origin = []
     if host != platform.node():
         origin.append(f"was made on another machine, {host}" if host else "does not say on which machine it was made")
@@ -212,8 +212,7 @@ def main(argv: Sequence[str]) -> None:
     given = {name: text for name in names if (text := getattr(args, name)) is not None}
     check_changes(algorithm, given)
     changes = {name: convert(text, known[name], name) for name, text in given.items()}
-    record = config.get("run")
-    processes = record.get("processes", 1) if isinstance(record, dict) else 1
+    processes = config["run"].get("processes", 1)
     if not isinstance(processes, int) or processes < 1:
         raise UserError(f"{folder / 'config.json'}: processes is {processes!r:.80}; it must be an int from 1")
     if not mpi.launched() and processes > MOST_PROCESSES:  # an untrusted folder could ask for any number

@@ -302,7 +302,7 @@ def check_depth(value: Any) -> None:
 
 
 def read_config(path: str | Path) -> tuple[Path, dict]:
-    """A run's folder and its config.json, with env_kwargs and ac_kwargs as dicts.
+    """A run's folder and its config.json, with env_kwargs, ac_kwargs and run as dicts.
 
     Raises UserError if there is no run, or spinup did not write the file.
     """
@@ -319,6 +319,8 @@ def read_config(path: str | Path) -> tuple[Path, dict]:
     try:
         config = json.loads(read_text(file, LONGEST_CONFIG))
         check_depth(config)
+        if not isinstance(config.get("run"), dict):
+            config["run"] = {}
         for key in EXACT_ARGUMENTS:
             config[key] = dict(config.get(key) or {})
             exact = from_exact((config.get("exact") or {}).get(key))

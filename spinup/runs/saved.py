@@ -154,9 +154,9 @@ def network_arguments(config: dict) -> dict:
 
 def former_defaults(config: dict) -> dict:
     """The networks' arguments whose defaults have changed since the run, with their former values."""
-    record = config.get("run")
-    version = record.get("spinup") if isinstance(record, dict) else None
-    changed = version == "1.0.0.dev0" and config.get("actor_critic") == "spinup.nets.SoftActorCritic"
+    changed = (
+        config["run"].get("spinup") == "1.0.0.dev0" and config.get("actor_critic") == "spinup.nets.SoftActorCritic"
+    )
     return {"layer_norm": False} if changed else {}
 
 

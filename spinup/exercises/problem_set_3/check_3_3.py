@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from spinup.analysis import results
-from spinup.exercises.experiments import check_better, check_number, finals, interval, read_answers, read_runs
+from spinup.exercises.experiments import (
+    check_better,
+    check_number,
+    finals,
+    interval,
+    read_answers,
+    read_runs,
+    updates_after,
+)
 
 
 def check(path: Path) -> str:
@@ -23,7 +31,6 @@ def check(path: Path) -> str:
     run = results.load([answers["folder"]])["run"].iloc[0]
     config = json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))
     steps = config["epochs"] * config["steps_per_epoch"]
-    first = config["start_steps"] if config["update_after"] is None else config["update_after"]
     what = f"one for each of the {steps} environment steps but the first update_after"
-    check_number("gradient_steps", answers["gradient_steps"], steps - first, what, floor=100)
+    check_number("gradient_steps", answers["gradient_steps"], steps - updates_after(config), what, floor=100)
     return f"ten runs, and what you say of their scores ({winner}) and their cost is what they show"

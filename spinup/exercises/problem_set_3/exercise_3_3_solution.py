@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from spinup.analysis import results, stats
-from spinup.exercises.experiments import better, print_answers, scores_by_value
+from spinup.exercises.experiments import better, print_answers, scores_by_value, updates_after
 
 
 def answers(folder: str = "data/ex33") -> str:
@@ -15,8 +15,7 @@ def answers(folder: str = "data/ex33") -> str:
     seconds = df.groupby("run")["Time"].max()
     time = seconds.groupby(lambda run: config[run]["replay_ratio"]).mean()
     one = next(iter(config.values()))
-    first = one["start_steps"] if one["update_after"] is None else one["update_after"]
-    steps = one["epochs"] * one["steps_per_epoch"] - first
+    steps = one["epochs"] * one["steps_per_epoch"] - updates_after(one)
     return (
         f'folder = "{folder}"\niqm_025 = {stats.iqm(few):.2f}\niqm_1 = {stats.iqm(many):.2f}\n'
         f'better = "{better(("0.25", "1.0"), few, many)}"\n'
