@@ -3,18 +3,21 @@
     python benchmarks/learning.py --suite classic --dir data/classic --jobs 2
     python benchmarks/learning.py --suite onpolicy --algos ppo --dir data/onpolicy --jobs 2 -- --preset spinningup
     python benchmarks/learning.py --algos ppo --envs Hopper-v5 --seeds 0 1 --steps 300000 --dir data/try
+    python benchmarks/learning.py --algos sac sb3-sac --envs Hopper-v5 --steps 100000 --dir data/peer    # needs SB3
     python benchmarks/learning.py --report data/classic data/onpolicy
     python benchmarks/learning.py --report data/benchmarks    # the results we got
     python benchmarks/learning.py --report data/benchmarks --into docs/results.md
 
 Each job is `python -m spinup.run ALGO --env ENV --seed S` in a process of its own, with everything after `--` passed
-on. Its output goes to DIR/<job>.log, its result to DIR/results.jsonl. Started again, the command skips jobs that are
-done and repeats those that failed. Closing the terminal doesn't stop it (progress: DIR/learning.log), but Ctrl-C does.
+on. Stable-Baselines3's algorithms (sb3-sac, sb3-td3, sb3-ddpg) run by their own defaults: see sb3.py. A job's output
+goes to DIR/<job>.log, its result to DIR/results.jsonl. Started again, the command skips jobs that are done and repeats
+those that failed. Closing the terminal doesn't stop it (progress: DIR/learning.log), but Ctrl-C does.
 benchmarks/README.md has the protocol.
 """
 
 import argparse
 import csv
+import importlib.metadata
 import itertools
 import json
 import math
@@ -48,6 +51,7 @@ SHORT_MARKS = (20_000, 40_000, 60_000, 80_000, 100_000)  # for runs of at most 1
 FIRST_MARKS = (2_000, 4_000, 6_000, 8_000, 10_000)  # in the records only, for figures of the shortest runs
 EVAL_EPISODES = 20
 EVAL_SEED = 1_000_000  # the same 20 initial states for every policy, far from the seeds of training
+PEERS = ("sb3-sac", "sb3-td3", "sb3-ddpg")  # Stable-Baselines3's, by their own defaults
 
 POSITIONS = ("--wrapper", "spinup.wrappers:SelectObservation(0,2)")  # CartPole without its two velocities
 THREE_ROBOTS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
@@ -92,6 +96,7 @@ SUITES = {
         *(Task(algo, env, 100_000) for env in FOUR_ROBOTS for algo in ("sac", "crossq")),
         *(Task("td3", env, 100_000, seeds=3) for env in FOUR_ROBOTS),
         Task("ddpg", "HalfCheetah-v5", 100_000, seeds=3),
+        Task("sb3-sac", "Hopper-v5", 100_000),
     ],
     "onpolicy": [
         *(Task("ppo", env, 1_000_000) for env in SEVEN_TASKS),
@@ -225,8 +230,11 @@ def job_key(job):
 def make_jobs(args):
     """The suite's jobs, filtered or changed by --algos, --envs, --seeds, --steps; without a suite, their product."""
     if args.suite:
-        algos = args.algos or files()
-        tasks = [t for t in SUITES[args.suite] if t.algo in algos and (not args.envs or t.env in args.envs)]
+        tasks = [
+            t
+            for t in SUITES[args.suite]
+            if (not args.algos or t.algo in args.algos) and (not args.envs or t.env in args.envs)
+        ]
     else:
         tasks = [Task(algo, env, args.steps, seeds=3) for algo in args.algos for env in args.envs]
     most = max((task.seeds for task in tasks), default=0)
@@ -275,7 +283,25 @@ def unfinished_run(data_dir):
 
 
 def train_and_evaluate(job, folder):
-    """Run one job. Returns the rest of its record; raises JobFailed with one line.
+    """Run one job. Returns the rest of its record; raises JobFailed with one line."""
+    return (train_peer if job["algo"] in PEERS else train_ours)(job, folder)
+
+
+def train_peer(job, folder):
+    """Run one job of Stable-Baselines3, from the start."""
+    name = job_name(job)
+    run = folder / "runs" / name
+    command = ["benchmarks/sb3.py", job["algo"].removeprefix("sb3-"), "--env", job["env"], "--seed", str(job["seed"])]
+    command += ["--steps", str(job["budget"])]
+    with open(folder / f"{name}.log", "a") as log:
+        if status := child([ROOT / command[0], *command[1:], "--dir", str(run)], log):
+            raise JobFailed(f"training ended with status {status}; see {name}.log")
+    package = f"stable-baselines3 {importlib.metadata.version('stable-baselines3')}"
+    return {"command": " ".join(["python", *command]), "package": package, **summary_of(run, folder)}
+
+
+def train_ours(job, folder):
+    """Run one job of spinup.
 
     A run that an earlier call began is resumed from its checkpoint, and one that it finished is only evaluated.
     """
@@ -295,11 +321,15 @@ def train_and_evaluate(job, folder):
             run = finished_run(data_dir, epochs)
         if run is None:
             raise JobFailed(f"training left no run of {epochs} epochs; see {name}.log")
-        evaluation = run / "evaluation.json"
-        if status := child([__file__, "--evaluate", str(run), "--out", str(evaluation)], log):
+        if status := child([__file__, "--evaluate", str(run)], log):
             raise JobFailed(f"evaluation ended with status {status}; see {name}.log")
-    summary = {"run": str(run.relative_to(folder)), "command": " ".join(["python", *command]), "commit": commit_of(run)}
-    return {**summary, **curve_summary(read_progress(run / "progress.txt")), **json.loads(evaluation.read_text())}
+    return {"command": " ".join(["python", *command]), "commit": commit_of(run), **summary_of(run, folder)}
+
+
+def summary_of(run, folder):
+    """What a record has of the learning curve and of the evaluation."""
+    curve, evaluation = curve_summary(read_progress(run / "progress.txt")), (run / "evaluation.json").read_text()
+    return {"run": str(run.relative_to(folder)), **curve, **json.loads(evaluation)}
 
 
 def commit_of(run):
@@ -308,7 +338,7 @@ def commit_of(run):
     return (record.get("git_spinup") or record.get("git") or {}).get("commit")
 
 
-def evaluate_run(run, out):
+def evaluate_run(run):
     """In a child process: deterministic episodes of the saved policy, on seeds not used in training."""
     import torch
 
@@ -321,9 +351,13 @@ def evaluate_run(run, out):
     returns = spinup.evaluate(
         ac, config["env_fn"], episodes=EVAL_EPISODES, deterministic=True, seed=EVAL_SEED, **options
     )["EpRet"]
+    (run / "evaluation.json").write_text(json.dumps(evaluation(returns)))
+
+
+def evaluation(returns):
+    """The part of a record that is about the final policy, from the returns of EVAL_EPISODES episodes."""
     returns = [float(value) for value in returns]
-    result = {"eval_mean": statistics.fmean(returns), "eval_std": statistics.pstdev(returns), "eval_returns": returns}
-    out.write_text(json.dumps(result))
+    return {"eval_mean": statistics.fmean(returns), "eval_std": statistics.pstdev(returns), "eval_returns": returns}
 
 
 def run_all(jobs, folder, workers):
@@ -488,7 +522,7 @@ def parse(argv):
     parser.add_argument(
         "--suite", choices=SUITES, help="a named set of jobs; the next four options filter or change it"
     )
-    parser.add_argument("--algos", nargs="+", choices=list(files()))
+    parser.add_argument("--algos", nargs="+", choices=[*files(), *PEERS])
     parser.add_argument("--envs", nargs="+", metavar="ENV")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="S")
     parser.add_argument("--steps", type=lambda text: int(float(text)), help="environment steps per run, at most")
@@ -497,7 +531,6 @@ def parse(argv):
     parser.add_argument("--report", nargs="+", type=Path, metavar="DIR", help="print the table of these folders")
     parser.add_argument("--into", type=Path, metavar="PAGE", help="replace this page's tables by those of --report")
     parser.add_argument("--evaluate", type=Path, help=argparse.SUPPRESS)  # in a child process
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(own)
     args.flags = flags
     if args.into and not args.report:
@@ -512,7 +545,10 @@ def parse(argv):
         read_flags(flags)
     except UserError as error:
         parser.error(str(error))
-    if not make_jobs(args):
+    jobs = make_jobs(args)
+    if flags and (peers := sorted({job["algo"] for job in jobs} & {*PEERS})):
+        parser.error(f"{', '.join(peers)} runs by its own defaults, so nothing may follow --")
+    if not jobs:
         parser.error(f"suite '{args.suite}' has no job for these --algos and --envs")
     return args
 
@@ -520,7 +556,7 @@ def parse(argv):
 def main():
     args = parse(sys.argv[1:])
     if args.evaluate:
-        evaluate_run(args.evaluate, args.out)
+        evaluate_run(args.evaluate)
         return 0
     if args.report:
         missing = [str(folder) for folder in args.report if not (folder / "results.jsonl").exists()]

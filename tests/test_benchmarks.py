@@ -1,5 +1,6 @@
 """The benchmark scripts' arithmetic: epochs from steps, reading progress.txt, medians and ratios, tables."""
 
+import importlib.metadata
 import importlib.util
 import inspect
 import json
@@ -16,8 +17,8 @@ from spinup.algorithm import Algorithm
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts outside of any package
-names = ("learning", "speed", "speed_offpolicy", "third_party", "hindsight")
-learning, speed, offpolicy, third_party, hindsight = map(import_module, names)
+names = ("learning", "speed", "speed_offpolicy", "third_party", "hindsight", "sb3")
+learning, speed, offpolicy, third_party, hindsight, sb3 = map(import_module, names)
 
 
 def as_cells(table):
@@ -111,6 +112,7 @@ def test_a_task_may_have_flags_of_its_own():
         (["--dir", "d", "--suite", "classic", "--", "-s", "3"], "-s is set by this script"),
         (["--dir", "d", "--suite", "classic", "--", "--lam", "0.9", "1"], "--lam has 2 values"),
         (["--dir", "d", "--suite", "classic", "--envs", "Ant-v5"], "no job"),
+        (["--dir", "d", "--suite", "offpolicy", "--", "--lr", "1e-3"], "sb3-sac runs by its own defaults"),
     ],
 )
 def test_command_line_errors(argv, message, capsys):
@@ -167,6 +169,47 @@ def test_a_run_that_was_begun_is_resumed(tmp_path, monkeypatch):
             (run / name).touch()
     assert commands[0][:5] == ["-m", "spinup.run", "ppo", "--env", "CartPole-v1"]
     assert commands[1] == ["-m", "spinup.run", "resume", str(run)]
+
+
+def test_a_job_of_a_peer(tmp_path, monkeypatch):
+    """Its record is that of our runs, with a package for the commit."""
+    job = {"algo": "sb3-sac", "env": "Pendulum-v1", "seed": 3, "budget": 8000, "flags": []}
+    run = tmp_path / "runs" / learning.job_name(job)
+
+    def child(args, log):
+        assert [str(arg) for arg in args] == [
+            *(str(ROOT / "benchmarks" / "sb3.py"), "sac", "--env", "Pendulum-v1", "--seed", "3"),
+            *("--steps", "8000", "--dir", str(run)),
+        ]
+        run.mkdir(parents=True)
+        rows = [sb3.COLUMNS, (1, -900, 200, -800, 4000, 1.5), (2, -400, 200, -300, 8000, 3.5)]
+        (run / "progress.txt").write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+        (run / "evaluation.json").write_text(json.dumps(learning.evaluation([-200, -400])))
+        return 0
+
+    monkeypatch.setattr(learning, "child", child)
+    monkeypatch.setattr(importlib.metadata, "version", {"stable-baselines3": "2.9.2"}.get)
+    record = learning.train_and_evaluate(job, tmp_path)
+    assert record["command"] == "python benchmarks/sb3.py sac --env Pendulum-v1 --seed 3 --steps 8000"
+    assert record["package"] == "stable-baselines3 2.9.2"
+    assert (record["steps"], record["seconds"], record["eval_mean"]) == (8000, 3.5, -300)
+    assert (record["return_at"]["4000"], record["return_at"]["8000"]) == (-800, -300)
+    assert record["last_100_episodes"] == pytest.approx((20 * -400 + 20 * -900) / 40)
+
+
+def test_a_peer_runs_by_its_defaults(tmp_path, monkeypatch):
+    if not importlib.util.find_spec("stable_baselines3"):
+        pytest.skip("stable_baselines3 is not installed in this environment")
+    monkeypatch.setattr(sb3, "STEPS_PER_EPOCH", 150)
+    sb3.train("sac", "Pendulum-v1", seed=0, steps=450, folder=tmp_path)
+    rows = learning.read_progress(tmp_path / "progress.txt")
+    assert [(row["Epoch"], row["TotalEnvInteracts"], row["EpLen"]) for row in rows[1:]] == [
+        (2, 300, 200),
+        (3, 450, 200),
+    ]
+    assert all(-2000 < row["AverageTestEpRet"] < 0 for row in rows)
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    assert len(evaluation["eval_returns"]) == learning.EVAL_EPISODES
 
 
 # ---- learning.py: reading a run
@@ -365,9 +408,13 @@ def test_the_sparse_page_matches_the_records():
 @pytest.mark.parametrize("record", RECORDS, ids=learning.job_name)
 def test_a_record_describes_its_run(record):
     assert record["status"] == "ok"
-    assert re.fullmatch(r"[0-9a-f]{40}", record["commit"])
-    wanted = f"python -m spinup.run {record['algo']} --env {record['env']} --seed {record['seed']} --epochs "
-    assert record["command"].startswith(wanted)
+    wanted = f"--env {record['env']} --seed {record['seed']} "
+    if record["algo"] in learning.PEERS:
+        assert re.fullmatch(r"stable-baselines3 2\.\d+\.\d+", record["package"])
+        assert record["command"].startswith(f"python benchmarks/sb3.py {record['algo'].removeprefix('sb3-')} {wanted}")
+    else:
+        assert re.fullmatch(r"[0-9a-f]{40}", record["commit"])
+        assert record["command"].startswith(f"python -m spinup.run {record['algo']} {wanted}--epochs ")
     flags = record["flags"]  # changes to today's defaults; the command also names what was no default at the time
     pairs = zip(flags[::2], flags[1::2], strict=True)
     assert all(f" {name} {value} " in f"{record['command']} " for name, value in pairs)
