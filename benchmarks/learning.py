@@ -30,7 +30,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +44,7 @@ from spinup.errors import UserError  # noqa: E402
 from spinup.experiments.cli import split_flags  # noqa: E402
 from spinup.run import ALIASES  # noqa: E402
 from spinup.system.files import newest_checkpoint  # noqa: E402
+from spinup.system.terminal import say  # noqa: E402
 
 MARKS = (100_000, 300_000, 1_000_000)  # steps at which the learning curve is read
 SHORT_MARKS = (20_000, 40_000, 60_000, 80_000, 100_000)  # for runs of at most 100k steps
@@ -366,15 +366,14 @@ def run_all(jobs, folder, workers):
     lock = threading.Lock()
     failed = []
 
-    def say(text):
+    def log(text):
         with lock:
-            with open(folder / "learning.log", "a") as log:
-                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-            with suppress(OSError):  # the terminal may be gone
-                print(text, flush=True)
+            with open(folder / "learning.log", "a") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            say(text)
 
     def work(job):
-        say(f"start {job_name(job)}")
+        log(f"start {job_name(job)}")
         try:
             record = {**job, "status": "ok", **train_and_evaluate(job, folder)}
         except Exception as error:  # record any failure of this job and continue with the others
@@ -384,11 +383,11 @@ def run_all(jobs, folder, workers):
         with lock, open(folder / "results.jsonl", "a") as results:
             results.write(json.dumps(record) + "\n")
         outcome = f"evaluation {record['eval_mean']:.1f}" if record["status"] == "ok" else record["error"]
-        say(f"{record['status']} {job_name(job)}: {outcome}")
+        log(f"{record['status']} {job_name(job)}: {outcome}")
 
     done = {key for key, record in read_results(folder).items() if record["status"] == "ok"}
     todo = [job for job in jobs if job_key(job) not in done]
-    say(f"{len(todo)} jobs to run, {len(jobs) - len(todo)} already done, {workers} at a time")
+    log(f"{len(todo)} jobs to run, {len(jobs) - len(todo)} already done, {workers} at a time")
     pool = ThreadPoolExecutor(workers)
     try:
         list(pool.map(work, todo))
@@ -564,7 +563,7 @@ def main():
             sys.exit(f"learning.py: no results.jsonl in {', '.join(missing)}")
         text = report([record for folder in args.report for record in read_results(folder).values()])
         if not args.into:
-            print(text)
+            say(text)
             return 0
         try:
             args.into.write_text(with_tables(args.into.read_text("utf-8"), text), "utf-8")
