@@ -81,7 +81,7 @@ ActorCriticClass = Annotated[Callable, "class of the networks; spinup.nets docum
 AcKwargs = Annotated[
     dict | None,
     "arguments of actor_critic: hidden_sizes, activation, log_std_init, log_std_min, log_std_max, squash, orthogonal, "
-    "layer_norm, actor_layer_norm, batch_norm, actor_batch_norm, critic_width, linear, memory_size, cell",
+    "layer_norm, batch_norm, actor_batch_norm, critic_width, linear, memory_size, cell",
 ]
 HiddenSizes = Annotated[int | Sequence[int], "units of each hidden layer"]
 Activation = Annotated[str | type, "a name from torch.nn, or a class"]

@@ -56,7 +56,7 @@ def assert_same_run(algo, env, folder, options, capfd):
 
 @pytest.mark.parametrize("algo", [*OFF_POLICY, "dqn"])
 def test_runs_are_bitwise_the_same(tmp_path, algo, capfd):
-    norm = {"crossq": {}, "dqn": dict(layer_norm=True)}.get(algo, dict(layer_norm=True, actor_layer_norm=True))
+    norm = {} if algo == "crossq" else dict(layer_norm=True)
     options = SMALL | DENSE | dict(ac_kwargs=DENSE["ac_kwargs"] | norm)
     precision = torch.get_float32_matmul_precision()
     try:

@@ -96,7 +96,7 @@ def crossq(
         "mean entropy that alpha='auto' holds; None: minus the number of action dimensions",
         CHANGEABLE,
     ] = None,
-    beta1: Annotated[float, Range(0, 1), "decay of the mean gradient in Adam"] = 0.5,
+    beta1: Annotated[float, Range(0, 0.99999), "decay of the mean gradient in Adam"] = 0.5,
     policy_delay: Annotated[int, Range(1, COUNT), "steps of the critics for each step of policy and temperature"] = 3,
     batch_size: arg.BatchSize = 256,
     start_steps: arg.StartSteps = 5000,

@@ -172,21 +172,19 @@ class DeterministicActorCritic(nn.Module):
         activation: arg.Activation = "ReLU",
         linear: arg.Linear = nn.Linear,
         layer_norm: Annotated[bool, "layer normalization (arXiv:1607.06450) in the action-value functions"] = True,
-        actor_layer_norm: Annotated[bool, "layer normalization in the policy"] = False,
         normalize_obs: arg.NormalizeObs = False,
     ):
         super().__init__()
         self.register_buffer("_device_anchor", torch.empty(0), persistent=False)  # for as_input
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
         common = hidden_sizes, activation, linear
-        self.actor = self.make_actor(observation_space, action_space, *common, None, actor_layer_norm)
+        self.actor = self.make_actor(observation_space, action_space, *common)
         self.critic = QFunctions(
             QFunction(observation_space, action_space, *common, layer_norm) for _ in range(self.num_critics)
         )
 
-    def make_actor(self, observation_space, action_space, *settings) -> nn.Module:
-        """The policy; settings: the other arguments of `network`."""
-        return DeterministicActor(network(observation_space, action_space.shape[0], *settings), action_space)
+    def make_actor(self, observation_space, action_space, *common) -> nn.Module:
+        return DeterministicActor(network(observation_space, action_space.shape[0], *common), action_space)
 
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:
@@ -211,11 +209,11 @@ class SoftActorCritic(DeterministicActorCritic):
 
     num_critics = 2
 
-    def make_actor(self, observation_space, action_space, *settings) -> nn.Module:
+    def make_actor(self, observation_space, action_space, *common) -> nn.Module:
         if isinstance(action_space, spaces.Discrete):
-            net = network(observation_space, int(action_space.n), *settings)
+            net = network(observation_space, int(action_space.n), *common)
             return CategoricalActor(net, mask_slice(observation_space))
-        return SquashedGaussianActor(network(observation_space, 2 * action_space.shape[0], *settings), action_space)
+        return SquashedGaussianActor(network(observation_space, 2 * action_space.shape[0], *common), action_space)
 
     @torch.inference_mode()
     def act(self, o: np.ndarray, deterministic: bool = False) -> np.ndarray:

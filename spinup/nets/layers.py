@@ -121,16 +121,13 @@ def as_sizes(hidden_sizes: int | Sequence[int]) -> list[int]:
     return sizes
 
 
-def network(
-    space: spaces.Box, out: int, hidden_sizes, activation, linear, gain: float | None = None, layer_norm: bool = False
-) -> nn.Sequential:
+def network(space: spaces.Box, out: int, hidden_sizes, activation, linear, gain: float | None = None) -> nn.Sequential:
     """An MLP, behind a CNN for images: observations of `space`, (..., *obs_shape) -> (..., out).
 
     gain: for orthogonal initial weights, the last layer's gain; the others have sqrt(2). None: PyTorch's default
-    layer_norm: as in `mlp`
     """
     encoder, features = make_encoder(space)
-    net = nn.Sequential(encoder, mlp([features, *as_sizes(hidden_sizes), out], activation, linear, layer_norm))
+    net = nn.Sequential(encoder, mlp([features, *as_sizes(hidden_sizes), out], activation, linear))
     if gain is not None:
         orthogonal_(net, math.sqrt(2))
         orthogonal_(net[-1][-1], gain)
