@@ -402,7 +402,7 @@ NOISE = dict(act_noise=0.5, noise_corr=0.9, pi_lr=0.1, q_lr=0.1)
 OWN_CHANGES |= {
     "ddpg": NOISE,
     "td3": NOISE | dict(target_noise=0.5, noise_clip=0.01, policy_delay=1),
-    "sac": dict(lr=0.1, beta2=0.9, alpha=0.3, target_entropy=0.1, policy_delay=2),
+    "sac": dict(lr=0.1, alpha=0.3, target_entropy=0.1, policy_delay=2),
     "crossq": dict(lr=0.1, alpha=0.3, target_entropy=0.1, beta1=0.8, policy_delay=1, joint=False),
 }
 # Arguments that affect only speed or saving, or have a test of their own.
@@ -638,7 +638,7 @@ WRONG_OWN = {
     **dict.fromkeys(ON_POLICY, WRONG_ON),
     "ddpg": WRONG_OFF | WRONG_NOISE,
     "td3": WRONG_OFF | WRONG_NOISE | dict(target_noise=-0.1, noise_clip=-0.1, policy_delay=0),
-    "sac": WRONG_OFF | dict(lr=-1.0, beta2=1.0, policy_delay=0),
+    "sac": WRONG_OFF | dict(lr=-1.0, policy_delay=0),
     "crossq": WRONG_OFF | dict(lr=-1.0, beta1=1.0, policy_delay=0, joint="both"),
 }
 WRONG_ARGUMENTS = [(algo, *pair) for algo in ALGOS for pair in (WRONG | WRONG_OWN[algo]).items()]

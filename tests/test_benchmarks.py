@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from spinup.algorithm import Algorithm
+from spinup.run import main as run_cli
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts outside of any package
-names = ("learning", "speed", "speed_offpolicy", "third_party", "hindsight", "sb3")
-learning, speed, offpolicy, third_party, hindsight, sb3 = map(import_module, names)
+names = ("learning", "speed", "speed_offpolicy", "third_party", "hindsight", "sb3", "policy_steps")
+learning, speed, offpolicy, third_party, hindsight, sb3, policy_steps = map(import_module, names)
 
 
 def as_cells(table):
@@ -421,6 +422,22 @@ def test_a_record_describes_its_run(record):
     assert record["eval_mean"] == pytest.approx(statistics.fmean(record["eval_returns"]))
     assert len(record["eval_returns"]) == learning.EVAL_EPISODES
     assert 0.95 * record["budget"] <= record["steps"] <= record["budget"]
+
+
+# ---- policy_steps.py
+
+
+def test_a_policy_is_tested_after_each_of_its_steps(tmp_path):
+    """After the last one of an epoch it is the policy that the run itself tests."""
+    flags = "--steps 40 --start_steps 20 --hid 4 --batch_size 4 --num_test_episodes 1 --checkpoint_freq 1 --quiet"
+    command = ["sac", "--env", "Pendulum-v1", "--epochs", "2", *flags.split(), "--data_dir", str(tmp_path)]
+    run_cli(command)
+    run = tmp_path / "cmd_sac" / "cmd_sac_s0"
+    start, returns = policy_steps.returns_after_steps(run, steps=100)
+    assert start == 80
+    assert len(returns) == 13  # the epoch's updates are 61 to 100, and 63, 66, ..., 99 step the policy
+    run_cli(["resume", str(run), "--epochs", "3"])
+    assert returns[-1] == pytest.approx(learning.read_progress(run / "progress.txt")[-1]["AverageTestEpRet"])
 
 
 # ---- speed.py

@@ -77,7 +77,6 @@ def sac(
     hindsight: arg.Hindsight = 0.0,
     polyak: arg.Polyak = 0.9,
     lr: Annotated[float, Range(0), "learning rate of policy, critics and temperature (Adam)", CHANGEABLE] = 1e-3,
-    beta2: Annotated[float, Range(0, 0.99999), "decay of the mean squared gradient in Adam"] = 0.999,
     alpha: Annotated[
         float | Literal["auto"],
         Range(0),
@@ -144,8 +143,7 @@ def sac(
         result = copy.deepcopy(ac)
         result.critic, result.temperature, result.obs_norm = q, ac.temperature, obs_norm
         pi_avg_params = flatten(result.actor)
-    optimizers = (FlatAdam(module, lr, betas=(0.9, beta2)) for module in (pi, q, ac.temperature))
-    pi_optimizer, q_optimizer, alpha_optimizer = optimizers
+    pi_optimizer, q_optimizer, alpha_optimizer = (FlatAdam(module, lr) for module in (pi, q, ac.temperature))
     if target_entropy is None:
         space = envs.action_space
         target_entropy = 0.5 * math.log(space.n) if isinstance(space, spaces.Discrete) else -0.5 * space.shape[0]
