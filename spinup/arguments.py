@@ -154,7 +154,7 @@ EvalFreq = Annotated[
 NumTestEpisodes = Annotated[
     int,
     Range(1, 10_000),
-    "episodes per evaluation, with the policy's mode and other seeds than in training",
+    "episodes per evaluation, with the policy's mode and seeds from 1,000,000 on",
     CHANGEABLE,
 ]
 NumTestEnvs = Annotated[

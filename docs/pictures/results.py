@@ -148,8 +148,27 @@ def hindsight() -> Picture:
     return p
 
 
+def policy_steps() -> Picture:
+    """The return of a policy after each of its gradient steps."""
+    line = (DATA / "benchmarks" / "policy-steps.jsonl").read_text(encoding="utf-8")
+    run = json.loads(line)
+    returns = np.array(run["returns"])
+    description = (
+        f"SAC on {run['env']}, seed {run['seed']}, after {run['start']:,} environment steps: the return of a test "
+        f"episode after each of {len(returns)} gradient steps of the policy. {np.mean(returns > 2000):.0%} are above "
+        f"2000; the largest change in one step is {np.abs(np.diff(returns)).max():.0f}."
+    )
+    p = Picture("The return after each step of the policy", description, 192)
+    ax = Axes(p, 44, 16, 300, 130, (0, len(returns)), (0, 3500))
+    ax.ticks([(x, f"{x:g}") for x in ax.x_range], [(y, short(y)) for y in (0, 1000, 2000, 3000)])
+    ax.plot(np.arange(1, len(returns) + 1), returns, "line blue")
+    p.text(194, 163, "gradient steps of the policy", "note")
+    p.text(180, 185, "return of one test episode, always from the same state", "note")
+    return p
+
+
 RESULTS = {f"results-{algo}": partial(results, algo, panels) for algo, panels in PANELS.items()}
-RESULTS |= {"hopper": partial(results, "sac", HOPPER), "hindsight": hindsight}
+RESULTS |= {"hopper": partial(results, "sac", HOPPER), "hindsight": hindsight, "policy-steps": policy_steps}
 
 
 if __name__ == "__main__":
