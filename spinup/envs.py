@@ -26,6 +26,7 @@ from gymnasium.vector import AutoresetMode
 from spinup.algorithm import Algorithm, files, find
 from spinup.errors import Fault, UserError, closest, first_line, install
 from spinup.observations import action_mask, check_for_flat_images, is_image, known_space, mask_slice, network_space
+from spinup.runs.signals import is_signal
 from spinup.system.terminal import say
 from spinup.wrappers import num_choices
 
@@ -241,8 +242,9 @@ def wrap(env: gym.Env, wrapper: str | Callable[[gym.Env], gym.Env]) -> gym.Env:
     cls, args, kwargs = find_wrapper(wrapper)
     try:
         return cls(env, *args, **kwargs)
-    except (AssertionError, ValueError, TypeError, gym.error.Error) as error:
-        if isinstance(error, TypeError) and not is_signature_error(error):
+    except Exception as error:
+        unfit = isinstance(error, AssertionError | ValueError | gym.error.Error) or is_signature_error(error)
+        if not (unfit or wrapper.startswith("gymnasium.")):  # a fault in the user's wrapper
             raise
         raise UserError(f"wrapper '{wrapper}' does not fit {env}: {first_line(error)}") from None
 
@@ -254,12 +256,17 @@ def find_wrapper(wrapper: str) -> tuple[Callable, list, dict]:
         hint = "; it must be a function of an environment or module:Name, as in gymnasium.wrappers:TimeLimit(50)"
         raise UserError(f"wrapper {wrapper!r:.200} names no module{hint}")
     module, name, arguments = match.groups()
-    cls = getattr(import_module(module, f"wrapper '{wrapper}'", "MyWrapper"), name, None)
+    try:
+        cls = getattr(import_module(module, f"wrapper '{wrapper}'", "MyWrapper"), name, None)
+    except ImportError as error:  # Gymnasium imports some of its wrappers only now
+        raise UserError(f"wrapper '{wrapper}': {first_line(error)}") from None
     if not callable(cls):
         hint = closest(name, dir(sys.modules[module]), f"{module}:")
         raise UserError(f"wrapper '{wrapper}': module {module} has no '{name}'{hint}")
     try:
         call = NamesToStrings().visit(ast.parse(f"f({arguments or ''})", mode="eval")).body
+        if not isinstance(call.func, ast.Constant):  # f(1)(2)
+            raise ValueError
         args = [ast.literal_eval(value) for value in call.args]
         return cls, args, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (ValueError, SyntaxError, AttributeError, RecursionError, MemoryError):
@@ -355,9 +362,9 @@ def has_fixed_size(space: spaces.Space) -> bool:
 
 
 def is_empty(space: spaces.Space) -> bool:
-    """Whether the space, or one of its entries, holds no numbers."""
+    """Whether the space, or one of its entries, holds no numbers; an action mask doesn't count."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
-        parts = list(space.values() if isinstance(space, spaces.Dict) else space)
+        parts = [space[key] for key in space if key != "action_mask"] if isinstance(space, spaces.Dict) else list(space)
         return not parts or any(map(is_empty, parts))
     return 0 in (space.shape or ())
 
@@ -386,7 +393,9 @@ class CheckedEnv(gym.Wrapper):
         kwargs["options"] = kwargs.get("options") or None  # Gymnasium reduces {"reset_mask": ...} to {}
         try:
             result = self.env.reset(**kwargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            if is_signal(error):
+                raise
             raise Fault(f"{self.name} raised {first_line(error)} in reset") from error
         if not (isinstance(result, tuple) and len(result) == 2):
             raise Fault(f"{self.name} returned {result!r:.80} from reset; it must be (observation, info)")
@@ -396,7 +405,9 @@ class CheckedEnv(gym.Wrapper):
         self.steps += 1
         try:
             result = self.env.step(action)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            if is_signal(error):
+                raise
             when = f"at step {self.steps} of its episode, on action {action}"
             raise Fault(f"{self.name} raised {first_line(error)} {when}") from error
         if not (isinstance(result, tuple) and len(result) == 5):

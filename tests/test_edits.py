@@ -81,9 +81,41 @@ EDITS = {
     ),
     "a file": Edit({PI: "with open(run.folder / 'log', 'a') as file:\n    file.write('step')"}, PYTHON),
     "a warning": Edit({PI: "import warnings\nwarnings.warn('step') if o.shape[0] == 0 else None"}),
-    "try and except": Edit(
-        {PI: "try:\n    loss = loss + missing\nexcept NameError:\n    loss = loss * 2"}, PYTHON, until="2.14"
+    "try and except": Edit({PI: "try:\n    loss = loss + missing\nexcept NameError:\n    loss = loss * 2"}, PYTHON),
+    # ---- what Dynamo would read without a guard
+    "an entry that comes later": Edit(
+        {
+            SETUP: "conf = {}",
+            PI: "try:\n    loss = loss * conf['c']\nexcept KeyError:\n    pass",
+            EPOCH: "conf.update(c=0.5) if epoch == 3 else None",
+        },
+        PYTHON + r"edited_\w+\.py:\d+ `update_pi` handles KeyError, and what is missing now may exist later",
     ),
+    "a cached function": Edit(
+        {
+            SETUP: "from functools import cache\n@cache\ndef drawn():\n    return torch.rand(())",
+            PI: "loss = loss * drawn()",
+        },
+        PYTHON + r"it calls `drawn`, whose results are cached",
+    ),
+    "an object made inside": Edit(
+        {
+            SETUP: "scale = [1.0]\nclass Scaled:\n    def __init__(self, x):\n        self.x = x * scale[0]",
+            PI: "loss = Scaled(loss).x",
+            EPOCH: "scale[0] = 1.0 if epoch < 3 else 0.5",
+        },
+        PYTHON
+        + r".* `__init__` belongs to an object made in the update, and reads scale from outside; pass it instead",
+    ),
+    "an object made inside, with a list as default": Edit(
+        {
+            SETUP: "class Scaled:\n    def __init__(self, x, scale=[1.0]):\n        self.x = x * scale[0]",
+            PI: "loss = Scaled(loss).x",
+            EPOCH: "Scaled.__init__.__defaults__[0][0] = 1.0 if epoch < 3 else 0.5",
+        },
+        PYTHON + r".* `__init__` belongs to an object made in the update, and has a list as default argument",
+    ),
+    "an activation that draws": Edit({SETUP: "ac.critic[1][1] = nn.RReLU()"}, PYTHON + r"it calls aten\.rrelu"),
     # ---- random numbers
     "numpy's noise": Edit({PI: "import numpy as np\nloss = loss * (1 + float(np.random.rand()))"}, MOVE),
     "numpy's noise as a tensor": Edit(

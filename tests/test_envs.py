@@ -2,10 +2,12 @@
 
 import copy
 import functools
+import importlib
 import os
 import subprocess
 import sys
 import textwrap
+import types
 
 import gymnasium as gym
 import numpy as np
@@ -1201,6 +1203,7 @@ def test_ends_that_are_neither_true_nor_false_are_named(what, ends):
         spaces.Dict(),
         spaces.Tuple(()),
         spaces.Dict(a=spaces.Box(-1, 1, (2,)), b=spaces.Dict()),
+        spaces.Dict(action_mask=spaces.MultiBinary(2)),
     ],
 )
 def test_an_empty_observation_space_is_named(space):
@@ -1320,6 +1323,10 @@ def test_a_wrappers_arguments_are_literals():
         ("gymnasium.wrappers:TimeLimit", "does not fit"),
         ("gymnasium.wrappers:TimeLimit(steps=3)", "does not fit"),
         ("gymnasium.wrappers:FilterObservation([a])", "does not fit"),
+        ("gymnasium.wrappers:TimeLimit(5)(50)", "its arguments must be literals"),
+        ("gymnasium.wrappers:TimeLimit(a)", "does not fit"),
+        ("gymnasium.wrappers:DtypeObservation(foo)", "does not fit"),
+        ("gymnasium.wrappers.vector:NormalizeObservation", "does not fit"),
         ("os:getcwd", "does not fit"),
         ("builtins:id", "returned"),
     ],
@@ -1328,6 +1335,14 @@ def test_invalid_wrappers_are_a_user_error(wrapper, expected):
     message = error_of(make_envs, lambda: Count(1), wrappers=[wrapper])
     assert expected in message
     assert len(message) < 1000
+
+
+def test_a_wrapper_that_cannot_be_imported_is_a_user_error(monkeypatch):
+    module = types.ModuleType("lazy_wrappers")
+    module.__getattr__ = lambda name: importlib.import_module("array_library")
+    monkeypatch.setitem(sys.modules, "lazy_wrappers", module)
+    message = error_of(make_envs, lambda: Count(1), wrappers=["lazy_wrappers:ToArray"])
+    assert message == "wrapper 'lazy_wrappers:ToArray': ModuleNotFoundError: No module named 'array_library'"
 
 
 def test_a_bug_inside_a_wrapper_keeps_its_traceback():

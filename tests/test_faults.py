@@ -58,6 +58,10 @@ def raising(result):
     raise ZeroDivisionError("in the simulator")
 
 
+def exiting(result):
+    sys.exit(0)
+
+
 def observing(value):
     return lambda result: (value, *result[1:])
 
@@ -71,6 +75,7 @@ FAULTS = {
         raising,
         r"environment 1 raised ZeroDivisionError: in the simulator at step 7 of its episode, on action \d",
     ),
+    "exits": (exiting, r"environment 1 raised SystemExit: 0 at step 7 of its episode, on action \d"),
     "shape": (
         observing(np.zeros(3, np.float32)),
         r"environment 1 returned an observation of shape \(3,\); its space says \(2,\)",

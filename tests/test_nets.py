@@ -1271,6 +1271,19 @@ def test_check_accepts_our_action_values_and_changes_nothing(name, space, action
     assert all(torch.equal(v, before[k]) for k, v in ac.state_dict().items())
 
 
+def test_check_shows_the_same_observations_each_time():
+    """Layers such as batch normalization remember them, and random ones would make each run another."""
+
+    def statistics():
+        ac = OFF_POLICY["td3"](BOX, ACTIONS["box"], hidden_sizes=(4,))
+        ac.actor.net[0] = nn.BatchNorm1d(3)
+        check_q_actor_critic(ac, BOX, ACTIONS["box"], 2)
+        return ac.actor.net[0].running_mean
+
+    assert statistics().any()
+    assert torch.equal(statistics(), statistics())
+
+
 def q_error_of(ac, protocol):
     _, action, n, soft = PROTOCOLS[protocol]
     with pytest.raises(UserError) as error:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from spinup.compute import mpi
 from spinup.errors import UserError, first_line, install, printable, user_path
 from spinup.runs.config import convert_json
-from spinup.runs.signals import TERMINATION_SIGNALS, ignore_at_exit
+from spinup.runs.signals import TERMINATION_SIGNALS, ignore_at_exit, is_signal
 from spinup.system.files import RunFolder, check_file, newest_checkpoint, replace_file, write_errors
 from spinup.system.locks import FolderInUse, Lock, lock
 from spinup.system.terminal import dropping_output_on_error, open_closed_streams, say
@@ -119,12 +119,7 @@ def outcome_of(error: BaseException) -> str:
     """The outcome of a run that raised `error`."""
     if isinstance(error, UserError):
         return WRONG
-    code = error.code if isinstance(error, SystemExit) else None
-    return (
-        STOPPED
-        if isinstance(error, KeyboardInterrupt) or code in [128 + number for number in TERMINATION_SIGNALS]
-        else FAILED
-    )
+    return STOPPED if is_signal(error) else FAILED
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Checks that an actor-critic follows the protocol described in spinup/nets/__init__.py."""
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
 
@@ -127,7 +128,9 @@ def check_parts(
         raise UserError(f"{name}: actor and critic have parameters in common; they need separate ones")
     if "deterministic" not in inspect.signature(ac.act).parameters:
         raise UserError(f"{name}: act takes no 'deterministic'{SEE_PROTOCOL}")
-    o = np.stack([observation_space.sample() for _ in range(3)])
+    space = copy.deepcopy(observation_space)
+    space.seed(0)  # layers may keep something of the observations, such as running statistics
+    o = np.stack([space.sample() for _ in range(3)])
     o = np.clip(np.nan_to_num(o), -1, 1) if o.dtype != np.uint8 else o
     a = ac.act(o)
     if "initial_state" in more:

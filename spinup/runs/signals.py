@@ -13,6 +13,12 @@ TERMINATION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHU
 SIGNALS = (signal.SIGINT, *TERMINATION_SIGNALS)
 
 
+def is_signal(error: BaseException) -> bool:
+    """Whether an exception stands for a signal that ends the process."""
+    codes = [128 + number for number in TERMINATION_SIGNALS]
+    return isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in codes)
+
+
 class StopSignal:
     """Records the first of SIGNALS that arrives while a function is running, as a request to stop.
 

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from spinup.compute import mpi
+from spinup.compute.capture.inlined import hooked_classes, refusing_unguarded_code
 from spinup.compute.capture.program import Program, why_not
 from spinup.compute.capture.reasons import explain
 from spinup.errors import first_line
@@ -48,7 +49,7 @@ def captured(on: bool = True) -> Callable:
 
     Tensors in the update's result are new in each call, and detached. Everything that the update's Python reads may
     change between calls. An update that changes Python's state, can't be traced, or reads something new in each call
-    runs as Python, and a line on stderr says why. The one change that goes unnoticed is a method replaced on its class.
+    runs as Python, and a line on stderr says why. docs/performance.md has the few changes that go unnoticed.
     """
 
     def decorate(update: Callable) -> Callable:
@@ -208,10 +209,11 @@ class Untraceable(Exception):
 
 @functools.cache
 def import_dynamo():
-    """torch._dynamo. Raises ImportError if it lacks a setting that is needed."""
+    """torch._dynamo. Raises ImportError if it lacks a setting or a class that is needed."""
     dynamo = importlib.import_module("torch._dynamo")
     if missing := [name for name in SETTINGS if not hasattr(dynamo.config, name)]:
         raise ImportError(f"torch {torch.__version__} does not know {missing[0]}")
+    hooked_classes()
     return dynamo
 
 
@@ -241,13 +243,20 @@ def with_settings(compiled: Callable, batch: tuple[Tensor, ...]):
     """Call a compiled update with our Dynamo settings. Raises Untraceable, with an explanation, if Dynamo refuses."""
     dynamo = import_dynamo()
     refusals = dynamo.exc.TorchDynamoException, dynamo.exc.FailOnRecompileLimitHit
-    with without_triton(), dynamo.config.patch(**SETTINGS), warnings.catch_warnings(), logs() as logged:
-        warnings.simplefilter("ignore")
+    with (
+        without_triton(),
+        dynamo.config.patch(**SETTINGS),
+        refusing_unguarded_code() as reasons,
+        warnings.catch_warnings(action="ignore"),
+        logs() as logged,
+    ):
         try:
             return compiled(batch)
         except refusals as error:
             if isinstance(ours := getattr(error, "inner_exception", None), Untraceable):
                 raise ours from error
+            if reasons:
+                raise Untraceable(reasons[0]) from error
             raise Untraceable(explain(error, logged)) from error
 
 

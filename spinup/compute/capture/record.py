@@ -36,6 +36,7 @@ class Recorder(TorchDispatchMode):
         if op is LIFT:
             self.operations.append(Operation(op, (args[0].clone(),), {}, (results,)))
         elif op._schema.is_mutable:
+            self.refused = self.refused or why_not_in_place(op, args, kwargs, results)
             self.operations.append(Operation(op, *snapshot((args, kwargs))))
         elif not is_view(op, args, kwargs, results):
             self.operations.append(Operation(op, *snapshot((args, kwargs, tuple(tree_leaves(results))))))
@@ -59,6 +60,14 @@ def why_not(op, args: tuple, kwargs: dict, results) -> str | None:
         return "it draws from a generator of its own"
     if not (op._schema.is_mutable or tensors_in(results)):
         return f"it calls {op}, which returns no tensor"
+    return None
+
+
+def why_not_in_place(op, args: tuple, kwargs: dict, results) -> str | None:
+    """Why an operation that changes its arguments can't be replayed: it also returns others; None if it doesn't."""
+    given = {storage(x) for x in tensors_in((args, kwargs))}
+    if any(storage(x) not in given for x in tensors_in(results)):
+        return f"it calls {op}, which changes its arguments and also returns a new tensor"
     return None
 
 
