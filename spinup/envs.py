@@ -24,9 +24,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from spinup.algorithm import Algorithm, files, find
-from spinup.errors import Fault, UserError, closest, first_line, install
+from spinup.errors import Fault, UserError, closest, first_line, install, is_signal
 from spinup.observations import action_mask, check_for_flat_images, is_image, known_space, mask_slice, network_space
-from spinup.runs.signals import is_signal
 from spinup.system.terminal import say
 from spinup.wrappers import num_choices
 

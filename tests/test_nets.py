@@ -32,6 +32,7 @@ from spinup.nets import (
     activation_class,
     as_input,
     check_actor_critic,
+    check_makes_networks,
     check_q_actor_critic,
     keep_bounds,
     mlp,
@@ -765,6 +766,19 @@ def error_of(ac):
         check_actor_critic(ac, BOX, ACTIONS["discrete"])
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("networks", "what"), [(ActorCritic(BOX, ACTIONS["discrete"]), "an object of ActorCritic"), (5, "5")]
+)
+def test_networks_must_be_made_by_a_run(networks, what):
+    with pytest.raises(UserError, match=f"actor_critic is {what}; it must be a class, or a function that makes"):
+        check_makes_networks(networks)
+
+
+def test_q_check_names_an_actor_of_another_kind():
+    with pytest.raises(UserError, match=r"actor\(o\) is a Gaussian; it must be a tensor of shape \(3, 2\)"):
+        check_q_actor_critic(ActorCritic(BOX, ACTIONS["box"]), BOX, ACTIONS["box"], 1)
 
 
 @pytest.mark.parametrize("attribute", ["actor", "critic", "obs_norm"])

@@ -189,3 +189,16 @@ def test_a_sink_without_a_method(missing):
     methods = {name: lambda *args: None for name in ("start", "write", "close") if name != missing}
     with pytest.raises(UserError, match=f"has no method '{missing}'"):
         make_sink(types.SimpleNamespace(**methods))
+
+
+@pytest.mark.parametrize(
+    ("sinks", "message"),
+    [
+        (RecordingSink(), "sinks is <.*RecordingSink.*>; it must be a list of names and objects"),
+        (None, "sinks is None; it must be a list"),
+        ([RecordingSink], r"sinks has the class RecordingSink; it needs an object of it: RecordingSink\(\)"),
+    ],
+)
+def test_sinks_of_another_type(tmp_path, sinks, message):
+    with pytest.raises(UserError, match=message):
+        Logger(output_dir=tmp_path / "run", quiet=True, sinks=sinks)

@@ -88,6 +88,7 @@ from spinup.nets.memory import Memory, RecurrentNetwork
 from spinup.nets.norms import BatchNorm, NoNorm, PartsNorm, RunningNorm, make_obs_norm
 from spinup.nets.protocol import (
     check_actor_critic,
+    check_makes_networks,
     check_parts,
     check_policy,
     check_q_actor_critic,
@@ -135,6 +136,7 @@ __all__ = [
     "as_input",
     "as_sizes",
     "check_actor_critic",
+    "check_makes_networks",
     "check_parts",
     "check_policy",
     "check_q_actor_critic",

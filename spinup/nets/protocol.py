@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,14 @@ from spinup.errors import UserError
 from spinup.nets.actor_critics import as_input
 
 SEE_PROTOCOL = "; help(spinup.nets) describes what is needed"
+
+
+def check_makes_networks(actor_critic: Any) -> None:
+    """Raise UserError if it isn't a class or a function."""
+    if isinstance(actor_critic, nn.Module) or not callable(actor_critic):
+        is_network = isinstance(actor_critic, nn.Module)
+        what = f"an object of {type(actor_critic).__name__}" if is_network else f"{actor_critic!r:.80}"
+        raise UserError(f"actor_critic is {what}; it must be a class, or a function that makes the networks")
 
 
 def check_takes_normalize_obs(actor_critic: Callable) -> None:
@@ -157,5 +166,7 @@ def check_shapes(name: str, shapes: dict) -> None:
 
 
 def check_shape(name: str, what: str, x, expected: tuple[int, ...]) -> None:
+    if not hasattr(x, "shape"):
+        raise UserError(f"{name}: {what} is a {type(x).__name__}; it must be a tensor of shape {expected}")
     if tuple(x.shape) != expected:
         raise UserError(f"{name}: {what} has shape {tuple(x.shape)} for 3 observations; it must be {expected}")

@@ -106,6 +106,8 @@ class Logger:
         if not self.is_root:
             return
         sinks = sinks.replace(" ", "").split(",") if isinstance(sinks, str) else sinks
+        if not isinstance(sinks, list | tuple):
+            raise UserError(f"sinks is {sinks!r:.80}; it must be a list of names and objects, such as ['tensorboard']")
         names = [*(["tensorboard"] if tensorboard and "tensorboard" not in sinks else []), *sinks]
         chosen = [make_sink(sink) for sink in names]
         wanted = user_path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"])

@@ -229,6 +229,8 @@ def make_sink(sink: str | Sink) -> Sink:
         if sink not in NAMED:
             raise UserError(f"unknown sink {sink!r:.80}; the sinks are {', '.join(NAMED)}{closest(sink, NAMED)}")
         return NAMED[sink]()
+    if isinstance(sink, type):
+        raise UserError(f"sinks has the class {sink.__name__}; it needs an object of it: {sink.__name__}()")
     for method in ("start", "write", "close"):
         if not callable(getattr(sink, method, None)):
             raise UserError(f"the sink {sink!r:.80} has no method '{method}'; spinup.runs.sinks says what it needs")
