@@ -642,7 +642,7 @@ WRONG_OWN = {
     "crossq": WRONG_OFF | dict(lr=-1.0, beta1=1.0, policy_delay=0, joint="both"),
 }
 WRONG_ARGUMENTS = [(algo, *pair) for algo in ALGOS for pair in (WRONG | WRONG_OWN[algo]).items()]
-WRONG_ARGUMENTS += [("crossq", "batch_size", 1)]
+WRONG_ARGUMENTS += [("crossq", "batch_size", 1), ("ppo", "device", "meta")]
 WRONG_ARGUMENTS += [("sac", "alpha", value) for value in (-0.1, "often", math.inf, math.nan)]
 WRONG_ARGUMENTS += [("sac", "target_entropy", value) for value in ("low", math.nan)]
 

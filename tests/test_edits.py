@@ -115,6 +115,7 @@ EDITS = {
         },
         PYTHON + r".* `__init__` belongs to an object made in the update, and has a list as default argument",
     ),
+    "a product": Edit({PI: "loss = loss * (1 + 0.01 * logp).prod()"}, PYTHON + r"it calls aten\.prod"),
     "an activation that draws": Edit({SETUP: "ac.critic[1][1] = nn.RReLU()"}, PYTHON + r"it calls aten\.rrelu"),
     # ---- random numbers
     "numpy's noise": Edit({PI: "import numpy as np\nloss = loss * (1 + float(np.random.rand()))"}, MOVE),

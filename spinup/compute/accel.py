@@ -40,7 +40,7 @@ def setup(seed: int, device: str = "cpu", threads: int = 1, matmul_precision: st
     torch.manual_seed(seed)
     try:
         device = torch.device("cuda" if device == "gpu" else device)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # "meta" has no values
     except (RuntimeError, AssertionError, NotImplementedError, ModuleNotFoundError):
         available = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
         available += ["mps"] if torch.backends.mps.is_available() else []

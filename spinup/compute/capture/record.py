@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 READ_BY_PYTHON = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+OTHER_GRADIENT = {"aten::prod", "aten::cumprod"}  # while operations are recorded, torch uses other formulas for it
 LIFT = torch.ops.aten.lift_fresh.default  # how torch.tensor creates a tensor from Python numbers
 
 
@@ -58,6 +59,8 @@ def why_not(op, args: tuple, kwargs: dict, results) -> str | None:
         return "it conjugates complex numbers, which sets a flag instead of changing memory"
     if kwargs.get("generator") is not None:
         return "it draws from a generator of its own"
+    if op._schema.name in OTHER_GRADIENT:
+        return f"it calls {op}, whose gradient would differ in its last digits"
     if not (op._schema.is_mutable or tensors_in(results)):
         return f"it calls {op}, which returns no tensor"
     return None
