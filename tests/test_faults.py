@@ -579,6 +579,9 @@ def test_resume_continues_a_run(cartpole):
 def test_resume_refuses(cartpole, capsys, tmp_path):
     assert "has already done epoch 1; --epochs 2 would" in failed_with(capsys, "resume", str(cartpole))
     assert "there is no folder" in failed_with(capsys, "resume", str(tmp_path / "nowhere"))
+    (tmp_path / "model.pt").touch()
+    what = f"'{tmp_path / 'model.pt'}' is a file; it must be a run's folder, such as '{tmp_path}'"
+    assert what in failed_with(capsys, "resume", str(tmp_path / "model.pt"))
     assert "is not a run's folder (no config.json); runs in it: " in failed_with(capsys, "resume", str(tmp_path))
     assert "did you mean '--epochs'?" in failed_with(capsys, "resume", str(cartpole), "--epoch", "3")
     assert "resume: " in failed_with(capsys, "resume")

@@ -308,6 +308,8 @@ def read_config(path: str | Path) -> tuple[Path, dict]:
     """
     folder = user_path(path)
     file = folder / "config.json"
+    if folder.is_file():
+        raise UserError(f"'{folder}' is a file; it must be a run's folder, such as '{folder.parent}'")
     if not folder.is_dir():
         names = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise UserError(f"there is no folder '{folder}'{closest(folder.name, names)}")
