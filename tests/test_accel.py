@@ -92,7 +92,7 @@ def test_an_unavailable_device_is_an_error_that_lists_the_available_ones(device)
 
 @pytest.mark.parametrize("device", ["cuda", "gpu"])
 def test_gpu_is_another_name_for_cuda(device, monkeypatch):
-    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: None)  # as on a machine with a GPU
+    monkeypatch.setattr(torch, "zeros", lambda *args, device: torch.ones(1))  # as on a machine with a GPU
     assert setup(0, device) == torch.device("cuda")
 
 

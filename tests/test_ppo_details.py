@@ -74,7 +74,7 @@ def test_words_about_defaults():
     """Numbers that the page has in its sentences."""
     default = {name: argument.default for name, argument in algorithm.find("ppo").arguments.items()}
     steps, size = default["steps_per_epoch"], default["minibatch_size"]
-    assert f"{steps // default['num_envs']} steps of {default['num_envs']}" in WORDS
+    assert f"{steps // default['num_envs']} steps from each of {default['num_envs']}" in WORDS
     passes = f"{default['train_pi_iters']} passes over {steps} steps, in minibatches of {size}"
     assert f"{passes}, which makes {default['train_pi_iters'] * steps // size} gradient steps per epoch" in WORDS
     std = np.exp(ActorCritic.arguments["log_std_init"].default)
