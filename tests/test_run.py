@@ -376,7 +376,8 @@ def test_a_bug_shows_its_traceback(calls, capsys):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_failure_under_mpi_ends_all_processes(calls, capsys, monkeypatch, rank):
     ended, waited = [], []
-    monkeypatch.setattr(run.time, "sleep", waited.append)
+    for module in (run, mpi):  # and not time.sleep itself, which threads of other tests may call
+        monkeypatch.setattr(module, "time", types.SimpleNamespace(sleep=waited.append))
     monkeypatch.setattr(mpi, "num_procs", lambda: 2)
     monkeypatch.setattr(mpi, "proc_id", lambda: rank)
     monkeypatch.setattr(mpi, "world", lambda: types.SimpleNamespace(Abort=ended.append))
