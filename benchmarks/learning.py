@@ -546,7 +546,7 @@ def parse(argv):
         parser.error(str(error))
     jobs = make_jobs(args)
     if flags and (peers := sorted({job["algo"] for job in jobs} & {*PEERS})):
-        parser.error(f"{', '.join(peers)} runs by its own defaults, so nothing may follow --")
+        parser.error(f"{', '.join(peers)} runs by its own defaults, so leave it out by --algos, or all after --")
     if not jobs:
         parser.error(f"suite '{args.suite}' has no job for these --algos and --envs")
     return args

@@ -24,8 +24,9 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from spinup.algorithm import Algorithm, files, find
-from spinup.errors import Fault, UserError, closest, first_line, install, is_signal
+from spinup.errors import Fault, UserError, closest, first_line, install
 from spinup.observations import action_mask, check_for_flat_images, is_image, known_space, mask_slice, network_space
+from spinup.system.signals import is_signal
 from spinup.system.terminal import say
 from spinup.wrappers import num_choices
 
@@ -255,8 +256,9 @@ def find_wrapper(wrapper: str) -> tuple[Callable, list, dict]:
         hint = "; it must be a function of an environment or module:Name, as in gymnasium.wrappers:TimeLimit(50)"
         raise UserError(f"wrapper {wrapper!r:.200} names no module{hint}")
     module, name, arguments = match.groups()
+    imported = import_module(module, f"wrapper '{wrapper}'", "MyWrapper")
     try:
-        cls = getattr(import_module(module, f"wrapper '{wrapper}'", "MyWrapper"), name, None)
+        cls = getattr(imported, name, None)
     except ImportError as error:  # Gymnasium imports some of its wrappers only now
         raise UserError(f"wrapper '{wrapper}': {first_line(error)}") from None
     if not callable(cls):

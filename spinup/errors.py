@@ -2,17 +2,8 @@
 
 import difflib
 import os
-import signal
 from collections.abc import Iterable
 from pathlib import Path
-
-TERMINATION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-
-
-def is_signal(error: BaseException) -> bool:
-    """Whether an exception stands for a signal that ends the process."""
-    codes = [128 + number for number in TERMINATION_SIGNALS]
-    return isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in codes)
 
 
 def install(extra: str) -> str:

@@ -1345,6 +1345,13 @@ def test_a_wrapper_that_cannot_be_imported_is_a_user_error(monkeypatch):
     assert message == "wrapper 'lazy_wrappers:ToArray': ModuleNotFoundError: No module named 'array_library'"
 
 
+def test_an_import_that_fails_in_a_wrappers_module_keeps_its_traceback(tmp_path, monkeypatch):
+    (tmp_path / "my_wrappers.py").write_text("import array_library\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="array_library"):
+        make_env(lambda: Count(1), wrappers=["my_wrappers:ToArray"])
+
+
 def test_a_bug_inside_a_wrapper_keeps_its_traceback():
     class Broken(Doubled):
         def __init__(self, env):

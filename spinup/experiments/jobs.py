@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spinup.compute import mpi
-from spinup.errors import TERMINATION_SIGNALS, UserError, first_line, install, is_signal, printable, user_path
+from spinup.errors import UserError, first_line, install, printable, user_path
 from spinup.runs.config import convert_json
-from spinup.runs.signals import ignore_at_exit
 from spinup.system.files import RunFolder, check_file, newest_checkpoint, replace_file, write_errors
 from spinup.system.locks import FolderInUse, Lock, lock
+from spinup.system.signals import TERMINATION_SIGNALS, ignore_at_exit, is_signal
 from spinup.system.terminal import dropping_output_on_error, open_closed_streams, say
 
 DONE, BEFORE, WRONG, FAILED, KILLED, STOPPED = "done", "done before", "wrong input", "failed", "killed", "stopped"

@@ -19,8 +19,8 @@ SEE_PROTOCOL = "; help(spinup.nets) describes what is needed"
 
 def check_makes_networks(actor_critic: Any) -> None:
     """Raise UserError if it isn't a class or a function."""
-    if isinstance(actor_critic, nn.Module) or not callable(actor_critic):
-        is_network = isinstance(actor_critic, nn.Module)
+    is_network = isinstance(actor_critic, nn.Module)
+    if is_network or not callable(actor_critic):
         what = f"an object of {type(actor_critic).__name__}" if is_network else f"{actor_critic!r:.80}"
         raise UserError(f"actor_critic is {what}; it must be a class, or a function that makes the networks")
 

@@ -23,8 +23,8 @@ from spinup.runs import checkpoint
 from spinup.runs.config import convert_json, env_flag
 from spinup.runs.logger import EpochLogger
 from spinup.runs.saved import load_policy_into
-from spinup.runs.signals import StopSignal
 from spinup.system.files import newest_checkpoint
+from spinup.system.signals import StopSignal
 
 STEPS_BETWEEN_STOP_CHECKS = 20  # how often MPI processes agree on whether to stop
 SHARED_COLUMNS = ("Epoch", "EpRet", "EpLen", "TestEpRet", "TestEpLen", "EvalTime", "TotalEnvInteracts", "Time")

@@ -37,7 +37,6 @@ class Recorder(TorchDispatchMode):
         if op is LIFT:
             self.operations.append(Operation(op, (args[0].clone(),), {}, (results,)))
         elif op._schema.is_mutable:
-            self.refused = self.refused or why_not_in_place(op, args, kwargs, results)
             self.operations.append(Operation(op, *snapshot((args, kwargs))))
         elif not is_view(op, args, kwargs, results):
             self.operations.append(Operation(op, *snapshot((args, kwargs, tuple(tree_leaves(results))))))
@@ -61,16 +60,10 @@ def why_not(op, args: tuple, kwargs: dict, results) -> str | None:
         return "it draws from a generator of its own"
     if op._schema.name in OTHER_GRADIENT:
         return f"it calls {op}, whose gradient would differ in its last digits"
+    if op._schema.is_mutable and makes_memory(args, kwargs, results):
+        return f"it calls {op}, which changes its arguments and also returns a new tensor"
     if not (op._schema.is_mutable or tensors_in(results)):
         return f"it calls {op}, which returns no tensor"
-    return None
-
-
-def why_not_in_place(op, args: tuple, kwargs: dict, results) -> str | None:
-    """Why an operation that changes its arguments can't be replayed: it also returns others; None if it doesn't."""
-    given = {storage(x) for x in tensors_in((args, kwargs))}
-    if any(storage(x) not in given for x in tensors_in(results)):
-        return f"it calls {op}, which changes its arguments and also returns a new tensor"
     return None
 
 
@@ -82,10 +75,13 @@ def indexes_by_number(op, args: tuple) -> bool:
 
 def is_view(op, args, kwargs, results) -> bool:
     """Whether the results share memory with the arguments, according to the schema or in fact, like _unsafe_view's."""
-    if any(x.alias_info for x in op._schema.returns):
-        return True
+    return any(x.alias_info for x in op._schema.returns) or not makes_memory(args, kwargs, results)
+
+
+def makes_memory(args, kwargs, results) -> bool:
+    """Whether some of the results lie in other memory than the arguments."""
     made, given = ({storage(x) for x in tensors_in(tree)} for tree in (results, (args, kwargs)))
-    return made <= given
+    return not made <= given
 
 
 def written(operation: Operation) -> list[Tensor]:

@@ -7,10 +7,16 @@ import threading
 import time
 from types import CodeType
 
-from spinup.errors import TERMINATION_SIGNALS
 from spinup.system.terminal import say_unbuffered
 
+TERMINATION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 SIGNALS = (signal.SIGINT, *TERMINATION_SIGNALS)
+
+
+def is_signal(error: BaseException) -> bool:
+    """Whether an exception stands for a signal that ends the process."""
+    codes = [128 + number for number in TERMINATION_SIGNALS]
+    return isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in codes)
 
 
 class StopSignal:
