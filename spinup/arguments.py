@@ -317,7 +317,7 @@ def check_arguments(arguments: Mapping[str, Argument], values: Mapping) -> None:
     for name, value in values.items():
         if name in arguments:
             arguments[name].check(value)
-        if name == "on_epoch" and not (value is None or takes_one_argument(value)):
+        if name == "on_epoch" and not (value is None or takes(value, 1)):
             raise UserError(
                 f"on_epoch is {value!r:.80}; it must be a function of one argument, an epoch's row, or None"
             )
@@ -327,10 +327,10 @@ def check_arguments(arguments: Mapping[str, Argument], values: Mapping) -> None:
             raise UserError(f"device is {value!r:.80}; it must be a name such as cpu, cuda or cuda:1")
 
 
-def takes_one_argument(function: Any) -> bool:
-    """Whether it can be called with one argument, judging by its signature."""
+def takes(function: Any, number: int) -> bool:
+    """Whether it can be called with this number of arguments, judging by its signature."""
     try:
-        inspect.signature(function).bind(None)
+        inspect.signature(function).bind(*[None] * number)
     except ValueError:  # some functions written in C have no signature
         return True
     except TypeError:

@@ -886,11 +886,28 @@ class Player:
 
 
 def bind(policy, envs: VecEnv, max_ep_len: int) -> None:
-    """Give a policy the method policy.action, which works in the environment's own spaces, and its run's max_ep_len."""
+    """Give a policy the method policy.action, which works in the environment's own spaces, its run's max_ep_len, and
+    policy.trained_on, the spaces of its observations and actions in VecEnv's format.
+    """
     if not hasattr(policy, "action"):  # a user's network may have an attribute of that name
         function = env_action_and_state if has_memory(policy) else env_action
         policy.action = functools.partial(function, policy, envs.raw_observation_space, envs.raw_action_space)
     policy.max_ep_len = max_ep_len
+    policy.trained_on = {"observations": envs.observation_space, "actions": envs.action_space}
+
+
+def check_fits(policy, envs: VecEnv) -> None:
+    """Raise UserError if a policy was trained on other spaces than these environments have."""
+    here = {"observations": envs.observation_space, "actions": envs.action_space}
+    for what, space in getattr(policy, "trained_on", {}).items():
+        if (ours := layout(space)) != (theirs := layout(here[what])):
+            name = env_name(envs.made["env_fn"])
+            raise UserError(f"the policy's {what} are {ours:.80}, those of {name} {theirs:.80}; they must be the same")
+
+
+def layout(space: spaces.Space) -> str:
+    """What networks for one of VecEnv's spaces depend on, in words: all but a Box's bounds."""
+    return f"Box{space.shape} of {space.dtype}" if isinstance(space, spaces.Box) else " ".join(str(space).split())
 
 
 def env_action(policy, observation_space: spaces.Space, action_space: spaces.Space, observation, deterministic=False):
@@ -965,6 +982,7 @@ def evaluate(
     envs = make_envs(env_fn, num_envs, seed, max_ep_len, env_kwargs, vectorization, wrappers, reseed, log_info)
     played = []
     with contextlib.closing(envs):
+        check_fits(ac, envs)
         for first in range(0, episodes, num_envs):
             envs.seed = seed + first
             played += play_round(ac, envs, deterministic)

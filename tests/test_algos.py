@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -323,6 +324,26 @@ def test_an_actor_critic_that_takes_no_normalize_obs(tmp_path):
             train("sac", Target, tmp_path / "x", **options | dict(normalize_obs=True, actor_critic=networks))
     with pytest.raises(UserError, match="actor_critic Plain takes no 'normalize_obs'"):  # PPO gives it always
         train("ppo", Target, tmp_path / "z", actor_critic=Plain, **SMALL["ppo"] | dict(normalize_obs=False))
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_unknown_ac_kwargs_are_named_with_the_possible_ones(tmp_path, algo):
+    for unknown in ("hidden", "normalize_obs", 5):
+        with pytest.raises(UserError) as error:
+            train(algo, fit(algo, Mixed), tmp_path / "x", **SMALL[algo] | dict(ac_kwargs={unknown: (64,)}))
+        start = (
+            rf"ac_kwargs has the unknown entry {unknown!r}; for actor_critic \w+ it may have hidden_sizes, activation, "
+        )
+        assert re.match(start, str(error.value))
+        assert not (tmp_path / "x").exists()
+
+
+def test_unknown_ac_kwargs_of_other_networks(tmp_path):
+    options = SMALL["ppo"] | dict(ac_kwargs=dict(scales=2))
+    with pytest.raises(UserError, match=r"unknown entry 'scales'; for actor_critic OwnActorCritic it may have scale$"):
+        train("ppo", Mixed, tmp_path / "x", actor_critic=OwnActorCritic, **options)
+    options["ac_kwargs"] = dict(scale=2)
+    train("ppo", Mixed, tmp_path / "x", actor_critic=lambda *spaces, **more: OwnActorCritic(*spaces, **more), **options)
 
 
 @with_targets

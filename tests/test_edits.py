@@ -45,6 +45,8 @@ SETUP = "    # ---- learn\n"
 STEP = "                    keep_updating = update_pi((b_o, b_a, b_adv, b_logp_old))\n"  # each call of update_pi
 ROW = "        run.log(KL=approx_kl(logp, logp_old), ClipFrac=clipped.float(), StopIter=pi_iters)\n"  # once per epoch
 
+SCALE = "class Scale:\n    coef = 1.0\n    def of(self, x, by=1.0):\n        return x * by\nscale = Scale()"
+
 
 class Edit(NamedTuple):
     """after: lines to insert after existing ones; message: a pattern of the line on stderr, or None."""
@@ -112,6 +114,90 @@ EDITS = {
     ),
     "a product": Edit({PI: "loss = loss * (1 + 0.01 * logp).prod()"}, PYTHON + r"it calls aten\.prod"),
     "an activation that draws": Edit({SETUP: "ac.critic[1][1] = nn.RReLU()"}, PYTHON + r"it calls aten\.rrelu"),
+    # ---- changes that Dynamo wouldn't notice
+    "a method replaced on its class": Edit(
+        {SETUP: SCALE, PI: "loss = scale.of(loss)", EPOCH: "if epoch == 3:\n    Scale.of = lambda self, x: x * 0.5"}
+    ),
+    "a method's default": Edit(
+        {SETUP: SCALE, PI: "loss = scale.of(loss)", EPOCH: "Scale.of.__defaults__ = (1.0 if epoch < 3 else 0.5,)"}
+    ),
+    "a method's keyword default": Edit(
+        {
+            SETUP: "class Scale:\n    def of(self, x, *, by=1.0):\n        return x * by\nscale = Scale()",
+            PI: "loss = scale.of(loss)",
+            EPOCH: "Scale.of.__kwdefaults__['by'] = 1.0 if epoch < 3 else 0.5",
+        }
+    ),
+    "a method of torch's replaced": Edit(
+        {
+            SETUP: "forward = nn.Tanh.forward",
+            EPOCH: "nn.Tanh.forward = (lambda self, x: x.sin()) if epoch == 3 else forward",
+        }
+    ),
+    "an attribute that hides its class's": Edit(
+        {SETUP: SCALE, PI: "loss = loss * scale.coef", EPOCH: "if epoch == 3:\n    scale.coef = 0.5"}
+    ),
+    "an attribute that hides a base class's": Edit(
+        {
+            SETUP: SCALE + "\nclass Mine(Scale):\n    pass\nmine = Mine()",
+            PI: "loss = loss * mine.coef",
+            EPOCH: "if epoch == 3:\n    Mine.coef = 0.5",
+        }
+    ),
+    "another base class": Edit(
+        {
+            SETUP: SCALE + "\nclass Half(Scale):\n    coef = 0.5\nclass Mine(Scale):\n    pass\nmine = Mine()",
+            PI: "loss = loss * mine.coef",
+            EPOCH: "if epoch == 3:\n    Mine.__bases__ = (Half,)",
+        }
+    ),
+    "an operator added to a class": Edit(
+        {
+            SETUP: SCALE,
+            PI: "loss = loss * 2 if scale else loss",
+            EPOCH: "if epoch == 3:\n    Scale.__bool__ = lambda self: False",
+        }
+    ),
+    "a class attribute annealed for long": Edit(
+        {SETUP: SCALE, PI: "loss = loss * scale.coef", STEP: "Scale.coef *= 0.5"},
+        PYTHON + r"(Scale\.coef changed again and again|.* reads something new in each call)",
+    ),
+    "a name that a module lacks at first": Edit(
+        {
+            SETUP: "import types\nconf = types.ModuleType('conf')",
+            PI: "loss = loss * getattr(conf, 'coef', 1.0)",
+            EPOCH: "if epoch == 3:\n    conf.coef = 0.5",
+        }
+    ),
+    "a global that hides a builtin": Edit(
+        {PI: "loss = loss * max(0.5, 1.0)", EPOCH: "if epoch == 3:\n    globals()['max'] = min"}
+    ),
+    "a class registered with an ABC": Edit(
+        {
+            SETUP: SCALE + "\nimport abc\nclass Doubled(abc.ABC):\n    pass",
+            PI: "loss = loss * 2 if isinstance(scale, Doubled) else loss",
+            EPOCH: "if epoch == 3:\n    Doubled.register(Scale)",
+        }
+    ),
+    "a hook put in by hand": Edit(
+        {EPOCH: "if epoch == 3:\n    ac.critic._forward_hooks[0] = lambda module, args, out: out * 2"}
+    ),
+    "a class with a metaclass that decides": Edit(
+        {
+            SETUP: "class Meta(type):\n    def __instancecheck__(cls, x):\n        return True\n"
+            "class Doubled(metaclass=Meta):\n    pass",
+            PI: "loss = loss * 2 if isinstance(3, Doubled) else loss",
+        },
+        PYTHON + "it uses `Doubled`, which decides by itself what its instances are",
+    ),
+    "an object that acts when deleted": Edit(
+        {
+            SETUP: "gone = []\nclass Gone:\n    def __del__(self):\n        gone.append(1)",
+            PI: "Gone()",
+            ROW: "run.log(N=len(gone))",
+        },
+        PYTHON + "it uses `Gone`, whose objects do something when deleted",
+    ),
     # ---- random numbers
     "numpy's noise": Edit({PI: "import numpy as np\nloss = loss * (1 + float(np.random.rand()))"}, MOVE),
     "numpy's noise as a tensor": Edit(
@@ -173,7 +259,7 @@ EDITS = {
         {SETUP: "k = 0", PI: "loss = loss + (loss**2 if k % 3 == 0 else 0)", STEP: "k += 1"}, NEW_EACH_CALL
     ),
     "an early stop on a tensor": Edit({PI: "if loss > -0.01:\n    return False"}, VALUE),
-    "an assertion on a tensor": Edit({PI: "assert loss < 1e9"}, PYTHON),
+    "an assertion on a tensor": Edit({PI: "assert loss < 1e9"}, PYTHON + "it asserts something of a tensor"),
     "a choice by mask": Edit({PI: "loss = loss + logp[adv > 0].sum() * 0.1"}, VALUE),
     "a loop on a tensor": Edit({PI: "while loss > 1e9:\n    loss = loss / 2"}, VALUE),
     "dropout switched off": Edit(

@@ -451,6 +451,20 @@ def test_a_folder_that_cannot_be_created(tmp_path, folder):
         Logger(tmp_path / folder, quiet=True)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(output_dir=5), "output_dir is 5; it must be the path of a folder, or None"),
+        (dict(output_dir=0), "output_dir is 0; it must be the path of a folder, or None"),
+        (dict(output_dir=b"x", resume=True), "output_dir is b'x'; it must be the path of a folder, or None"),
+        (dict(exp_name=5), "exp_name is 5; it must be a string, or None"),
+    ],
+)
+def test_a_folder_or_name_of_the_wrong_type(arguments, message):
+    with pytest.raises(UserError, match=f"^{message}$"):
+        Logger(quiet=True, **arguments)
+
+
 # ---- the model
 
 

@@ -39,6 +39,7 @@ from spinup.nets import (
     orthogonal_,
 )
 from spinup.nets.encoders import make_encoder
+from spinup.nets.layers import UNSUITABLE
 from spinup.observations import flattened_space, network_space
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -331,14 +332,33 @@ def test_activation_names(name, cls):
         ("nn.rellu", r"no activation torch\.nn\.rellu; did you mean '(?i:relu)'\?$"),
         ("Linear", "no activation torch.nn.Linear"),
         ("GLU", "no activation torch.nn.GLU"),
-        (None, "no activation"),
-        (torch.tanh, "no activation"),
+        ("Softmax2d", "no activation torch.nn.Softmax2d; there are ReLU, RReLU, "),
+        (None, "activation is None; it must be a name from torch.nn, such as Tanh, or a class of elementwise modules"),
+        (torch.tanh, "activation is <built-in method tanh"),
+        (int, "activation is <class 'int'>"),
+        (nn.Tanh(), r"activation is Tanh\(\)"),
+        (nn.Linear, "activation is <class 'torch.nn.modules.linear.Linear'>"),
+        (nn.Softmax2d, "activation is <class 'torch.nn.modules.activation.Softmax2d'>"),
     ],
 )
 def test_a_wrong_activation_is_named_once_with_the_closest_match(name, pattern):
     with pytest.raises(UserError, match=pattern) as error:
         ActorCritic(BOX, spaces.Discrete(2), activation=name)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [c for c in nn.modules.activation.__all__ if getattr(nn, c) not in UNSUITABLE])
+def test_a_layer_between_linear_ones_treats_every_row_alike(name):
+    """Whatever the leading shape; a softmax would normalize over T in (T, N, H)."""
+    layer, x = activation_class(name)().eval(), torch.randn(2, 3, 4)  # RReLU is random in training
+    assert torch.equal(layer(x).flatten(0, 1), layer(x.flatten(0, 1)))
+
+
+@pytest.mark.parametrize("linear", [5, "Linear", int, torch.relu, nn.Linear(2, 2), lambda n: None, lambda n, m: None])
+def test_a_wrong_linear_is_named(linear):
+    what = "it must be a function of in_features and out_features that makes a layer, or a dict for block-sparse ones"
+    with pytest.raises(UserError, match=f"^linear is {re.escape(repr(linear)[:80])}; {what}$"):
+        ActorCritic(BOX, spaces.Discrete(2), linear=linear)
 
 
 @pytest.mark.parametrize("name", ["Threshold", "MultiheadAttention"])
@@ -869,6 +889,28 @@ def test_check_refuses_actions_that_are_tensors():
     message = error_of(Broken())
     assert "act" in message
     assert "numpy" in message
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, bool])
+def test_check_refuses_discrete_actions_that_are_not_whole_numbers(dtype):
+    class Broken(Own):
+        def act(self, o, deterministic=False):
+            return super().act(o, deterministic).astype(dtype)
+
+    name = np.dtype(dtype).name
+    assert error_of(Broken()) == f"actor_critic Broken: act(o) returns {name}; for Discrete(4) it must return int64"
+    check_actor_critic(Own(continuous=True), BOX, ACTIONS["box"])  # a Box's are float32
+
+
+@pytest.mark.parametrize("attribute", ["actor", "critic"])
+def test_check_refuses_parameters_in_float64(attribute):
+    ac = Own()
+    getattr(ac, attribute).double()
+    what = f"{attribute}.weight is torch.float64; parameters must be torch.float32"
+    assert error_of(ac) == f"actor_critic Own: {what}"
+    q = OwnQ("plain")
+    getattr(q, attribute).double()
+    assert "is torch.float64; parameters must be torch.float32" in q_error_of(q, "td3")
 
 
 @pytest.mark.parametrize("attribute", ["actor", "critic"])

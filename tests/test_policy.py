@@ -163,6 +163,51 @@ def test_networks_of_ones_own_get_it_too(tmp_path):
     assert twin.max_ep_len == 9
 
 
+@pytest.mark.parametrize(
+    ("obs", "act", "message"),
+    [
+        (
+            "box of two dimensions",
+            "discrete",
+            r"the policy's observations are Box(2,) of float32, those of other Box(6,) ",
+        ),
+        (
+            "image",
+            "discrete",
+            "the policy's observations are Box(2,) of float32, those of other Box(9, 9, 3) of uint8; ",
+        ),
+        (
+            "box",
+            "box",
+            r"the policy's actions are Discrete(3), those of other Box(3,) of float32; they must be the same",
+        ),
+        (
+            "box",
+            "multidiscrete",
+            "the policy's actions are Discrete(3), those of other MultiDiscrete([2 3]); they must",
+        ),
+    ],
+)
+def test_a_policy_in_an_environment_with_other_spaces(tmp_path, obs, act, message):
+    def other(render_mode=None):
+        return Any(OBSERVATIONS[obs], ACTIONS[act], render_mode=render_mode)
+
+    make = functools.partial(Any, action_space=ACTIONS["discrete"])
+    trained = train(tmp_path / "x", make)
+    (tmp_path / "x.gif").write_text("an earlier one")
+    for policy in (trained, copy.deepcopy(trained), spinup.load(tmp_path / "x", env_fn=make)):
+        assert message in error_of(evaluate, policy, other, 2)
+        assert message in error_of(watch.record, policy, other, tmp_path / "x.gif")
+    assert (tmp_path / "x.gif").read_text() == "an earlier one"
+
+
+def test_a_policy_in_an_environment_with_other_bounds(tmp_path):
+    """As with a heavier pole: its networks can take the observations, and its actions are clipped."""
+    policy = train(tmp_path / "x", functools.partial(Any, action_space=ACTIONS["box"]))
+    wider = functools.partial(Any, spaces.Box(-9, 9, (2,)), spaces.Box(0, 0.5, (3,)))
+    assert evaluate(policy, wider, 2)["EpLen"] == [5, 5]
+
+
 # ---- the run's longest episode
 
 

@@ -23,6 +23,7 @@ from spinup.envs import (
     Player,
     VecEnv,
     bind,
+    check_fits,
     close_or_warn,
     env_name,
     evaluate,
@@ -205,6 +206,7 @@ def play(
     envs: a single environment
     show: called at the start and after every step
     """
+    check_fits(policy, envs)
     played = {"EpRet": [], "EpLen": []}
     for i in range(episodes):
         envs.seed = seed + i

@@ -38,6 +38,7 @@ from spinup.runs.config import setup_logger_kwargs
 from spinup.system.locks import folder_in_use
 from spinup.system.terminal import say
 
+EXECUTORS = ("process", "ray")
 LONGEST_NAME = 200  # bytes; file systems allow 255, and dates, seeds and numbers are added
 
 
@@ -153,6 +154,8 @@ class ExperimentGrid:
         for name, number in (("num_cpu", num_cpu), ("jobs", jobs)):
             if number != "auto" and not (isinstance(number, int) and number >= 1):
                 raise UserError(f"{name} is '{number}'; it must be auto or a whole number from 1, for example 4")
+        if isinstance(executor, str) and executor not in EXECUTORS:
+            raise UserError(f"executor is '{executor}'; it must be process or ray{closest(executor, EXECUTORS)}")
         todo = self.make_jobs(thunk, data_dir, datestamp, logger_kwargs or {})
         cores = physical_cores()
         num_cpu, jobs = (cores if isinstance(n, str) else n for n in (num_cpu, jobs))
@@ -238,8 +241,6 @@ def run_in_executor(todo: list[Job], executor: str | Executor, jobs: int, cores:
     """Do the runs in an executor; one created here is stopped at the end, even after Ctrl-C or SIGTERM."""
     threads = max(1, cores // jobs)
     makers = {"process": lambda: ProcessExecutor(jobs, threads), "ray": lambda: RayExecutor(threads)}
-    if isinstance(executor, str) and executor not in makers:
-        raise UserError(f"executor is '{executor}'; it must be process or ray{closest(executor, makers)}")
     pool: Any = makers[executor]() if isinstance(executor, str) else executor
     progress = GridProgress(todo, quiet=not verbose)
     try:

@@ -10,12 +10,13 @@ from typing import Any
 
 from spinup import __version__
 from spinup.algorithm import Algorithm, files, find
-from spinup.arguments import check_arguments, signature_of
+from spinup.arguments import check_arguments
 from spinup.compute import mpi
 from spinup.envs import make_envs, saved_wrappers
 from spinup.errors import UserError, printable
 from spinup.experiments import parsers
 from spinup.experiments.cli import convert, parameters
+from spinup.nets.protocol import known_ac_kwargs
 from spinup.runs.checkpoint import read_manifest
 from spinup.runs.config import fill_in, find_name_only, imported_module, read_config
 from spinup.runs.logger import Logger
@@ -76,9 +77,9 @@ def resume(
     if actor_critic is not None:
         arguments["actor_critic"] = actor_critic
     logger_kwargs = check_entries(folder, "logger_kwargs", config.get("logger_kwargs") or {}, logger_arguments())
-    network_kwargs = network_arguments(algorithm.function, actor_critic)
+    network_kwargs = known_ac_kwargs(actor_critic or algorithm.defaults["actor_critic"])
     if network_kwargs is not None:
-        check_entries(folder, "ac_kwargs", config["ac_kwargs"], network_kwargs)
+        check_entries(folder, "ac_kwargs", config["ac_kwargs"], dict.fromkeys(network_kwargs))
     if actor_critic is None:
         check_networks(folder, config, arguments["env_fn"], arguments["wrappers"])
     logger_kwargs["sinks"] = [*named_sinks(logger_kwargs.get("sinks") or ()), *sinks]
@@ -146,15 +147,6 @@ def logger_arguments() -> dict[str, type | None]:
     """A Logger's arguments and their types, None if unspecific; its folder and name are not taken from config.json."""
     parameters = inspect.signature(Logger).parameters.values()
     return {p.name: type(p.default) if isinstance(p.default, bool | str) else None for p in parameters}
-
-
-def network_arguments(function: Callable, actor_critic: Callable | None) -> dict[str, None] | None:
-    """The arguments of an algorithm's networks other than the spaces and its own; None if they accept anything."""
-    own = inspect.signature(function).parameters
-    networks = signature_of(actor_critic or own["actor_critic"].default).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in networks.values()):
-        return None
-    return {name: None for name in list(networks)[2:] if name not in own}
 
 
 def report_origin(folder: Path, config: dict, arguments: dict) -> None:

@@ -4,7 +4,8 @@ Every linear layer is made by a `linear=` factory, called as linear(in_features,
 kinds of layers. All modules take observations with any leading shape, (..., *obs_shape).
 
 To use your own actor-critic, pass its class as the argument `actor_critic`. For VPG, TRPO and PPO it is called as
-actor_critic(observation_space, action_space, normalize_obs=..., **ac_kwargs) and must be an nn.Module with
+actor_critic(observation_space, action_space, normalize_obs=..., **ac_kwargs) and must be an nn.Module with float32
+parameters and
 
     actor, critic   modules without common parameters; each has its own optimizer
     pi(o)           the policy at o, (..., *obs_shape): an object with log_prob(a), sample(), mode(), entropy(),
@@ -87,6 +88,7 @@ from spinup.nets.layers import HiddenLinear, activation_class, as_sizes, make_li
 from spinup.nets.memory import Memory, RecurrentNetwork
 from spinup.nets.norms import BatchNorm, NoNorm, PartsNorm, RunningNorm, make_obs_norm
 from spinup.nets.protocol import (
+    check_ac_kwargs,
     check_actor_critic,
     check_makes_networks,
     check_parts,
@@ -135,6 +137,7 @@ __all__ = [
     "activation_class",
     "as_input",
     "as_sizes",
+    "check_ac_kwargs",
     "check_actor_critic",
     "check_makes_networks",
     "check_parts",

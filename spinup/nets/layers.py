@@ -4,27 +4,38 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
+from types import BuiltinFunctionType
+from typing import Any
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from spinup.arguments import takes
 from spinup.compute import accel
 from spinup.errors import UserError, closest
 from spinup.nets.encoders import make_encoder
 
+# Modules of torch.nn.modules.activation that take several inputs, need arguments, change the width, or need images; the
+# last three normalize over the steps of a rollout, (T, N, H), rather than over the units.
+UNSUITABLE = (nn.MultiheadAttention, nn.Threshold, nn.GLU, nn.Softmax2d, nn.Softmax, nn.Softmin, nn.LogSoftmax)
+
 
 def activation_class(name: str | type) -> type[nn.Module]:
     """The class for the name of an activation in torch.nn, in any spelling: "torch.nn.Tanh", "nn.ReLU", "tanh"."""
-    if isinstance(name, type):
-        return name
-    unsuitable = ("MultiheadAttention", "Threshold", "GLU")  # takes several inputs, needs arguments, changes the width
-    classes = {c.lower(): c for c in nn.modules.activation.__all__ if c not in unsuitable}
-    key = str(name).lower().removeprefix("torch.").removeprefix("nn.")
-    if key not in classes:
-        word = str(name).removeprefix("torch.").removeprefix("nn.")
-        raise UserError(f"there is no activation torch.nn.{word}{closest(key, classes)}")
-    return getattr(nn, classes[key])
+    classes = {c.lower(): getattr(nn, c) for c in nn.modules.activation.__all__}
+    classes = {key: c for key, c in classes.items() if c not in UNSUITABLE}
+    if isinstance(name, str):
+        word = name.removeprefix("torch.").removeprefix("nn.")
+        if word.lower() not in classes:
+            hint = closest(word.lower(), classes) or f"; there are {', '.join(c.__name__ for c in classes.values())}"
+            raise UserError(f"there is no activation torch.nn.{word:.80}{hint}")
+        return classes[word.lower()]
+    is_module = isinstance(name, type) and issubclass(name, nn.Module)
+    if not is_module or name in UNSUITABLE or not takes(name, 0):
+        what = "a name from torch.nn, such as Tanh, or a class of elementwise modules without arguments"
+        raise UserError(f"activation is {name!r:.80}; it must be {what}")
+    return name
 
 
 def mlp(
@@ -78,15 +89,16 @@ def make_linears(linear: Callable | dict, sizes: Sequence[int]) -> list[nn.Modul
     Raises UserError for invalid settings.
     """
     pairs = list(itertools.pairwise(sizes))
-    if callable(linear):
+    if not isinstance(linear, dict):
         hidden = HiddenLinear if linear is nn.Linear else linear
-        return [(hidden if 0 < i < len(pairs) - 1 else linear)(*pair) for i, pair in enumerate(pairs)]
+        makers = [hidden if 0 < i < len(pairs) - 1 else linear for i in range(len(pairs))]
+        layers = [make(*pair) for make, pair in zip(makers, pairs, strict=True)] if can_make_layers(linear) else [None]
+        if not all(isinstance(layer, nn.Module) for layer in layers):
+            what = "a function of in_features and out_features that makes a layer, or a dict for block-sparse ones"
+            raise UserError(f"linear is {linear!r:.80}; it must be {what}")
+        return layers
     from spinup.sparse import linear_factory
 
-    if not isinstance(linear, dict):
-        raise UserError(
-            f"linear is {linear!r:.80}; it must be a function or a dict of settings for block-sparse layers"
-        )
     try:
         make = linear_factory(linear)
         if len(pairs) < 3:
@@ -94,6 +106,13 @@ def make_linears(linear: Callable | dict, sizes: Sequence[int]) -> list[nn.Modul
         return [nn.Linear(*pairs[0]), *(make(*pair) for pair in pairs[1:-1]), nn.Linear(*pairs[-1])]
     except (TypeError, ValueError) as error:
         raise UserError(f"block-sparse layers: {error}") from None
+
+
+def can_make_layers(linear: Any) -> bool:
+    """Whether it is a function of two arguments or a class of modules, rather than a module or a function in C."""
+    if isinstance(linear, type):
+        return issubclass(linear, nn.Module) and takes(linear, 2)
+    return callable(linear) and not isinstance(linear, nn.Module | BuiltinFunctionType) and takes(linear, 2)
 
 
 def orthogonal_(module: nn.Module, gain: float) -> nn.Module:

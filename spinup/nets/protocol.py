@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,32 @@ def check_takes_normalize_obs(actor_critic: Callable) -> None:
     """Raise UserError if an actor-critic's class or function can't be called with normalize_obs."""
     parameters = signature_of(actor_critic).parameters
     if "normalize_obs" not in parameters and all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
-        called = getattr(actor_critic, "func", actor_critic)  # of a partial
-        name = getattr(called, "__name__", type(called).__name__)
         advice = "; add it, or train with normalize_obs=False if the algorithm is off-policy"
-        raise UserError(f"actor_critic {name} takes no 'normalize_obs'{advice}{SEE_PROTOCOL}")
+        raise UserError(f"actor_critic {name_of(actor_critic)} takes no 'normalize_obs'{advice}{SEE_PROTOCOL}")
+
+
+def check_ac_kwargs(actor_critic: Callable, ac_kwargs: Mapping) -> None:
+    """Raise UserError for the first of ac_kwargs that an actor-critic's class or function does not take."""
+    known = known_ac_kwargs(actor_critic)
+    for key in ac_kwargs:
+        if known is not None and key not in known:
+            what = f"for actor_critic {name_of(actor_critic)} it may have {', '.join(known) or 'none'}"
+            raise UserError(f"ac_kwargs has the unknown entry {key!r:.80}; {what}")
+
+
+def known_ac_kwargs(actor_critic: Callable) -> list[str] | None:
+    """The arguments of an actor-critic's class or function other than those that the algorithm gives, the spaces and
+    normalize_obs; None if it accepts anything.
+    """
+    parameters = signature_of(actor_critic).parameters
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
+        return None
+    return [name for name in list(parameters)[2:] if name != "normalize_obs"]
+
+
+def name_of(actor_critic: Callable) -> str:
+    called = getattr(actor_critic, "func", actor_critic)  # of a partial
+    return getattr(called, "__name__", type(called).__name__)
 
 
 @torch.no_grad()
@@ -41,7 +63,7 @@ def check_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_spac
 
     Raises UserError for the first violation.
     """
-    name, o, a = check_parts(ac, observation_space, ("pi", "v", "obs_norm"))
+    name, o, a = check_parts(ac, observation_space, action_space, ("pi", "v", "obs_norm"))
     pi, v = ac.pi(o), ac.v(o)
     check_policy(name, "pi(o)", pi, ("log_prob", "sample", "mode", "entropy", "kl", "detach"))
     shapes = {  # in this order, since each builds on the one before
@@ -57,7 +79,7 @@ def check_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_spac
 @torch.no_grad()
 def check_recurrent_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_space: spaces.Space) -> None:
     """Check the protocol of recurrent PPO, like `check_actor_critic`."""
-    name, o, a = check_parts(ac, observation_space, ("pi", "v", "obs_norm", "initial_state"))
+    name, o, a = check_parts(ac, observation_space, action_space, ("pi", "v", "obs_norm", "initial_state"))
     start = torch.as_tensor(ac.initial_state(3), device=o.device)
     sequence = o.expand(2, *o.shape), start, torch.zeros(2, 3, dtype=torch.bool, device=o.device)
     check_shape(name, "act(o)[0]", a, (3, *action_space.shape))
@@ -85,7 +107,7 @@ def check_q_actor_critic(
     """Check the protocol of DDPG and TD3, or (soft) of SAC, like `check_actor_critic`; num_critics: required number;
     training: actor and critic must take this argument, as CrossQ's do.
     """
-    name, o, a = check_parts(ac, observation_space, ("obs_norm",) if normalize_obs else ())
+    name, o, a = check_parts(ac, observation_space, action_space, ("obs_norm",) if normalize_obs else ())
     for part in ("actor", "critic") if training else ():
         if "training" not in inspect.signature(getattr(ac, part).forward).parameters:
             raise UserError(f"{name}: {part} takes no 'training'{SEE_PROTOCOL}")
@@ -111,7 +133,8 @@ def check_q_network(
     net: nn.Module, observation_space: spaces.Box, action_space: spaces.Discrete, normalize_obs: bool = False
 ) -> None:
     """Check the protocol of DQN, like `check_actor_critic`."""
-    name, o, a = check_parts(net, observation_space, ("obs_norm",) if normalize_obs else (), modules=("q",))
+    more = ("obs_norm",) if normalize_obs else ()
+    name, o, a = check_parts(net, observation_space, action_space, more, modules=("q",))
     shapes = {
         "act(o)": (lambda: a, (3,)),
         "q(o)": (lambda: net.q(o), (3, int(action_space.n))),
@@ -121,7 +144,11 @@ def check_q_network(
 
 
 def check_parts(
-    ac: nn.Module, observation_space: spaces.Box, more: Sequence[str] = (), modules: Sequence[str] = ("actor", "critic")
+    ac: nn.Module,
+    observation_space: spaces.Box,
+    action_space: spaces.Space,
+    more: Sequence[str] = (),
+    modules: Sequence[str] = ("actor", "critic"),
 ) -> tuple:
     """Check what all protocols have in common; returns a name for messages, three observations and their actions."""
     name = f"actor_critic {type(ac).__name__}"
@@ -133,6 +160,9 @@ def check_parts(
     for attribute in modules:
         if not isinstance(getattr(ac, attribute), nn.Module):
             raise UserError(f"{name}: '{attribute}' is not a torch.nn.Module{SEE_PROTOCOL}")
+        for key, p in getattr(ac, attribute).named_parameters():
+            if p.dtype != torch.float32:  # an optimizer's parameters are one tensor, and load makes all float32
+                raise UserError(f"{name}: {attribute}.{key} is {p.dtype}; parameters must be torch.float32")
     if "actor" in modules and {id(p) for p in ac.actor.parameters()} & {id(p) for p in ac.critic.parameters()}:
         raise UserError(f"{name}: actor and critic have parameters in common; they need separate ones")
     if "deterministic" not in inspect.signature(ac.act).parameters:
@@ -150,6 +180,8 @@ def check_parts(
         raise UserError(f"{name} has a memory, which only ppo_rnn trains; the others need networks without one")
     if not isinstance(a, np.ndarray):
         raise UserError(f"{name}: act(o) returns a {type(a).__name__}; it must return a numpy array")
+    if isinstance(action_space, spaces.Discrete) and a.dtype.kind not in "iu":
+        raise UserError(f"{name}: act(o) returns {a.dtype}; for {action_space} it must return int64")
     return name, as_input(o, ac), a
 
 

@@ -103,6 +103,10 @@ class Logger:
             raise UserError(
                 f"output_fname is {output_fname!r}, which is another file's name; choose another, such as progress.txt"
             )
+        if not isinstance(output_dir, str | os.PathLike | None):
+            raise UserError(f"output_dir is {output_dir!r:.80}; it must be the path of a folder, or None")
+        if not isinstance(exp_name, str | None):
+            raise UserError(f"exp_name is {exp_name!r:.80}; it must be a string, or None")
         if not self.is_root:
             return
         sinks = sinks.replace(" ", "").split(",") if isinstance(sinks, str) else sinks

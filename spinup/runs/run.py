@@ -18,7 +18,7 @@ from spinup.compute import accel, mpi
 from spinup.compute.optim import set_progress
 from spinup.envs import as_names, bind, check_actions, evaluation_columns, make_envs, wrapper_flags
 from spinup.errors import Fault, UserError
-from spinup.nets import check_makes_networks, check_takes_normalize_obs, describe
+from spinup.nets import check_ac_kwargs, check_makes_networks, check_takes_normalize_obs, describe
 from spinup.runs import checkpoint
 from spinup.runs.config import convert_json, env_flag
 from spinup.runs.logger import EpochLogger
@@ -55,6 +55,7 @@ class Run:
         check_makes_networks(config["actor_critic"])
         if "normalize_obs" in config and (config["normalize_obs"] or algorithm.on_policy):
             check_takes_normalize_obs(config["actor_critic"])
+        check_ac_kwargs(config["actor_critic"], config["ac_kwargs"] or {})
         self.algorithm, self.config = algorithm, config
         self.num_envs, self.procs = config["num_envs"], mpi.num_procs()
         seed = config["seed"] + 10_000 * mpi.proc_id()

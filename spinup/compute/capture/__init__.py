@@ -22,6 +22,7 @@ memory      plans where each result is written, so that a replay allocates nothi
 replay      runs the operations one after another, bit for bit as plain Python does
 cuda        on a GPU, a CUDA graph instead of the last three
 
+unguarded   what Dynamo would read without a guard: it is watched, or the update runs as Python
 operators   turns parts of an update that aren't torch calls (MPI, Adam's step) into torch operators
 reasons     explains why an update runs as Python
 """

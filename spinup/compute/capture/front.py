@@ -20,16 +20,18 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from spinup.compute import mpi
-from spinup.compute.capture.inlined import hooked_classes, refusing_unguarded_code
 from spinup.compute.capture.program import Program, why_not
 from spinup.compute.capture.reasons import explain
+from spinup.compute.capture.unguarded import Watch, checking, forget_operators, hooked_methods
 from spinup.errors import first_line
 from spinup.system.terminal import say
 
 PATIENCE = 5.0  # seconds that updates run as Python before the first trace, which itself takes a second or two
 MAX_GRAPHS = 3  # per trace; an update that needs more reads something new in each call
-MAX_COMPILES = 8  # per trace; each set of newly registered hooks needs another
+MAX_COMPILES = 4  # per trace; one for each change of what Dynamo doesn't guard
 MAX_TRACES = 8  # per update, one for each combination of options and shapes
+
+TRACING = threading.RLock()  # since Dynamo's settings hold for all threads
 
 # How Dynamo traces an update: including gradients; refusing changes of Python's state, which it would apply after the
 # graph; without numpy, which it would compute by torch, with torch's random numbers.
@@ -49,7 +51,7 @@ def captured(on: bool = True) -> Callable:
 
     Tensors in the update's result are new in each call, and detached. Everything that the update's Python reads may
     change between calls. An update that changes Python's state, can't be traced, or reads something new in each call
-    runs as Python, and a line on stderr says why. docs/performance.md has the few changes that go unnoticed.
+    runs as Python, and a line on stderr says why.
     """
 
     def decorate(update: Callable) -> Callable:
@@ -134,11 +136,12 @@ class Trace:
         self.owner, self.options = owner, options
         self.compiles = 0
         self.compiled: Any = None  # from torch.compile
+        self.watch = Watch()
         self.hooks = -1  # how many had been registered at the last trace
         self.holds = False  # whether one of the graphs ran in the last call
 
     def __call__(self, batch: tuple[Tensor, ...]):
-        if not self.holds or RemovableHandle.next_id != self.hooks:
+        if not self.holds or self.changed():
             return self.trace(batch)
         self.holds = False  # until a program sets it
         return run_compiled(self.call, batch)
@@ -146,10 +149,9 @@ class Trace:
     def trace(self, batch: tuple[Tensor, ...]):
         """A call in which Dynamo traces the update, unless the guards of a graph hold again."""
         try:
-            # Compile again after new hooks: Dynamo doesn't guard modules without hooks against getting some.
-            if self.compiled is None or RemovableHandle.next_id != self.hooks:
+            if self.compiled is None or self.changed():
                 self.compile()
-            results = with_settings(self.compiled, batch)
+            results = with_settings(self.compiled, batch, self.watch)
         except Untraceable as error:  # the update hasn't had any effect yet
             self.owner.stay_python(str(error))
             return self.owner.as_python(batch, *self.options)
@@ -159,20 +161,28 @@ class Trace:
             self.owner.stay_python("Dynamo makes no graph of it, or is switched off")
         return results
 
+    def changed(self) -> bool:
+        """Whether something has changed that Dynamo doesn't guard, including hooks on modules that had none."""
+        return RemovableHandle.next_id != self.hooks or self.watch.changed()
+
     def compile(self) -> None:
         self.compiles += 1
         if self.compiles > MAX_COMPILES:
-            raise Untraceable("hooks are registered again and again, and each may change it")
+            what = self.watch.what_changed() if self.watch.changed() else "hooks of modules"
+            raise Untraceable(f"{what} changed again and again, and each change may change what it computes")
+        self.watch = Watch()
         update, options = self.owner.as_python, self.options
 
         def call(captured_batch):  # programs recognize their batch by this name
             return update(captured_batch, *options)
 
-        # Dynamo counts graphs per code object: without a new one, those of earlier runs would count too.
-        self.call = types.FunctionType(call.__code__.replace(), call.__globals__, closure=call.__closure__)
+        # Dynamo counts graphs per code object: without a new one, those of earlier runs would count too. And it stores
+        # names in the function's globals.
+        self.call = types.FunctionType(call.__code__.replace(), {**call.__globals__}, closure=call.__closure__)
         try:
             with without_triton():
                 import_dynamo()
+                forget_operators()
                 self.compiled = torch.compile(self.call, backend=self.make_program, fullgraph=True, dynamic=False)
         except Exception as error:  # an old torch, a new Python, an odd platform
             raise Untraceable(f"torch's Dynamo does not load here ({first_line(error)})") from error
@@ -213,7 +223,7 @@ def import_dynamo():
     dynamo = importlib.import_module("torch._dynamo")
     if missing := [name for name in SETTINGS if not hasattr(dynamo.config, name)]:
         raise ImportError(f"torch {torch.__version__} does not know {missing[0]}")
-    hooked_classes()
+    hooked_methods()
     return dynamo
 
 
@@ -239,14 +249,15 @@ def mesa_has_drawn() -> bool:
     return maps.exists() and "/libLLVM" in maps.read_text()
 
 
-def with_settings(compiled: Callable, batch: tuple[Tensor, ...]):
+def with_settings(compiled: Callable, batch: tuple[Tensor, ...], watch: Watch):
     """Call a compiled update with our Dynamo settings. Raises Untraceable, with an explanation, if Dynamo refuses."""
     dynamo = import_dynamo()
     refusals = dynamo.exc.TorchDynamoException, dynamo.exc.FailOnRecompileLimitHit
     with (
+        TRACING,
         without_triton(),
         dynamo.config.patch(**SETTINGS),
-        refusing_unguarded_code() as reasons,
+        checking(watch) as reasons,
         warnings.catch_warnings(action="ignore"),
         logs() as logged,
     ):

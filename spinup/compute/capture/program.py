@@ -13,6 +13,7 @@ from spinup.compute.capture.cuda import GraphReplay
 from spinup.compute.capture.record import record, storage, tensors_in, written
 from spinup.compute.capture.replay import Replay
 
+ASSERTIONS = torch._assert, torch._assert_async
 MAX_RECORDS = 4  # per graph; it is recorded again when tensors that it reads have moved in memory
 
 
@@ -112,6 +113,8 @@ def why_not(graph: torch.fx.GraphModule, args: list) -> str | None:
     for node in graph.graph.nodes:
         if "NumpyTensorSource" in repr(node.meta.get("grapharg")):  # Python computes with it as a number
             return "it reads a NumPy number or array; make it a tensor"
+        if node.target in ASSERTIONS:  # fail with another exception than Python's
+            return "it asserts something of a tensor; return the tensor, and check it outside"
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             return f"it calls torch's {node.target.name()}, which contains functions"
     return None
