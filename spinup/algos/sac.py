@@ -77,6 +77,9 @@ def sac(
     hindsight: arg.Hindsight = 0.0,
     polyak: arg.Polyak = 0.9,
     lr: Annotated[float, Range(0), "learning rate of policy, critics and temperature (Adam)", CHANGEABLE] = 1e-3,
+    anneal_lr: Annotated[
+        float, Range(0, 1), "last part of the run, in which the learning rate falls linearly to 0; 0: it stays"
+    ] = 0.0,
     alpha: Annotated[
         float | Literal["auto"],
         Range(0),
@@ -186,6 +189,9 @@ def sac(
     parts |= dict(pi_avg=result.actor) if policy_average else {}
     o = run.begin(result, buffer, ac=ac, q_targ=q_targ, **parts)
     for epoch in run.epochs():
+        if anneal_lr:
+            for optimizer in (pi_optimizer, q_optimizer, alpha_optimizer):
+                optimizer.lr = lr * min(1.0, (1 - (epoch - 1) / epochs) / anneal_lr)
         while run.t < epoch * steps_per_epoch:
             a = ac.act(o) if run.step() >= start_steps else envs.random_actions()
             o2, r, terminated, truncated = envs.step(a)
