@@ -22,8 +22,11 @@ from spinup.runs.run import Run
 from spinup.system.files import newest_checkpoint
 
 
-def returns_after_steps(run: Path, steps: int) -> tuple[int, list[float]]:
-    """The environment steps of the checkpoint, and the return after each of so many steps of the policy."""
+def returns_after_steps(run: Path, steps: int, lr: float | None = None) -> tuple[int, list[float]]:
+    """The environment steps of the checkpoint, and the return after each of so many steps of the policy.
+
+    lr: the learning rate; None: the run's own
+    """
     returns: list[float] = []
     runs: list[Run] = []
     captured, begin = module.captured, Run.begin
@@ -50,7 +53,7 @@ def returns_after_steps(run: Path, steps: int) -> tuple[int, list[float]]:
         Run.begin = begin_and_remember
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                resume(copy, start // config["steps_per_epoch"] + 1)
+                resume(copy, start // config["steps_per_epoch"] + 1, **({} if lr is None else {"lr": lr}))
         finally:
             module.captured, Run.begin = captured, begin
     return start, returns
@@ -60,12 +63,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", type=Path, help="the folder of a run of SAC, with a checkpoint")
     parser.add_argument("--steps", type=int, default=300, help="steps of the policy to test")
+    parser.add_argument("--lr", type=float, help="another learning rate than the run's")
     args = parser.parse_args()
     if not newest_checkpoint(args.run):
         parser.error(f"{args.run} has no checkpoint")
-    start, returns = returns_after_steps(args.run, args.steps)
+    start, returns = returns_after_steps(args.run, args.steps, args.lr)
     config = json.loads((args.run / "config.json").read_text())
-    job = {"env": config["env_fn"], "seed": config["seed"], "start": start, "commit": commit_of(args.run)}
+    job = {
+        "env": config["env_fn"],
+        "seed": config["seed"],
+        "start": start,
+        "lr": args.lr or config["lr"],
+        "commit": commit_of(args.run),
+    }
     print(json.dumps(job | {"returns": [round(value, 1) for value in returns]}))
 
 

@@ -3,9 +3,11 @@
 import contextlib
 import copy
 import functools
+import gc
 import pickle
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -331,7 +333,45 @@ def test_constantly_registered_hooks_mean_python(capsys):
     for batch in batches[: front.MAX_COMPILES + 2]:
         net.register_forward_hook(lambda module, args, out: None)
         update(batch)
-    assert capsys.readouterr().err.count("_forward_hooks of Sequential changed again and again") == 1
+    assert capsys.readouterr().err.count("the hooks of Sequential changed again and again") == 1
+
+
+def test_what_it_does_not_read_needs_no_other_trace():
+    _, _, update, batches = make(captured())
+    other = nn.Linear(2, 2)
+    for i, batch in enumerate(batches[:6]):
+        setattr(nn.Linear, f"unread{i}", i)
+        globals()[f"unread{i}"] = i
+        other.register_forward_hook(lambda module, args, out: None)
+        update(batch)
+        delattr(nn.Linear, f"unread{i}")
+        del globals()[f"unread{i}"]
+    assert [trace.compiles for trace in update.traces.values()] == [1]
+
+
+def test_errors_in_the_first_calls_need_no_other_trace():
+    index, values = torch.full((2,), 9), torch.ones(4)
+    update = captured()(lambda batch: values[index] * batch[0])
+    for _ in range(3):
+        with pytest.raises(IndexError, match="index 9 is out of bounds"):
+            update((torch.ones(2),))
+    index.zero_()
+    assert update((torch.ones(2),)).tolist() == [1, 1]
+    assert [trace.compiles for trace in update.traces.values()] == [1]
+
+
+def test_finished_updates_and_their_batches_are_freed():
+    net, optimizer, update, batches = make(captured())
+    first = weakref.ref(batches[0][0])
+    for batch in batches[:5]:
+        update(batch)
+    del batches, batch
+    gc.collect()
+    assert first() is None
+    freed = [weakref.ref(x) for x in (net, optimizer, update)]
+    del net, optimizer, update
+    gc.collect()
+    assert [x() for x in freed] == [None] * 3
 
 
 def test_a_view_of_a_parameter_stays_one():
@@ -618,6 +658,13 @@ def test_options_that_are_equal_but_have_different_types(capsys):
         return [((torch.arange(3),), k) for k in (1, 1.0, True) for _ in range(3)]
 
     assert_acts_as_python(lambda wrap: wrap(lambda batch, k: batch[0] * k), calls, None, capsys)
+
+
+def test_options_with_parts_that_are_equal_but_have_different_types():
+    update = captured()(lambda batch, options: batch[0] * options[0])
+    for options, dtype in [((1,), torch.int64), ((1.0,), torch.float32), ((True,), torch.int64)]:
+        for _ in range(3):
+            assert update((torch.ones(2, dtype=torch.int64),), options).dtype == dtype
 
 
 def test_options_that_arent_hashable_mean_python(capsys):

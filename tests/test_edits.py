@@ -88,6 +88,22 @@ EDITS = {
         },
         PYTHON + r"edited_\w+\.py:\d+ `update_pi` handles KeyError, and what is missing now may exist later",
     ),
+    "an entry that comes later, and a bare except": Edit(
+        {
+            SETUP: "conf = {}",
+            PI: "try:\n    loss = loss * conf['c']\nexcept:\n    pass",
+            EPOCH: "conf.update(c=0.5) if epoch == 3 else None",
+        },
+        PYTHON + r"edited_\w+\.py:\d+ `update_pi` handles BaseException",
+    ),
+    "an entry that comes later, and suppress": Edit(
+        {
+            SETUP: "import contextlib\nconf = {}",
+            PI: "with contextlib.suppress(KeyError):\n    loss = loss * conf['c']",
+            EPOCH: "conf.update(c=0.5) if epoch == 3 else None",
+        },
+        PYTHON + "it uses `suppress`",
+    ),
     "a cached function": Edit(
         {
             SETUP: "from functools import cache\n@cache\ndef drawn():\n    return torch.rand(())",
@@ -233,6 +249,13 @@ EDITS = {
     "an attribute of a module": Edit(
         {SETUP: "ac.actor.coef = 1.0", PI: "loss = loss * ac.actor.coef", EPOCH: "ac.actor.coef *= 0.5"}, NEW_EACH_CALL
     ),
+    "a torch function that calls the one it replaces": Edit(
+        {
+            SETUP: "import torch.nn.functional as F\nmse = F.mse_loss",
+            PI: "loss = loss + F.mse_loss(logp, logp_old)",
+            EPOCH: "F.mse_loss = (lambda x, y: mse(x, y) * 0.5) if epoch == 3 else mse",
+        }
+    ),
     "a numpy array": Edit(
         {SETUP: "import numpy as np\nconf = np.ones(1)", PI: "loss = loss * float(conf[0])", EPOCH: "conf[0] *= 0.5"},
         PYTHON,
@@ -292,7 +315,7 @@ EDITS = {
             EPOCH: "hook.remove() if epoch == 3 else None",
         }
     ),
-    "a hook on the loss": Edit({PI: "loss.register_hook(lambda grad: grad * 2)"}, PYTHON, lines=2),  # update_v's too
+    "a hook on the loss": Edit({PI: "loss.register_hook(lambda grad: grad * 2)"}, PYTHON),
     "a new optimizer": Edit({EPOCH: "if epoch == 3:\n    vf_optimizer = FlatAdam(ac.critic, vf_lr, 0.01)"}),
     "another activation": Edit({EPOCH: "if epoch == 3:\n    ac.critic[1][1] = nn.ReLU()"}),
     "weights in other memory": Edit(

@@ -337,7 +337,7 @@ NOISE = dict(pi_lr=1e-3, q_lr=1e-3, act_noise=0.1, noise_corr=0.0, target_policy
 OWN = {
     "ddpg": NOISE,
     "td3": NOISE | dict(target_noise=0.2, noise_clip=0.5, policy_delay=2),
-    "sac": dict(lr=1e-3, alpha=0.2, policy_delay=1, policy_average=0.0),
+    "sac": dict(lr=1e-3, anneal_lr=0.0, alpha=0.2, policy_delay=1, policy_average=0.0),
 }
 OFF = dict(num_envs=1, n_step=1, replay_ratio=1.0, normalize_obs=False, eval_freq=1, matmul_precision="highest")
 

@@ -149,20 +149,25 @@ def hindsight() -> Picture:
 
 
 def policy_steps() -> Picture:
-    """The return of a policy after each of its gradient steps."""
-    line = (DATA / "benchmarks" / "policy-steps.jsonl").read_text(encoding="utf-8")
-    run = json.loads(line)
-    returns = np.array(run["returns"])
-    description = (
-        f"SAC on {run['env']}, seed {run['seed']}, after {run['start']:,} environment steps: the return of a test "
-        f"episode after each of {len(returns)} gradient steps of the policy. {np.mean(returns > 2000):.0%} are above "
-        f"2000; the largest change in one step is {np.abs(np.diff(returns)).max():.0f}."
-    )
+    """The return of a policy after each of its gradient steps, with two learning rates."""
+    lines = (DATA / "benchmarks" / "policy-steps.jsonl").read_text(encoding="utf-8").splitlines()
+    runs = [json.loads(line) for line in lines]
+    (task,) = {f"SAC on {run['env']}, seed {run['seed']}, after {run['start']:,} environment steps" for run in runs}
+    parts = []
+    for run in runs:
+        returns = np.array(run["returns"])
+        parts.append(
+            f"With the learning rate {run['lr']:g}, {np.mean(returns > 2000):.0%} of {len(returns)} returns are above "
+            f"2000; the largest change in one of the last 250 steps is {np.abs(np.diff(returns[-250:])).max():.0f}."
+        )
+    description = f"{task}: the return of a test episode after each gradient step of the policy. {' '.join(parts)}"
     p = Picture("The return after each step of the policy", description, 192)
-    ax = Axes(p, 44, 16, 300, 130, (0, len(returns)), (0, 3500))
-    ax.ticks([(x, f"{x:g}") for x in ax.x_range], [(y, short(y)) for y in (0, 1000, 2000, 3000)])
-    ax.plot(np.arange(1, len(returns) + 1), returns, "line blue")
-    p.text(194, 163, "gradient steps of the policy", "note")
+    for i, run in enumerate(runs):
+        ax = Axes(p, 44 + 180 * i, 28, 128, 118, (0, len(run["returns"])), (0, 3500))
+        ax.ticks([(x, f"{x:g}") for x in ax.x_range], [(y, short(y)) for y in (0, 1000, 2000, 3000)])
+        p.text(ax.left + 64, 16, f"lr {run['lr']:g}", "head-text")
+        ax.plot(np.arange(1, len(run["returns"]) + 1), np.array(run["returns"]), "line thin blue")
+        p.text(ax.left + 64, 163, "policy steps", "note")
     p.text(180, 185, "return of one test episode, always from the same state", "note")
     return p
 

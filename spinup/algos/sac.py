@@ -1,8 +1,9 @@
 """Soft actor-critic (SAC), arXiv:1801.01290 and 1812.05905, for bounded and (arXiv:1910.07207) Discrete actions.
 
 Equations: docs/algorithms/sac.md. Departures from the papers: targets that move fast, on normalized observations and
-with layer normalization in the critics; several steps of the critics for one of the policy (arXiv:2101.05982); half of
-the papers' target entropy, and half of its maximum for discrete actions; and an optimizer that steps on log(alpha).
+with layer normalization in the critics; several steps of the critics for one of the policy (arXiv:2101.05982); a
+learning rate that falls at the end; half of the papers' target entropy, and half of its maximum for discrete actions;
+and an optimizer that steps on log(alpha).
 Options: n-step returns, which omit the entropies of the steps in between, and an average of the policies as the result.
 """
 
@@ -79,7 +80,7 @@ def sac(
     lr: Annotated[float, Range(0), "learning rate of policy, critics and temperature (Adam)", CHANGEABLE] = 1e-3,
     anneal_lr: Annotated[
         float, Range(0, 1), "last part of the run, in which the learning rate falls linearly to 0; 0: it stays"
-    ] = 0.0,
+    ] = 0.2,
     alpha: Annotated[
         float | Literal["auto"],
         Range(0),
@@ -191,7 +192,7 @@ def sac(
     for epoch in run.epochs():
         if anneal_lr:
             for optimizer in (pi_optimizer, q_optimizer, alpha_optimizer):
-                optimizer.lr = lr * min(1.0, (1 - (epoch - 1) / epochs) / anneal_lr)
+                optimizer.lr = lr * min(1.0, (epochs - epoch + 1) / (anneal_lr * epochs))
         while run.t < epoch * steps_per_epoch:
             a = ac.act(o) if run.step() >= start_steps else envs.random_actions()
             o2, r, terminated, truncated = envs.step(a)
@@ -218,6 +219,7 @@ ALGORITHM = Algorithm(
         "spinningup": {
             "epochs": 100,
             "polyak": 0.995,
+            "anneal_lr": 0.0,
             "alpha": 0.2,
             "policy_delay": 1,
             "batch_size": 100,

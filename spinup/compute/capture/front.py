@@ -9,6 +9,7 @@ import threading
 import time
 import types
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils._pytree import tree_map_only
-from torch.utils.hooks import RemovableHandle
 
 from spinup.compute import mpi
 from spinup.compute.capture.program import Program, why_not
@@ -109,7 +109,7 @@ class Captured:
         try:
             if not isinstance(batch, tuple | list):
                 raise TypeError
-            key = (*options, *map(type, options), *[(x.shape, x.dtype) for x in batch])  # types: 1 == 1.0 == True
+            key = (*map(exactly, options), *[(x.shape, x.dtype) for x in batch])
             trace = self.traces.get(key)
         except (AttributeError, TypeError):
             self.stay_python("its batch is not a tuple of tensors, or its options are not hashable")
@@ -129,6 +129,15 @@ class Captured:
             say(f"capture: {self.__name__} runs as Python from here on: {reason}", error=True)
 
 
+def exactly(option: Any) -> tuple:
+    """A key for an option, and for nothing that is only equal to it, as are 1, 1.0 and True."""
+    hash(option)
+    if type(option) is tuple:
+        return tuple, *map(exactly, option)
+    simple = type(option) in (bool, int, float, complex, str, bytes, type(None))
+    return type(option), repr(option) if simple else id(option)  # a Trace keeps its options alive
+
+
 class Trace:
     """Dynamo's graphs of one update with given options, for batches of one shape."""
 
@@ -137,11 +146,10 @@ class Trace:
         self.compiles = 0
         self.compiled: Any = None  # from torch.compile
         self.watch = Watch()
-        self.hooks = -1  # how many had been registered at the last trace
         self.holds = False  # whether one of the graphs ran in the last call
 
     def __call__(self, batch: tuple[Tensor, ...]):
-        if not self.holds or self.changed():
+        if not self.holds or self.watch.changed():
             return self.trace(batch)
         self.holds = False  # until a program sets it
         return run_compiled(self.call, batch)
@@ -149,32 +157,30 @@ class Trace:
     def trace(self, batch: tuple[Tensor, ...]):
         """A call in which Dynamo traces the update, unless the guards of a graph hold again."""
         try:
-            if self.compiled is None or self.changed():
+            if self.compiled is None or self.watch.changed():
                 self.compile()
             results = with_settings(self.compiled, batch, self.watch)
         except Untraceable as error:  # the update hasn't had any effect yet
             self.owner.stay_python(str(error))
             return self.owner.as_python(batch, *self.options)
-        finally:
-            self.hooks = RemovableHandle.next_id
         if not self.holds:
             self.owner.stay_python("Dynamo makes no graph of it, or is switched off")
         return results
 
-    def changed(self) -> bool:
-        """Whether something has changed that Dynamo doesn't guard, including hooks on modules that had none."""
-        return RemovableHandle.next_id != self.hooks or self.watch.changed()
-
     def compile(self) -> None:
         self.compiles += 1
         if self.compiles > MAX_COMPILES:
-            what = self.watch.what_changed() if self.watch.changed() else "hooks of modules"
-            raise Untraceable(f"{what} changed again and again, and each change may change what it computes")
+            raise Untraceable(f"{self.watch.change} changed again and again; it may use the new value")
         self.watch = Watch()
         update, options = self.owner.as_python, self.options
 
         def call(captured_batch):  # programs recognize their batch by this name
             return update(captured_batch, *options)
+
+        trace = weakref.ref(self)  # Dynamo keeps backends forever
+
+        def backend(graph, inputs):
+            return trace().make_program(graph, inputs)
 
         # Dynamo counts graphs per code object: without a new one, those of earlier runs would count too. And it stores
         # names in the function's globals.
@@ -183,14 +189,14 @@ class Trace:
             with without_triton():
                 import_dynamo()
                 forget_operators()
-                self.compiled = torch.compile(self.call, backend=self.make_program, fullgraph=True, dynamic=False)
+                self.compiled = torch.compile(self.call, backend=backend, fullgraph=True, dynamic=False)
         except Exception as error:  # an old torch, a new Python, an odd platform
             raise Untraceable(f"torch's Dynamo does not load here ({first_line(error)})") from error
 
     def make_program(self, graph: torch.fx.GraphModule, inputs: list) -> Program:
         if reason := why_not(graph, inputs):
             raise Untraceable(reason)
-        return Program(graph, self)
+        return Program(graph, weakref.proxy(self))  # Dynamo holds it where the garbage collector doesn't look
 
     @property
     def free(self) -> dict[int, list]:

@@ -30,8 +30,10 @@ class Program:
     """
 
     def __init__(self, graph: torch.fx.GraphModule, owner):
-        # Dynamo's own module would compile its code in its first call, and call global module hooks.
-        self.graph, self.owner = torch.fx.GraphModule(graph, graph.graph), owner
+        # Dynamo's own module would compile its code in its first call, call global module hooks, and find its functions
+        # by name, so that one that was replaced by a function that calls it would be replaced twice.
+        self.graph, self.owner = torch.fx.Interpreter(torch.fx.GraphModule(graph, graph.graph)), owner
+        self.graph.extra_traceback = False  # which would change an error's message
         self.key: tuple | None = None
         self.replay: Any = None  # Replay or GraphReplay
         self.records, self.memory = 0, set()
@@ -47,7 +49,7 @@ class Program:
             self.memory = {storage(x) for x in self.state(args)}
         if not self.memory.isdisjoint(map(storage, batch)):
             self.owner.stay_python("its batch holds memory that it also reads elsewhere; give it a copy, by clone()")
-            return self.graph.forward(*args)
+            return self.graph.run(*args)
         if moved:
             return self.run_and_record(args, key)
         if self.replay is None:
@@ -62,7 +64,7 @@ class Program:
     def classify(self, args: tuple) -> None:
         """Set the functions that pick each kind of arguments."""
         tensors = [i for i, x in enumerate(args) if isinstance(x, Tensor)]
-        names = placeholders(self.graph)
+        names = placeholders(self.graph.module)
         batch = [i for i in tensors if of_batch(names[i])]
         state = [i for i in tensors if i not in batch]
         numbers = [i for i in range(len(args)) if i not in tensors]
@@ -72,7 +74,7 @@ class Program:
     def run_and_record(self, args: tuple, key: tuple) -> list[Tensor | None]:
         """Run the graph on the arguments, and check whether it can be replayed."""
         self.records += 1
-        results, operations, refused = record(functools.partial(self.graph.forward, *args))
+        results, operations, refused = record(functools.partial(self.graph.run, *args))
         inputs = {storage(x) for x in self.batch(args)}
         returned = [x is not None and storage(x) for x in results]
         self.kept = [at is False or at in self.memory for at in returned]
@@ -98,7 +100,7 @@ class Program:
             args[i] = empty_like(args[i])
         self.inputs = [args[i] for i in self.batch_indices]
         replay = Replay if self.kinds == {"cpu"} else GraphReplay
-        self.replay = replay(functools.partial(self.graph.forward, *args), self.owner.free)
+        self.replay = replay(functools.partial(self.graph.run, *args), self.owner.free)
 
 
 def why_not(graph: torch.fx.GraphModule, args: list) -> str | None:

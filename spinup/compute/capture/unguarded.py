@@ -3,23 +3,29 @@
 import abc
 import builtins
 import contextlib
-import copyreg
+import dataclasses
 import dis
+import enum
 import importlib
 import operator
+import sys
 import types
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-MISSING_NAMES = {"KeyError", "AttributeError", "LookupError", "NameError", "Exception", "BaseException"}
+HARMLESS = {"ArithmeticError", "AssertionError", "FloatingPointError", "IndexError", "NotImplementedError"}
+HARMLESS |= {"OverflowError", "RuntimeError", "StopIteration", "TypeError", "ValueError", "ZeroDivisionError"}
 NUMBERS = (bool, int, float, complex, str, bytes, type(None))
 CONSTANTS = (*NUMBERS, type, types.FunctionType, types.BuiltinFunctionType)
 HEAP_TYPE = 1 << 9  # in a class's __flags__: it can be changed
-HOOKS = ["_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"]  # dicts of each module
+HOOKS = operator.itemgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+GLOBAL_HOOKS = [x for name, x in vars(nn.modules.module).items() if name.startswith("_global") and isinstance(x, dict)]
 BASES = operator.attrgetter("__mro__")
 PARTS = operator.attrgetter("__code__", "__defaults__", "__kwdefaults__")
 
@@ -36,81 +42,151 @@ class Watch:
 
     Classes and their bases are compared entry by entry, and functions part by part. In other namespaces (of objects,
     modules and functions, and globals) a new name counts, since it may hide what was found elsewhere: Dynamo guards
-    the names that it has read there.
+    the names that it has read there. Names that the update doesn't read don't count.
     """
 
     def __init__(self) -> None:
-        self.seen: dict[int, Any] = {}  # by id; holding the objects keeps the ids valid
+        self.words = {"forward"}  # all names and strings in the update
         self.namespaces: list[Mapping] = []
         self.compared: list[Mapping] = []  # those whose values are compared
+        self.labels: dict[int, str] = {}  # of the namespaces, by id
+        self.hooks: set[int] = set()  # ids of the namespaces in which every name counts
+        self.modules: list[Mapping] = []  # the namespaces of modules
         self.classes: list[type] = []
+        self.known: set[int] = set()  # their ids
         self.functions: list[types.FunctionType] = []
-        self.names: dict[int, str] = {}  # of the namespaces, by id
+        self.tensors: list[weakref.ref] = []
+        self.reads_abc = False
+        self.change: str | None = None  # what the last call of changed() has found
+        for hooks in GLOBAL_HOOKS:
+            self.add_hooks("global hooks", hooks)
         self.settle()
 
     def settle(self) -> None:
         """From here on, everything counts as a change."""
         self.sizes = [*map(len, self.namespaces)]
+        self.keys = [*map(dict.fromkeys, self.namespaces)]
         self.values, self.parts = [*self.values_now()], [*self.parts_now()]
+        self.entries = [*map(dict, self.compared)]
         self.token = abc.get_cache_token()  # a new one for each class that is registered with an ABC
+        self.handles = RemovableHandle.next_id  # one for each hook that is registered anywhere
 
     def changed(self) -> bool:
-        return not (
+        if (
             self.sizes == [*map(len, self.namespaces)]
             and all(map(operator.is_, self.values, self.values_now()))
             and all(map(operator.is_, self.parts, self.parts_now()))
             and self.token == abc.get_cache_token()
-        )
+            and self.handles == RemovableHandle.next_id
+        ):
+            return False
+        self.change = next(self.changes(), None)
+        if self.change is None:
+            self.settle()
+        return self.change is not None
 
     def values_now(self) -> Iterator[Any]:
         return chain.from_iterable([namespace.values() for namespace in self.compared])
 
     def parts_now(self) -> Iterator[Any]:
-        return chain(map(BASES, self.classes), chain.from_iterable(map(PARTS, self.functions)))
+        of_functions, of_modules = map(PARTS, self.functions), map(HOOKS, self.modules)
+        return chain(map(BASES, self.classes), chain.from_iterable(of_functions), chain.from_iterable(of_modules))
 
-    def what_changed(self) -> str:
-        for namespace, size in zip(self.namespaces, self.sizes, strict=True):
-            if len(namespace) != size:
-                return f"the names in {self.names[id(namespace)]}"
-        names = [f"{self.names[id(namespace)]}.{key}" for namespace in self.compared for key in namespace]
-        names += [f"the bases of {cls.__name__}" for cls in self.classes]
-        names += [name for function in self.functions for name in 3 * [f"the function {function.__name__}"]]
-        pairs = zip(names, [*self.values, *self.parts], [*self.values_now(), *self.parts_now()], strict=True)
-        return next((name for name, before, now in pairs if before is not now), "an ABC's registered classes")
+    def changes(self) -> Iterator[str]:
+        """Names of what has changed and may matter."""
+        for namespace, keys in zip(self.namespaces, self.keys, strict=True):
+            for key in keys.keys() ^ namespace.keys():
+                if id(namespace) in self.hooks:
+                    yield self.labels[id(namespace)]
+                elif self.reads(key, namespace):
+                    yield f"{self.labels[id(namespace)]}.{key}"
+        for namespace, entries in zip(self.compared, self.entries, strict=True):
+            for key in entries.keys() & namespace.keys():
+                if entries[key] is not namespace[key] and self.reads(key, namespace):
+                    yield f"{self.labels[id(namespace)]}.{key}"
+        if not all(map(operator.is_, self.parts, self.parts_now())):
+            yield "the code of a function, or the bases of a class, that it uses"
+        if any(getattr(tensor(), "_backward_hooks", None) for tensor in self.tensors):
+            yield "a hook on a tensor"
+        if self.reads_abc and self.token != abc.get_cache_token():
+            yield "a class registered with an ABC"
+
+    def reads(self, name: Any, namespace: Mapping) -> bool:
+        """Whether the update may read a name there: one of its words, or for an operator a class's __name__."""
+        special = isinstance(namespace, types.MappingProxyType) and str(name).startswith("__")
+        return name in self.words or (special and name != "__slotnames__")  # which pickling adds
 
     def add(self, value: Any) -> None:
-        """Watch an object that the update reads, and its classes."""
-        if isinstance(value, NUMBERS):
+        """Watch an object that the update reads, and its classes. It isn't kept alive."""
+        if type(value) in NUMBERS:
             return
         for cls in (*type(value).__mro__, *(value.__mro__ if isinstance(value, type) else ())):
-            if cls.__flags__ & HEAP_TYPE and id(cls) not in self.seen:
-                self.seen[id(cls)] = cls
+            if cls.__flags__ & HEAP_TYPE and id(cls) not in self.known:
+                self.known.add(id(cls))
                 self.classes.append(cls)
-                copyreg._slotnames(cls)  # type: ignore[attr-defined]  # pickling would add a name to the class later
+                self.add_words_of_class(cls)
                 self.add_namespace(cls.__name__, vars(cls), compare=True)
-        if isinstance(value, type) or id(value) in self.seen:
+        self.reads_abc |= isinstance(value, abc.ABCMeta)
+        if isinstance(value, type):
             return
-        self.seen[id(value)] = value
         if isinstance(value, types.FunctionType) and not of_torch(value):
-            self.functions.append(value)
-            self.add_namespace(value.__name__, value.__kwdefaults__ or {}, compare=True)
-            self.add_namespace(value.__module__, value.__globals__)
-            self.add_namespace("builtins", vars(builtins))
-        if isinstance(value, nn.Module):
-            for name in HOOKS:
-                self.add_namespace(f"{name} of {type(value).__name__}", vars(value)[name])
-        with contextlib.suppress(AttributeError):  # no __dict__; getattr might call a __getattr__ of the user's
-            own = object.__getattribute__(value, "__dict__")
+            self.add_function(value)
+        if isinstance(value, Tensor):
+            self.tensors.append(weakref.ref(value))
+        own = vars_of(value)
+        if own is not None and isinstance(value, nn.Module) and id(own) not in self.labels:
+            self.modules.append(own)
+            for hooks in HOOKS(own):
+                self.add_hooks(f"the hooks of {type(value).__name__}", hooks)
+        if own is not None:
             named = isinstance(value, types.FunctionType | types.ModuleType)
-            self.add_namespace(value.__name__ if named else f"an object of {type(value).__name__}", own)
+            self.add_namespace(value.__name__ if named else type(value).__name__, own)
 
-    def add_namespace(self, name: str, namespace: Mapping, compare: bool = False) -> None:
-        if id(namespace) in self.names:
+    def add_function(self, function: types.FunctionType) -> None:
+        self.functions.append(function)
+        self.add_namespace(function.__name__, function.__kwdefaults__ or {}, compare=True)
+        imported = sys.modules.get(function.__module__)
+        unknown = vars(imported) is not function.__globals__ if imported else True  # where Dynamo's guards look
+        self.add_namespace(function.__module__, function.__globals__, compare=unknown)
+        self.add_namespace("builtins", vars(builtins))
+
+    def add_hooks(self, label: str, hooks: Mapping) -> None:
+        self.hooks.add(id(hooks))
+        self.add_namespace(label, hooks)
+
+    def add_namespace(self, label: str, namespace: Mapping, compare: bool = False) -> None:
+        if id(namespace) in self.labels:
             return
-        self.names[id(namespace)] = name
+        self.labels[id(namespace)] = label
         self.namespaces.append(namespace)
         if compare:
             self.compared.append(namespace)
+
+    def add_words_of_class(self, cls: type) -> None:
+        """The names in patterns, and those in methods that Dynamo may call by itself, such as __class_getitem__."""
+        self.words |= {*getattr(cls, "__match_args__", ())}
+        for name, value in vars(cls).items():
+            method = getattr(value, "__func__", value)
+            if name.startswith("__") and name != "__init__" and isinstance(method, types.FunctionType):
+                self.add_words(method.__code__)
+
+    def add_words(self, code: types.CodeType) -> None:
+        """Remember the names and strings in a function's code, including functions within it."""
+        self.words |= {*code.co_names}
+        for constant in chain.from_iterable(x if isinstance(x, tuple) else (x,) for x in code.co_consts):
+            if isinstance(constant, types.CodeType):
+                self.add_words(constant)
+            elif isinstance(constant, str):
+                self.words.add(constant)
+
+
+def vars_of(value: Any) -> dict | None:
+    """An object's own namespace; None if it has none. Unlike getattr, it calls no __getattr__ of the user's."""
+    try:
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
+    return own if isinstance(own, dict) else None
 
 
 # ---- changes that would go unnoticed
@@ -125,7 +201,7 @@ def unguarded(function: types.FunctionType, has_source: bool) -> str | None:
         return None
     code = function.__code__
     place = f"{Path(code.co_filename).name}:{code.co_firstlineno} `{code.co_name}`"
-    if names := MISSING_NAMES & handled(code):
+    if (names := handled(code) - HARMLESS) and function.__globals__.get("__name__") != "contextlib":
         return f"{place} handles {min(names)}, and what is missing now may exist later; use get or getattr instead"
     if has_source:
         return None
@@ -142,6 +218,8 @@ def unguarded_class(cls: type) -> str | None:
     """What Dynamo would miss in a class; None if there is no such thing."""
     if hasattr(cls, "__del__"):
         return f"it uses `{cls.__name__}`, whose objects do something when deleted; use it outside"
+    if cls is contextlib.suppress:
+        return "it uses `suppress`, and what is missing now may exist later; use get or getattr instead"
     for name in ("__instancecheck__", "__subclasscheck__"):
         check = getattr(type(cls), name)
         known = check in (getattr(type, name), getattr(abc.ABCMeta, name)) or of_torch(check) or cls is Any
@@ -150,8 +228,18 @@ def unguarded_class(cls: type) -> str | None:
     return None
 
 
+def hashes_by_itself(value: Any) -> bool:
+    """Whether an object has a hash function of its own, for which Dynamo takes another."""
+    function = type(value).__hash__
+    known = dataclasses.is_dataclass(value) or isinstance(value, enum.Enum)  # and ours, which aren't keys there
+    ours = (type(value).__module__ or "").startswith("spinup.")
+    return isinstance(function, types.FunctionType) and not (known or ours or of_torch(function))
+
+
 def of_torch(function: Any) -> bool:
-    return (function.__module__ or "").partition(".")[0] == "torch"
+    """Whether it is torch's; functools.wraps copies __module__, but not the globals."""
+    module = getattr(function, "__globals__", {}).get("__name__") or function.__module__ or ""
+    return module.partition(".")[0] == "torch"
 
 
 def is_constant(x: Any) -> bool:
@@ -159,14 +247,23 @@ def is_constant(x: Any) -> bool:
 
 
 def handled(code: types.CodeType) -> set[str]:
-    """The names of the exceptions in a function's `except` clauses: what is loaded just before a comparison."""
-    loaded, found = set(), set()
+    """The names of the exceptions that a function handles: what is loaded just before a comparison, or BaseException if
+    a handler compares nothing, and doesn't raise it again.
+    """
+    loaded, found, handling = set(), set(), False
     for instruction in dis.get_instructions(code):
-        if instruction.opname == "CHECK_EXC_MATCH":
+        name = instruction.opname
+        if name == "CHECK_EXC_MATCH":
             found |= loaded
-        elif instruction.opname.startswith("LOAD_"):
+        elif name == "POP_EXCEPT" and handling:
+            found.add("BaseException")
+        if name == "PUSH_EXC_INFO":
+            handling = True
+        elif name in ("CHECK_EXC_MATCH", "WITH_EXCEPT_START", "RERAISE", "POP_EXCEPT"):
+            handling = False
+        if name.startswith("LOAD_"):
             loaded.add(str(instruction.argval))
-        elif instruction.opname not in ("BUILD_TUPLE", "CACHE", "EXTENDED_ARG"):
+        elif name not in ("BUILD_TUPLE", "CACHE", "EXTENDED_ARG"):
             loaded = set()
     return found
 
@@ -179,11 +276,13 @@ def hooked_methods() -> list[tuple[type, str]]:
     convert = importlib.import_module("torch._dynamo.symbolic_convert")
     functions = importlib.import_module("torch._dynamo.variables.functions")
     builder = importlib.import_module("torch._dynamo.variables.builder")
+    constant = importlib.import_module("torch._dynamo.variables.constant")
     methods = [
         (convert, "InliningInstructionTranslator", "inline_call"),  # traces the code of a called function
         (functions, "WrapperUserFunctionVariable", "call_function"),  # that of functools.cache, for example
         (builder, "VariableBuilder", "_wrap"),  # reads an object
         (builder, "SourcelessBuilder", "create"),  # reads one that Dynamo couldn't find again, to guard it
+        (constant, "ConstantVariable", "__init__"),  # a constant, given or computed
     ]
     for module, owner, method in methods:
         if method not in getattr(getattr(module, owner, None), "__dict__", {}):
@@ -208,6 +307,7 @@ def checking(watch: Watch) -> Iterator[list[str]]:
         function = getattr(variable, "fn", None)
         if isinstance(function, types.FunctionType):
             watch.add(function)
+            watch.add_words(function.__code__)
             refuse(unguarded(function, has_source=variable.source is not None))
         return original(cls, parent, variable, *args, **kwargs)
 
@@ -219,15 +319,23 @@ def checking(watch: Watch) -> Iterator[list[str]]:
 
     def read(original, builder_or_translator, value):
         watch.add(value)
-        refuse(unguarded_class(value) if isinstance(value, type) else None)
+        if isinstance(value, type):
+            refuse(unguarded_class(value))
+        elif hashes_by_itself(value):
+            refuse(f"it uses an object of `{type(value).__name__}`, which has its own hash function; use it outside")
         return original(builder_or_translator, value)
 
-    by_us: list[Callable] = [inline, call_wrapped, read, read]
+    def make_constant(original, self, value, *args, **kwargs):
+        if isinstance(value, str):
+            watch.words.add(value)
+        return original(self, value, *args, **kwargs)
+
+    by_us: list[Callable] = [inline, call_wrapped, read, read, make_constant]
     with contextlib.ExitStack() as stack:
+        stack.callback(watch.settle)
         for (owner, method), by in zip(hooked_methods(), by_us, strict=True):
             stack.enter_context(replaced(owner, method, by))
         yield reasons
-    watch.settle()
 
 
 @contextlib.contextmanager
