@@ -330,12 +330,13 @@ def test_the_results_page_matches_the_records():
 
 FORMER = (  # on Hopper
     "--polyak 0.995 --policy_delay 1 --start_steps 10000 --update_after 1000 --normalize_obs False "
-    "--ac_kwargs:layer_norm False --target_entropy -3"
+    "--ac_kwargs:layer_norm False --target_entropy -3 --anneal_lr 0"
 )
 DEFAULTS = (
     "--polyak 0.9 --policy_delay 3 --start_steps 5000 --normalize_obs True --target_entropy -1.5 "
-    "--ac_kwargs:layer_norm True"
+    "--ac_kwargs:layer_norm True --anneal_lr 0.2"
 )
+CONSTANT = f"{DEFAULTS} --anneal_lr 0"
 
 
 def settings_of(*flags):
@@ -352,13 +353,17 @@ def test_the_tables_of_hopper_have_every_run():
     page = (ROOT / "docs" / "algorithms" / "sac.md").read_text(encoding="utf-8")
     assert f"`{FORMER}`" in page.replace("\n", " ")
     shown = {}
-    for base, head in ((FORMER, "changes to the former defaults"), (DEFAULTS, "changes to the defaults")):
+    for base, head in (
+        (FORMER, "changes to the former defaults"),
+        (CONSTANT, "changes to the defaults with `--anneal_lr 0`"),
+    ):
         table = page.split(f"| {head} |")[1].split("\n\n")[0]
         for flags, returns in re.findall(r"^\| (none|`--.+?`) \|((?: *\d* \|){5})$", table, re.MULTILINE):
             settings = settings_of(base, flags.replace("`", "").replace("none", ""))
             shown |= {(settings, seed): int(text) for seed, text in enumerate(returns.split("|")) if text.strip()}
-    fresh = re.search(r"Seed (\d+) had no part in\s+the choice: it begins late, too, and ends at (\d+)\.", page)
-    shown[(settings_of(DEFAULTS), int(fresh[1]))] = int(fresh[2])
+    fresh = re.search(r"Seeds (\d) to (\d) had\s+no part in that\s+choice: they end at ([\d,\s]+) and\s+(\d+)\.", page)
+    seeds, returns = range(int(fresh[1]), int(fresh[2]) + 1), [*re.findall(r"\d+", fresh[3]), fresh[4]]
+    shown |= {(settings_of(CONSTANT), seed): int(text) for seed, text in zip(seeds, returns, strict=True)}
     records = learning.read_results(ROOT / "data" / "benchmarks").values()
     runs = [r for r in records if (r["algo"], r["env"]) == ("sac", "Hopper-v5")]
     made = {(settings_of(DEFAULTS, *r["flags"]), r["seed"]): round(r["eval_mean"]) for r in runs}
@@ -390,7 +395,11 @@ def test_the_table_of_sac_on_five_tasks():
     records, wanted = learning.read_results(ROOT / "data" / "benchmarks").values(), []
     for env, actions in ACTIONS.items():
         row = {"": f"{env}, 20,000 steps" if env == "Pendulum-v1" else env}
-        for head, flags in (("defaults", ""), ("former defaults", FORMER.replace("-3", f"-{actions}"))):
+        for head, flags in (
+            ("defaults", ""),
+            ("constant learning rate", "--anneal_lr 0"),
+            ("former defaults", FORMER.replace("-3", f"-{actions}")),
+        ):
             runs = [r for r in records if (r["algo"], r["env"], " ".join(r["flags"])) == ("sac", env, flags)]
             returns = [r["return_at"][str(r["budget"])] for r in runs]
             row[head] = f"{statistics.fmean(returns):.0f} ({len(runs)})" if runs else ""

@@ -41,13 +41,13 @@ PANELS = {
     "td3": [Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 10_000))],
     "sac": [
         Panel("reference", "Pendulum-v1", 10_000, (-1800, 0), SMALL),
-        Panel("benchmarks", "HalfCheetah-v5", 100_000, (0, 10_000)),
+        Panel("benchmarks", "Hopper-v5", 100_000, (0, 3500)),
     ],
     "crossq": [Panel("benchmarks", "Pendulum-v1", 10_000, (-1800, 0), SMALL)],
 }
 FORMER = (
     "--polyak 0.995 --policy_delay 1 --start_steps 10000 --update_after 1000 --normalize_obs False "
-    "--ac_kwargs:layer_norm False --target_entropy -3"
+    "--ac_kwargs:layer_norm False --target_entropy -3 --anneal_lr 0"
 )
 HOPPER = [
     Panel("benchmarks", "Hopper-v5", 100_000, (0, 3500), flags, title)
