@@ -53,8 +53,8 @@ class Watch:
         self.hooks: set[int] = set()  # ids of the namespaces in which every name counts
         self.modules: list[Mapping] = []  # the namespaces of modules
         self.classes: list[type] = []
-        self.known: set[int] = set()  # their ids
         self.functions: list[types.FunctionType] = []
+        self.known: set[int] = set()  # ids of these classes and functions
         self.tensors: list[weakref.ref] = []
         self.reads_abc = False
         self.change: str | None = None  # what the last call of changed() has found
@@ -129,7 +129,8 @@ class Watch:
         self.reads_abc |= isinstance(value, abc.ABCMeta)
         if isinstance(value, type):
             return
-        if isinstance(value, types.FunctionType) and not of_torch(value):
+        if isinstance(value, types.FunctionType) and not of_torch(value) and id(value) not in self.known:
+            self.known.add(id(value))
             self.add_function(value)
         if isinstance(value, Tensor):
             self.tensors.append(weakref.ref(value))
