@@ -25,7 +25,7 @@ from spinup.system.files import newest_checkpoint
 def returns_after_steps(run: Path, steps: int, lr: float | None = None) -> tuple[int, list[float]]:
     """The environment steps of the checkpoint, and the return after each of so many steps of the policy.
 
-    lr: the learning rate; None: the run's own
+    lr: the learning rate, which stays; None: the run's own
     """
     returns: list[float] = []
     runs: list[Run] = []
@@ -53,7 +53,7 @@ def returns_after_steps(run: Path, steps: int, lr: float | None = None) -> tuple
         Run.begin = begin_and_remember
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                resume(copy, start // config["steps_per_epoch"] + 1, **({} if lr is None else {"lr": lr}))
+                resume(copy, start // config["steps_per_epoch"] + 1, lr=lr or config["lr"], anneal_lr=0.0)
         finally:
             module.captured, Run.begin = captured, begin
     return start, returns

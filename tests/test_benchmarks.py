@@ -447,7 +447,7 @@ def test_a_policy_is_tested_after_each_of_its_steps(tmp_path):
     start, returns = policy_steps.returns_after_steps(run, steps=100)
     assert start == 80
     assert len(returns) == 13  # the epoch's updates are 61 to 100, and 63, 66, ..., 99 step the policy
-    run_cli(["resume", str(run), "--epochs", "3"])
+    run_cli(["resume", str(run), "--epochs", "3", "--anneal_lr", "0"])
     assert returns[-1] == pytest.approx(learning.read_progress(run / "progress.txt")[-1]["AverageTestEpRet"])
 
 

@@ -54,7 +54,6 @@ class Edit(NamedTuple):
     after: dict[str, str]
     message: str | None = None
     algo: str = "ppo"
-    lines: int = 1  # on stderr, if any
 
 
 PYTHON = r"runs as Python from here on: "
@@ -376,6 +375,6 @@ def test_an_edit_acts_as_in_python(name, tmp_path, capfd, monkeypatch):
     assert torch.equal(theta, plain_theta)
     assert out == plain_out
     lines = [line for line in err.splitlines() if line.startswith("capture: ")]
-    assert len(lines) == (edit.lines if edit.message else 0), err
+    assert len(lines) == (1 if edit.message else 0), err
     assert edit.message is None or re.search(edit.message, lines[0]), lines[0]
     assert "capture: " not in plain_err

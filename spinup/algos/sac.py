@@ -79,7 +79,10 @@ def sac(
     polyak: arg.Polyak = 0.9,
     lr: Annotated[float, Range(0), "learning rate of policy, critics and temperature (Adam)", CHANGEABLE] = 1e-3,
     anneal_lr: Annotated[
-        float, Range(0, 1), "last part of the run, in which the learning rate falls linearly to 0; 0: it stays"
+        float,
+        Range(0, 1),
+        "last part of the run, in which the learning rate falls linearly to 0; 0: it stays",
+        CHANGEABLE,
     ] = 0.2,
     alpha: Annotated[
         float | Literal["auto"],

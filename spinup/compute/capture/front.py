@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map_only
 from spinup.compute import mpi
 from spinup.compute.capture.program import Program, why_not
 from spinup.compute.capture.reasons import explain
-from spinup.compute.capture.unguarded import Watch, checking, forget_operators, hooked_methods
+from spinup.compute.capture.unguarded import NUMBERS, Watch, checking, forget_operators, hooked_methods
 from spinup.errors import first_line
 from spinup.system.terminal import say
 
@@ -134,8 +134,7 @@ def exactly(option: Any) -> tuple:
     hash(option)
     if type(option) is tuple:
         return tuple, *map(exactly, option)
-    simple = type(option) in (bool, int, float, complex, str, bytes, type(None))
-    return type(option), repr(option) if simple else id(option)  # a Trace keeps its options alive
+    return type(option), repr(option) if type(option) in NUMBERS else id(option)  # a Trace keeps its options alive
 
 
 class Trace:
@@ -225,7 +224,7 @@ class Untraceable(Exception):
 
 @functools.cache
 def import_dynamo():
-    """torch._dynamo. Raises ImportError if it lacks a setting or a class that is needed."""
+    """torch._dynamo. Raises ImportError if it lacks a setting or a method that is needed."""
     dynamo = importlib.import_module("torch._dynamo")
     if missing := [name for name in SETTINGS if not hasattr(dynamo.config, name)]:
         raise ImportError(f"torch {torch.__version__} does not know {missing[0]}")

@@ -232,8 +232,8 @@ def unguarded_class(cls: type) -> str | None:
 def hashes_by_itself(value: Any) -> bool:
     """Whether an object has a hash function of its own, for which Dynamo takes another."""
     function = type(value).__hash__
-    known = dataclasses.is_dataclass(value) or isinstance(value, enum.Enum)  # and ours, which aren't keys there
-    ours = (type(value).__module__ or "").startswith("spinup.")
+    known = dataclasses.is_dataclass(value) or isinstance(value, enum.Enum)
+    ours = (type(value).__module__ or "").startswith("spinup.")  # not used as keys in updates
     return isinstance(function, types.FunctionType) and not (known or ours or of_torch(function))
 
 
