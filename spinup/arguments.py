@@ -327,6 +327,22 @@ def check_arguments(arguments: Mapping[str, Argument], values: Mapping) -> None:
             raise UserError(f"device is {value!r:.80}; it must be a name such as cpu, cuda or cuda:1")
 
 
+def check_entries(name: str, entries: Any, known: Mapping[str, type | None]) -> dict:
+    """A copy of a dict of arguments. Raises UserError for an unknown entry or one of the wrong type.
+
+    known: the types of the entries, None if unspecific
+    """
+    if not isinstance(entries, Mapping):
+        raise UserError(f"{name} is {entries!r:.80}; it must be a dict")
+    for key, value in entries.items():
+        if key not in known:
+            raise UserError(f"{name} has the unknown entry {key!r:.80}; it may have {', '.join(known)}")
+        wanted = known[key]
+        if wanted is not None and not isinstance(value, wanted):
+            raise UserError(f"{name}[{key!r}] is {value!r:.80}; it must be a {wanted.__name__}")
+    return dict(entries)
+
+
 def takes(function: Any, number: int) -> bool:
     """Whether it can be called with this number of arguments, judging by its signature."""
     try:

@@ -338,6 +338,19 @@ def test_unknown_ac_kwargs_are_named_with_the_possible_ones(tmp_path, algo):
         assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize(
+    ("logger_kwargs", "message"),
+    [
+        ({"output": "x"}, "logger_kwargs has the unknown entry 'output'; it may have output_dir, output_fname, "),
+        ({"quiet": "no"}, "logger_kwargs['quiet'] is 'no'; it must be a bool"),
+        ("x", "logger_kwargs is 'x'; it must be a dict"),
+    ],
+)
+def test_wrong_logger_kwargs(logger_kwargs, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        spinup.ppo("CartPole-v1", logger_kwargs=logger_kwargs)
+
+
 def test_unknown_ac_kwargs_of_other_networks(tmp_path):
     options = SMALL["ppo"] | dict(ac_kwargs=dict(scales=2))
     with pytest.raises(UserError, match=r"unknown entry 'scales'; for actor_critic OwnActorCritic it may have scale$"):

@@ -408,6 +408,15 @@ def test_a_users_executor(tmp_path, log):
     assert seeds_run(log) == [0, 1, 2]
 
 
+def test_a_single_run_goes_to_the_executor_that_the_user_gives(tmp_path, log):
+    with ProcessPoolExecutor(1) as executor:
+        runs = run_grid(tmp_path, log, seeds=(3,), executor=executor)
+        assert outcomes(runs) == {3: "done"}
+        assert seeds_run(log) == [3]
+        assert outcomes(run_grid(tmp_path, log, seeds=(3,), executor=executor)) == {3: "done before"}
+    assert seeds_run(log) == [3]
+
+
 def test_an_mpi_pool(tmp_path, log):
     """The workers belong to an MPI world, but each run has a single process."""
     script = f"""
@@ -438,6 +447,7 @@ def test_an_mpi_pool(tmp_path, log):
     ("options", "message"),
     [
         (dict(executor=ThreadPoolExecutor(1)), "executor uses threads"),
+        (dict(executor=5), "executor is 5; it must be 'process', 'ray' or a concurrent.futures.Executor"),
         (dict(executor="rai"), "executor is 'rai'; it must be process or ray; did you mean 'ray'?"),
         (dict(thunk=lambda **kwargs: None), "cannot be sent to another process"),
     ],

@@ -240,6 +240,27 @@ def test_networks_that_match_their_file_are_built(tmp_path, algo, ac_kwargs):
     spinup.resume(tmp_path / "x", epochs=3)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"ac_kwargs": {"hidden": 3}}, "ac_kwargs has the unknown entry 'hidden'; for actor_critic \\w+ it may have"),
+        ({"ac_kwargs": 5}, "ac_kwargs is 5; it must be a dict"),
+        ({"env_kwargs": 5}, "env_kwargs is 5; it must be a dict"),
+        ({"actor_critic": "MLP"}, "actor_critic is 'MLP'; it must be a class, or a function"),
+        ({"path": 5}, "the run's folder is 5; it must be a path"),
+    ],
+)
+def test_load_with_wrong_arguments(run, given, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        spinup.load(**{"path": run, **given})
+
+
+@pytest.mark.parametrize("name", ["ac_kwargs", "env_kwargs"])
+def test_resume_with_something_other_than_a_dict(run, name):
+    with pytest.raises(UserError, match=f"^{name} is 5; it must be a dict"):
+        spinup.resume(run, **{name: 5})
+
+
 def test_unbounded_numbers(run):
     edit(run / "config.json", eval_freq=1, num_test_episodes=10**12)
     assert (

@@ -34,6 +34,7 @@ from spinup.envs import (
 )
 from spinup.errors import UserError, first_line, install, printable, user_path
 from spinup.experiments import parsers
+from spinup.nets import check_ac_kwargs, check_makes_networks
 from spinup.runs.config import fill_in, imported_module, read_config
 from spinup.runs.saved import (
     TRAINING_ONLY,
@@ -42,6 +43,7 @@ from spinup.runs.saved import (
     check_size,
     model_file,
     network_arguments,
+    network_class,
     read_policy,
 )
 from spinup.system.files import replacing
@@ -74,6 +76,8 @@ def load(
 
     Raises UserError if a file is missing or damaged, or doesn't match the others.
     """
+    if actor_critic is not None:
+        check_makes_networks(actor_critic)
     folder, config = read_config(path)
     makers = {"ac_kwargs": actor_critic, "env_kwargs": env_fn}
     config = fill_in(folder, config, {"ac_kwargs": ac_kwargs, "env_kwargs": env_kwargs}, makers)
@@ -87,6 +91,7 @@ def load(
     )
     envs.close()
     spaces = (envs.observation_space, envs.action_space)
+    check_ac_kwargs(actor_critic or network_class(config), ac_kwargs or {})
     if actor_critic is not None:
         policy = actor_critic(*spaces, **network_arguments(config))
     else:

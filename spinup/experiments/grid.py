@@ -148,14 +148,10 @@ class ExperimentGrid:
         settings, it does only the runs that are not done. A run that another process is doing raises UserError if that
         is found at the start; later on, the grid skips it.
 
-        With a single run, the grid raises what the run raises, and an earlier run never counts as done. The same holds
-        under MPI, where the other processes would wait forever for one that failed.
+        With a single run and no other executor, the grid raises what the run raises, and an earlier run never counts as
+        done. The same holds under MPI, where the other processes would wait forever for one that failed.
         """
-        for name, number in (("num_cpu", num_cpu), ("jobs", jobs)):
-            if number != "auto" and not (isinstance(number, int) and number >= 1):
-                raise UserError(f"{name} is '{number}'; it must be auto or a whole number from 1, for example 4")
-        if isinstance(executor, str) and executor not in EXECUTORS:
-            raise UserError(f"executor is '{executor}'; it must be process or ray{closest(executor, EXECUTORS)}")
+        check_how(num_cpu, jobs, executor)
         todo = self.make_jobs(thunk, data_dir, datestamp, logger_kwargs or {})
         cores = physical_cores()
         num_cpu, jobs = (cores if isinstance(n, str) else n for n in (num_cpu, jobs))
@@ -168,7 +164,7 @@ class ExperimentGrid:
         verbose = len(todo) > 1 and mpi.proc_id() == 0 and not (logger_kwargs or {}).get("quiet")
         if verbose:
             self.print()
-        if len(todo) == 1 or (mpi.num_procs() > 1 and not isolated):
+        if (len(todo) == 1 and executor == "process") or (mpi.num_procs() > 1 and not isolated):
             runs = [run_directly(job) for job in todo]
         else:
             placed = [find_folder(job) for job in todo]
@@ -213,6 +209,18 @@ class ExperimentGrid:
 
 
 # ---- doing the runs
+
+
+def check_how(num_cpu: int | str, jobs: int | str, executor: str | Executor) -> None:
+    """Raise UserError for the first of these arguments of a grid that is invalid."""
+    for name, number in (("num_cpu", num_cpu), ("jobs", jobs)):
+        if number != "auto" and not (isinstance(number, int) and number >= 1):
+            raise UserError(f"{name} is '{number}'; it must be auto or a whole number from 1, for example 4")
+    if isinstance(executor, str) and executor not in EXECUTORS:
+        raise UserError(f"executor is '{executor}'; it must be process or ray{closest(executor, EXECUTORS)}")
+    if not isinstance(executor, str | Executor):
+        what = "'process', 'ray' or a concurrent.futures.Executor"
+        raise UserError(f"executor is {executor!r:.80}; it must be {what}")
 
 
 def run_directly(job: Job) -> Run:

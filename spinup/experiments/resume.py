@@ -1,6 +1,5 @@
 """Resume an unfinished run: python -m spinup.run resume RUN_FOLDER [--epochs M], or spinup.resume(folder)."""
 
-import inspect
 import os
 import platform
 import sys
@@ -10,7 +9,7 @@ from typing import Any
 
 from spinup import __version__
 from spinup.algorithm import Algorithm, files, find
-from spinup.arguments import check_arguments
+from spinup.arguments import check_arguments, check_entries
 from spinup.compute import mpi
 from spinup.envs import make_envs, saved_wrappers
 from spinup.errors import UserError, printable
@@ -19,7 +18,7 @@ from spinup.experiments.cli import convert, parameters
 from spinup.nets.protocol import known_ac_kwargs
 from spinup.runs.checkpoint import read_manifest
 from spinup.runs.config import fill_in, find_name_only, imported_module, read_config
-from spinup.runs.logger import Logger
+from spinup.runs.logger import logger_arguments
 from spinup.runs.saved import MOST_PROCESSES, check_process_count, check_size
 from spinup.runs.sinks import NAMED
 from spinup.system.files import newest_checkpoint
@@ -56,12 +55,8 @@ def resume(
     algorithm = find_algorithm(folder, config)
     check_version(folder, config)
     check_imports(folder, config, env_fn, actor_critic)
-    for name, entries in (("ac_kwargs", ac_kwargs), ("env_kwargs", env_kwargs)):
-        for key in entries or ():
-            if not find_name_only(config[name].get(key)):
-                raise UserError(f"{name}[{key!r}] cannot be changed: config.json contains its value")
     makers = {"ac_kwargs": actor_critic, "env_kwargs": env_fn}
-    config = fill_in(folder, config, {"ac_kwargs": ac_kwargs, "env_kwargs": env_kwargs}, makers)
+    config = complete(folder, config, {"ac_kwargs": ac_kwargs, "env_kwargs": env_kwargs}, makers)
     arguments = {name: x for name, x in config.items() if name in algorithm.arguments}
     check_changes(algorithm, changes)
     if on_epoch is None and config.get("on_epoch") is not None and mpi.proc_id() == 0:
@@ -76,10 +71,11 @@ def resume(
     del arguments["actor_critic"]
     if actor_critic is not None:
         arguments["actor_critic"] = actor_critic
-    logger_kwargs = check_entries(folder, "logger_kwargs", config.get("logger_kwargs") or {}, logger_arguments())
+    file = folder / "config.json"
+    logger_kwargs = check_entries(f"{file}: logger_kwargs", config.get("logger_kwargs") or {}, logger_arguments())
     network_kwargs = known_ac_kwargs(actor_critic or algorithm.defaults["actor_critic"])
     if network_kwargs is not None:
-        check_entries(folder, "ac_kwargs", config["ac_kwargs"], dict.fromkeys(network_kwargs))
+        check_entries(f"{file}: ac_kwargs", config["ac_kwargs"], dict.fromkeys(network_kwargs))
     if actor_critic is None:
         check_networks(folder, config, arguments["env_fn"], arguments["wrappers"])
     logger_kwargs["sinks"] = [*named_sinks(logger_kwargs.get("sinks") or ()), *sinks]
@@ -108,6 +104,16 @@ def check_imports(folder: Path, config: dict, env_fn: str | Callable | None, act
         raise UserError(f"{folder}: its networks are {networks}; in Python: spinup.resume(folder, actor_critic=...)")
 
 
+def complete(folder: Path, config: dict, given: Mapping[str, Mapping | None], makers: Mapping[str, Any]) -> dict:
+    """As `fill_in`, but raises UserError for a given entry that would change a value in config.json."""
+    filled = fill_in(folder, config, given, makers)
+    for name, entries in given.items():
+        for key in entries or ():
+            if not find_name_only(config[name].get(key)):
+                raise UserError(f"{name}[{key!r}] cannot be changed: config.json contains its value")
+    return filled
+
+
 def check_changes(algorithm: Algorithm, changes: dict) -> None:
     """Raise UserError for an argument that the run doesn't have or that can't be changed."""
     for name in changes:
@@ -127,26 +133,6 @@ def check_environment_count(folder: Path, arguments: Mapping) -> None:
         how = "--vectorization async, or step them in one process with --vectorization sync"
         largest = max(arguments["num_envs"], arguments.get("num_test_envs") or 0)
         check_process_count(folder, largest * mpi.num_procs(), how)
-
-
-def check_entries(folder: Path, name: str, entries: Any, known: Mapping[str, type | None]) -> dict:
-    """A copy of a dict in config.json. Raises UserError for an unknown entry or one of the wrong type."""
-    file = folder / "config.json"
-    if not isinstance(entries, dict):
-        raise UserError(f"{file}: {name} is {entries!r:.80}; it must be a dict")
-    for key, value in entries.items():
-        if key not in known:
-            raise UserError(f"{file}: {name} has the unknown entry {key!r:.80}; it may have {', '.join(known)}")
-        wanted = known[key]
-        if wanted is not None and not isinstance(value, wanted):
-            raise UserError(f"{file}: {name}[{key!r}] is {value!r:.80}; it must be a {wanted.__name__}")
-    return dict(entries)
-
-
-def logger_arguments() -> dict[str, type | None]:
-    """A Logger's arguments and their types, None if unspecific; its folder and name are not taken from config.json."""
-    parameters = inspect.signature(Logger).parameters.values()
-    return {p.name: type(p.default) if isinstance(p.default, bool | str) else None for p in parameters}
 
 
 def report_origin(folder: Path, config: dict, arguments: dict) -> None:

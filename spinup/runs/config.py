@@ -175,6 +175,9 @@ def fill_in(folder: Path, config: dict, given: Mapping[str, Mapping | None], mak
     Raises UserError for the first value that is still missing.
     """
     filled = dict(config)
+    for name, entries in given.items():
+        if not isinstance(entries, Mapping | None):
+            raise UserError(f"{name} is {entries!r:.80}; it must be a dict")
     for name in EXACT_ARGUMENTS:
         preset = getattr(makers.get(name), "keywords", {})
         values = {key: value for key, value in config[name].items() if key not in preset}
@@ -306,6 +309,8 @@ def read_config(path: str | Path) -> tuple[Path, dict]:
 
     Raises UserError if there is no run, or spinup did not write the file.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"the run's folder is {path!r:.80}; it must be a path")
     folder = user_path(path)
     file = folder / "config.json"
     if folder.is_file():

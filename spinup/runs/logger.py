@@ -6,6 +6,7 @@ names or passes, and the terminal.
 """
 
 import contextlib
+import inspect
 import io
 import itertools
 import json
@@ -396,3 +397,9 @@ class EpochLogger(Logger):
         """(mean, std, min, max) of the values stored since `key` was last logged; NaN if there are none."""
         self._flush_pending(key)
         return self._running.get(key, _RunningStats()).stats()
+
+
+def logger_arguments() -> dict[str, type | None]:
+    """A Logger's arguments and their types, None if unspecific."""
+    parameters = inspect.signature(Logger).parameters.values()
+    return {p.name: type(p.default) if isinstance(p.default, bool | str) else None for p in parameters}

@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from spinup.algorithm import Algorithm
-from spinup.arguments import check_arguments
+from spinup.arguments import check_arguments, check_entries
 from spinup.compute import accel, mpi
 from spinup.compute.optim import set_progress
 from spinup.envs import as_names, bind, check_actions, evaluation_columns, make_envs, wrapper_flags
@@ -21,7 +21,7 @@ from spinup.errors import Fault, UserError
 from spinup.nets import check_ac_kwargs, check_makes_networks, check_takes_normalize_obs, describe
 from spinup.runs import checkpoint
 from spinup.runs.config import convert_json, env_flag
-from spinup.runs.logger import EpochLogger
+from spinup.runs.logger import EpochLogger, logger_arguments
 from spinup.runs.saved import load_policy_into
 from spinup.system.files import newest_checkpoint
 from spinup.system.signals import StopSignal
@@ -56,6 +56,7 @@ class Run:
         if "normalize_obs" in config and (config["normalize_obs"] or algorithm.on_policy):
             check_takes_normalize_obs(config["actor_critic"])
         check_ac_kwargs(config["actor_critic"], config["ac_kwargs"] or {})
+        check_entries("logger_kwargs", config["logger_kwargs"] or {}, logger_arguments())
         self.algorithm, self.config = algorithm, config
         self.num_envs, self.procs = config["num_envs"], mpi.num_procs()
         seed = config["seed"] + 10_000 * mpi.proc_id()
