@@ -136,7 +136,9 @@ def test_switches_of_the_networks():
         assert ac.critic[1].net.linears[1].weight.shape == (24, 24)
         o, a = torch.randn(6, 3), torch.randn(6, 2)
         assert critics or torch.equal(ac.critic(o, a, training=True), ac.critic(o, a))
-    for width in (0, 1.5, "wide"):
+    ac = BatchNormActorCritic(OBS, ACT, (8, 5), critic_width=1.5)
+    assert [layer.out_features for layer in ac.critic[0].net.linears] == [12, 8, 1]
+    for width in (0, 0.5, "wide"):
         with pytest.raises(UserError, match=f"critic_width is {width!r}; it must be"):
             BatchNormActorCritic(OBS, ACT, critic_width=width)
 
@@ -509,7 +511,7 @@ def test_help_and_wrong_flags(capsys, tmp_path):
         assert words in text
     for words, message in (
         ("--batch_size 1", "batch_size is 1; batch statistics need at least 2 transitions on each process"),
-        ("--ac_kwargs:critic_width 0", "critic_width is 0; it must be"),
+        ("--ac_kwargs:critic_width 0", "critic_width is 0.0; it must be"),
         ("--env CartPole-v1", "crossq needs a bounded Box of actions, not Discrete(2)"),
     ):
         flags = [] if "--env" in words else ["--env", "Pendulum-v1"]

@@ -239,7 +239,7 @@ class BatchNormActorCritic(nn.Module):
         activation: arg.Activation = "ReLU",
         linear: arg.Linear = nn.Linear,
         critic_width: Annotated[
-            int, Range(1, 1024), "the critics' hidden layers have this many times as many units as hidden_sizes"
+            float, Range(1, 1024), "the critics' hidden layers have this many times as many units as hidden_sizes"
         ] = 2,
         batch_norm: Annotated[bool, "batch normalization in the critics"] = True,
         actor_batch_norm: Annotated[bool, "batch normalization in the policy"] = True,
@@ -251,7 +251,7 @@ class BatchNormActorCritic(nn.Module):
         self.obs_norm = make_obs_norm(observation_space, normalize_obs)
         shared = observation_space, action_space
         self.actor = BatchNormActor(*shared, hidden_sizes, activation, linear, actor_batch_norm)
-        critic_sizes = [critic_width * n for n in as_sizes(hidden_sizes)]
+        critic_sizes = [round(critic_width * n) for n in as_sizes(hidden_sizes)]
         self.critic = BatchNormQFunctions(
             BatchNormQFunction(*shared, critic_sizes, activation, linear, batch_norm) for _ in range(2)
         )
