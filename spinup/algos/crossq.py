@@ -214,7 +214,7 @@ ALGORITHM = Algorithm(
         "steps_per_epoch": 1400,
         "ac_kwargs": {"hidden_sizes": (32, 32), "actor_batch_norm": False},  # observations are constant
     },
-    presets={"paper": {"ac_kwargs": {"critic_width": 8}}},
+    presets={"paper": {"ac_kwargs": {"critic_width": 8.0}}},
 )
 
 if __name__ == "__main__":
