@@ -17,6 +17,7 @@ from pathlib import Path
 from learning import commit_of
 
 import spinup.algos.sac as module
+from spinup.envs import play_test_episodes
 from spinup.experiments.resume import resume
 from spinup.runs.run import Run
 from spinup.system.files import newest_checkpoint
@@ -40,7 +41,7 @@ def returns_after_steps(run: Path, steps: int, lr: float | None = None) -> tuple
         def update_and_test(batch, skip_policy):
             metrics = update(batch, skip_policy)
             if not skip_policy and len(returns) < steps:
-                returns.append(float(runs[0].envs.evaluate(runs[0].policy, 1)["TestEpRet"][0]))
+                returns.append(float(play_test_episodes(runs[0].policy, runs[0].envs, 1)["TestEpRet"][0]))
             return metrics
 
         return update_and_test

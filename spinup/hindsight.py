@@ -14,8 +14,9 @@ from torch import Tensor
 
 from spinup.buffers import Batch, ReplayBuffer
 from spinup.compute import mpi
-from spinup.envs import Flattened, VecEnv, env_name, warn_once
+from spinup.envs import Flattened, VecEnv, env_name
 from spinup.errors import Fault, UserError, first_line
+from spinup.system.terminal import warn_once
 
 RUNNING = -1  # in place of the end of an episode that has none yet
 COMPARED = 1000  # stored transitions whose rewards are compared with compute_reward

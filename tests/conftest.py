@@ -39,8 +39,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def reset_warnings():
     """Let each test see the warnings that are shown only once per process."""
-    if envs := sys.modules.get("spinup.envs"):
-        envs.WARNED.clear()
+    if terminal := sys.modules.get("spinup.system.terminal"):
+        terminal.WARNED.clear()
 
 
 @pytest.fixture(autouse=True)

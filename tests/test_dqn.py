@@ -95,7 +95,7 @@ class Tables(QNetwork):
 @pytest.mark.parametrize(("double", "y"), [(True, 1 + 0.5 * 2), (False, 1 + 0.5 * 5)])
 def test_next_action_by_hand(monkeypatch, tmp_path, double, y):
     """Rewards of 1, gamma 0.5, no terminal state. Q chooses action 1 (Q_targ: 2), Q_targ chooses 0 (5)."""
-    monkeypatch.setattr("spinup.envs.VecEnv.random_actions", lambda self: np.ones(self.num_envs, int))
+    monkeypatch.setattr("spinup.envs.vector.VecEnv.random_actions", lambda self: np.ones(self.num_envs, int))
     options = SMALL | dict(epochs=1, epsilon=0.0, epsilon_steps=1, n_step=1, gamma=0.5, q_lr=0.0, polyak=1.0)
     options |= dict(ac_kwargs=None, actor_critic=Tables, double=double)
     train(tmp_path, lambda: Probe(truncates=True), **options)
@@ -173,7 +173,7 @@ def test_captured_updates_are_the_same(monkeypatch, tmp_path, settings):
 def test_epsilon_falls_linearly(monkeypatch, tmp_path):
     """Greedy actions are 1, random ones 0, and the numbers drawn for 100 environments are evenly spaced."""
     monkeypatch.setattr(QNetwork, "act", lambda self, o, deterministic=False: np.ones(len(o), int))
-    monkeypatch.setattr("spinup.envs.VecEnv.random_actions", lambda self: np.zeros(self.num_envs, int))
+    monkeypatch.setattr("spinup.envs.vector.VecEnv.random_actions", lambda self: np.zeros(self.num_envs, int))
     drawn, rand = torch.arange(100) / 100 + 0.003, torch.rand
     monkeypatch.setattr(torch, "rand", lambda *size, **kwargs: drawn if size == (100,) else rand(*size, **kwargs))
     actions, store = [], module.ReplayBuffer.store

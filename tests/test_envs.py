@@ -23,6 +23,7 @@ from spinup.envs import (
     make_env,
     make_envs,
     modules_with_environments,
+    play_test_episodes,
     saved_wrappers,
 )
 from spinup.errors import Fault, UserError, install
@@ -628,7 +629,8 @@ def test_an_environment_of_a_package_that_is_not_imported(monkeypatch, env_id):
     requires["robots"] = ["gymnasium[mujoco]"]
     monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: known)
     monkeypatch.setattr("importlib.metadata.requires", requires.get)
-    monkeypatch.setattr("spinup.envs.modules_with_environments", modules_with_environments.__wrapped__)  # not cached
+    not_cached = modules_with_environments.__wrapped__
+    monkeypatch.setattr("spinup.envs.constructors.modules_with_environments", not_cached)
     module = {"M": "minigrid", "A": "ab_cd", "P": "gymnasium_robotics", "F": "gymnasium_robotics"}.get(env_id[0])
     packages = "ab_cd, gymnasium_robotics, minigrid"
     expected = f"my_module:{env_id}; installed packages that may register it: {packages}"
@@ -1030,7 +1032,7 @@ class Where(Count):
 @pytest.mark.parametrize(("vectorization", "num_envs", "processes"), [("sync", 3, 1), ("async", 3, 3), ("async", 1, 1)])
 def test_evaluation_is_vectorized_like_training(vectorization, num_envs, processes):
     envs = make_envs(lambda: Where(1), num_envs, vectorization=vectorization)
-    test = envs.evaluate(Sign(0), 6)
+    test = play_test_episodes(Sign(0), envs, 6)
     envs.close()
     assert len(set(test["TestEpRet"])) == processes
     assert (os.getpid() in test["TestEpRet"]) == (vectorization == "sync")
@@ -1038,8 +1040,8 @@ def test_evaluation_is_vectorized_like_training(vectorization, num_envs, process
 
 def test_evaluation_uses_the_arguments_of_make_envs():
     kwargs = dict(env_kwargs={"length": 8}, wrappers=functools.partial(gym.wrappers.TimeLimit, max_episode_steps=4))
-    assert make_envs(Count, max_ep_len=9, **kwargs).evaluate(Sign(0), 2)["TestEpLen"] == [4, 4]
-    assert make_envs(Count, max_ep_len=3, **kwargs).evaluate(Sign(0), 2)["TestEpLen"] == [3, 3]
+    assert play_test_episodes(Sign(0), make_envs(Count, max_ep_len=9, **kwargs), 2)["TestEpLen"] == [4, 4]
+    assert play_test_episodes(Sign(0), make_envs(Count, max_ep_len=3, **kwargs), 2)["TestEpLen"] == [3, 3]
 
 
 def test_evaluate_without_reseed_stays_in_one_world():
@@ -1397,7 +1399,7 @@ def test_an_episode_without_the_number_is_left_out():
     envs = make_envs(lambda: WithInfos(infos, length=1), log_info="a.b")
     play(envs, 5)
     assert envs.pop_episodes()["a.b"] == [0.5] * 3
-    assert len(envs.evaluate(Sign(0), 4, 1)["Test_a.b"]) == 2
+    assert len(play_test_episodes(Sign(0), envs, 4, 1)["Test_a.b"]) == 2
     played = evaluate(Sign(0), lambda: WithInfos(infos, length=1), 4, num_envs=1, log_info="a.b")["a.b"]
     np.testing.assert_array_equal(played, [0.5, np.nan, 0.5, np.nan])
 

@@ -610,7 +610,8 @@ def test_resume_does_not_start_too_many_processes(run, capsys):
 @pytest.fixture
 def no_workers(monkeypatch):
     """Starting a process for an environment fails the test."""
-    monkeypatch.setattr("spinup.envs.Workers.__init__", lambda *args, **kwargs: pytest.fail("processes were started"))
+    started = "processes were started"
+    monkeypatch.setattr("spinup.envs.vector.Workers.__init__", lambda *args, **kwargs: pytest.fail(started))
 
 
 @pytest.mark.parametrize("name", ["num_envs", "num_test_envs"])

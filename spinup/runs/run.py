@@ -16,7 +16,15 @@ from spinup.algorithm import Algorithm
 from spinup.arguments import check_arguments, check_entries
 from spinup.compute import accel, mpi
 from spinup.compute.optim import set_progress
-from spinup.envs import as_names, bind, check_actions, evaluation_columns, make_envs, wrapper_flags
+from spinup.envs import (
+    as_names,
+    bind,
+    check_actions,
+    evaluation_columns,
+    make_envs,
+    play_test_episodes,
+    wrapper_flags,
+)
 from spinup.errors import Fault, UserError
 from spinup.nets import check_ac_kwargs, check_makes_networks, check_takes_normalize_obs, describe
 from spinup.runs import checkpoint
@@ -216,7 +224,8 @@ class Run:
         """Play the test episodes, if this epoch has any. Returns the seconds it took."""
         start = time.time()
         if self.config["eval_freq"] and self.epoch % self.config["eval_freq"] == 0:
-            self.log(**self.envs.evaluate(self.policy, self.config["num_test_episodes"], self.config["num_test_envs"]))
+            number, at_a_time = self.config["num_test_episodes"], self.config["num_test_envs"]
+            self.log(**play_test_episodes(self.policy, self.envs, number, at_a_time))
         return time.time() - start
 
     def write_row(self, eval_time: float) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TextIO
 
 COLORS = {"gray": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "white": 37}
+WARNED: set[str] = set()  # topics that `warn_once` has warned about
 
 
 def colorize(string: str, color: str, bold: bool = False, highlight: bool = False) -> str:
@@ -215,6 +216,13 @@ def say(text: str, error: bool = False, end: str = "\n") -> None:
         except UnicodeEncodeError:
             escaped = text.encode(stream.encoding, "backslashreplace").decode(stream.encoding)
             print(escaped, end=end, file=stream, flush=True)
+
+
+def warn_once(topic: str, message: str) -> None:
+    """Print a warning to stderr, unless this topic already had one."""
+    if topic not in WARNED:
+        WARNED.add(topic)
+        say(f"warning: {message} (shown once)", error=True)
 
 
 @contextlib.contextmanager
