@@ -55,7 +55,7 @@ def evaluate(
 
 
 def play_test_episodes(ac, envs: VecEnv, episodes: int, num_envs: int | None = None) -> dict[str, list]:
-    """`evaluate` in new environments made like these; the columns are TestEpRet, TestEpLen and Test_NAME.
+    """`evaluate` in new environments made like `envs`; the columns are TestEpRet, TestEpLen and Test_NAME.
 
     num_envs: environments played at a time; None: one for each episode, or with "async" as many as in training
     """
