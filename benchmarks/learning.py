@@ -404,8 +404,13 @@ def mean_std(values):
     """'mean ± std' (of the sample), or '-' if a seed has no value."""
     if not values or any(value is None or math.isnan(value) for value in values):
         return "-"
-    mean = f"{statistics.fmean(values):.0f}"
-    return f"{mean} ± {statistics.stdev(values):.0f}" if len(values) > 1 else mean
+    mean = statistics.fmean(values)
+    return f"{rounded(mean)} ± {rounded(statistics.stdev(values), mean)}" if len(values) > 1 else rounded(mean)
+
+
+def rounded(value, size=None):
+    """The value without decimals, or with one if `size` (None: the value itself) is below 10, as Reacher's returns."""
+    return f"{value:.{int(abs(value if size is None else size) < 10)}f}"
 
 
 def published_rows(algo, env, marks):
@@ -455,7 +460,7 @@ def table(records, marks):
         row = [algo, env, f"{budget:,} steps" + f" `{flags}`" * bool(flags), str(len(runs))]
         row += [mean_std([run["return_at"].get(str(mark)) for run in runs]) for mark in marks]
         evaluations = [run["eval_mean"] for run in runs]
-        row += [mean_std([run["last_100_episodes"] for run in runs]), mean_std(evaluations), f"{min(evaluations):.0f}"]
+        row += [mean_std([run["last_100_episodes"] for run in runs]), mean_std(evaluations), rounded(min(evaluations))]
         row.append(mean_std([run["seconds"] / 60 if "seconds" in run else None for run in runs]))
         rows.append(row)
         if i + 1 == len(keys) or keys[i + 1][:2] != (algo, env):
@@ -502,7 +507,8 @@ def unfinished(records):
 def iqm_text(values):
     """'IQM (low to high)': the interquartile mean and its 95% bootstrap interval."""
     low, high = iqm_interval(values[:, None], np.zeros(len(values)))
-    return f"{iqm(values):.0f} ({low[0]:.0f} to {high[0]:.0f})"
+    value = iqm(values)
+    return f"{rounded(value)} ({rounded(low[0], value)} to {rounded(high[0], value)})"
 
 
 def markdown(header, rows):

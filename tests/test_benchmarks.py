@@ -251,8 +251,11 @@ def test_last_episodes_are_weighted_by_their_number_in_each_row():
 
 
 def test_mean_std():
-    assert learning.mean_std([1.0, 2.0, 3.0]) == "2 ± 1"
-    assert learning.mean_std([2.0]) == "2"
+    assert learning.mean_std([10.0, 20.0, 30.0]) == "20 ± 10"
+    assert learning.mean_std([20.0]) == "20"
+    assert learning.mean_std([-4.0, -4.2, -4.4]) == "-4.2 ± 0.2"  # small returns get a decimal
+    assert learning.mean_std([990.0, 1010.0, 1000.0]) == "1000 ± 10"
+    assert learning.mean_std([1001.0, 999.0, 1000.0]) == "1000 ± 1"  # the size of the mean decides
     assert learning.mean_std([2.0, None]) == "-"
 
 
@@ -283,7 +286,7 @@ def test_report_has_a_table_of_its_own_for_short_runs():
     first, second, unfinished = learning.report([short, long]).split("\n\n")
     assert "| offpolicy | sac | HalfCheetah-v5 | 100,000 | 1 of 5 |" in unfinished
     assert "return at 20k | return at 40k | return at 60k | return at 80k | return at 100k" in first.splitlines()[0]
-    assert "| 200 | 400 | 600 | 800 | 1000 | 1 | 7000 | 7000 | - |" in first.splitlines()[2]
+    assert "| 200 | 400 | 600 | 800 | 1000 | 1.0 | 7000 | 7000 | - |" in first.splitlines()[2]
     assert "published: T | 10 | - | - | - | - | 6515 |" in first.splitlines()[4]
     assert "return at 100k | return at 300k | return at 1M" in second.splitlines()[0]
     assert "| 1 | 2 | - |" in second.splitlines()[2]
@@ -303,7 +306,8 @@ def test_comparisons_by_hand():
         ("sac `--lr 1e-4`", "sac"),
         ("sac", "td3"),
     ]
-    assert [row[3] for row in rows] == ["7 (7 to 7)", "4 (3 to 5)", "2 (1 to 3)"]  # of three values: their mean
+    # of three values: their mean
+    assert [row[3] for row in rows] == ["7.0 (7.0 to 7.0)", "4.0 (3.0 to 5.0)", "2.0 (1.0 to 3.0)"]
     assert rows[0][6] == "1.00 (1.00 to 1.00)"
     assert rows[1][6].startswith("0.94 (")  # 8.5 of 9 pairs: 3 and 3 are a tie
     assert learning.comparisons(runs("sac", [], 1, 2, 3)) == ""
