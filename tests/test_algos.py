@@ -437,7 +437,7 @@ OWN_CHANGES |= {
     "ddpg": NOISE,
     "td3": NOISE | dict(target_noise=0.5, noise_clip=0.01, policy_delay=1),
     "sac": dict(lr=0.1, anneal_lr=1.0, alpha=0.3, target_entropy=0.1, policy_delay=2),
-    "crossq": dict(lr=0.1, alpha=0.3, target_entropy=0.1, beta1=0.8, policy_delay=1, joint=False),
+    "crossq": dict(lr=0.1, anneal_lr=1.0, alpha=0.3, target_entropy=0.1, beta1=0.8, policy_delay=1, joint=False),
 }
 # Arguments that affect only speed or saving, or have a test of their own.
 NO_CHANGE = {"steps_per_epoch", "epochs", "env_kwargs", "vectorization", "device", "threads", "matmul_precision"}

@@ -24,6 +24,7 @@ from probes import (
     Target,
     Walk,
     fit,
+    learning_rates,
     parameters,
     rows,
     taken,
@@ -326,6 +327,23 @@ def test_discounting_over_two_steps(monkeypatch, tmp_path, algo):
                 seen[o, terminated] += 1
         assert len(seen) >= 2
         assert n_step == 1 or seen[0, 1] > 10 * seen[0, 0]  # only the newest transition can be
+
+
+# ---- learning rates
+
+
+@pytest.mark.parametrize("algo", SOFT)
+@pytest.mark.parametrize(
+    ("anneal_lr", "factors"), [(0.0, [1, 1, 1, 1, 1]), (0.4, [1, 1, 1, 1, 0.5]), (1.0, [1, 0.8, 0.6, 0.4, 0.2])]
+)
+def test_learning_rates_fall_in_the_last_part_of_the_run(monkeypatch, tmp_path, algo, anneal_lr, factors):
+    """An epoch has 20 updates, of critics, policy and temperature."""
+    rates = learning_rates(monkeypatch)
+    options = {**SMALL, "epochs": 5, "steps_per_epoch": 20, "start_steps": 0, "policy_delay": 1}
+    train(algo, Target, tmp_path, **options, update_every=20, lr=0.5, anneal_lr=anneal_lr)
+    last_of_each_epoch, first_of_the_last = rates[::-60][::-1], rates[-60]
+    assert last_of_each_epoch == pytest.approx([0.5 * factor for factor in factors])
+    assert first_of_the_last == rates[-1]
 
 
 # ---- settings of the original

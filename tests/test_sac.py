@@ -18,7 +18,6 @@ from probes import (
     assert_follows,
     column,
     fit,
-    learning_rates,
     lines,
     parameters,
     polyak_loop,
@@ -292,18 +291,6 @@ def follow(replay, soft, learned, alpha, target_entropy, delay=1, average=0.0):
     assert replay.ac.temperature.log_alpha.item() == pytest.approx(log_alpha.item(), abs=1e-6)
     for key, x in logs.items():
         assert replay.row[key] == pytest.approx(sum(x) / len(x), rel=1e-4, abs=1e-5), key
-
-
-@pytest.mark.parametrize(
-    ("anneal_lr", "factors"), [(0.0, [1, 1, 1, 1, 1]), (0.4, [1, 1, 1, 1, 0.5]), (1.0, [1, 0.8, 0.6, 0.4, 0.2])]
-)
-def test_anneal_lr(monkeypatch, tmp_path, anneal_lr, factors):
-    """An epoch has 20 updates, of critics, policy and temperature."""
-    rates = learning_rates(monkeypatch)
-    train("sac", Target, tmp_path, **{**SMALL, "epochs": 5, "steps_per_epoch": 20}, lr=0.5, anneal_lr=anneal_lr)
-    last_of_each_epoch, first_of_the_last = rates[::-60][::-1], rates[-60]
-    assert last_of_each_epoch == pytest.approx([0.5 * factor for factor in factors])
-    assert first_of_the_last == rates[-1]
 
 
 def test_an_average_of_the_policies_is_the_result(tmp_path):

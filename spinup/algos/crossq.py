@@ -1,9 +1,9 @@
 """CrossQ, arXiv:1902.05605: SAC with batch normalization instead of target networks.
 
-Equations: docs/algorithms/crossq.md. Departures from the paper: critics are 512 units wide instead of 2048 (the preset
-"paper" has its width), batch normalization isn't replaced by batch renormalization after 100,000 steps, and n-step
-returns can replace one-step ones. Each ingredient has a switch: the networks' `batch_norm`, `actor_batch_norm` and
-`critic_width`, and `joint`, `polyak` and `beta1`.
+Equations: docs/algorithms/crossq.md. Departures from the paper: critics are 512 units wide instead of 2048, and the
+learning rate falls at the end (the preset "paper" has the paper's settings); batch normalization isn't replaced by
+batch renormalization after 100,000 steps; and n-step returns can replace one-step ones. Each ingredient has a switch:
+the networks' `batch_norm`, `actor_batch_norm` and `critic_width`, and `joint`, `polyak` and `beta1`.
 """
 
 import copy
@@ -85,6 +85,12 @@ def crossq(
         "one pass each",
     ] = True,
     lr: Annotated[float, Range(0), "learning rate of policy, critics and temperature (Adam)", CHANGEABLE] = 1e-3,
+    anneal_lr: Annotated[
+        float,
+        Range(0, 1),
+        "last part of the run, in which the learning rate falls linearly to 0; 0: it stays",
+        CHANGEABLE,
+    ] = 0.2,
     alpha: Annotated[
         float | Literal["auto"],
         Range(0),
@@ -186,6 +192,9 @@ def crossq(
     parts |= dict(q_targ=q_targ) if polyak else {}
     o = run.begin(ac, buffer, ac=ac, **parts)
     for epoch in run.epochs():
+        if anneal_lr:
+            for optimizer in (pi_optimizer, q_optimizer, alpha_optimizer):
+                optimizer.lr = lr * min(1.0, (epochs - epoch + 1) / (anneal_lr * epochs))
         while run.t < epoch * steps_per_epoch:
             a = ac.act(o) if run.step() >= start_steps else envs.random_actions()
             o2, r, terminated, truncated = envs.step(a)
@@ -214,7 +223,7 @@ ALGORITHM = Algorithm(
         "steps_per_epoch": 1400,
         "ac_kwargs": {"hidden_sizes": (32, 32), "actor_batch_norm": False},  # observations are constant
     },
-    presets={"paper": {"ac_kwargs": {"critic_width": 8.0}}},
+    presets={"paper": {"anneal_lr": 0.0, "ac_kwargs": {"critic_width": 8.0}}},
 )
 
 if __name__ == "__main__":
