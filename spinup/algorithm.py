@@ -17,7 +17,7 @@ class Algorithm:
     """One algorithm; its file ends with ALGORITHM = Algorithm(function, ...).
 
     function: trains and returns a policy; its signature is its configuration (spinup.arguments)
-    on_policy: learns from each rollout once; otherwise it learns from a replay buffer
+    on_policy: learns only from the newest rollout; otherwise it learns from a replay buffer
     actions: supported action spaces: "Box" (only bounded ones if off-policy), "Discrete", "MultiDiscrete"
     spreads: quantities logged with mean, standard deviation, maximum and minimum
     means: quantities logged with their mean only

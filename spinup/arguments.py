@@ -95,9 +95,11 @@ NormalizeObs = Annotated[
     "to 10; the statistics are updated after each epoch's update, or by off-policy algorithms in each step",
 ]
 
-LogStdInit = Annotated[float, "log of the Gaussian's initial standard deviation, in half-ranges of the actions"]
-LogStdMin = Annotated[float | None, "lower bound of the log of the standard deviation; None: unbounded"]
-LogStdMax = Annotated[float | None, "upper bound of the log of the standard deviation; None: unbounded"]
+LogStdInit = Annotated[
+    float, Range(-COUNT), "log of the Gaussian's initial standard deviation, in half-ranges of the actions"
+]
+LogStdMin = Annotated[float | None, Range(-COUNT), "lower bound of the log of the standard deviation; None: unbounded"]
+LogStdMax = Annotated[float | None, Range(-COUNT), "upper bound of the log of the standard deviation; None: unbounded"]
 Orthogonal = Annotated[
     bool, "orthogonal initial weights, with the policy's last layer near zero; False: PyTorch's default"
 ]

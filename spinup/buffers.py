@@ -15,7 +15,7 @@ from spinup.frames import Images, frame_bytes
 from spinup.observations import Part, is_image, parts_of
 
 
-def discount(x: Tensor, c: Tensor) -> Tensor:
+def discount_cumsum(x: Tensor, c: Tensor) -> Tensor:
     """y[t] = x[t] + c[t] * y[t + 1], with y[T] = 0; x, c and the result: (T, ...).
 
     Computed by doubling: each pass doubles the number of terms in y[t], so log2(T) passes over whole tensors suffice.
@@ -39,7 +39,7 @@ def gae(
     """
     terminated, done = terminated.to(r.dtype), done.to(r.dtype)
     delta = r + gamma * (1 - terminated) * v2 - v  # vpg-2, trpo-6, ppo-3, ppo_rnn-4: delta
-    adv = discount(delta, gamma * lam * (1 - done))  # vpg-2, trpo-6, ppo-3, ppo_rnn-4: A
+    adv = discount_cumsum(delta, gamma * lam * (1 - done))  # vpg-2, trpo-6, ppo-3, ppo_rnn-4: A
     return adv, adv + v
 
 
@@ -80,7 +80,8 @@ class RolloutBuffer:
     def __init__(self, steps: int, num_envs: int, observation_space: spaces.Box, action_space: spaces.Space):
         def rows(shape: tuple[int, ...] = (), dtype=np.float32) -> np.ndarray:
             size = steps * num_envs * math.prod(shape) * np.dtype(dtype).itemsize
-            return torch.zeros(size, dtype=torch.uint8).numpy().view(dtype).reshape(steps, num_envs, *shape)  # aligned
+            # made by torch, whose memory is aligned (accel.ALIGNMENT), unlike numpy's
+            return torch.zeros(size, dtype=torch.uint8).numpy().view(dtype).reshape(steps, num_envs, *shape)
 
         self.o, self.o2 = (rows(observation_space.shape, observation_space.dtype) for _ in range(2))
         self.a = rows(action_space.shape, action_space.dtype)
@@ -111,7 +112,7 @@ class RolloutBuffer:
         began = first_steps(done)
         x = r.clone()
         x[0] += gamma * self.running_return
-        returns = discount(x.flip(0), (gamma * (1 - began)).flip(0)).flip(0)
+        returns = discount_cumsum(x.flip(0), (gamma * (1 - began)).flip(0)).flip(0)
         self.running_return = returns[-1] * (1 - done[-1])
         return returns
 
@@ -245,7 +246,8 @@ class ReplayBuffer:
         self.rows, self.num_envs, self.n_step, self.gamma = max(1, size // num_envs), num_envs, n_step, gamma
 
         def column(shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.empty(self.rows, num_envs, *shape, dtype=dtype, device=device)  # on the CPU, taken as it fills
+            # a CPU's memory is taken only as it fills
+            return torch.empty(self.rows, num_envs, *shape, dtype=dtype, device=device)
 
         has_images = any(is_image(part.space) for part in parts_of(observation_space))
         self.images = Images(observation_space, self.rows * num_envs, num_envs, device) if has_images else None

@@ -41,7 +41,7 @@ class HindsightBuffer(ReplayBuffer):
         super().__init__(size, envs.num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
         self.end = torch.empty(self.rows, self.num_envs, dtype=torch.long, device=device)  # row of its episode's last
         self.began = np.zeros(self.num_envs, int)  # steps before each environment's current episode
-        self.compared = False  # the stored rewards with compute_reward
+        self.compared = False  # whether compare_rewards has run
 
     def store(self, o, a, r, o2, terminated, truncated) -> None:
         super().store(o, a, r, o2, terminated, truncated)
@@ -120,7 +120,10 @@ class Goals:
         places = entries(env.observation_space)
         self.achieved, self.desired = places["achieved_goal"], places["desired_goal"]
         self.space = env.observation_space["desired_goal"]
-        o, _ = env.reset(seed=envs.seed)
+        try:
+            o, _ = env.reset(seed=envs.seed)
+        except Exception as error:
+            raise Fault(f"{self.name} raised {first_line(error)} in reset") from error
         pairs = np.stack([o["achieved_goal"], o["desired_goal"]]), np.stack([o["desired_goal"]] * 2)
         self.compute_reward = self.find(env, "compute_reward", pairs)
         self.compute_terminated = self.find(env, "compute_terminated", pairs)

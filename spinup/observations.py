@@ -3,8 +3,6 @@
 All of it is decided from the space alone. The entries of a Dict or Tuple, images and vectors, become one vector.
 """
 
-import functools
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from spinup.compute import mpi
+from spinup.system.terminal import warn_once
 
 SMALLEST_IMAGE = 8  # pixels per side, for images of other types than uint8
 SMALLEST_LIKELY_IMAGE = 16  # pixels per side, for the warning about images that get flattened
@@ -172,15 +171,10 @@ def is_likely_image(space: spaces.Space) -> bool:
     return min(height_and_width(space.shape)) >= SMALLEST_LIKELY_IMAGE
 
 
-@functools.cache  # to warn once per space
-def warn_about_flat_image(name: str, text: str) -> None:
-    if mpi.proc_id() == 0:
-        hint = "if they are images, give them as uint8, or with bounds of 0 and 1 or 0 and 255, for a CNN to read"
-        print(f"warning: {name}: observations {text} are flattened for an MLP; {hint}", file=sys.stderr, flush=True)
-
-
 def check_for_flat_images(name: str, space: spaces.Box) -> None:
     """Warn once about observations that look like images but will be flattened for an MLP."""
+    hint = "if they are images, give them as uint8, or with bounds of 0 and 1 or 0 and 255, for a CNN to read"
     for part in parts_of(space):
-        if is_likely_image(part.space):
-            warn_about_flat_image(name, str(part.space))
+        if is_likely_image(part.space) and mpi.proc_id() == 0:
+            what = f"{name}: observations {part.space}"
+            warn_once(what, f"{what} are flattened for an MLP; {hint}")

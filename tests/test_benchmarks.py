@@ -18,8 +18,8 @@ from spinup.run import main as run_cli
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts outside of any package
-names = ("learning", "speed", "speed_offpolicy", "third_party", "hindsight", "sb3", "policy_steps")
-learning, speed, offpolicy, third_party, hindsight, sb3, policy_steps = map(import_module, names)
+names = ("learning", "speed", "speed_offpolicy", "third_party", "hindsight", "sb3", "policy_steps", "step_times")
+learning, speed, offpolicy, third_party, hindsight, sb3, policy_steps, step_times = map(import_module, names)
 
 
 def as_cells(table):
@@ -289,7 +289,7 @@ def test_report_has_a_table_of_its_own_for_short_runs():
     assert "| 200 | 400 | 600 | 800 | 1000 | 1.0 | 7000 | 7000 | - |" in first.splitlines()[2]
     assert "published: T | 10 | - | - | - | - | 6515 |" in first.splitlines()[4]
     assert "return at 100k | return at 300k | return at 1M" in second.splitlines()[0]
-    assert "| 1 | 2 | - |" in second.splitlines()[2]
+    assert "| 1.0 | 2.0 | - |" in second.splitlines()[2]
     assert "published: T | 10 | 6515 | 9059 | 12120 ± 1010 |" in second.splitlines()[4]
 
 
@@ -731,3 +731,24 @@ def test_report_of_hindsight_by_hand():
     last = "| Reach, SAC | 2,000 | 0.95 (1.00, 0.90) | 0.02 (0.02) |"
     assert hindsight.report(runs).splitlines()[2:] == [last]
     assert hindsight.report(runs[:1]).endswith(" | 1.00 (1.00) | - |")
+
+
+# ---- step_times.py
+
+
+def test_step_time_by_hand():
+    """500 steps an epoch; the first three epochs, of 1, 9 and 9 s, don't count, and the median of the others is 4 s."""
+    assert step_times.step_time([1.0, 10.0, 19.0, 22.0, 26.0, 30.0, 40.0, 44.0]) == 8.0
+
+
+def test_table_of_step_times_by_hand():
+    lines = step_times.table(["sac", "crossq"], [[10.0, 20.0], [8.0, 32.0], [10.0, 30.0]]).splitlines()
+    assert lines[2:] == ["| `sac` | 10.0 | 1 |", "| `crossq` | 30.0 | 3.00 (2.00 to 4.00) |"]
+
+
+def test_step_times_of_a_run(monkeypatch):
+    monkeypatch.setattr(step_times, "FLAGS", "--steps_per_epoch 20 --epochs 5 --start_steps 10 --eval_freq 0")
+    assert step_times.measure("sac --hid 8 --batch_size 4", "Pendulum-v1", 0) > 0
+    with pytest.raises(SystemExit) as status:
+        step_times.measure("sac --hidd 8", "Pendulum-v1", 0)
+    assert status.value.code == 2

@@ -19,7 +19,7 @@ from spinup.buffers import (
     Rollout,
     RolloutBuffer,
     check_replay_memory,
-    discount,
+    discount_cumsum,
     gae,
     minibatches,
     normalize,
@@ -45,16 +45,16 @@ def close(x, y, tol=1e-12):
     torch.testing.assert_close(x, y, rtol=tol, atol=tol, check_dtype=False)
 
 
-# ---- discount
+# ---- discount_cumsum
 
 
-def test_discount_by_hand():
+def test_discount_cumsum_by_hand():
     # y3 = 4, y2 = 3 + 0.5 * 4 = 5, y1 = 2 + 0 * 5 = 2, y0 = 1 + 2 * 2 = 5; the last c multiplies nothing
-    close(discount(column(1, 2, 3, 4), column(2, 0, 0.5, 9)), column(5, 2, 5, 4))
+    close(discount_cumsum(column(1, 2, 3, 4), column(2, 0, 0.5, 9)), column(5, 2, 5, 4))
 
 
 @pytest.mark.parametrize("steps", [*range(1, 18), 100])
-def test_discount_is_the_recursion(steps):
+def test_discount_cumsum_is_the_recursion(steps):
     rng = torch.Generator().manual_seed(steps)
     x = torch.randn(steps, 3, 2, generator=rng, dtype=torch.float64)
     c = torch.rand(steps, 3, 2, generator=rng, dtype=torch.float64)
@@ -63,9 +63,9 @@ def test_discount_is_the_recursion(steps):
     for t in reversed(range(steps)):
         y = expected[t] = x[t] + c[t] * y
     x_before, c_before = x.clone(), c.clone()
-    close(discount(x, c), expected)
-    assert torch.equal(x, x_before), "discount changed its first argument"
-    assert torch.equal(c, c_before), "discount changed its second argument"
+    close(discount_cumsum(x, c), expected)
+    assert torch.equal(x, x_before), "discount_cumsum changed its first argument"
+    assert torch.equal(c, c_before), "discount_cumsum changed its second argument"
 
 
 # ---- gae by hand: gamma = 0.5 and lam = 0.5, so gamma * lam = 0.25

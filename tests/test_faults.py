@@ -651,8 +651,86 @@ def test_an_environment_that_does_not_repeat_itself_continues_with_a_new_episode
     with pytest.raises(KeyboardInterrupt):
         go(DriftsAndStops, resume=False)
     go(Drifts, resume=True)
-    assert "Drifts: environment [0, 1] did not repeat the episode from its seed" in capfd.readouterr().err
+    assert "Drifts: environments: 2 of 2 did not repeat their episodes from seed" in capfd.readouterr().err
     assert len(table(tmp_path)) == 4
+
+
+class Ends(Faulty):
+    """Rewards of 1 or, after ten calls of `step`, of another number; at step `length` the episode ends."""
+
+    length, calls = 20, 0
+
+    def step(self, action):
+        Ends.calls += 1
+        o, _, _, _, info = super().step(action)
+        return o, 1.0 + (Ends.calls > 10), self.t >= self.length, False, info
+
+
+@pytest.mark.parametrize(("length", "calls"), [(3, 0), (20, 6)])
+def test_a_replay_that_ends_early_or_has_another_return_is_a_failure(monkeypatch, length, calls):
+    monkeypatch.setattr(Ends, "calls", 0)
+    envs = make_envs(Ends, 2)
+    envs.reset()
+    for _ in range(5):
+        envs.step(envs.random_actions())
+    state = envs.state_dict()
+    for length_now, calls_now, failed in ((20, 0, False), (length, calls, True)):
+        monkeypatch.setattr(Ends, "length", length_now)
+        monkeypatch.setattr(Ends, "calls", calls_now)
+        resumed = make_envs(Ends, 2)
+        assert resumed.load_state_dict(state).tolist() == [failed, failed]
+        assert resumed.ep_len.tolist() == ([0, 0] if failed else [5, 5])
+        resumed.step(resumed.random_actions())
+
+
+def test_the_state_of_another_log_info_is_refused():
+    envs = make_envs(Faulty, 2, log_info=["x"])
+    envs.reset()
+    with pytest.raises(UserError, match=r"log_info is \[\]; the checkpoint has 1 such numbers"):
+        make_envs(Faulty, 2).load_state_dict(envs.state_dict())
+
+
+def test_an_error_in_the_state_of_a_checkpoint_is_not_the_disks(tmp_path, monkeypatch):
+    def broken(self):
+        raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr(FlatAdam, "state_dict", broken)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        train("vpg", tmp_path, epochs=2)
+
+
+def test_a_fault_of_the_environment_during_the_replay_is_a_fault(tmp_path):
+    class Breaks(Faulty):
+        def step(self, action):
+            if breaking:
+                raise ValueError("no license")
+            return super().step(action)
+
+    breaking = False
+    options = dict(num_envs=2, steps_per_epoch=30, epochs=1, checkpoint_freq=1, train_v_iters=1)
+    logger = dict(output_dir=str(tmp_path / "run"), quiet=True)
+    spinup.vpg(Breaks, **options, logger_kwargs=logger)
+    breaking = True
+    with pytest.raises(Fault, match="Breaks: environment 0 raised ValueError: no license"):
+        spinup.vpg(Breaks, **options | dict(epochs=2), logger_kwargs=dict(logger, resume=True))
+
+
+def test_numpys_numbers_are_arguments_as_pythons_are(tmp_path):
+    options = dict(num_envs=np.int64(2), steps_per_epoch=60, epochs=np.int64(2), checkpoint_freq=1)
+    spinup.vpg(
+        "CartPole-v1", **options, gamma=np.float32(0.5), logger_kwargs=dict(output_dir=tmp_path / "a", quiet=True)
+    )
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["num_envs"] == 2
+    spinup.resume(tmp_path / "a", epochs=3)
+    assert len(table(tmp_path / "a")) == 3
+
+
+def test_resuming_in_a_missing_folder(tmp_path):
+    logger = dict(output_dir=tmp_path / "missing", resume=True)
+    with pytest.raises(UserError, match=r"there is no folder '.*missing' with a run to resume"):
+        spinup.vpg("CartPole-v1", logger_kwargs=logger)
+    with pytest.raises(UserError, match=r"model.pt doesn't exist"):
+        spinup.vpg("CartPole-v1", init_from=str(tmp_path), logger_kwargs=dict(exp_name="named", resume=True))
 
 
 # ---- the page

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from probes import OFF_POLICY, rows, train, without_time
 from test_mpi import launch
 
+import spinup
 from spinup import run
 from spinup.buffers import ReplayBuffer
 from spinup.envs import evaluate, make_envs
@@ -637,3 +638,12 @@ def test_success_is_what_holds_at_the_end_of_an_episode():
         played = evaluate(Passing(), Ahead, 2, log_info="is_success")
         assert played["is_success"] == [success] * 2
         assert max(played["EpRet"]) > -50
+
+
+def test_an_error_in_the_reset_of_the_environment_is_a_fault(tmp_path):
+    class Broken(BitFlip):
+        def reset(self, **kwargs):
+            raise ValueError("boom")
+
+    with pytest.raises(Fault, match=r"Broken.* raised ValueError: boom in reset"):
+        spinup.dqn(Broken, n_step=1, hindsight=0.8, logger_kwargs=dict(output_dir=tmp_path, quiet=True))

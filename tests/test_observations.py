@@ -236,7 +236,6 @@ def test_training_saving_and_loading(kind, algo, tmp_path, monkeypatch):
     ],
 )
 def test_likely_images_that_are_flattened_warn_once(space, shape, capsys):
-    observations.warn_about_flat_image.cache_clear()
     for _ in range(2):
         envs = make_envs(lambda: Pictures(space), 3)
         envs.reset()
@@ -249,6 +248,5 @@ def test_likely_images_that_are_flattened_warn_once(space, shape, capsys):
 
 @pytest.mark.parametrize("space", [box((64, 64, 3)), box((5, 5), -1, 1, np.float32), ROBOT, box((128,))])
 def test_other_observations_do_not_warn(space, capsys):
-    observations.warn_about_flat_image.cache_clear()
     make_envs(lambda: Pictures(space)).close()
     assert "warning" not in capsys.readouterr().err

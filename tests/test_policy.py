@@ -9,6 +9,7 @@ import math
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from torch import nn
 
@@ -402,3 +403,45 @@ def test_a_stranger_s_exact_arguments(tmp_path, exact):
     (tmp_path / "x" / "config.json").write_text(json.dumps({**config, "exact": exact}))
     with contextlib.suppress(UserError):
         spinup.load(tmp_path / "x")
+
+
+class Frozen(ActorCritic):
+    """The first layer of the policy doesn't learn, and another layer isn't used."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.first = next(self.actor.parameters()).requires_grad_(False)
+        self.actor.unused = nn.Linear(3, 3)
+
+
+@pytest.mark.parametrize("algo", ["vpg", "trpo", "ppo"])
+def test_parameters_that_are_frozen_or_unused_stay_as_they_are(tmp_path, algo):
+    made = []
+
+    def networks(*spaces, **kwargs):
+        made.append(Frozen(*spaces, **kwargs))
+        made.append({name: x.clone() for name, x in made[0].state_dict().items()})
+        return made[0]
+
+    options = dict(num_envs=2, steps_per_epoch=60, epochs=2, train_v_iters=2)
+    getattr(spinup, algo)("CartPole-v1", networks, **options, logger_kwargs=dict(output_dir=tmp_path, quiet=True))
+    ac, before = made[:2]
+    same = {name for name, x in ac.named_parameters() if torch.equal(x, before[name])}
+    still = {name for name, x in ac.named_parameters() if x is ac.first or "unused" in name}
+    assert len(still) == 3
+    assert same == still
+
+
+@pytest.mark.parametrize(
+    ("ac_kwargs", "message"),
+    [
+        ({"log_std_init": "a"}, "log_std_init is 'a'; it must be a number"),
+        ({"log_std_max": [1]}, "log_std_max is [1]; it must be a number or None"),
+        ({"squash": "yes"}, "squash is 'yes'; it must be True or False"),
+    ],
+)
+def test_values_in_ac_kwargs_are_checked(tmp_path, ac_kwargs, message):
+    with pytest.raises(UserError) as error:
+        spinup.ppo("Pendulum-v1", ac_kwargs=ac_kwargs, logger_kwargs=dict(output_dir=tmp_path / "run"))
+    assert str(error.value) == message
+    assert not (tmp_path / "run").exists()

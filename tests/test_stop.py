@@ -274,7 +274,12 @@ def test_a_stopped_run_is_resumed_only_under_another_condition(tmp_path, monkeyp
     assert rows(tmp_path / "a") == 1
     main([str(tmp_path / "a"), "--stop_at", "None"])
     assert rows(tmp_path / "a") == 4
-    train("vpg", tmp_path / "b", on_epoch=lambda row: True)
+
+    def once(row):
+        return True
+
+    train("vpg", tmp_path / "b", on_epoch=once)
+    assert "was ended by on_epoch, test_stop." in error_of(spinup.resume, tmp_path / "b", on_epoch=once)
     spinup.resume(tmp_path / "b")
     assert rows(tmp_path / "b") == 4
 

@@ -13,7 +13,7 @@ from test_docs import ROOT
 from torch import tensor
 
 from spinup.algos.ppo import policy_loss
-from spinup.buffers import discount, gae
+from spinup.buffers import discount_cumsum, gae
 from spinup.nets import SquashedGaussian
 
 sys.path.insert(0, str(ROOT / "docs" / "pictures"))
@@ -184,7 +184,7 @@ def test_value_iteration(site, page, gamma, slip):
 
 def test_rewards_to_go(site, page):
     show(page, site, "cartpole")
-    wanted = discount(torch.ones(50, 1).double(), torch.full((50, 1), 0.99, dtype=torch.float64))[:, 0]
+    wanted = discount_cumsum(torch.ones(50, 1).double(), torch.full((50, 1), 0.99, dtype=torch.float64))[:, 0]
     np.testing.assert_allclose(maths(page, "rewardsToGo", 50, 0.99), wanted, rtol=1e-9)
 
 

@@ -103,7 +103,9 @@ def crossq(
         CHANGEABLE,
     ] = None,
     beta1: Annotated[float, Range(0, 0.99999), "decay of the mean gradient in Adam"] = 0.5,
-    policy_delay: Annotated[int, Range(1, COUNT), "steps of the critics for each step of policy and temperature"] = 3,
+    policy_delay: Annotated[
+        int, Range(1), "steps of the critics for each step of policy and temperature", CHANGEABLE
+    ] = 3,
     batch_size: arg.BatchSize = 256,
     start_steps: arg.StartSteps = 5000,
     update_after: arg.UpdateAfterOrStart = None,
@@ -136,7 +138,7 @@ def crossq(
     envs, device = run.envs, run.device
 
     # ---- setup
-    norm = {"normalize_obs": True} if normalize_obs else {}
+    norm = {"normalize_obs": True} if normalize_obs else {}  # networks of your own need not accept False
     ac = actor_critic(envs.observation_space, envs.action_space, **norm, **(ac_kwargs or {}))
     check_q_actor_critic(
         ac, envs.observation_space, envs.action_space, 2, soft=True, normalize_obs=normalize_obs, training=True
@@ -189,7 +191,8 @@ def crossq(
 
     # ---- act
     parts = dict(pi_optimizer=pi_optimizer, q_optimizer=q_optimizer, alpha_optimizer=alpha_optimizer)
-    parts |= dict(q_targ=q_targ) if polyak else {}
+    if polyak:
+        parts["q_targ"] = q_targ
     o = run.begin(ac, buffer, ac=ac, **parts)
     for epoch in run.epochs():
         if anneal_lr:

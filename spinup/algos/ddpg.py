@@ -1,8 +1,9 @@
 """Deep deterministic policy gradient (DDPG), arXiv:1509.02971. Equations: docs/algorithms/ddpg.md.
 
 Departures from the paper: exploration starts with uniformly random actions, and its noise is uncorrelated by default
-and measured in half-ranges of the actions; network sizes and initialization differ, there is no batch normalization or
-weight decay, and actions enter the critic's first layer. Options: n-step returns, and the target policy as the result.
+and measured in half-ranges of the actions; network sizes and initialization differ, the critic has layer instead of
+batch normalization, there is no weight decay, and actions enter the critic's first layer. Options: n-step returns, and
+the target policy as the result.
 """
 
 import copy
@@ -85,7 +86,7 @@ def ddpg(
     envs, device = run.envs, run.device
 
     # ---- setup
-    norm = {"normalize_obs": True} if normalize_obs else {}
+    norm = {"normalize_obs": True} if normalize_obs else {}  # networks of your own need not accept False
     ac = actor_critic(envs.observation_space, envs.action_space, **norm, **(ac_kwargs or {}))
     check_q_actor_critic(ac, envs.observation_space, envs.action_space, num_critics=1, normalize_obs=normalize_obs)
     obs_norm = getattr(ac, "obs_norm", NoNorm())

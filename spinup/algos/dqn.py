@@ -95,7 +95,7 @@ def dqn(
     envs, device = run.envs, run.device
 
     # ---- setup
-    norm = {"normalize_obs": True} if normalize_obs else {}
+    norm = {"normalize_obs": True} if normalize_obs else {}  # networks of your own need not accept False
     net = actor_critic(envs.observation_space, envs.action_space, **norm, **(ac_kwargs or {}))
     check_q_network(net, envs.observation_space, envs.action_space, normalize_obs=normalize_obs)
     obs_norm = getattr(net, "obs_norm", NoNorm())

@@ -148,7 +148,7 @@ def ppo(
         vf_optimizer.minimize(value_loss(ac.v(o), ret, v_old, vf_clip))
 
     @torch.no_grad()
-    def estimate() -> tuple[Tensor, Tensor, Tensor]:
+    def estimate(o, r, o2, terminated, done) -> tuple[Tensor, Tensor, Tensor]:
         """Advantages, value targets and values of the rollout, (T, N) each."""
         v, v2 = ac.v(o), ac.v(o2)
         adv, ret = gae(r, v, v2, terminated, done, gamma, lam)  # ppo-3
@@ -175,13 +175,13 @@ def ppo(
             vf_optimizer.lr = vf_lr * (1 - (epoch - 1) / epochs)
         with torch.no_grad():
             logp_old = ac.pi(o).log_prob(a)
-        adv, ret, v_old = estimate()
+        adv, ret, v_old = estimate(o, r, o2, terminated, done)
         first_adv, first_ret = adv, ret  # the log compares old and new losses on these
 
         keep_updating, pi_iters = True, 0
         for i in range(max(train_pi_iters, train_v_iters)):
             if recompute_adv and i > 0:
-                adv, ret, _ = estimate()
+                adv, ret, _ = estimate(o, r, o2, terminated, done)
             data = [x.flatten(0, 1) for x in (o, a, adv, ret, logp_old, v_old)]
             for b_o, b_a, b_adv, b_ret, b_logp_old, b_v_old in minibatches(minibatch_size, *data):
                 if i < train_pi_iters and keep_updating:

@@ -143,13 +143,15 @@ def ppo_rnn(
     run.prepare(ac)
     pi_optimizer = FlatAdam(ac.actor, pi_lr, max_grad_norm)
     vf_optimizer = FlatAdam(ac.critic, vf_lr, max_grad_norm)
-    spaces, initial_state = (envs.observation_space, envs.action_space), ac.initial_state(num_envs)
-    buffer = RecurrentBuffer(run.steps_per_env, num_envs, *spaces, initial_state=initial_state)
+    start = ac.initial_state(num_envs)
+    buffer = RecurrentBuffer(
+        run.steps_per_env, num_envs, envs.observation_space, envs.action_space, initial_state=start
+    )
 
     # ---- learn
-    @captured(capture and target_kl is None)  # testing the KL takes Python
+    @captured(capture and target_kl is None)  # the KL test branches in Python
     def update_pi(batch: tuple[Tensor, ...]) -> bool:
-        """One step of the policy; False, and no step, if it has moved too far from the old one already."""
+        """One step of the policy. Returns False, without a step, if it is already too far from the old one."""
         o, a, adv, logp_old, first, state = batch  # (length, B, ...), and the states before the first step, (B, S)
         pi, _ = ac.pi(o, state, first)  # ppo_rnn-1
         logp = pi.log_prob(a)  # (length, B)
@@ -169,7 +171,7 @@ def ppo_rnn(
         vf_optimizer.minimize(value_loss(v, ret, v_old, vf_clip))
 
     @torch.no_grad()
-    def estimate() -> tuple[Tensor, ...]:
+    def estimate(o, r, o2, terminated, done, v_start, first) -> tuple[Tensor, ...]:
         """Advantages, value targets and values of the rollout, (T, N) each, and the states after its steps."""
         v, states = ac.v(o, v_start, first)
         v2, _ = ac.v(o2, states)  # ppo_rnn-3: the true next observation, one step further
@@ -201,8 +203,8 @@ def ppo_rnn(
         with torch.no_grad():
             pi, pi_states = ac.pi(o, pi_start, first)
             logp_old = pi.log_prob(a)
-        adv, ret, v_old, v_states = estimate()
-        first_adv, first_ret = adv, ret  # what the log compares old and new on
+        adv, ret, v_old, v_states = estimate(o, r, o2, terminated, done, v_start, first)
+        first_adv, first_ret = adv, ret  # the log compares old and new losses on these
         pi_state, v_state = (  # (M, S), for M sequences
             states_at_sequences(*states, length) for states in ((pi_start, pi_states), (v_start, v_states))
         )
@@ -210,7 +212,7 @@ def ppo_rnn(
         keep_updating, pi_iters = True, 0
         for i in range(max(train_pi_iters, train_v_iters)):
             if recompute_adv and i > 0:
-                adv, ret, *_ = estimate()
+                adv, ret, *_ = estimate(o, r, o2, terminated, done, v_start, first)
             data = [sequences(x, length) for x in (o, a, adv, ret, logp_old, v_old, first)]  # (length, M, ...)
             for (rows,) in minibatches(per_minibatch, torch.arange(len(pi_state), device=device)):
                 b_o, b_a, b_adv, b_ret, b_logp_old, b_v_old, b_first = (x[:, rows] for x in data)
@@ -220,7 +222,7 @@ def ppo_rnn(
                     update_v((b_o, b_ret, b_v_old, b_first, v_state[rows]))
             pi_iters += i < train_pi_iters and keep_updating
 
-        # ---- log: the change that the epoch made, on its first advantages and returns
+        # ---- log: how the losses changed in this epoch, on its first advantages and returns
         with torch.no_grad():
             (pi, pi_states), (v, v_states) = ac.pi(o, pi_start, first), ac.v(o, v_start, first)
             logp = pi.log_prob(a)

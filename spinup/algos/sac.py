@@ -1,9 +1,9 @@
 """Soft actor-critic (SAC), arXiv:1801.01290 and 1812.05905, for bounded and (arXiv:1910.07207) Discrete actions.
 
-Equations: docs/algorithms/sac.md. Departures from the papers: targets that move fast, on normalized observations and
-with layer normalization in the critics; several steps of the critics for one of the policy (arXiv:2101.05982); a
-learning rate that falls at the end; half of the papers' target entropy, and half of its maximum for discrete actions;
-and an optimizer that steps on log(alpha).
+Equations: docs/algorithms/sac.md. Departures from the papers: target networks that move faster, normalized
+observations, and layer normalization in the critics; several steps of the critics for one of the policy
+(arXiv:2101.05982); a learning rate that falls at the end; half of the papers' target entropy, and half of its maximum
+for discrete actions; and an optimizer that steps on log(alpha).
 Options: n-step returns, which omit the entropies of the steps in between, and an average of the policies as the result.
 """
 
@@ -96,7 +96,9 @@ def sac(
         "or half of log K for K Discrete actions",
         CHANGEABLE,
     ] = None,
-    policy_delay: Annotated[int, Range(1, COUNT), "steps of the critics for each step of policy and temperature"] = 3,
+    policy_delay: Annotated[
+        int, Range(1), "steps of the critics for each step of policy and temperature", CHANGEABLE
+    ] = 3,
     policy_average: Annotated[
         float,
         Range(0, 1),
@@ -134,7 +136,7 @@ def sac(
     envs, device = run.envs, run.device
 
     # ---- setup
-    norm = {"normalize_obs": True} if normalize_obs else {}
+    norm = {"normalize_obs": True} if normalize_obs else {}  # networks of your own need not accept False
     ac = actor_critic(envs.observation_space, envs.action_space, **norm, **(ac_kwargs or {}))
     check_q_actor_critic(
         ac, envs.observation_space, envs.action_space, num_critics=2, soft=True, normalize_obs=normalize_obs
@@ -190,7 +192,8 @@ def sac(
 
     # ---- act
     parts = dict(pi_optimizer=pi_optimizer, q_optimizer=q_optimizer, alpha_optimizer=alpha_optimizer)
-    parts |= dict(pi_avg=result.actor) if policy_average else {}
+    if policy_average:
+        parts["pi_avg"] = result.actor
     o = run.begin(result, buffer, ac=ac, q_targ=q_targ, **parts)
     for epoch in run.epochs():
         if anneal_lr:

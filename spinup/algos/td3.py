@@ -98,7 +98,7 @@ def td3(
     envs, device = run.envs, run.device
 
     # ---- setup
-    norm = {"normalize_obs": True} if normalize_obs else {}
+    norm = {"normalize_obs": True} if normalize_obs else {}  # networks of your own need not accept False
     ac = actor_critic(envs.observation_space, envs.action_space, **norm, **(ac_kwargs or {}))
     check_q_actor_critic(ac, envs.observation_space, envs.action_space, num_critics=2, normalize_obs=normalize_obs)
     obs_norm = getattr(ac, "obs_norm", NoNorm())

@@ -17,7 +17,7 @@ from spinup.algorithm import Algorithm
 from spinup.arguments import CHANGEABLE, PASSES, Range
 from spinup.buffers import RolloutBuffer, gae, normalize
 from spinup.compute import mpi
-from spinup.compute.optim import FlatAdam, evolve, flatten
+from spinup.compute.optim import FlatAdam, evolve, flatten, gradients
 from spinup.nets import ActorCritic, RunningNorm, check_actor_critic, keep_bounds
 from spinup.runs.run import Run
 
@@ -37,7 +37,7 @@ def value_loss(v: Tensor, ret: Tensor) -> Tensor:
 def flat_grad(y: Tensor, params: list[Tensor], **kwargs) -> Tensor:
     """The gradient of y as one vector, (P,)."""
     # y: (), a scalar
-    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(y, params, **kwargs)])
+    return torch.cat([g.reshape(-1) for g in gradients(y, params, **kwargs)])
 
 
 def fisher_vector_product(kl: Tensor, params: list[Tensor], damping: float) -> Callable[[Tensor], Tensor]:
@@ -188,7 +188,8 @@ def trpo(
         if anneal_lr:
             vf_optimizer.lr = vf_lr * (1 - (epoch - 1) / epochs)
 
-        pi_old, backtracks = ac.pi(o).detach(), update_pi(o, a, adv)
+        pi_old = ac.pi(o).detach()
+        backtracks = update_pi(o, a, adv)
         for _ in range(train_v_iters):
             vf_optimizer.minimize(value_loss(ac.v(o), ret))
 

@@ -71,7 +71,7 @@ def load(
         model.pt, the last one saved
     actor_critic: the networks' class, required if it isn't from spinup.nets
     env_fn: the environment's id or a function that makes it, required if the run's is a function or "module:Env-v0"
-    wrappers: all of the environment's wrappers, required if one of them isn't Gymnasium's
+    wrappers: all of the environment's wrappers, required if one of them isn't Gymnasium's or spinup's
     ac_kwargs, env_kwargs: entries that replace the run's, such as those of which config.json contains only the name
 
     Raises UserError if a file is missing or damaged, or doesn't match the others.

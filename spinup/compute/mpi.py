@@ -53,7 +53,8 @@ def world():
 
 def abort(status: int) -> None:
     """End all processes, once this one's output has been passed on."""
-    sys.stdout.flush(), sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     time.sleep(0.5)  # on abort, a launcher drops output that it hasn't forwarded yet
     world().Abort(status)
 
@@ -112,7 +113,8 @@ def mpi_fork(n: int) -> None:
     program = ["-m", main.__spec__.name] if getattr(main, "__spec__", None) else [sys.argv[0]]
     command = [launcher, "-n", str(n), sys.executable, "-u", *program, *sys.argv[1:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    sys.stdout.flush(), sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     if os.name == "nt":
         sys.exit(subprocess.run(command, env=environment).returncode)
     for descriptor in (1, 2):

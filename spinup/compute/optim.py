@@ -53,6 +53,13 @@ def evolve(module: nn.Module) -> None:
         layer.evolve(mpi.average_tensor)
 
 
+def gradients(y: torch.Tensor, params: Sequence[nn.Parameter], **kwargs) -> list[torch.Tensor]:
+    """The gradient of y, a scalar, with respect to each parameter: 0 for those that are frozen or don't affect y."""
+    found = torch.autograd.grad(y, [p for p in params if p.requires_grad], materialize_grads=True, **kwargs)
+    grads = iter(found)
+    return [next(grads) if p.requires_grad else torch.zeros_like(p) for p in params]
+
+
 @torch.no_grad()
 def polyak_average(target: torch.Tensor, source: torch.Tensor, polyak: float | torch.Tensor) -> None:
     """target <- polyak * target + (1 - polyak) * source, for flat parameters (P,), in place.
@@ -105,7 +112,7 @@ class FlatAdam:
 
     def _parts(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """Views of flat, (P,), with the shapes of the parameters."""
-        parts = flat.detach().split(aligned_sizes(self.params))
+        parts = flat.detach().split(self.spans)
         return [part[: p.numel()].view_as(p) for part, p in zip(parts, self.params, strict=True)]
 
     def _padded(self, grads: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -144,8 +151,7 @@ class FlatAdam:
         """One step down the gradient of `loss` (a scalar), averaged over all MPI processes."""
         torch.ops.spinup.check_finite(loss.detach(), self.grad, self.t, self.names, self.spans, self.network)
         self._clear_dense_grads()  # from gradients of other losses, such as the policy's through the critic
-        grads = torch.autograd.grad(loss, self.params, materialize_grads=True)
-        torch.cat(list(self._padded(grads)), out=self.grad)
+        torch.cat(list(self._padded(gradients(loss, self.params))), out=self.grad)
         self._step()
 
     def _step(self) -> None:

@@ -150,10 +150,12 @@ class VecEnv:
     def load_state_dict(self, state: Mapping) -> np.ndarray:
         """Restore all environments by replaying each running episode's actions from its seed.
 
-        Returns a mask of failures, (N,) bool: there the replay led to a different observation, because the environment
-        isn't deterministic given its seed, and a new episode has begun. With `reseed=False` every episode after an
-        environment's first fails.
+        Returns a mask of failures, (N,) bool: there the replay led to a different observation or return, because the
+        environment isn't deterministic given its seed, and a new episode has begun. With `reseed=False` every episode
+        after an environment's first fails. Raises UserError if the state is that of another log_info.
         """
+        if (names := state["info"].shape[1]) != len(self.log_info):
+            raise UserError(f"log_info is {list(self.log_info)}; the checkpoint has {names} such numbers")
         self.reset()
         self.episode, lengths = state["episode"].copy(), state["ep_len"]
         unknown = (self.episode > 0) & (not self.reseed)
@@ -162,20 +164,24 @@ class VecEnv:
         # All environments step together: one with a shorter episode repeats it, so that its last replay ends with the
         # longest one.
         spans, position = np.maximum(lengths, 1), np.zeros(self.num_envs, int)
+        ended, failed, returns = np.zeros(self.num_envs, bool), unknown, np.zeros(self.num_envs)
         for left in range(steps, 0, -1):
-            begins = (left % spans == 0) | (left == steps)
-            position[begins] = 0
+            begins = (left % spans == 0) | (left == steps) | ended
+            position[begins], returns[begins] = 0, 0.0
             if begins.any():
                 self._call("reset", seed=seeds, options={"reset_mask": begins})
             raw = np.stack([actions[row][i] for i, row in enumerate(steps - spans + position)])
-            o = self._call("step", raw)[0]
-            position += 1
+            o, r, terminated, truncated, _ = self._call("step", raw)
+            ended = terminated | truncated
+            failed = failed | (ended & (lengths > 0))  # the episode went on in the run
+            position, returns = position + 1, returns + r
         if (lengths == 0).any():
             o = self._call("reset", seed=seeds, options={"reset_mask": lengths == 0})[0]
         self.o = self._observations(o)
-        failed = (self.o != state["o"]).reshape(self.num_envs, -1).any(-1) | unknown
+        failed = failed | (self.o != state["o"]).reshape(self.num_envs, -1).any(-1)
+        failed = failed | ((returns != state["ep_ret"]) & (lengths > 0))
         self.actions, self.finished = actions, [tuple(episode) for episode in state["finished"]]
-        self.info = state.get("info", self.info).copy()
+        self.info = state["info"].copy()
         self.ep_ret, self.ep_len = state["ep_ret"].copy(), lengths.copy()
         self.envs.action_space.np_random.bit_generator.state = state["action_space"]
         if failed.any():

@@ -136,6 +136,7 @@ class ExperimentGrid:
         executor: str | Executor = "process",
     ) -> list[Run]:
         """Call `thunk(**variant, logger_kwargs=...)` for each variant, each with its own folder.
+        `seed` is 0 unless the variant has one, and `env_name` is passed as `env_fn`.
 
         thunk: an algorithm, or the name of a key whose values are algorithms
         num_cpu: MPI processes per run, or "auto": the number of physical cores

@@ -174,7 +174,8 @@ def output_to(file: Path) -> Iterator[None]:
     kept = [os.dup(1), os.dup(2)]
     streams = sys.stdout, sys.stderr
     with RunFolder(file.parent).appending(file.name) as out:
-        os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
     # An executor's worker may have replaced the streams.
     sys.stdout, sys.stderr = (
         io.TextIOWrapper(os.fdopen(os.dup(fd), "wb"), "utf-8", "backslashreplace", line_buffering=True) for fd in (1, 2)
@@ -373,7 +374,10 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def child_main(sender, function: Callable, args: tuple) -> None:
@@ -409,8 +413,8 @@ class RayExecutor(Executor):
             import ray
         except ImportError:
             raise UserError(f"executor ray needs: {install('ray')}") from None
-        self.ray, self.threads = ray, threads
-        if not ray.is_initialized():
+        self.ray, self.threads, self.ours = ray, threads, not ray.is_initialized()
+        if self.ours:
             ray.init(log_to_driver=False, logging_level="warning")
 
     def submit(self, function: Callable, /, *args: Any) -> Future:
@@ -418,7 +422,8 @@ class RayExecutor(Executor):
         return task.remote(*args).future()
 
     def stop(self) -> None:
-        self.ray.shutdown()
+        if self.ours:  # not the caller's
+            self.ray.shutdown()
 
 
 # ---- all runs of a grid
@@ -546,7 +551,8 @@ def first_and_last_line(file: Path) -> tuple[str, str]:
 def run_progress(folder: Path, running: bool) -> tuple[str, str, str]:
     """Steps, last return and time left of a run, from the last row of its table; empty strings if it has none."""
     try:
-        check_file(folder / "config.json"), check_file(folder / "progress.txt")
+        check_file(folder / "config.json")
+        check_file(folder / "progress.txt")
         config = json.loads((folder / "config.json").read_text("utf-8"))
         header, last = first_and_last_line(folder / "progress.txt")
         row = dict(zip(header.split("\t"), map(float, last.split("\t")), strict=True))

@@ -17,7 +17,7 @@ from spinup.experiments import parsers
 from spinup.experiments.cli import convert, parameters
 from spinup.nets.protocol import known_ac_kwargs
 from spinup.runs.checkpoint import read_manifest
-from spinup.runs.config import fill_in, find_name_only, imported_module, read_config
+from spinup.runs.config import convert_json, fill_in, find_name_only, imported_module, read_config
 from spinup.runs.logger import logger_arguments
 from spinup.runs.saved import MOST_PROCESSES, check_process_count, check_size
 from spinup.runs.sinks import NAMED
@@ -42,7 +42,7 @@ def resume(
     epochs: total number of epochs; default: the run's own
     env_fn: the environment's id or a function that makes it, required if the run's is a function or "module:Env-v0"
     actor_critic: the networks' class, required if it isn't from spinup.nets
-    wrappers: all of the environment's wrappers, required if one of them isn't Gymnasium's
+    wrappers: all of the environment's wrappers, required if one of them isn't Gymnasium's or spinup's
     ac_kwargs, env_kwargs: the entries of which config.json contains only the name
     on_epoch: function that is called after each epoch
     sinks: objects that get rows, in addition to the run's named sinks
@@ -156,7 +156,7 @@ def check_progress(folder: Path, arguments: dict) -> None:
     done, stopped = manifest.get("epochs done", 0), manifest.get("stopped")
     if done >= arguments["epochs"]:
         raise UserError(f"the run in {folder} has already done epoch {done}; --epochs {2 * done} would double that")
-    if stopped and arguments.get(stopped[0]) == stopped[1]:
+    if stopped and convert_json(arguments.get(stopped[0])) == stopped[1]:
         name, value = stopped
         raise UserError(
             f"the run in {folder} was ended by {name}, {value}; to continue, give another --{name}, or None"

@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from spinup.arguments import signature_of
+from spinup.arguments import read, signature_of
 from spinup.errors import UserError
 from spinup.nets.actor_critics import as_input
 
@@ -35,11 +35,13 @@ def check_takes_normalize_obs(actor_critic: Callable) -> None:
 
 def check_ac_kwargs(actor_critic: Callable, ac_kwargs: Mapping) -> None:
     """Raise UserError for the first of ac_kwargs that an actor-critic's class or function does not take."""
-    known = known_ac_kwargs(actor_critic)
-    for key in ac_kwargs:
+    known, arguments = known_ac_kwargs(actor_critic), read(signature_of(actor_critic))
+    for key, value in ac_kwargs.items():
         if known is not None and key not in known:
             what = f"for actor_critic {name_of(actor_critic)} it may have {', '.join(known) or 'none'}"
             raise UserError(f"ac_kwargs has the unknown entry {key!r:.80}; {what}")
+        if key in arguments:
+            arguments[key].check(value)
 
 
 def known_ac_kwargs(actor_critic: Callable) -> list[str] | None:

@@ -17,7 +17,7 @@ import torch
 
 from spinup import __version__
 from spinup.compute import mpi
-from spinup.errors import UserError, first_line, printable
+from spinup.errors import Fault, UserError, first_line, printable
 from spinup.runs.config import convert_json
 from spinup.runs.saved import load_tensors
 from spinup.system.files import (
@@ -53,6 +53,7 @@ NOT_COMPARED = {
 def write(run: "Run") -> None:
     """Write a checkpoint, then remove the previous one."""
     root, rank, step = RunFolder(run.folder).subfolder("checkpoint"), mpi.proc_id(), str(run.t)
+    state = pack(state_of(run))  # an error in it isn't the disk's
     new = root.subfolder(mpi.share(temporary_name(step)))
     with write_errors(root.path / step):
         if rank == 0:
@@ -60,7 +61,7 @@ def write(run: "Run") -> None:
             new.make()
         mpi.barrier()
         try:
-            write_to(run, new)
+            write_to(run, new, state)
             if rank == 0:
                 root.rename(new.path.name, step)
                 root.sync()
@@ -76,11 +77,11 @@ def write(run: "Run") -> None:
                 root.remove_folder(name, CHECKPOINT_FILES)
 
 
-def write_to(run: "Run", folder: RunFolder) -> None:
+def write_to(run: "Run", folder: RunFolder, state: dict) -> None:
     """Write this process's file and, on the first process, the manifest."""
     rank = mpi.proc_id()
     with folder.create(f"rank{rank}.pt") as file:
-        torch.save(pack(state_of(run)), file)
+        torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
     digests = mpi.allgather(checksum(folder.path / f"rank{rank}.pt"))
@@ -147,6 +148,8 @@ def read(run: "Run", checkpoint: Path) -> np.ndarray:
                 result = part.load_state_dict(saved)
             else:
                 part[...] = saved
+        except (Fault, UserError):
+            raise
         except (RuntimeError, ValueError, KeyError, IndexError) as error:
             raise UserError(f"{checkpoint}: its {name} does not match this run's ({first_line(error)})") from error
         if part is run.envs:
@@ -220,9 +223,8 @@ def pack(x: Any) -> Any:
     if isinstance(x, np.ndarray):
         return {"__array__": torch.from_numpy(x)}
     if isinstance(x, torch.Tensor):
-        return (
-            x.detach().clone() if x.untyped_storage().nbytes() > x.nbytes else x.detach()
-        )  # saving a view would save all of its storage
+        is_view = x.untyped_storage().nbytes() > x.nbytes  # torch.save would write all of its storage
+        return x.detach().clone() if is_view else x.detach()
     if isinstance(x, Mapping):
         return {key: pack(value) for key, value in x.items()}
     return type(x)(map(pack, x)) if type(x) in (list, tuple) else x

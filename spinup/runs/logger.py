@@ -59,6 +59,11 @@ def _create_folder(folder: Path, fname: str) -> tuple[Path, Lock]:
     raise AssertionError("unreachable: the numbers never end")
 
 
+def run_folder(output_dir: str | Path | None, exp_name: str | None) -> Path:
+    """The folder that a Logger with these arguments uses, unless it is taken."""
+    return user_path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"])
+
+
 class Logger:
     """Writes a run's folder and shows its progress. With several MPI processes, only the first one writes and prints.
 
@@ -115,8 +120,10 @@ class Logger:
             raise UserError(f"sinks is {sinks!r:.80}; it must be a list of names and objects, such as ['tensorboard']")
         names = [*(["tensorboard"] if tensorboard and "tensorboard" not in sinks else []), *sinks]
         chosen = [make_sink(sink) for sink in names]
-        wanted = user_path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"])
+        wanted = run_folder(output_dir, exp_name)
         self.exp_name = exp_name or wanted.resolve().name
+        if resume and not wanted.is_dir():
+            raise UserError(f"there is no folder '{wanted}' with a run to resume")
         self.output_dir, self._lock = (wanted, lock(wanted)) if resume else _create_folder(wanted, output_fname)
         self.output_file = self.output_dir / output_fname
         self.folder = RunFolder(self.output_dir)

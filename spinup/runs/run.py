@@ -29,7 +29,7 @@ from spinup.errors import Fault, UserError
 from spinup.nets import check_ac_kwargs, check_makes_networks, check_takes_normalize_obs, describe
 from spinup.runs import checkpoint
 from spinup.runs.config import convert_json, env_flag
-from spinup.runs.logger import EpochLogger, logger_arguments
+from spinup.runs.logger import EpochLogger, logger_arguments, run_folder
 from spinup.runs.saved import load_policy_into
 from spinup.system.files import newest_checkpoint
 from spinup.system.signals import StopSignal
@@ -65,6 +65,7 @@ class Run:
             check_takes_normalize_obs(config["actor_critic"])
         check_ac_kwargs(config["actor_critic"], config["ac_kwargs"] or {})
         check_entries("logger_kwargs", config["logger_kwargs"] or {}, logger_arguments())
+        config = {name: x.item() if isinstance(x, np.generic) else x for name, x in config.items()}  # for JSON
         self.algorithm, self.config = algorithm, config
         self.num_envs, self.procs = config["num_envs"], mpi.num_procs()
         seed = config["seed"] + 10_000 * mpi.proc_id()
@@ -92,7 +93,8 @@ class Run:
         """
         ac.to(self.device)
         source, logger = self.config.get("init_from"), self.config["logger_kwargs"] or {}
-        if source is not None and not (logger.get("resume") and newest_checkpoint(logger["output_dir"])):
+        folder = run_folder(logger.get("output_dir"), logger.get("exp_name"))
+        if source is not None and not (logger.get("resume") and newest_checkpoint(folder)):
             file = load_policy_into(ac, source, fixed)
             self.notes.append(f"Networks and normalizers loaded from {file}")
         mpi.sync_params(ac)
@@ -182,7 +184,7 @@ class Run:
         for each environment step.
         """
         every = self.config["update_every"]
-        first_block = max(1, -(-self.update_after // every)) * every
+        first_block = max(1, -(-self.update_after // every)) * every  # the step update_after, rounded up
         if self.t >= first_block and self.t % every < self.num_envs * self.procs:
             while self.updates < int(self.config["replay_ratio"] * (self.t - first_block + every)):
                 self.updates += 1
@@ -319,9 +321,12 @@ class Run:
         self.saved_at = self.t
         if failed.any():
             self.buffer.mark_episode_end(failed)
+        number = sum(mpi.allgather(int(failed.sum())))
+        if number:
             self.logger.warn(
-                f"{self.envs.name} {np.flatnonzero(failed).tolist()} did not repeat the episode from its seed and "
-                "actions: it starts a new one, so the run will not be bit for bit the same as without the interruption"
+                f"{self.envs.name}s: {number} of {self.num_envs * self.procs} did not repeat their episodes from seed "
+                "and actions and start new ones, so the run will not be bit for bit the same as without the "
+                "interruption"
             )
 
     # ---- checks
