@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS, EPOCHS, IGNORED = 500, 8, 3  # per epoch; epochs; of these: random steps, then captures and warm-up
+STEPS, EPOCHS, IGNORED = 250, 8, 3  # per epoch; epochs; of these: random steps, then captures and warm-up
 FLAGS = f"--steps_per_epoch {STEPS} --epochs {EPOCHS} --start_steps {STEPS} --update_after {STEPS} --eval_freq 0"
 
 
