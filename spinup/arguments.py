@@ -144,7 +144,11 @@ StopAt = Annotated[
     CHANGEABLE,
 ]
 Patience = Annotated[
-    int | None, Range(1), "stop after this many epochs in a row without a new best mean return; None: never", CHANGEABLE
+    int | None,
+    Range(1),
+    "stop after this many mean returns in a row without a new best one, one for each epoch or, off-policy, each "
+    "evaluation; None: never",
+    CHANGEABLE,
 ]
 OnEpoch = Annotated[
     Callable | None,

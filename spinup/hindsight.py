@@ -203,6 +203,11 @@ def check_goals(name: str, env: gym.Env) -> None:
             raise UserError(f"{what}; leave that wrapper out, or give it a compute_reward")
         if not has_goals(layer.observation_space) and has_goals(layer.env.observation_space):
             hidden = f"; its wrapper {wrapper} hides them"
+        if has_goals(layer.observation_space) and has_goals(layer.env.observation_space):
+            goal, inner = (x.observation_space["desired_goal"] for x in (layer, layer.env))
+            if goal.shape != inner.shape:
+                what = f"hindsight needs the goals as compute_reward takes them, of shape {inner.shape}"
+                raise UserError(f"{what}; the wrapper {wrapper} makes them {goal.shape}")
         layer = layer.env
     if not has_goals(space):
         what = "hindsight needs a goal environment, with a Dict of observations that has achieved_goal and desired_goal"

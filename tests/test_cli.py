@@ -313,6 +313,19 @@ def test_tables_in_a_grid_file_are_nested_flags(tmp_path):
     }
 
 
+def test_a_grid_file_may_begin_with_a_byte_order_mark(tmp_path):
+    file = tmp_path / "grid.toml"
+    file.write_bytes(b'\xef\xbb\xbfalgo = "ppo"\n')
+    assert cli.read_grid_file(str(file)) == {"algo": ["ppo"]}
+
+
+def test_an_empty_list_in_a_grid_file_is_refused(tmp_path):
+    file = tmp_path / "grid.toml"
+    file.write_text('algo = "ppo"\nnormalize_adv = []\n')
+    with pytest.raises(UserError, match="normalize_adv: an empty list has no values; leave it out"):
+        cli.read_grid_file(str(file))
+
+
 def test_an_unsupported_value_in_a_grid_file_is_named(tmp_path):
     file = tmp_path / "grid.toml"
     file.write_text('algo = "ppo"\nstarted = 2020-01-01\n')

@@ -1294,6 +1294,7 @@ def test_wrappers_come_before_observations_are_flattened():
         ("[a:B, c.d:E(1, x=[2,3]),f:G]", ["a:B", "c.d:E(1, x=[2,3])", "f:G"]),
         ("a:B(x='c:d, e:f')", ["a:B(x='c:d, e:f')"]),
         ("a:B({'x': 1, 'y': 2}),c:D", ["a:B({'x': 1, 'y': 2})", "c:D"]),
+        ("a:B({1:2, 3:4, 5:6}), c:D", ["a:B({1:2, 3:4, 5:6})", "c:D"]),
     ],
 )
 def test_wrappers_in_one_string(text, parts):

@@ -1,5 +1,6 @@
 """What can go wrong during a run: it ends with one line that says where, and what it logged and saved stays."""
 
+import contextlib
 import json
 import os
 import re
@@ -752,3 +753,37 @@ def test_a_module_is_imported_only_if_the_command_names_it():
     assert env_flag("my_envs.good:Mine-v3") == " --env my_envs.good:Mine-v3"
     assert env_flag("CartPole-v1") == ""
     assert env_flag(lambda: None) == ""
+
+
+@pytest.mark.parametrize(
+    ("freq", "killed_in", "refused"), [(0, None, True), (2, None, True), (2, 4, True), (5, 4, False)]
+)
+def test_a_run_whose_checkpoint_is_missing_is_not_trained_again(tmp_path, freq, killed_in, refused):
+    def on_epoch(row):
+        if row["Epoch"] == killed_in:
+            raise ProcessEnded
+
+    with contextlib.suppress(ProcessEnded):
+        options = dict(num_envs=1, steps_per_epoch=30, train_v_iters=1, epochs=5, checkpoint_freq=freq)
+        spinup.vpg("CartPole-v1", **options, on_epoch=on_epoch, logger_kwargs=dict(output_dir=tmp_path, quiet=True))
+    shutil.rmtree(tmp_path / "checkpoint", ignore_errors=True)
+    before = (tmp_path / "progress.txt").read_bytes()
+    if refused:
+        with pytest.raises(UserError, match=r"epochs and no checkpoint, .* --init_from .* would start with its policy"):
+            spinup.resume(tmp_path, epochs=6)
+        assert (tmp_path / "progress.txt").read_bytes() == before
+    else:  # it had none yet
+        spinup.resume(tmp_path)
+        assert len(table(tmp_path)) == 5
+
+
+def test_the_command_that_resumes_is_quoted(tmp_path, capfd):
+    folder = tmp_path / "with space"
+
+    def interrupt(row):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    logger = dict(output_dir=str(folder))
+    with pytest.raises(SystemExit):
+        spinup.vpg("CartPole-v1", num_envs=1, steps_per_epoch=50, on_epoch=interrupt, logger_kwargs=logger)
+    assert f"To resume: python -m spinup.run resume '{folder}'" in capfd.readouterr().out

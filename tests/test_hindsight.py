@@ -556,6 +556,11 @@ MISTAKES = [
     (Line, dict(wrappers=["gymnasium.wrappers:FlattenObservation"]), "its wrapper FlattenObservation hides them"),
     (Line, dict(wrappers=[halved]), "knows nothing of TransformReward; leave that wrapper out, or give it a compute"),
     (Line, dict(wrappers=["gymnasium.wrappers:NormalizeReward"]), "knows nothing of NormalizeReward; leave"),
+    (
+        Line,
+        dict(wrappers=["gymnasium.wrappers:FrameStackObservation(2)"]),
+        r"goals as compute_reward takes them, of shape \(1,\); the wrapper FrameStackObservation makes them \(2, 1\)",
+    ),
     (NoReward, {}, "needs the environment's compute_reward.achieved_goal, desired_goal, info., and NoReward has none"),
     (Abstract, {}, "and Abstract has none"),
     (Numbered, {}, "goals that are Boxes or MultiBinary, of one shape; Numbered has achieved_goal Discrete"),

@@ -228,20 +228,56 @@ def test_when_one_process_ends_all_end(how, tmp_path):
         assert output.count("Traceback") <= 2  # with the cause
 
 
-def test_ctrl_c_stops_all_processes_with_a_checkpoint(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_or_a_closed_terminal_stops_all_processes_with_a_checkpoint(tmp_path, number):
     (tmp_path / "two.py").write_text("from spinup import mpi\nmpi.mpi_fork(2)\n" + TRAIN % "pass")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "two.py"], env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "two.py"],
+        env=env,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     while "now" not in process.stdout.readline():
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, number) if number == signal.SIGHUP else process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode != 0
     assert not processes(tmp_path / "two.py")
     (kept,) = (tmp_path / "run" / "checkpoint").iterdir()
     assert sorted(path.name for path in kept.iterdir()) == ["manifest.json", "rank0.pt", "rank1.pt"]
+
+
+GRID = """
+import sys
+
+from spinup import mpi
+from spinup.experiments.grid import ExperimentGrid
+
+def once(seed, logger_kwargs):
+    import spinup
+    sys.stdout.write(f"trained-{seed}\\n")  # in one write, since both processes share the pipe
+    sys.stdout.flush()
+    spinup.vpg("CartPole-v1", seed=seed, num_envs=1, steps_per_epoch=40, epochs=1, logger_kwargs=logger_kwargs)
+
+grid = ExperimentGrid("two")
+grid.add("seed", [0, 1])
+runs = grid.run(once, data_dir=".", logger_kwargs={"quiet": True})
+if mpi.proc_id() == 0:
+    print(",".join(run.outcome.removeprefix("done ") for run in runs))
+"""
+
+
+def test_a_repeated_grid_does_only_what_is_not_done(tmp_path):
+    first = launch(tmp_path, GRID)
+    assert sorted(first.stdout.split()) == sorted(["done,done", *["trained-0", "trained-1"] * 2]), first.stderr
+    shutil.rmtree(tmp_path / "two" / "two_s1")
+    second = launch(tmp_path, GRID)
+    assert sorted(second.stdout.split()) == sorted(["before,done", *["trained-1"] * 2]), second.stderr
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["two_s0", "two_s1"]
 
 
 def processes(script):

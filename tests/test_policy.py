@@ -445,3 +445,28 @@ def test_values_in_ac_kwargs_are_checked(tmp_path, ac_kwargs, message):
         spinup.ppo("Pendulum-v1", ac_kwargs=ac_kwargs, logger_kwargs=dict(output_dir=tmp_path / "run"))
     assert str(error.value) == message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("algo", ["vpg", "trpo", "ppo"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda v: v.squeeze(),
+            "(3,) for 3 steps of 1 environment; it must be (3, 1)",
+        ),
+        (
+            lambda v: v.flatten(),
+            "(6,) for 2 steps of 3 environments; it must be (2, 3)",
+        ),
+    ],
+)
+def test_values_of_a_rollout_keep_their_shape(tmp_path, algo, change, message):
+    class Own(ActorCritic):
+        def v(self, o):
+            return change(super().v(o))
+
+    options = dict(num_envs=1, logger_kwargs=dict(output_dir=tmp_path / "run"))
+    with pytest.raises(UserError) as error:
+        getattr(spinup, algo)("CartPole-v1", Own, **options)
+    assert str(error.value) == f"actor_critic Own: v(o) has shape {message}"

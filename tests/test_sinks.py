@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
+from test_resume import ProcessEnded
 
 import spinup
 from spinup.errors import UserError, install
@@ -40,7 +41,7 @@ class AppendOnlySink(RecordingSink):
 def train(folder, sinks, epochs=5, killed_in=None, resume=False):
     def on_epoch(row):
         if row["Epoch"] == killed_in:
-            raise ZeroDivisionError
+            raise ProcessEnded
 
     kwargs = dict(output_dir=str(folder / "x"), exp_name="x", quiet=True, resume=resume, sinks=sinks)
     spinup.vpg("CartPole-v1", **SMALL, epochs=epochs, on_epoch=on_epoch, logger_kwargs=kwargs)
@@ -52,10 +53,25 @@ def test_a_sink_object_gets_every_row(tmp_path):
     assert sink.calls == [("start", "x", "vpg", None), (1, 10), (2, 20), "close"]
 
 
+def test_a_sink_that_changes_its_row_or_fails_to_close_harms_nothing(tmp_path, capsys):
+    class Careless(RecordingSink):
+        def write(self, row, step):
+            row["Epoch"] = "changed"
+            del row["LossPi"]
+
+        def close(self):
+            raise ConnectionError("offline")
+
+    sink = RecordingSink()
+    train(tmp_path, [Careless(), sink], epochs=2)
+    assert sink.calls == [("start", "x", "vpg", None), (1, 10), (2, 20), "close"]
+    assert capsys.readouterr().err == "warning: Careless raised ConnectionError: offline in close\n"
+
+
 def test_a_resumed_run_passes_its_step_and_repeats_no_row(tmp_path):
     """Killed after the row of epoch 3, with a checkpoint of epoch 2."""
     first, second, append_only = RecordingSink(), RecordingSink(), AppendOnlySink()
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ProcessEnded):
         train(tmp_path, [first], killed_in=3)
     assert first.calls == [("start", "x", "vpg", None), (1, 10), (2, 20), (3, 30)]
     train(tmp_path, [second, append_only], resume=True)

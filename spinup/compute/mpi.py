@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -119,12 +120,26 @@ def mpi_fork(n: int) -> None:
         sys.exit(subprocess.run(command, env=environment).returncode)
     for descriptor in (1, 2):
         relay(descriptor)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        nowhere = subprocess.DEVNULL
+        subprocess.Popen([sys.executable, "-SEc", HANG_UP], stdin=nowhere, stdout=nowhere, stderr=nowhere)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.execve(launcher, command, environment)  # no parent process that could swallow signals or leave orphans
 
 
+# When the terminal is closed: launchers die of SIGHUP, and with SIGTERM they let the processes write a checkpoint.
+HANG_UP = """
+import os, signal, time
+launcher = os.getppid()
+signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, lambda *_: os.kill(launcher, signal.SIGTERM))
+while os.getppid() == launcher:
+    time.sleep(0.5)
+"""
 RELAY = """
 import os, signal
-signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
+    signal.signal(number, signal.SIG_IGN)
 while data := os.read(0, 65536):
     try:
         while data:

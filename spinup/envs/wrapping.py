@@ -1,6 +1,7 @@
 """Wrappers of environments: functions, or classes that the command line and config.json name."""
 
 import ast
+import itertools
 import re
 import shlex
 import sys
@@ -22,10 +23,18 @@ def as_wrappers(wrappers: Sequence | str | None) -> list:
     if isinstance(wrappers, str):
         inside = wrappers.strip()
         inside = inside[1:-1] if inside[:1] == "[" and inside[-1:] == "]" else inside
-        return [spec.strip() for spec in re.split(r",(?=\s*[\w.]+:\w+\s*(?:[(,]|$))", inside)]
+        return [spec.strip() for spec in split_specs(inside)]
     if not (callable(wrappers) or isinstance(wrappers, list | tuple)):
         raise UserError(f"wrappers is {wrappers!r:.80}; it must be a list of functions or of strings as module:Name")
     return [wrappers] if callable(wrappers) else list(wrappers)
+
+
+def split_specs(text: str) -> list[str]:
+    """Split at each comma before a module:Name that isn't within brackets."""
+    commas = [match.start() for match in re.finditer(r",(?=\s*[\w.]+:\w+\s*(?:[(,]|$))", text)]
+    outside = [i for i in commas if all(text[:i].count(a) == text[:i].count(b) for a, b in ("()", "[]", "{}"))]
+    ends = [-1, *outside, len(text)]
+    return [text[begin + 1 : end] for begin, end in itertools.pairwise(ends)]
 
 
 def wrap(env: gym.Env, wrapper: str | Callable[[gym.Env], gym.Env]) -> gym.Env:

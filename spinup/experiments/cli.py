@@ -255,7 +255,7 @@ def read_grid_file(file: str) -> dict[str, list[str]]:
     if path.suffix not in (".toml", ".yaml", ".yml"):
         raise UserError(f'grid: {file} must be a .toml or .yaml file of flags, such as: algo = "ppo"')
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")  # Windows editors begin files with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"grid: cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
     try:
@@ -268,6 +268,8 @@ def read_grid_file(file: str) -> dict[str, list[str]]:
     for key, value in _leaves(table):
         try:
             flags[key] = [_word(x) for x in (value if isinstance(value, list) else [value])]
+            if not flags[key]:
+                raise ValueError("an empty list has no values; leave it out")
         except ValueError as error:
             raise UserError(f"grid: {file}: {key}: {error}") from None
     return flags

@@ -29,10 +29,12 @@ from spinup.experiments.jobs import (
     Run,
     exit_on_sigterm,
     find_folder,
+    lock_folder,
     record_outcome,
     report,
     run_job,
     run_jobs,
+    run_locked_job,
 )
 from spinup.runs.config import setup_logger_kwargs
 from spinup.system.locks import folder_in_use
@@ -150,7 +152,7 @@ class ExperimentGrid:
         is found at the start; later on, the grid skips it.
 
         With a single run and no other executor, the grid raises what the run raises, and an earlier run never counts as
-        done. The same holds under MPI, where the other processes would wait forever for one that failed.
+        done. Under MPI, a run that fails ends the grid: the other processes would wait for it forever.
         """
         check_how(num_cpu, jobs, executor)
         todo = self.make_jobs(thunk, data_dir, datestamp, logger_kwargs or {})
@@ -165,8 +167,10 @@ class ExperimentGrid:
         verbose = len(todo) > 1 and mpi.proc_id() == 0 and not (logger_kwargs or {}).get("quiet")
         if verbose:
             self.print()
-        if (len(todo) == 1 and executor == "process") or (mpi.num_procs() > 1 and not isolated):
+        if len(todo) == 1 and executor == "process":
             runs = [run_directly(job) for job in todo]
+        elif mpi.num_procs() > 1 and not isolated:
+            runs = [run_together(job) for job in todo]
         else:
             placed = [find_folder(job) for job in todo]
             for job, done in placed:
@@ -229,6 +233,26 @@ def run_directly(job: Job) -> Run:
     start = time.time()
     job.thunk(**job.arguments)
     return Run(job.name, job.seed, str(job.folder), time.time() - start, DONE)
+
+
+def run_together(job: Job) -> Run:
+    """Do one run on all MPI processes, unless its folder says that it is done, and record the outcome there."""
+    folder_lock = None
+    if mpi.proc_id() == 0:
+        job, folder_lock = lock_folder(job)
+    kwargs = job.arguments["logger_kwargs"]
+    output_dir, resume, done = mpi.share((kwargs["output_dir"], kwargs.get("resume", False), folder_lock is None))
+    if done:
+        return Run(job.name, job.seed, output_dir, 0.0, BEFORE)
+    job = job._replace(
+        arguments={**job.arguments, "logger_kwargs": {**kwargs, "output_dir": output_dir, "resume": resume}}
+    )
+    if folder_lock is None:  # another process than the first
+        return run_directly(job)
+    try:
+        return run_locked_job(job, folder_lock, isolated=False, received=[])
+    finally:
+        folder_lock.release(all_holders=True)
 
 
 def run_sequentially(jobs: list[Job]) -> list[Run]:

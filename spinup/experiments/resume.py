@@ -17,7 +17,7 @@ from spinup.experiments import parsers
 from spinup.experiments.cli import convert, parameters
 from spinup.nets.protocol import known_ac_kwargs
 from spinup.runs.checkpoint import read_manifest
-from spinup.runs.config import convert_json, fill_in, find_name_only, imported_module, read_config
+from spinup.runs.config import fill_in, find_name_only, imported_module, read_config
 from spinup.runs.logger import logger_arguments
 from spinup.runs.saved import MOST_PROCESSES, check_process_count, check_size
 from spinup.runs.sinks import NAMED
@@ -65,7 +65,7 @@ def resume(
     arguments |= {**changes, "on_epoch": on_epoch, "env_fn": str(config.get("env_fn")) if env_fn is None else env_fn}
     arguments["epochs"] = config.get("epochs") if epochs is None else epochs
     check_arguments(algorithm.arguments, {**arguments, "logger_kwargs": {"resume": True}})
-    check_progress(folder, arguments)
+    check_progress(folder, config, arguments)
     if "vectorization" not in changes:
         check_environment_count(folder, arguments)
     del arguments["actor_critic"]
@@ -149,18 +149,34 @@ def report_origin(folder: Path, config: dict, arguments: dict) -> None:
         say(printable(f"note: {folder} {' and '.join(origin)}: {what}"), error=True)
 
 
-def check_progress(folder: Path, arguments: dict) -> None:
-    """Raise UserError if the run is already finished."""
+def check_progress(folder: Path, config: dict, arguments: dict) -> None:
+    """Raise UserError if the run is already finished, or if its checkpoint is missing."""
     checkpoint = newest_checkpoint(folder)
     manifest = read_manifest(checkpoint) if checkpoint else {}
+    if checkpoint is None and (rows := epochs_written(folder, config)):
+        frequency = config.get("checkpoint_freq") or 0
+        if rows > frequency or rows >= (config.get("epochs") or 0):  # otherwise there was none yet
+            what = (
+                f"the run in {folder} has {rows} epochs and no checkpoint, so it would train from its beginning again"
+            )
+            raise UserError(f"{what}; a new run with --init_from {folder} would start with its policy")
     done, stopped = manifest.get("epochs done", 0), manifest.get("stopped")
     if done >= arguments["epochs"]:
         raise UserError(f"the run in {folder} has already done epoch {done}; --epochs {2 * done} would double that")
-    if stopped and convert_json(arguments.get(stopped[0])) == stopped[1]:
+    if stopped and stopped[0] != "on_epoch" and arguments.get(stopped[0]) == stopped[1]:
         name, value = stopped
         raise UserError(
             f"the run in {folder} was ended by {name}, {value}; to continue, give another --{name}, or None"
         )
+
+
+def epochs_written(folder: Path, config: dict) -> int:
+    """The number of rows in a run's table."""
+    name = (config.get("logger_kwargs") or {}).get("output_fname", "progress.txt")
+    try:
+        return max(0, (folder / str(name)).read_bytes().count(b"\n") - 1)
+    except OSError:
+        return 0
 
 
 def check_networks(folder: Path, config: dict, env_fn: str | Callable, wrappers: Sequence | None) -> None:

@@ -76,6 +76,12 @@ def check_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_spac
         "pi(o).kl(pi(o))": (lambda: pi.kl(pi.detach()), (3,)),
     }
     check_shapes(name, shapes)
+    a = torch.as_tensor(a, device=o.device)
+    rollouts = {"2 steps of 3 environments": (o.expand(2, *o.shape), a.expand(2, *a.shape), (2, 3))}
+    rollouts["3 steps of 1 environment"] = o[:, None], a[:, None], (3, 1)
+    for what, (x, actions, lead) in rollouts.items():
+        check_shape(name, "v(o)", ac.v(x), lead, what)
+        check_shape(name, "pi(o).log_prob(a)", ac.pi(x).log_prob(actions), lead, what)
 
 
 @torch.no_grad()
@@ -199,8 +205,8 @@ def check_shapes(name: str, shapes: dict) -> None:
         check_shape(name, what, compute(), expected)
 
 
-def check_shape(name: str, what: str, x, expected: tuple[int, ...]) -> None:
+def check_shape(name: str, what: str, x, expected: tuple[int, ...], observations: str = "3 observations") -> None:
     if not hasattr(x, "shape"):
         raise UserError(f"{name}: {what} is a {type(x).__name__}; it must be a tensor of shape {expected}")
     if tuple(x.shape) != expected:
-        raise UserError(f"{name}: {what} has shape {tuple(x.shape)} for 3 observations; it must be {expected}")
+        raise UserError(f"{name}: {what} has shape {tuple(x.shape)} for {observations}; it must be {expected}")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from spinup.compute import mpi
-from spinup.errors import UserError, printable, user_path
+from spinup.errors import UserError, first_line, printable, user_path
 from spinup.runs.config import (
     convert_json,
     exact_arguments,
@@ -233,7 +233,7 @@ class Logger:
                 config = json.loads(getattr(self, "config", b"{}"))
                 sink.start(self.output_dir, config, self._steps if self.resume else None)
             if not (getattr(sink, "append_only", False) and step <= self._written):
-                sink.write(row, step)
+                sink.write(dict(row), step)
         self._sinks_started, self._steps = True, step
 
     def check_lock(self) -> None:
@@ -266,7 +266,10 @@ class Logger:
         """Remove the progress bar, close the sinks and print where the run is. A second call does nothing."""
         self._terminal.close()  # has a bar even before the first row
         for sink in self._sinks if self._sinks_started else []:
-            sink.close()
+            try:
+                sink.close()
+            except Exception as error:  # the run is complete all the same
+                self.warn(f"{type(sink).__name__} raised {first_line(error)} in close")
         if self.output_dir and not self._closed:
             self.log(f"The run is in {self.output_dir}")
             self._lock.release()

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shlex
 import signal
 import time
 import zlib
@@ -204,8 +205,16 @@ class Run:
             self.without_best = 0
         elif not math.isnan(self.logger.epoch_return):
             self.without_best += 1
-        self.stopped = self.stop_reason()
-        last = self.epoch == self.config["epochs"] or bool(self.stopped)
+        try:
+            self.stopped = self.stop_reason()
+        except Exception:  # in on_epoch
+            if self.procs == 1:  # saving takes all processes
+                self.complete_epoch(last=True)
+            raise
+        self.complete_epoch(last=self.epoch == self.config["epochs"] or bool(self.stopped))
+
+    def complete_epoch(self, last: bool) -> None:
+        """Save the policy and write a checkpoint, if due or if this is the last epoch."""
         if last or self.epoch % self.config["save_freq"] == 0:
             self.logger.save_state()
             if self.best is not None:
@@ -265,7 +274,7 @@ class Run:
             self.logger.log(f"{epoch}: its mean return, {ret:g}, has reached stop_at, {stop_at:g}")
             return "stop_at", stop_at
         if patience is not None and self.without_best >= patience:
-            self.logger.log(f"{epoch}: {patience} epochs without a better mean return than {self.best_return:g}")
+            self.logger.log(f"{epoch}: {patience} mean returns without a better one than {self.best_return:g}")
             return "patience", patience
         if isinstance(answer, bool | np.bool_) and answer:
             self.logger.log(f"{epoch}: on_epoch returned True")
@@ -293,7 +302,7 @@ class Run:
         """End the run with a checkpoint, as KeyboardInterrupt or SystemExit."""
         self.save()
         self.logger.save_state()
-        command = f"python -m spinup.run resume {self.folder}{env_flag(self.config['env_fn'])}"
+        command = f"python -m spinup.run resume {shlex.quote(str(self.folder))}{env_flag(self.config['env_fn'])}"
         command += wrapper_flags(self.config.get("wrappers"))
         self.logger.log(f"To resume: {command}", color="yellow")
         self.stop_signal.ignore_until_exit()
@@ -316,8 +325,10 @@ class Run:
         Raises UserError if it is damaged or belongs to another run.
         """
         failed = checkpoint.read(self, folder)
-        if self.stopped and convert_json(self.config.get(self.stopped[0])) != self.stopped[1]:
-            self.stopped = None  # the condition that ended the run has changed
+        if self.stopped:
+            name, value = self.stopped
+            if name == "on_epoch" or convert_json(self.config.get(name)) != value:
+                self.stopped = None  # the condition that ended the run has changed; a function's may have
         self.saved_at = self.t
         if failed.any():
             self.buffer.mark_episode_end(failed)

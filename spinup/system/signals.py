@@ -63,10 +63,8 @@ class StopSignal:
             signal.signal(*self.handlers.popitem())
 
     def ignore_until_exit(self) -> None:
-        """Like restore_handlers, but keep SIGTERM and SIGHUP ignored until the process exits."""
-        kept = {number: self.handlers.pop(number) for number in TERMINATION_SIGNALS if number in self.handlers}
-        self.restore_handlers()
-        self.handlers, self.run_ended, self.received_at = kept, True, time.monotonic()
+        """Keep ignoring SIGTERM and SIGHUP until the process exits, and Ctrl-C for another second."""
+        self.run_ended, self.received_at = True, time.monotonic()
         ignore_at_exit()
 
 
