@@ -412,6 +412,18 @@ def test_the_table_of_crossq_on_robots():
     assert as_cells(table) == wanted
 
 
+def test_the_table_of_sac_with_both_learning_rates():
+    page = (ROOT / "docs" / "algorithms" / "sac.md").read_text(encoding="utf-8")
+    (table,) = [part for part in page.split("\n\n") if part.startswith("| evaluations of seeds")]
+    for row in as_cells(table):
+        for head, flags in (("constant learning rate", ["--anneal_lr", "0"]), ("defaults", [])):
+            env = row["evaluations of seeds 0, 1, 2"]
+            runs = {
+                r["seed"]: r["eval_mean"] for r in RECORDS if (r["algo"], r["env"], r["flags"]) == ("sac", env, flags)
+            }
+            assert row[head] == ", ".join(f"{runs[seed]:.0f}" for seed in sorted(runs))
+
+
 ACTIONS = {"HalfCheetah-v5": 6, "Hopper-v5": 3, "Walker2d-v5": 6, "Ant-v5": 8, "Pendulum-v1": 1}
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -167,6 +168,7 @@ def test_mpi_fork_replaces_the_process_by_a_launcher_of_the_same_command(monkeyp
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)  # nothing to do when the terminal closes
     with pytest.raises(Became) as became:
         mpi.mpi_fork(4)
     program, command, env = became.value.args

@@ -217,6 +217,7 @@ def test_deeply_nested_lists(run):
 
 def test_large_networks_in_a_folder_without_a_checkpoint(run):
     shutil.rmtree(run / "checkpoint")
+    (run / "progress.txt").unlink()
     edit(run / "config.json", ac_kwargs={"hidden_sizes": [20_000] * 1000})
     assert "are free; they are not built" in error_of(spinup.resume, run)
 
