@@ -470,3 +470,8 @@ def test_values_of_a_rollout_keep_their_shape(tmp_path, algo, change, message):
     with pytest.raises(UserError) as error:
         getattr(spinup, algo)("CartPole-v1", Own, **options)
     assert str(error.value) == f"actor_critic Own: v(o) has shape {message}"
+
+
+def test_a_module_that_is_no_policy_is_refused():
+    with pytest.raises(UserError, match="a Linear can't play: it has no act"):
+        evaluate(nn.Linear(4, 2), "CartPole-v1")

@@ -116,7 +116,9 @@ def bind(policy, envs: VecEnv, max_ep_len: int) -> None:
 
 
 def check_fits(policy, envs: VecEnv) -> None:
-    """Raise UserError if a policy was trained on other spaces than these environments have."""
+    """Raise UserError if a policy can't act, or was trained on other spaces than these environments have."""
+    if not hasattr(policy, "act"):
+        raise UserError(f"a {type(policy).__name__} can't play: it has no act(observations, deterministic)")
     here = {"observations": envs.observation_space, "actions": envs.action_space}
     for what, space in getattr(policy, "trained_on", {}).items():
         if (ours := layout(space)) != (theirs := layout(here[what])):
