@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS, EPOCHS, IGNORED = 250, 8, 3  # per epoch; epochs; of these: random steps, then captures and warm-up
+STEPS, EPOCHS, IGNORED = 250, 6, 3  # per epoch; epochs; of these: random steps, then captures and warm-up
 FLAGS = f"--steps_per_epoch {STEPS} --epochs {EPOCHS} --start_steps {STEPS} --update_after {STEPS} --eval_freq 0"
 
 
@@ -60,7 +60,10 @@ def main():
     args = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):  # of this process and its children
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    rounds = [[measure(setting, args.env, seed) for setting in args.settings] for seed in range(args.repeats)]
+    rounds = []
+    for seed in range(args.repeats):
+        rounds.append([measure(setting, args.env, seed) for setting in args.settings])
+        print(f"round {seed + 1}:", *(f"{x:.1f}" for x in rounds[-1]), "ms", flush=True)
     print(table(args.settings, rounds))
 
 
