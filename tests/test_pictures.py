@@ -126,7 +126,7 @@ def test_pages_name_the_flags_of_results(algo):
 def test_results_have_their_seeds(algo):
     for panel in results.PANELS[algo]:
         found = results.curves(algo, panel)
-        least = 5 if panel.source == "reference" or algo in ("crossq", "dqn", "ppo_rnn", "sac") else 3
+        least = 5 if panel.source == "reference" or algo in ("crossq", "dqn", "ppo", "ppo_rnn", "sac") else 3
         assert len(found) == least or ((algo, panel.env) == ("sac", "Hopper-v5") and len(found) > least)
         low, high = panel.returns
         for _, values in found:  # no curve leaves its panel, by more than a line's width
