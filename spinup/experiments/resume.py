@@ -21,7 +21,7 @@ from spinup.runs.config import fill_in, find_name_only, imported_module, read_co
 from spinup.runs.logger import logger_arguments
 from spinup.runs.saved import MOST_PROCESSES, check_process_count, check_size
 from spinup.runs.sinks import NAMED
-from spinup.system.files import RunFolder, newest_checkpoint
+from spinup.system.files import newest_checkpoint
 from spinup.system.terminal import say
 
 
@@ -151,10 +151,10 @@ def report_origin(folder: Path, config: dict, arguments: dict) -> None:
 
 def check_progress(folder: Path, config: dict, arguments: dict) -> None:
     """Raise UserError if the run is already finished, or if its checkpoint is missing."""
-    RunFolder(folder).check()
     checkpoint = newest_checkpoint(folder)
     manifest = read_manifest(checkpoint) if checkpoint else {}
-    if checkpoint is None and (rows := epochs_written(folder, config)):
+    linked = (folder / "checkpoint").is_symlink()  # which the logger refuses
+    if checkpoint is None and not linked and (rows := epochs_written(folder, config)):
         frequency = config.get("checkpoint_freq") or 0
         if rows > frequency or rows >= (config.get("epochs") or 0):  # otherwise there was none yet
             what = (

@@ -103,7 +103,9 @@ class RecurrentActorCritic(ActorCritic):
         hidden_sizes: arg.HiddenSizes = (64,),
         activation: arg.Activation = "Tanh",
         linear: arg.Linear = nn.Linear,
-        memory_size: Annotated[int, Range(1, 2**20), "units of the memory, which comes before the hidden layers"] = 64,
+        memory_size: Annotated[
+            int, Range(1, 1_048_576), "units of the memory, which comes before the hidden layers"
+        ] = 64,
         cell: Annotated[Literal["gru", "lstm"], "the memory's kind: 'gru' or 'lstm'"] = "gru",
         log_std_init: arg.LogStdInit = -0.5,
         orthogonal: arg.Orthogonal = True,
