@@ -734,27 +734,6 @@ def test_resuming_in_a_missing_folder(tmp_path):
         spinup.vpg("CartPole-v1", init_from=str(tmp_path), logger_kwargs=dict(exp_name="named", resume=True))
 
 
-# ---- the page
-
-
-def test_every_row_of_the_table_of_faults_names_existing_tests():
-    root = Path(__file__).parents[1]
-    rows = [row for row in (root / "docs" / "faults.md").read_text("utf-8").split("\n") if row.startswith("| ")][1:]
-    rows = [row for row in rows if not row.startswith(("| ---", "| **"))]
-    assert len(rows) > 20
-    for row in rows:
-        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
-        assert named, row
-        for file, test in named:
-            assert f"\ndef {test}(" in (root / "tests" / file).read_text("utf-8"), f"there is no {file}::{test}"
-
-
-def test_a_module_is_imported_only_if_the_command_names_it():
-    assert env_flag("my_envs.good:Mine-v3") == " --env my_envs.good:Mine-v3"
-    assert env_flag("CartPole-v1") == ""
-    assert env_flag(lambda: None) == ""
-
-
 @pytest.mark.parametrize(
     ("freq", "killed_in", "refused"), [(0, None, True), (2, None, True), (2, 4, True), (5, 4, False)]
 )
@@ -787,3 +766,24 @@ def test_the_command_that_resumes_is_quoted(tmp_path, capfd):
     with pytest.raises(SystemExit):
         spinup.vpg("CartPole-v1", num_envs=1, steps_per_epoch=50, on_epoch=interrupt, logger_kwargs=logger)
     assert f"To resume: python -m spinup.run resume '{folder}'" in capfd.readouterr().out
+
+
+# ---- the page
+
+
+def test_every_row_of_the_table_of_faults_names_existing_tests():
+    root = Path(__file__).parents[1]
+    rows = [row for row in (root / "docs" / "faults.md").read_text("utf-8").split("\n") if row.startswith("| ")][1:]
+    rows = [row for row in rows if not row.startswith(("| ---", "| **"))]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"\ndef {test}(" in (root / "tests" / file).read_text("utf-8"), f"there is no {file}::{test}"
+
+
+def test_a_module_is_imported_only_if_the_command_names_it():
+    assert env_flag("my_envs.good:Mine-v3") == " --env my_envs.good:Mine-v3"
+    assert env_flag("CartPole-v1") == ""
+    assert env_flag(lambda: None) == ""

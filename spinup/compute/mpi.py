@@ -131,7 +131,8 @@ def mpi_fork(n: int) -> None:
 HANG_UP = """
 import os, signal, time
 launcher = os.getppid()
-signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for number in signal.SIGINT, signal.SIGTERM:
+    signal.signal(number, signal.SIG_IGN)
 signal.signal(signal.SIGHUP, lambda *_: os.kill(launcher, signal.SIGTERM))
 while os.getppid() == launcher:
     time.sleep(0.5)

@@ -94,10 +94,11 @@ class Run:
         """
         ac.to(self.device)
         source, logger = self.config.get("init_from"), self.config["logger_kwargs"] or {}
-        folder = run_folder(logger.get("output_dir"), logger.get("exp_name"))
-        if source is not None and not (logger.get("resume") and newest_checkpoint(folder)):
-            file = load_policy_into(ac, source, fixed)
-            self.notes.append(f"Networks and normalizers loaded from {file}")
+        if source is not None:
+            folder = run_folder(logger.get("output_dir"), logger.get("exp_name"))
+            if not (logger.get("resume") and newest_checkpoint(folder)):
+                file = load_policy_into(ac, source, fixed)
+                self.notes.append(f"Networks and normalizers loaded from {file}")
         mpi.sync_params(ac)
         return ac
 
@@ -332,8 +333,7 @@ class Run:
         self.saved_at = self.t
         if failed.any():
             self.buffer.mark_episode_end(failed)
-        number = sum(mpi.allgather(int(failed.sum())))
-        if number:
+        if number := int(mpi.mpi_sum(float(failed.sum()))):
             self.logger.warn(
                 f"{self.envs.name}s: {number} of {self.num_envs * self.procs} did not repeat their episodes from seed "
                 "and actions and start new ones, so the run will not be bit for bit the same as without the "
