@@ -34,7 +34,7 @@ def check_takes_normalize_obs(actor_critic: Callable) -> None:
 
 
 def check_ac_kwargs(actor_critic: Callable, ac_kwargs: Mapping) -> None:
-    """Raise UserError for the first of ac_kwargs that an actor-critic's class or function does not take."""
+    """Raise UserError for the first of ac_kwargs that an actor-critic's class or function doesn't take or allow."""
     known, arguments = known_ac_kwargs(actor_critic), read(signature_of(actor_critic))
     for key, value in ac_kwargs.items():
         if known is not None and key not in known:
@@ -61,7 +61,7 @@ def name_of(actor_critic: Callable) -> str:
 
 @torch.no_grad()
 def check_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_space: spaces.Space) -> None:
-    """Check the protocol of VPG, TRPO and PPO, described in spinup.nets, on three observations.
+    """Check the protocol of VPG, TRPO and PPO, described in spinup.nets, on three observations and two rollouts.
 
     Raises UserError for the first violation.
     """
@@ -77,8 +77,10 @@ def check_actor_critic(ac: nn.Module, observation_space: spaces.Box, action_spac
     }
     check_shapes(name, shapes)
     a = torch.as_tensor(a, device=o.device)
-    rollouts = {"2 steps of 3 environments": (o.expand(2, *o.shape), a.expand(2, *a.shape), (2, 3))}
-    rollouts["3 steps of 1 environment"] = o[:, None], a[:, None], (3, 1)
+    rollouts = {
+        "2 steps of 3 environments": (o.expand(2, *o.shape), a.expand(2, *a.shape), (2, 3)),
+        "3 steps of 1 environment": (o[:, None], a[:, None], (3, 1)),
+    }
     for what, (x, actions, lead) in rollouts.items():
         check_shape(name, "v(o)", ac.v(x), lead, what)
         check_shape(name, "pi(o).log_prob(a)", ac.pi(x).log_prob(actions), lead, what)
