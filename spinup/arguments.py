@@ -119,7 +119,7 @@ StepsPerEpoch = Annotated[
     "update once per epoch, and round it up to a multiple of environments times processes",
 ]
 Epochs = Annotated[int, Range(1), "epochs (rows of progress.txt) to train for", CHANGEABLE]
-Device = Annotated[str, "'cpu', 'cuda', 'cuda:1', 'mps'"]
+Device = Annotated[str, "'cpu', 'cuda', 'cuda:1', 'mps'", CHANGEABLE]
 Threads = Annotated[int, Range(1, 256), "CPU threads of torch; 1 is fastest for small networks", CHANGEABLE]
 MatmulPrecision = Annotated[
     Literal["highest", "high", "medium"],
@@ -168,6 +168,7 @@ NumTestEnvs = Annotated[
     Range(1, 10_000),
     "environments that play them at the same time; 1: one after another in one environment; None: one per episode, or "
     "num_envs with vectorization 'async'",
+    CHANGEABLE,
 ]
 SaveFreq = Annotated[int, Range(1), "epochs between saves of the policy; the last update is always saved", CHANGEABLE]
 CheckpointFreq = Annotated[

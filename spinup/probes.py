@@ -283,21 +283,21 @@ def check(
 
 def run_case(case: Case, train: Train, boxed: bool = False) -> Result:
     """Train on one case; boxed: with a Box of actions instead of two Discrete ones."""
-    start = time.time()
+    start = time.monotonic()
     try:
         value, act = train((lambda: Boxed(case.env())) if boxed else case.env, case.gamma)
     except Fault:  # training stops at the first NaN
-        return Result(case, {}, False, NOT_FINITE, time.time() - start)
+        return Result(case, {}, False, NOT_FINITE, time.monotonic() - start)
     function = value if case.values else act
     if function is None:
-        return Result(case, {}, None, "", time.time() - start)
+        return Result(case, {}, None, "", time.monotonic() - start)
     got, expected = {}, case.values or case.actions
     for o in expected:
         observation = np.full(1, o, np.float32)
         calls = [np.ravel(function(observation)).astype(np.float64) for _ in range(1 if case.values else 200)]
         got[o] = np.mean(calls, axis=0)
     passed = near(got, expected, case.tolerance)
-    return Result(case, got, passed, "" if passed else explain(case, got), time.time() - start)
+    return Result(case, got, passed, "" if passed else explain(case, got), time.monotonic() - start)
 
 
 def near(got: Mapping, expected: Mapping, tolerance: float) -> bool:

@@ -508,7 +508,7 @@ def test_wrappers_and_log_info(tmp_path, algo):
     assert rows(tmp_path / "one")[0].keys() == rows(tmp_path / "run")[0].keys()
 
 
-@pytest.mark.parametrize("name", ["Epoch", "EpRet", "LossPi", "TestEpLen"])
+@pytest.mark.parametrize("name", ["Epoch", "EpRet", "LossPi", "TestEpLen", "AverageEpRet", "StdTestEpRet", "MaxVVals"])
 def test_log_info_refuses_names_of_columns(tmp_path, name):
     with pytest.raises(UserError, match=f"log_info has '{name}', which is already a column"):
         train("vpg", Probe, tmp_path / "run", log_info=name, **SMALL["vpg"])

@@ -158,7 +158,7 @@ def test_model(run, data):
     """If a corrupted file can be loaded, it is the policy that was saved."""
     file = run / "model.pt"
     good = torch.load(file, weights_only=True)
-    state = read_corrupted(file, data.draw(corrupted(file.read_bytes())), lambda: watch.read_state(run, None))
+    state = read_corrupted(file, data.draw(corrupted(file.read_bytes())), lambda: watch.read_parameters(file))
     if state is not None:
         assert state.keys() == {key for key in good if not key.startswith(watch.TRAINING_ONLY)}
         for key, value in state.items():

@@ -265,6 +265,13 @@ def test_thunk_can_be_a_key():
     assert [run.name for run in runs] == ["g_algfirst", "g_algsecond"]
 
 
+def test_a_thunk_that_is_not_a_key_is_refused():
+    grid = ExperimentGrid("g")
+    grid.add("lam", [0.9])
+    with pytest.raises(UserError, match="'ppo' is not a key of the grid; pass an algorithm"):
+        grid.run("ppo")
+
+
 def fails(seed, logger_kwargs):
     if seed == 1:
         raise UserError("a mistake\nin two lines")

@@ -72,6 +72,31 @@ SETTINGS = {
 }
 
 
+class OfRandomLength(Masked):
+    def reset(self, seed=None, options=None):
+        answer = super().reset(seed, options)
+        self.length = self.np_random.integers(1, 8)
+        return answer
+
+    def step(self, action):
+        o, r, terminated, _, info = super().step(action)
+        return o, r, terminated, self.steps == self.length, info
+
+
+def test_a_replay_takes_only_legal_actions():
+    """An environment at the start of an episode steps while the others are replayed."""
+    envs, copy = (make_envs(OfRandomLength, num_envs=3, seed=0) for _ in range(2))
+    envs.reset()
+    starts = 0
+    for _ in range(40):
+        envs.step(envs.random_actions())
+        o = envs.reset_done()
+        starts += 0 < np.sum(envs.ep_len == 0) < 3
+        assert not copy.load_state_dict(envs.state_dict()).any()
+        np.testing.assert_array_equal(copy.o, o)
+    assert starts > 10
+
+
 @pytest.mark.parametrize("normalize_obs", [False, True])
 @pytest.mark.parametrize("how", ["entry", "method", "info"])
 def test_the_mask_is_part_of_the_observations_and_of_no_network(how, normalize_obs):

@@ -4,6 +4,7 @@ import copy
 import functools
 import math
 import re
+import types
 
 import numpy as np
 import pytest
@@ -1459,8 +1460,13 @@ def test_q_check_names_a_first_critic_of_a_wrong_shape():
 
 
 def test_q_check_names_what_a_policy_lacks():
-    for protocol, a, method in (("sac", an_act(3, 2), "rsample"), ("discrete sac", an_act(3, dtype=int), "logp")):
-        ac = broken(protocol, act=a, actor=zeros(3, 4))
+    only_logp = types.SimpleNamespace(logp=torch.zeros(3, 4))
+    for protocol, a, pi, method in (
+        ("sac", an_act(3, 2), torch.zeros(3, 4), "rsample"),
+        ("discrete sac", an_act(3, dtype=int), torch.zeros(3, 4), "logp"),
+        ("discrete sac", an_act(3, dtype=int), only_logp, "expectation"),
+    ):
+        ac = broken(protocol, act=a, actor=lambda o, pi=pi: pi)
         assert f"actor(o) has no '{method}'; help(spinup.nets) describes" in q_error_of(ac, protocol)
 
 

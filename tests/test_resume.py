@@ -194,6 +194,45 @@ def test_a_stopped_run_is_resumed_exactly_from_that_step(name, action, error, wh
     same_run(tmp_path, whole(name))
 
 
+@pytest.mark.parametrize(("action", "error"), [(terminate, SystemExit), (interrupt, KeyboardInterrupt)])
+def test_a_signal_after_the_last_step_ends_the_process_of_a_finished_run(action, error, whole, tmp_path):
+    """It arrives in the last epoch's update, evaluation or save; a grid must not go on to its next run."""
+    epochs = SETTINGS["vpg"][1]["epochs"]
+    with pytest.raises(error):
+        train("vpg", tmp_path, on_epoch=lambda row: action() if row["Epoch"] == epochs else None)
+    same_run(tmp_path, whole("vpg"))
+
+
+def test_a_signal_after_a_runs_last_step_stops_its_grid(tmp_path):
+    interrupts = [interrupt]  # one, in the last epoch of the first run
+
+    def run_grid():
+        grid = spinup.ExperimentGrid("g")
+        settings = SETTINGS["vpg"][1] | dict(epochs=1, env_fn="CartPole-v1", seed=[0, 1])
+        settings["on_epoch"] = lambda row: interrupts.pop()() if interrupts else None
+        for name, value in settings.items():
+            grid.add(name, value)
+        return grid.run(spinup.vpg, data_dir=str(tmp_path))
+
+    with pytest.raises(KeyboardInterrupt):
+        run_grid()
+    first = tmp_path / "g" / "g_s0"
+    assert [file.parent for file in tmp_path.rglob("progress.txt")] == [first]
+    rows = (first / "progress.txt").read_text()
+    assert [run.outcome for run in run_grid()] == ["done", "done"]
+    assert (first / "progress.txt").read_text() == rows
+
+
+def test_a_stopped_run_has_its_best_policy(tmp_path):
+    with pytest.raises(SystemExit):
+        train("vpg", tmp_path, step=153, action=terminate, save_freq=1000, anneal_lr=False)
+    best = torch.load(tmp_path / "model_best.pt", weights_only=True)
+    epochs = sum(1 for _ in table(tmp_path))
+    train("vpg", tmp_path / "shorter", epochs=epochs, anneal_lr=False)
+    for name, value in torch.load(tmp_path / "shorter" / "model_best.pt", weights_only=True).items():
+        assert torch.equal(value, best[name])
+
+
 # ---- the command line, killed without warning
 
 

@@ -155,6 +155,13 @@ def test_a_changed_learning_rate_is_used_and_recorded(tmp_path):
     assert [entry["epochs"] for entry in config(tmp_path / "a")["run"]["changed"]] == [[4, 5], [5, 6]]
 
 
+def test_device_and_evaluation_can_change(tmp_path):
+    train("vpg", tmp_path / "a", eval_freq=1)
+    spinup.resume(tmp_path / "a", epochs=5, device="cpu:0", num_test_envs=1, num_test_episodes=2)
+    assert config(tmp_path / "a")["device"] == "cpu:0"
+    assert rows(tmp_path / "a") == 5
+
+
 def test_arguments_that_cannot_change(tmp_path):
     train("vpg", tmp_path / "a")
     for name, value in dict(seed=3, num_envs=4, normalize_obs=False, q_lr=0.1, nothing=1).items():

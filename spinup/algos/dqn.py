@@ -2,7 +2,8 @@
 
 Equations: docs/algorithms/dqn.md. Departures from the papers: the target network is a moving average of the
 learned one instead of an occasional copy, and Adam replaces RMSProp. Options: n-step returns, double Q-learning and
-dueling networks (arXiv:1511.06581). The preset "atari" has the paper's environment.
+dueling networks (arXiv:1511.06581). The preset "atari" plays Atari games; the page says how it differs from
+the paper.
 """
 
 import copy

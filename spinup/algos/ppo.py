@@ -126,7 +126,7 @@ def ppo(
     vf_optimizer = FlatAdam(ac.critic, vf_lr, max_grad_norm)
     buffer = RolloutBuffer(run.steps_per_env, num_envs, envs.observation_space, envs.action_space)
 
-    # ---- learn
+    # ---- updates
     @captured(capture and target_kl is None)  # the KL test branches in Python
     def update_pi(batch: tuple[Tensor, ...]) -> bool:
         """One step of the policy. Returns False, without a step, if it is already too far from the old one."""
@@ -166,6 +166,7 @@ def ppo(
             buffer.store(obs, action, reward, next_obs, terminated, truncated)
             obs = envs.reset_done()
 
+        # ---- learn
         o, a, r, o2, terminated, done = buffer.get(device)  # (T, N, ...)
         if normalize_rew:
             ac.rew_norm.update(buffer.discounted_returns(gamma))

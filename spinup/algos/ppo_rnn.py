@@ -148,7 +148,7 @@ def ppo_rnn(
         run.steps_per_env, num_envs, envs.observation_space, envs.action_space, initial_state=start
     )
 
-    # ---- learn
+    # ---- updates
     @captured(capture and target_kl is None)  # the KL test branches in Python
     def update_pi(batch: tuple[Tensor, ...]) -> bool:
         """One step of the policy. Returns False, without a step, if it is already too far from the old one."""
@@ -191,6 +191,7 @@ def ppo_rnn(
             buffer.state[terminated | truncated] = 0.0  # ppo_rnn-2
             obs = envs.reset_done()
 
+        # ---- learn
         o, a, r, o2, terminated, done = buffer.get(device)  # (T, N, ...)
         pi_start, v_start = buffer.starts(device)  # (N, S)
         first = first_steps(done)  # (T, N)

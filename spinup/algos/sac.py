@@ -30,7 +30,7 @@ from spinup.runs.run import Run
 def soft_value(pi: SquashedGaussian | Categorical, q: Callable, o: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """E[min_i Q_i(o, a) - alpha log pi(a|o)] and E[log pi(a|o)] over a ~ pi, (B,) each."""
     # o: (B, ...); alpha: (); q gives (2, B), or (2, B, K) for K Discrete actions
-    if isinstance(pi, Categorical):
+    if hasattr(pi, "logp"):  # Discrete actions
         q_min, logp = q(o).min(0).values, pi.logp  # (B, K) each
         return pi.expectation(q_min - alpha * logp), pi.expectation(logp)  # sac-7: the expectation written out
     a, logp = pi.rsample()  # sac-3: a = tanh(u), sac-4: its log-probability

@@ -123,7 +123,7 @@ def trpo(
     checkpoint_freq: arg.CheckpointFreq = 10,
     logger_kwargs: arg.LoggerKwargs = None,
 ) -> torch.nn.Module:
-    """Train a policy by TRPO, one step an epoch, and return its actor-critic."""
+    """Train a policy by TRPO, with one policy step per epoch, and return its actor-critic."""
     run = Run(ALGORITHM, locals())
     envs, device = run.envs, run.device
 
@@ -137,7 +137,7 @@ def trpo(
     vf_optimizer = FlatAdam(ac.critic, vf_lr)
     buffer = RolloutBuffer(run.steps_per_env, num_envs, envs.observation_space, envs.action_space)
 
-    # ---- learn
+    # ---- the policy's step
     def update_pi(o: Tensor, a: Tensor, adv: Tensor) -> int:
         """One natural gradient step of the policy. Returns how many times the line search shortened it."""
         pi = ac.pi(o)

@@ -67,7 +67,7 @@ def vpg(
     checkpoint_freq: arg.CheckpointFreq = 10,
     logger_kwargs: arg.LoggerKwargs = None,
 ) -> torch.nn.Module:
-    """Train a policy by vanilla policy gradient, one step an epoch, and return its actor-critic."""
+    """Train a policy by vanilla policy gradient, with one policy step per epoch, and return its actor-critic."""
     run = Run(ALGORITHM, locals())
     envs, device = run.envs, run.device
 

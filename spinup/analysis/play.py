@@ -82,7 +82,7 @@ def load(
     makers = {"ac_kwargs": actor_critic, "env_kwargs": env_fn}
     config = fill_in(folder, config, {"ac_kwargs": ac_kwargs, "env_kwargs": env_kwargs}, makers)
     file = model_file(folder, itr)
-    state = read_state(folder, itr)
+    state = read_parameters(file)
     environment_arguments = {"env_kwargs": config["env_kwargs"], "wrappers": saved_wrappers(folder, config, wrappers)}
     envs = (
         spaces_of(folder, config, environment_arguments)
@@ -112,9 +112,9 @@ def episode_length(config: dict) -> int:
     return length if isinstance(length, int) and length >= 1 else DEFAULT_LENGTH
 
 
-def read_state(folder: Path, itr: int | str | None) -> dict[str, torch.Tensor]:
-    """The parameters in model.pt, model{itr}.pt or model_best.pt, without those used only in training."""
-    state = read_policy(model_file(folder, itr))
+def read_parameters(file: Path) -> dict[str, torch.Tensor]:
+    """The parameters in a saved policy, without those used only in training."""
+    state = read_policy(file)
     return {key: value for key, value in state.items() if not str(key).startswith(TRAINING_ONLY)}
 
 

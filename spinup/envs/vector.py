@@ -78,7 +78,7 @@ class VecEnv:
         Returns (o2, r, terminated, truncated): the true next observations, (N, *obs_shape), and three (N,) arrays.
         Call `reset_done` before the next step.
         """
-        self.actions.append(self._raw_actions(a))
+        self.actions.append(to_env_actions(self.raw_action_space, a))
         o2, r, terminated, truncated, infos = self._call("step", self.actions[-1])
         self.ep_ret += r
         self.ep_len += 1
@@ -169,8 +169,11 @@ class VecEnv:
             begins = (left % spans == 0) | (left == steps) | ended
             position[begins], returns[begins] = 0, 0.0
             if begins.any():
-                self._call("reset", seed=seeds, options={"reset_mask": begins})
+                self.o = self._observations(self._call("reset", seed=seeds, options={"reset_mask": begins})[0])
             raw = np.stack([actions[row][i] for i, row in enumerate(steps - spans + position)])
+            if self.mask is not None:  # where nothing is replayed: the last episode's action may be illegal in this one
+                legal = to_env_actions(self.raw_action_space, self.random_actions())
+                raw = np.where(lengths == 0, legal.T, raw.T).T
             o, r, terminated, truncated, _ = self._call("step", raw)
             ended = terminated | truncated
             failed = failed | (ended & (lengths > 0))  # the episode went on in the run
@@ -266,9 +269,6 @@ class VecEnv:
         value = f"{o[(i, *where)]} at index {tuple(where)}, outside its space's bounds, {low} to {high}"
         warn_once(f"bounds of {self.name}", f"{self.name} {i} observed {value}")
 
-    def _raw_actions(self, a: np.ndarray) -> np.ndarray:
-        return to_env_actions(self.raw_action_space, a)
-
 
 def make_envs(
     env_fn: str | Callable[[], gym.Env],
@@ -344,7 +344,8 @@ class Workers(gym.vector.AsyncVectorEnv):
 
     def _check_spaces(self) -> None:  # overridden because it is called as soon as the processes exist
         for process in self.processes:
-            process._popen.terminate = process._popen.kill  # also for multiprocessing, when this process exits
+            # Workers ignore SIGTERM. multiprocessing also calls terminate, when this process exits.
+            process._popen.terminate = process._popen.kill
         super()._check_spaces()
 
 

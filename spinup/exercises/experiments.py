@@ -50,8 +50,8 @@ def read_runs(
 ) -> dict[float, list[Run]]:
     """The runs below `folder` by their value of the argument `column`; {None: runs} where that is None.
 
-    Raises Wrong where they are not what the exercise asks for: `env`, so many `seeds` of each value, the same of each,
-    all of one length, and alike in every other argument. marks: columns that tell the algorithm
+    Raises Wrong unless all runs are on `env`, have the same length and other arguments, and each value has `seeds`
+    seeds, the same for all values. marks: columns that tell the algorithm
     """
     try:
         df = results.load([folder])

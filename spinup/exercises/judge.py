@@ -21,7 +21,7 @@ class Wrong(Exception):
 
 
 def load(path: Path, starter: Path) -> ModuleType:
-    """The user's file as a module. Raises UserError where there is none, Wrong where it is not what `starter` was.
+    """The user's file as a module. Raises UserError if there is none, Wrong if it no longer matches `starter`.
 
     Every function and class of the starter file must be there and take the same arguments.
     """
@@ -29,11 +29,11 @@ def load(path: Path, starter: Path) -> ModuleType:
         raise UserError(f"there is no file {path}; `python -m spinup.exercises start` copies the starter file")
     spec = importlib.util.spec_from_file_location(starter.stem, path)
     if spec is None:
-        raise UserError(f"{path} is no Python file; its name must end in .py")
+        raise UserError(f"{path} is not a Python file; its name must end in .py")
     try:
         wanted, given = signatures(starter), signatures(path)
     except ValueError:  # no UTF-8, or a null byte
-        raise UserError(f"{path} is no text file") from None
+        raise UserError(f"{path} is not a text file") from None
     for name, arguments in wanted.items():
         if name not in given:
             raise Wrong(f"{path.name} has no {name}; keep the names of the starter file")
@@ -119,7 +119,7 @@ def close(x: Tensor, y: Tensor, tol: float = 1e-4) -> bool:
 
 
 def compare(what: str, got, right: Tensor, mistakes: Mistakes = (), tol: float = 1e-4, axes: str = "") -> None:
-    """Raise Wrong where `got` is not `right`: with the sentence of the mistake that gives the same, or both numbers.
+    """Raise Wrong if `got` isn't `right`, naming the known mistake that gives the same value, or else both numbers.
 
     axes: the names of the tensors' indices, as "(t, n)"
     """

@@ -202,6 +202,8 @@ class ExperimentGrid:
                 f"{count} runs of the grid would be named '{name}' with seed {seed}; give values or shorthands that "
                 "make their names differ"
             )
+        if isinstance(thunk, str) and thunk not in self.settings:
+            raise UserError(f"'{thunk}' is not a key of the grid; pass an algorithm, such as spinup.ppo, or a key")
         made = []
         for name, seed, variant in zip(names, seeds, variants, strict=True):
             kwargs = {**logger_kwargs, **setup_logger_kwargs(name, seed, data_dir, datestamp)}
@@ -230,9 +232,9 @@ def check_how(num_cpu: int | str, jobs: int | str, executor: str | Executor) -> 
 
 def run_directly(job: Job) -> Run:
     """Do the run without recording its outcome. If its folder already contains a run, it gets a new one."""
-    start = time.time()
+    start = time.monotonic()
     job.thunk(**job.arguments)
-    return Run(job.name, job.seed, str(job.folder), time.time() - start, DONE)
+    return Run(job.name, job.seed, str(job.folder), time.monotonic() - start, DONE)
 
 
 def run_together(job: Job) -> Run:
@@ -258,7 +260,7 @@ def run_together(job: Job) -> Run:
 def run_sequentially(jobs: list[Job]) -> list[Run]:
     runs = []
     for job in jobs:
-        start = time.time()
+        start = time.monotonic()
         try:
             runs.append(run_job(job))
             if runs[-1].outcome == ELSEWHERE:
@@ -266,7 +268,7 @@ def run_sequentially(jobs: list[Job]) -> list[Run]:
         except Exception as error:
             report(job, error)
             outcome = WRONG if isinstance(error, UserError) else FAILED
-            runs.append(Run(job.name, job.seed, str(job.folder), time.time() - start, outcome))
+            runs.append(Run(job.name, job.seed, str(job.folder), time.monotonic() - start, outcome))
     return runs
 
 

@@ -34,8 +34,8 @@ normalize_obs=True as well if that is set, as it is by default for SAC. It must 
                     also the values of all K actions, (n, ..., K)
     act(o, deterministic=False)     as above
 
-For CrossQ it is called, and has what it has, as for SAC with Box actions. actor(o, training=False) and
-critic(o, a, training=False) also take `training`: True: normalize by the statistics of the batch (BatchNorm).
+CrossQ calls it as SAC does and needs the same attributes, for Box actions. actor(o, training=False) and
+critic(o, a, training=False) also take `training`; if True, they normalize by the statistics of the batch (BatchNorm).
 
 For DQN it is called as actor_critic(observation_space, action_space, **ac_kwargs) and must have
 

@@ -124,7 +124,7 @@ def check_q_actor_critic(
     pi, discrete = ac.actor(o), isinstance(action_space, spaces.Discrete)
     shapes = {"act(o)": (lambda: a, (3, *action_space.shape))}
     if discrete:
-        check_policy(name, "actor(o)", pi, ("logp",))
+        check_policy(name, "actor(o)", pi, ("logp", "expectation"))
         shapes["actor(o).logp"] = (lambda: pi.logp, (3, int(action_space.n)))
         shapes["critic(o)"] = (lambda: ac.critic(o), (num_critics, 3, int(action_space.n)))
     elif soft:

@@ -162,7 +162,7 @@ def read(run: "Run", checkpoint: Path) -> np.ndarray:
     np.random.set_state(rng["numpy"])
     torch.set_rng_state(rng["torch"])
     if rng["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(rng["cuda"])
+        torch.cuda.set_rng_state_all(rng["cuda"][: torch.cuda.device_count()])
     return failed
 
 

@@ -249,7 +249,7 @@ class Logger:
     def load_state_dict(self, state: Mapping) -> None:
         """Restore the table: rows of later epochs are removed and will be written again."""
         self._terminal.last_return = state["last_return"]
-        self._steps = state.get("steps", 0)  # missing in checkpoints of format 1
+        self._steps = state["steps"]
         if self._table:
             self._table.load_state_dict(state)
 

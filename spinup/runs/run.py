@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from torch import nn
@@ -38,6 +38,19 @@ from spinup.system.signals import StopSignal
 STEPS_BETWEEN_STOP_CHECKS = 20  # how often MPI processes agree on whether to stop
 SHARED_COLUMNS = ("Epoch", "EpRet", "EpLen", "TestEpRet", "TestEpLen", "EvalTime", "TotalEnvInteracts", "Time")
 STOP_ARGUMENTS = ("stop_at", "patience", "on_epoch")  # arguments that can end a run before its last epoch
+
+
+def reserved_columns(algorithm: Algorithm) -> set[str]:
+    """Names that a column of log_info can't have."""
+    spreads = ("EpRet", "TestEpRet", *algorithm.spreads)
+    statistics = (f"{statistic}{name}" for statistic in ("Average", "Std", "Max", "Min") for name in spreads)
+    return {*SHARED_COLUMNS, *spreads, *statistics, *algorithm.means}
+
+
+def end_by(number: int) -> NoReturn:
+    """End the process as the signal of that number does, once all processes are here."""
+    mpi.barrier()  # the launcher kills the other processes as soon as one has ended
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 class Run:
@@ -75,7 +88,7 @@ class Run:
         self.envs = make_envs(config["env_fn"], seed=seed, **{name: config[name] for name in names})
         check_actions(algorithm, self.envs.action_space)
         for name in as_names(config["log_info"]):
-            if name in (*SHARED_COLUMNS, *algorithm.spreads, *algorithm.means):
+            if name in reserved_columns(algorithm):
                 raise UserError(f"log_info has {name!r}, which is already a column")
         self.steps_per_env = -(-config["steps_per_epoch"] // (self.num_envs * self.procs))  # in an epoch; rounded up
         self.epoch, self.t, self.updates, self.seconds = 1, 0, 0, 0.0
@@ -83,7 +96,8 @@ class Run:
         self.best: dict | None = None  # the policy's state_dict at best_return
         self.stopped: tuple[str, Any] | None = None  # which of STOP_ARGUMENTS ended the run, and its value
         self.saved_at: int | None = None  # step of the newest checkpoint
-        self.step_calls, self.notes = 0, []
+        self.step_calls = 0
+        self.notes: list[str] = []  # logged once the run's folder exists
 
     # ---- setup
 
@@ -217,9 +231,7 @@ class Run:
     def complete_epoch(self, last: bool) -> None:
         """Save the policy and write a checkpoint, if due or if this is the last epoch."""
         if last or self.epoch % self.config["save_freq"] == 0:
-            self.logger.save_state()
-            if self.best is not None:
-                self.logger.save_tensors("model_best.pt", self.best)
+            self.save_policy()
         self.epoch += 1
         due = self.config["checkpoint_freq"] and (last or (self.epoch - 1) % self.config["checkpoint_freq"] == 0)
         if due:
@@ -234,11 +246,11 @@ class Run:
 
     def evaluate(self) -> float:
         """Play the test episodes, if this epoch has any. Returns the seconds it took."""
-        start = time.time()
+        start = time.monotonic()
         if self.config["eval_freq"] and self.epoch % self.config["eval_freq"] == 0:
             number, at_a_time = self.config["num_test_episodes"], self.config["num_test_envs"]
             self.log(**play_test_episodes(self.policy, self.envs, number, at_a_time))
-        return time.time() - start
+        return time.monotonic() - start
 
     def write_row(self, eval_time: float) -> None:
         """Write the shared columns and the algorithm's own."""
@@ -289,8 +301,11 @@ class Run:
     # ---- the end
 
     def close(self) -> None:
+        """End the run; a signal since its last step then ends the process, so that a grid doesn't go on to the next."""
         self.stop_signal.restore_handlers()
         self.finish()
+        if number := int(mpi.mpi_max(self.stop_signal.number or 0)):
+            end_by(number)
 
     def finish(self) -> None:
         if not self.algorithm.on_policy and self.updates == 0:  # a short run, or replay_ratio 0
@@ -302,16 +317,21 @@ class Run:
     def stop(self, number: int) -> None:
         """End the run with a checkpoint, as KeyboardInterrupt or SystemExit."""
         self.save()
-        self.logger.save_state()
+        self.save_policy()
         command = f"python -m spinup.run resume {shlex.quote(str(self.folder))}{env_flag(self.config['env_fn'])}"
         command += wrapper_flags(self.config.get("wrappers"))
         self.logger.log(f"To resume: {command}", color="yellow")
         self.stop_signal.ignore_until_exit()
         self.finish()
-        mpi.barrier()  # the launcher kills the other processes as soon as one has ended
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        end_by(number)
 
     # ---- checkpoints
+
+    def save_policy(self) -> None:
+        """Write the policy as it is now, and as it was after the epoch with the best mean return."""
+        self.logger.save_state()
+        if self.best is not None:
+            self.logger.save_tensors("model_best.pt", self.best)
 
     def save(self) -> None:
         """Write a checkpoint, unless this step already has one."""

@@ -227,14 +227,14 @@ def load_policy_into(ac: nn.Module, source: str, fixed: tuple[str, ...] = ()) ->
     return file
 
 
-def copy_parameters(module: torch.nn.Module, state: Mapping, source: str, skipped: tuple[str, ...] = ()) -> None:
+def copy_parameters(module: torch.nn.Module, state: Mapping, source: str, fixed: tuple[str, ...] = ()) -> None:
     """Load a state_dict into a module. Raises UserError for the first entry that is missing on one side or differs in
     shape.
 
-    skipped: prefixes of entries that are not loaded
+    fixed: prefixes of entries that are not loaded
     """
-    ours = {name: x for name, x in module.state_dict().items() if not name.startswith(skipped)}
-    theirs = {name: x for name, x in state.items() if not name.startswith(skipped)}
+    ours = {name: x for name, x in module.state_dict().items() if not name.startswith(fixed)}
+    theirs = {name: x for name, x in state.items() if not name.startswith(fixed)}
     advice = "; both runs need the same networks and normalizers (ac_kwargs, normalize_obs, the environment's spaces)"
     for name in [*ours, *theirs]:
         if name not in theirs or name not in ours:

@@ -31,7 +31,7 @@ def policy_loss(logp: Tensor, logp_old: Tensor, adv: Tensor, clip_ratio: float) 
 
 
 def collect(env: gym.Env, pi: nn.Module, steps: int, gamma: float) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Whole episodes of at least so many steps: o (B, O), a (B,), advantages (B,), and the mean return."""
+    """Whole episodes of at least this many steps together: o (B, O), a (B,), advantages (B,), and the mean return."""
     observations, actions, returns, totals = [], [], [], []
     while len(actions) < steps:
         o, rewards, done = env.reset()[0], [], False

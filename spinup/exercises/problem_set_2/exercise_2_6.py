@@ -18,7 +18,7 @@ def act(theta: np.ndarray, o: np.ndarray) -> int:
 
 
 def evaluate(env: gym.Env, theta: np.ndarray, episodes: int, seed: int) -> list[float]:
-    """The returns of so many episodes of the policy."""
+    """The policy's returns in this many episodes."""
     returns = []
     for _ in range(episodes):
         o, _ = env.reset()
