@@ -64,7 +64,7 @@ WITHOUT = (  # CrossQ's ingredients, each switched off; "": all of them on
     "--ac_kwargs:actor_batch_norm False",
     "--joint False",
     "--polyak 0.995",
-    "--ac_kwargs:critic_width 1",
+    "--ac_kwargs:critic_width 2",
     "--policy_delay 1",
     "--beta1 0.9",
 )

@@ -1,7 +1,7 @@
 """Compare the time of an environment step, with its gradient steps, of off-policy algorithms and settings.
 
     python benchmarks/step_times.py sac crossq
-    python benchmarks/step_times.py sac crossq "crossq --ac_kwargs:critic_width 1.5" --env Hopper-v5 --repeats 5
+    python benchmarks/step_times.py sac crossq "crossq --ac_kwargs:critic_width 2" --env Hopper-v5 --repeats 5
 
 A setting is what follows `python -m spinup.run`. The settings train in turns, one process at a time on one core, with
 the seed of their round. A row has the median of a setting's rounds in milliseconds, and its ratio to the first setting:

@@ -118,7 +118,7 @@ def test_network_normalizes_its_input_and_after_each_activation():
 
 def test_default_networks():
     ac = BatchNormActorCritic(OBS, ACT)
-    for net, sizes in [(ac.actor.net, (3, 256, 256, 4)), *((q.net, (5, 512, 512, 1)) for q in ac.critic)]:
+    for net, sizes in [(ac.actor.net, (3, 256, 256, 4)), *((q.net, (5, 256, 256, 1)) for q in ac.critic)]:
         shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
         assert [tuple(linear.weight.shape) for linear in net.linears] == shapes
         assert [len(norm.mean) for norm in net.norms] == list(sizes[:-1])
@@ -262,7 +262,7 @@ SWITCHES = {
     "policy_delay": dict(policy_delay=1),
     "batch_norm": dict(ac_kwargs=dict(hidden_sizes=(16,), batch_norm=False)),
     "actor_batch_norm": dict(ac_kwargs=dict(hidden_sizes=(16,), actor_batch_norm=False)),
-    "critic_width": dict(ac_kwargs=dict(hidden_sizes=(16,), critic_width=1)),
+    "critic_width": dict(ac_kwargs=dict(hidden_sizes=(16,), critic_width=2)),
 }
 
 

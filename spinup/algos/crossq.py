@@ -1,6 +1,6 @@
 """CrossQ, arXiv:1902.05605: SAC with batch normalization instead of target networks.
 
-Equations: docs/algorithms/crossq.md. Departures from the paper: critics are 512 units wide instead of 2048, and the
+Equations: docs/algorithms/crossq.md. Departures from the paper: critics are 256 units wide instead of 2048, and the
 learning rate falls at the end (the preset "paper" has the paper's settings); batch normalization isn't replaced by
 batch renormalization after 100,000 steps; and n-step returns can replace one-step ones. Each ingredient has a switch:
 the networks' `batch_norm`, `actor_batch_norm` and `critic_width`, and `joint`, `polyak` and `beta1`.

@@ -242,7 +242,7 @@ class BatchNormActorCritic(nn.Module):
         linear: arg.Linear = nn.Linear,
         critic_width: Annotated[
             float, Range(1, 1024), "the critics' hidden layers have this many times as many units as hidden_sizes"
-        ] = 2.0,
+        ] = 1.0,
         batch_norm: Annotated[bool, "batch normalization in the critics"] = True,
         actor_batch_norm: Annotated[bool, "batch normalization in the policy"] = True,
         normalize_obs: arg.NormalizeObs = False,
