@@ -78,6 +78,8 @@ class RolloutBuffer:
     columns = ("o", "a", "r", "o2", "terminated", "done")
 
     def __init__(self, steps: int, num_envs: int, observation_space: spaces.Box, action_space: spaces.Space):
+        check_rollout_memory(steps * num_envs, observation_space, action_space)
+
         def rows(shape: tuple[int, ...] = (), dtype=np.float32) -> np.ndarray:
             size = steps * num_envs * math.prod(shape) * np.dtype(dtype).itemsize
             # made by torch, whose memory is aligned (accel.ALIGNMENT), unlike numpy's
@@ -358,6 +360,16 @@ def replay_bytes(observation_space: spaces.Box, action_space: spaces.Space) -> i
 def part_bytes(part: Part) -> float:
     """Bytes that a part of the observations takes in o and o2."""
     return frame_bytes(part) if is_image(part.space) else 2 * int(np.prod(part.space.shape)) * 4
+
+
+def check_rollout_memory(steps: int, observation_space: spaces.Box, action_space: spaces.Space) -> None:
+    """Raise UserError if a rollout of that many steps would not fit into memory."""
+    each = 2 * math.prod(observation_space.shape) * observation_space.dtype.itemsize
+    each += math.prod(action_space.shape) * action_space.dtype.itemsize + 6  # the reward and two flags
+    free = accel.free_memory("cpu")
+    if free is not None and steps * each > free:
+        sizes = f"takes {steps * each / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB of memory are free"
+        raise UserError(f"an epoch of {steps:,} steps {sizes}; lower steps_per_epoch")
 
 
 def check_replay_memory(size: int, each: int, observation_space: spaces.Box, device, procs: int = 1) -> str:

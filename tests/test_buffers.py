@@ -19,6 +19,7 @@ from spinup.buffers import (
     Rollout,
     RolloutBuffer,
     check_replay_memory,
+    check_rollout_memory,
     discount_cumsum,
     gae,
     minibatches,
@@ -660,6 +661,17 @@ def test_a_buffer_that_is_too_large_says_how_large_one_would_fit(monkeypatch, si
     assert int(fits) == pytest.approx(0.8 * size, abs=1)  # leaves room for everything else
     if int(fits):
         check_replay_memory(int(fits), each, BOX, "cpu")
+
+
+def test_a_rollout_that_would_not_fit_is_refused(monkeypatch):
+    monkeypatch.setattr(accel, "free_memory", lambda device: 2**30)
+    each = 2 * 4 * BOX.shape[0] + 8 + 4 + 2  # two observations, an action of int64, a reward and two flags
+    RolloutBuffer(10, 2, BOX, spaces.Discrete(4))
+    with pytest.raises(UserError, match=r"an epoch of 200,000,000 steps takes .* GiB, and 1 GiB of memory"):
+        RolloutBuffer(10**8, 2, BOX, spaces.Discrete(4))
+    check_rollout_memory(2**30 // each, BOX, spaces.Discrete(4))
+    with pytest.raises(UserError):
+        check_rollout_memory(2**30 // each + 1, BOX, spaces.Discrete(4))
 
 
 def test_processes_on_one_machine_share_its_memory(monkeypatch):

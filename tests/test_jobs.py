@@ -362,6 +362,29 @@ def test_three_grids_at_once_in_separate_namespaces(tmp_path, log):
     run_grids_at_once(tmp_path, log, [space, space, []])
 
 
+def test_a_function_of_the_script_counts_as_the_same_when_the_grid_is_repeated(tmp_path):
+    script = f"""
+        import gymnasium, spinup
+        def make():
+            return gymnasium.make("CartPole-v1")
+        if __name__ == "__main__":
+            grid = spinup.ExperimentGrid("g")
+            grid.add("env_fn", make)
+            grid.add("seed", [0, 1])
+            grid.add("steps_per_epoch", 20)
+            grid.add("epochs", 1)
+            runs = grid.run(spinup.vpg, data_dir={str(tmp_path / "data")!r}, jobs=2)
+            print([run.outcome for run in runs])
+    """
+    file = tmp_path / "script.py"
+    file.write_text(textwrap.dedent(script))
+    env = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    for outcome in ("done", "done before"):
+        run = subprocess.run([sys.executable, str(file)], env=env, capture_output=True, text=True, timeout=300)
+        assert run.stdout.splitlines()[-1] == str([outcome] * 2), run.stderr
+    assert len(list((tmp_path / "data" / "g").iterdir())) == 2
+
+
 def run_grids_at_once(tmp_path, log, wrappers):
     """Each grid has all the runs; together they do each run once, and none reports a failure."""
     seeds = [0, 2, 4, 6]

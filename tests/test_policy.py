@@ -16,8 +16,9 @@ from torch import nn
 import spinup
 from spinup.algorithm import find
 from spinup.analysis import play as watch
-from spinup.envs import evaluate, make_envs
-from spinup.errors import UserError
+from spinup.envs import evaluate, make_env, make_envs
+from spinup.envs.spaces import to_env_actions
+from spinup.errors import Fault, UserError
 from spinup.nets import ActorCritic
 from spinup.runs.config import from_exact, to_exact
 
@@ -106,7 +107,7 @@ def test_action_takes_and_gives_what_the_environment_does(tmp_path, algo, obs, a
     envs.seed = 3
     flat = envs.reset()
     for _ in range(4):
-        expected = envs._raw_actions(trained.act(flat, deterministic=True))[0]
+        expected = to_env_actions(env.action_space, trained.act(flat, deterministic=True))[0]
         for policy in (trained, loaded):
             action = policy.action(o, deterministic=True)
             assert env.action_space.contains(action)
@@ -132,13 +133,53 @@ def test_action_samples_unless_told(tmp_path):
         ("image", np.zeros((3, 9, 9), np.uint8)),
         ("discrete from 2", 9),
         ("dict", {"place": np.zeros(2)}),
-        ("dict", np.zeros(7)),
+        ("dict", np.zeros(8)),
         ("tuple", (1,)),
     ],
 )
 def test_what_is_not_an_observation(tmp_path, obs, wrong):
     policy = train(tmp_path / "x", functools.partial(Any, OBSERVATIONS[obs]))
     assert "is not one observation of the policy's environment, " in error_of(policy.action, wrong)
+
+
+@pytest.mark.parametrize(
+    ("obs", "change", "message"),
+    [
+        ("box", lambda o: o * np.nan, "it has a value that isn't finite"),
+        ("image", lambda o: o / 255, "it is of float64; its space says uint8"),
+        ("discrete from 2", lambda o: 6, "it is 6; its space is Discrete(4, start=2)"),
+        ("multidiscrete", lambda o: np.array([0, 3]), "it is [0, 3]; its space is MultiDiscrete"),
+        ("dict", lambda o: {**o, "place": np.zeros(3)}, "it['place'] has shape (3,); its space says (2,)"),
+        ("dict", lambda o: {**o, "at": -1}, "it['at'] is -1; its space is Discrete(3)"),
+        ("dict", lambda o: {**o, "more": {"x": [2, 0]}}, "it['more']['x'] is [2, 0]; its space is MultiBinary(2)"),
+        ("dict", lambda o: {**o, "more": 1}, "it['more'] is 1; it must have the entries 'x'"),
+        ("tuple", lambda o: (*o, 1), "; it must have the entries 0, 1"),
+        ("tuple", lambda o: (0, [[1], [2, 3]]), "it[1] isn't an array (ValueError"),
+    ],
+)
+def test_an_observation_is_checked_entry_by_entry_by_policies_and_in_training(tmp_path, obs, change, message):
+    make = functools.partial(Any, OBSERVATIONS[obs])
+    policy = train(tmp_path / "x", make)
+    o, _ = make().reset(seed=0)
+    policy.action(o)
+    assert message in error_of(policy.action, change(o))
+
+    class Wrong(gym.ObservationWrapper):
+        def observation(self, observation):
+            return change(observation)
+
+    if obs not in ("box", "image"):  # checked by CheckedEnv
+        with pytest.raises(Fault) as error:
+            make_envs(lambda: Wrong(make())).reset()
+        assert message.replace("it[", "the observation[").removeprefix("it ") in str(error.value)
+
+
+@pytest.mark.parametrize("obs", ["discrete from 2", "multidiscrete", "dict", "tuple"])
+def test_action_takes_the_flattened_observations_of_make_env(tmp_path, obs):
+    make = functools.partial(Any, OBSERVATIONS[obs])
+    policy = train(tmp_path / "x", make)
+    o, flat = make().reset(seed=0)[0], make_env(make).reset(seed=0)[0]
+    np.testing.assert_array_equal(policy.action(flat, deterministic=True), policy.action(o, deterministic=True))
 
 
 def test_an_environment_that_flattens_by_itself(tmp_path):

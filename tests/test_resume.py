@@ -1,6 +1,7 @@
 """A resumed run continues exactly: its table and policy equal those of an uninterrupted run."""
 
 import csv
+import functools
 import json
 import os
 import random
@@ -291,6 +292,16 @@ def test_killed_at_ten_random_moments(algo, processes, tmp_path):
 # ---- environments and wrappers
 
 
+def test_an_environment_made_by_a_function_must_be_passed_again(tmp_path):
+    functions = {"lambda": lambda: gym.make("CartPole-v1"), "partial": functools.partial(gym.make, "CartPole-v1")}
+    for name, make in functions.items():
+        spinup.vpg(make, **ON | dict(epochs=1), logger_kwargs=dict(output_dir=tmp_path / name, quiet=True))
+        for function in (spinup.resume, spinup.load):
+            with pytest.raises(UserError, match=r": its environment was made by .*; pass that function \(env_fn=\)"):
+                function(tmp_path / name)
+        spinup.resume(tmp_path / name, epochs=2, env_fn=make)
+
+
 def short(folder, **kwargs):
     settings = dict(ON, epochs=1, train_v_iters=1, logger_kwargs=dict(output_dir=folder, quiet=True))
     return spinup.vpg("CartPole-v1", **{**settings, **kwargs})
@@ -309,6 +320,9 @@ def test_a_wrapper_that_is_not_gymnasiums_must_be_named(tmp_path):
     short(tmp_path, wrappers=[name])
     with pytest.raises(spinup.errors.UserError, match=f"--wrapper {name}"):
         spinup.resume(tmp_path, epochs=2)
+    for other in (["gymnasium.wrappers:TimeLimit(7)"], [f"{__name__}:Seven()"], [name, name]):
+        with pytest.raises(spinup.errors.UserError, match=f"wrappers cannot be changed .* are: --wrapper {name}$"):
+            spinup.resume(tmp_path, epochs=2, wrappers=other)
     spinup.resume(tmp_path, epochs=2, wrappers=[name])
     with pytest.raises(spinup.errors.UserError, match=f"--wrapper {name}"):
         spinup.load(tmp_path)

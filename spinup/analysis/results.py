@@ -106,7 +106,8 @@ def _natural_key(name: str) -> list:
 def load(logdirs, legend=(), select=(), exclude=()) -> "pd.DataFrame":
     """All runs in and below the folders `logdirs`, ordered by name, as one table.
 
-    logdirs: one or several folders; without a trailing slash, each is a prefix of folder names
+    logdirs: one or several folders; without a trailing slash, each is a prefix of folder names, except of those that
+        another one is a longer prefix of
     legend: a name for each of them; by default, a run's group is its exp_name
     select, exclude: use only runs whose path contains all of the first and none of the second
 
@@ -116,6 +117,10 @@ def load(logdirs, legend=(), select=(), exclude=()) -> "pd.DataFrame":
     """
     logdirs = [str(logdirs)] if isinstance(logdirs, (str, Path)) else [str(logdir) for logdir in logdirs]
     folders = [(i, folder) for i, logdir in enumerate(logdirs) for folder in expand(logdir)]
+    closest: dict[str, int] = {}  # the length of the longest of logdirs that each folder begins with
+    for i, folder in folders:
+        closest[folder] = max(closest.get(folder, 0), len(logdirs[i].rstrip("/")))
+    folders = [(i, folder) for i, folder in folders if len(logdirs[i].rstrip("/")) == closest[folder]]
     if legend and len(legend) == len(folders):
         labels = legend
     elif legend and len(legend) == len(logdirs):

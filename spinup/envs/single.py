@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from spinup.envs.constructors import build_env, check_is_env, close_or_warn
-from spinup.envs.spaces import check_spaces
+from spinup.envs.spaces import check_spaces, mismatch
 from spinup.envs.wrapping import as_wrappers, wrap
 from spinup.errors import Fault, UserError, first_line
 from spinup.observations import known_space
@@ -43,7 +43,12 @@ def make_env(
 
 
 class Flattened(gym.wrappers.FlattenObservation):
-    """A class of our own, to tell it from a FlattenObservation that the user applied."""
+    """Flattens observations, and raises ValueError for one that doesn't fit its space."""
+
+    def observation(self, observation) -> np.ndarray:
+        if wrong := mismatch(self.env.observation_space, observation, "the observation"):
+            raise ValueError(wrong)
+        return super().observation(observation)
 
 
 def own_limit(env: gym.Env) -> float:

@@ -93,21 +93,55 @@ def to_env_actions(space: spaces.Space, a: np.ndarray) -> np.ndarray:
     return (a + start).astype(space.dtype)
 
 
+def mismatch(space: spaces.Space, x, name: str = "it") -> str | None:
+    """How an observation differs from its space, in words: in entries, shapes, dtypes or choices; None: it doesn't.
+
+    name: what the words call it; its entries are called name['key'] and name[0]. A Box's bounds aren't checked.
+    """
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        keys = list(space) if isinstance(space, spaces.Dict) else range(len(space))
+        try:
+            entries = {key: x[key] for key in keys}
+        except (TypeError, LookupError):
+            entries = {}
+        if len(entries) < len(keys) or (isinstance(space, spaces.Tuple) and len(x) > len(keys)):
+            return f"{name} is {' '.join(repr(x).split()):.80}; it must have the entries {', '.join(map(repr, keys))}"
+        found = (mismatch(space[key], entry, f"{name}[{key!r}]") for key, entry in entries.items())
+        return next(filter(None, found), None)
+    try:
+        x = np.asarray(x)
+    except Exception as error:  # such as for a tensor on a GPU, or nested lists of unequal lengths
+        return f"{name} isn't an array ({first_line(error)})"
+    if x.shape != space.shape:
+        return f"{name} has shape {x.shape}; its space says {space.shape}"
+    if not np.can_cast(x.dtype, space.dtype, "same_kind"):
+        return f"{name} is of {x.dtype}; its space says {space.dtype}"
+    if not isinstance(space, spaces.Box) and not space.contains(x.astype(space.dtype)):
+        return f"{name} is {x.tolist()}; its space is {space}"
+    return None
+
+
+def is_flattened(space: spaces.Space, x) -> bool:
+    """Whether x is an observation of a space other than a Box as `make_env` flattens it."""
+    if isinstance(space, spaces.Box) or not isinstance(x, np.ndarray) or x.dtype.kind not in "biuf":
+        return False
+    return x.shape == (spaces.flatdim(space),) != space.shape
+
+
 def flat_observation(observation_space: spaces.Space, observation) -> np.ndarray:
     """One observation of the environment's own space as a batch of one in VecEnv's, (1, *obs_shape).
 
-    Raises UserError if it doesn't fit the space.
+    One that `make_env` has flattened already is taken, too. Raises UserError if it doesn't fit the space, or isn't
+    finite.
     """
-    try:
-        if isinstance(observation_space, spaces.Box):
-            o = np.asarray(observation)
-            if o.shape != observation_space.shape:
-                raise ValueError(f"its shape is {o.shape}")
-        else:
-            o = spaces.flatten(observation_space, observation)
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    wrong = None if is_flattened(observation_space, observation) else mismatch(observation_space, observation)
+    if wrong is None:
+        is_flat = isinstance(observation_space, spaces.Box) or is_flattened(observation_space, observation)
+        o = np.asarray(observation) if is_flat else spaces.flatten(observation_space, observation)
+        wrong = None if np.isfinite(o).all() else "it has a value that isn't finite"
+    if wrong:
         what = f"{' '.join(repr(observation).split()):.80} is not one observation of the policy's environment"
-        raise UserError(f"{what}, {observation_space} ({first_line(error)})") from error
+        raise UserError(f"{what}, {observation_space} ({wrong})")
     return o[None] if is_image(observation_space) else o.reshape(1, -1).astype(np.float32)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,13 +12,14 @@ from spinup import __version__
 from spinup.algorithm import Algorithm, files, find
 from spinup.arguments import check_arguments, check_entries
 from spinup.compute import mpi
-from spinup.envs import make_envs, saved_wrappers
+from spinup.envs import as_wrappers, make_envs, saved_wrappers
+from spinup.envs.wrapping import WRAPPER_SPEC
 from spinup.errors import UserError, printable
 from spinup.experiments import parsers
 from spinup.experiments.cli import convert, parameters
 from spinup.nets.protocol import known_ac_kwargs
 from spinup.runs.checkpoint import read_manifest
-from spinup.runs.config import fill_in, find_name_only, imported_module, read_config
+from spinup.runs.config import fill_in, find_name_only, imported_module, made_by_function, read_config
 from spinup.runs.logger import logger_arguments
 from spinup.runs.saved import MOST_PROCESSES, check_process_count, check_size
 from spinup.runs.sinks import NAMED
@@ -61,6 +63,7 @@ def resume(
     check_changes(algorithm, changes)
     if on_epoch is None and config.get("on_epoch") is not None and mpi.proc_id() == 0:
         say(printable(f"warning: {folder} had on_epoch={config['on_epoch']!r:.80}; it is not called now"), error=True)
+    check_wrappers(folder, config, wrappers)
     arguments["wrappers"] = saved_wrappers(folder, config, wrappers) or None
     arguments |= {**changes, "on_epoch": on_epoch, "env_fn": str(config.get("env_fn")) if env_fn is None else env_fn}
     arguments["epochs"] = config.get("epochs") if epochs is None else epochs
@@ -96,12 +99,27 @@ def check_version(folder: Path, config: dict) -> None:
 def check_imports(folder: Path, config: dict, env_fn: str | Callable | None, actor_critic: Callable | None) -> None:
     """Raise UserError if config.json names something to import that the user has not given."""
     env_name = str(config.get("env_fn"))
+    if env_fn is None and made_by_function(env_name):
+        raise UserError(f"{folder}: its environment was made by {env_name}; pass that function (env_fn=)")
     module = imported_module(env_name)
     if env_fn is None and module and module not in sys.modules:
         raise UserError(f"{folder}: its environment '{env_name}' imports {module}; allow it with --env {env_name}")
     networks = str(config.get("actor_critic"))
     if actor_critic is None and not networks.startswith("spinup.nets."):
         raise UserError(f"{folder}: its networks are {networks}; in Python: spinup.resume(folder, actor_critic=...)")
+
+
+def check_wrappers(folder: Path, config: dict, given: Sequence | None) -> None:
+    """Raise UserError for wrappers other than the run's; functions can't be compared."""
+    if given is None:
+        return
+    ours, theirs = as_wrappers(given), [str(wrapper) for wrapper in as_wrappers(config.get("wrappers"))]
+    comparable = len(ours) != len(theirs) or all(
+        isinstance(a, str) and WRAPPER_SPEC.fullmatch(b) for a, b in zip(ours, theirs, strict=True)
+    )
+    if comparable and ours != theirs:
+        flags = "".join(f" --wrapper {shlex.quote(wrapper)}" for wrapper in theirs) or "none"
+        raise UserError(f"wrappers cannot be changed when a run is resumed; those of {folder} are:{flags}")
 
 
 def complete(folder: Path, config: dict, given: Mapping[str, Mapping | None], makers: Mapping[str, Any]) -> dict:

@@ -30,6 +30,12 @@ EXACT_ARGUMENTS = ("env_kwargs", "ac_kwargs")  # arguments whose values JSON may
 RECORDED_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "mpi4py")  # their versions can change results
 
 
+def made_by_function(env_fn: str) -> bool:
+    """Whether env_fn in config.json is the name of a function or class, instead of an environment's id."""
+    name = env_fn.partition(" (")[0]
+    return name.startswith("partial(") or ("." in name and not re.search(r":|/|-v\d+$", name))
+
+
 def is_tensor(x) -> bool:
     torch = sys.modules.get("torch")  # without torch imported, there can be no tensor
     return torch is not None and isinstance(x, torch.Tensor)
@@ -37,6 +43,7 @@ def is_tensor(x) -> bool:
 
 def _name(obj) -> str:
     module = getattr(obj, "__module__", None) or "builtins"
+    module = "__main__" if module == "__mp_main__" else module  # the user's script, in a worker process
     module = "spinup.nets" if module.startswith("spinup.nets.") else module  # where users import from
     name = f"{module}.{obj.__qualname__}"
     code = getattr(obj, "__code__", None)

@@ -59,11 +59,6 @@ def _create_folder(folder: Path, fname: str) -> tuple[Path, Lock]:
     raise AssertionError("unreachable: the numbers never end")
 
 
-def run_folder(output_dir: str | Path | None, exp_name: str | None) -> Path:
-    """The folder that a Logger with these arguments uses, unless it is taken."""
-    return user_path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"])
-
-
 class Logger:
     """Writes a run's folder and shows its progress. With several MPI processes, only the first one writes and prints.
 
@@ -120,7 +115,7 @@ class Logger:
             raise UserError(f"sinks is {sinks!r:.80}; it must be a list of names and objects, such as ['tensorboard']")
         names = [*(["tensorboard"] if tensorboard and "tensorboard" not in sinks else []), *sinks]
         chosen = [make_sink(sink) for sink in names]
-        wanted = run_folder(output_dir, exp_name)
+        wanted = user_path(output_dir or setup_logger_kwargs(exp_name or "experiment")["output_dir"])
         self.exp_name = exp_name or wanted.resolve().name
         if resume and not wanted.is_dir():
             raise UserError(f"there is no folder '{wanted}' with a run to resume")

@@ -26,11 +26,11 @@ from spinup.envs import (
     play_test_episodes,
     wrapper_flags,
 )
-from spinup.errors import Fault, UserError
+from spinup.errors import Fault, UserError, user_path
 from spinup.nets import check_ac_kwargs, check_makes_networks, check_takes_normalize_obs, describe
 from spinup.runs import checkpoint
-from spinup.runs.config import convert_json, env_flag
-from spinup.runs.logger import EpochLogger, logger_arguments, run_folder
+from spinup.runs.config import convert_json, env_flag, setup_logger_kwargs
+from spinup.runs.logger import EpochLogger, logger_arguments
 from spinup.runs.saved import load_policy_into
 from spinup.system.files import newest_checkpoint
 from spinup.system.signals import StopSignal
@@ -81,6 +81,10 @@ class Run:
         check_entries("logger_kwargs", config["logger_kwargs"] or {}, logger_arguments())
         config = {name: x.item() if isinstance(x, np.generic) else x for name, x in config.items()}  # for JSON
         self.algorithm, self.config = algorithm, config
+        self.logger_kwargs = dict(config["logger_kwargs"] or {"exp_name": algorithm.name})
+        if not self.logger_kwargs.get("output_dir"):
+            name = self.logger_kwargs.get("exp_name") or algorithm.name
+            self.logger_kwargs["output_dir"] = setup_logger_kwargs(str(name), config["seed"])["output_dir"]
         self.num_envs, self.procs = config["num_envs"], mpi.num_procs()
         seed = config["seed"] + 10_000 * mpi.proc_id()
         self.device = accel.setup(seed, config["device"], config["threads"], config.get("matmul_precision", "highest"))
@@ -107,12 +111,10 @@ class Run:
         fixed: prefixes of entries that init_from doesn't change
         """
         ac.to(self.device)
-        source, logger = self.config.get("init_from"), self.config["logger_kwargs"] or {}
-        if source is not None:
-            folder = run_folder(logger.get("output_dir"), logger.get("exp_name"))
-            if not (logger.get("resume") and newest_checkpoint(folder)):
-                file = load_policy_into(ac, source, fixed)
-                self.notes.append(f"Networks and normalizers loaded from {file}")
+        source, logger = self.config.get("init_from"), self.logger_kwargs
+        if source is not None and not (logger.get("resume") and newest_checkpoint(user_path(logger["output_dir"]))):
+            file = load_policy_into(ac, source, fixed)
+            self.notes.append(f"Networks and normalizers loaded from {file}")
         mpi.sync_params(ac)
         return ac
 
@@ -124,7 +126,7 @@ class Run:
             arrays and tensors, which are restored in place
         """
         self.policy, self.buffer = policy, buffer
-        self.logger = logger = EpochLogger(**(self.config["logger_kwargs"] or {"exp_name": self.algorithm.name}))
+        self.logger = logger = EpochLogger(**self.logger_kwargs)
         logger.save_config(self.config)
         logger.setup_pytorch_saver(policy)
         self.parts = {"envs": self.envs, "buffer": buffer, **parts, "logger": logger}
