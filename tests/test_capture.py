@@ -972,3 +972,45 @@ def test_updates_on_a_gpu_are_one_graph(monkeypatch):
     losses = [update(batch)["Loss"].item() for batch in batches]
     assert len(replays) == 40 - 1 - cuda.WARM_UP
     assert len(set(losses)) == 40
+
+
+# ---- what stays as it was
+
+
+def test_captured_needs_parentheses():
+    with pytest.raises(TypeError, match=r"captured needs parentheses: @captured\(\)"):
+        captured(lambda batch: None)
+
+
+def test_distributions_are_still_validated():
+    update = captured()(lambda batch: batch[0] * 2)
+    for _ in range(3):
+        update((torch.ones(3),))
+    with pytest.raises(ValueError, match="scale"):
+        torch.distributions.Normal(torch.zeros(1), torch.tensor(-1.0))
+
+
+def test_changing_a_returned_parameter_changes_no_later_result():
+    net = nn.Linear(2, 3)
+    update = captured()(lambda batch: (net.weight, batch[0] * 2))
+    for _ in range(4):
+        weight, _ = update((torch.ones(3),))
+        assert weight.shape == (3, 2)
+        assert weight.data_ptr() == net.weight.data_ptr()
+        weight.unsqueeze_(0)
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_an_error_leaves_gradients_switched_on(calls):
+    table = torch.arange(3.0)
+
+    @captured()
+    def update(batch):
+        with torch.no_grad():
+            return table[batch[0]] * 2
+
+    for _ in range(calls):
+        update((torch.ones(2, dtype=torch.long),))
+    with pytest.raises(IndexError):
+        update((torch.full((2,), 9),))
+    assert torch.is_grad_enabled()

@@ -41,7 +41,7 @@ OFF = dict(
 PI = "        loss = policy_loss(logp, logp_old, adv, clip_ratio)\n"  # in PPO's update_pi, before the step
 V = "        vf_optimizer.minimize(value_loss(ac.v(o), ret, v_old, vf_clip))\n"  # PPO's update_v
 EPOCH = "        o, a, r, o2, terminated, done = buffer.get(device)  # (T, N, ...)\n"  # per epoch, outside updates
-SETUP = "    # ---- learn\n"
+SETUP = "    # ---- updates\n"
 STEP = "                    keep_updating = update_pi((b_o, b_a, b_adv, b_logp_old))\n"  # each call of update_pi
 ROW = "        run.log(KL=approx_kl(logp, logp_old), ClipFrac=clipped.float(), StopIter=pi_iters)\n"  # once per epoch
 
@@ -129,6 +129,39 @@ EDITS = {
     ),
     "a product": Edit({PI: "loss = loss * (1 + 0.01 * logp).prod()"}, PYTHON + r"it calls aten\.prod"),
     "an activation that draws": Edit({SETUP: "ac.critic[1][1] = nn.RReLU()"}, PYTHON + r"it calls aten\.rrelu"),
+    # ---- what Dynamo would compute differently
+    "Python's max of a tensor": Edit(
+        {PI: "loss = loss + max(0.0, (logp_old - logp).mean())"},
+        PYTHON + r"it compares tensors by Python's `min` or `max`",
+    ),
+    "Python's min of tensors in a list": Edit(
+        {PI: "loss = loss + min([loss, loss.detach()])"}, PYTHON + r"it compares tensors by Python's `min` or `max`"
+    ),
+    "Python's random numbers": Edit({SETUP: "import random", PI: "loss = loss * random.uniform(0.5, 1.5)"}, PYTHON),
+    "Python's random choice": Edit(
+        {SETUP: "import random", PI: "loss = loss * [0.5, 1.0, 2.0][random.randrange(3)]"}, PYTHON
+    ),
+    # ---- errors of operations
+    "an error that is handled": Edit(
+        {
+            SETUP: "table, offset = torch.ones(2), torch.zeros((), dtype=torch.long)",
+            PI: "try:\n    loss = loss * table[offset + 0 * a.long()].mean()\nexcept IndexError:\n    pass",
+            EPOCH: "offset.fill_(5 if epoch == 3 else 0)",
+        },
+        PYTHON
+        + r"edited_\w+\.py:\d+ `update_pi` handles IndexError, and a replayed operation's error wouldn't get there",
+    ),
+    "code after errors": Edit(
+        {PI: "try:\n    loss = loss * 2\nfinally:\n    loss = loss / 2"},
+        PYTHON + r"edited_\w+\.py:\d+ `update_pi` runs code after errors \(finally\)",
+    ),
+    "an exit of one's own": Edit(
+        {
+            SETUP: "class Halved:\n    def __enter__(self):\n        pass\n    def __exit__(self, *e):\n        pass",
+            PI: "with Halved():\n    loss = loss / 2",
+        },
+        PYTHON + r"edited_\w+\.py:\d+ `__exit__` wouldn't be called after a replayed operation's error",
+    ),
     # ---- changes that Dynamo wouldn't notice
     "a method replaced on its class": Edit(
         {SETUP: SCALE, PI: "loss = scale.of(loss)", EPOCH: "if epoch == 3:\n    Scale.of = lambda self, x: x * 0.5"}

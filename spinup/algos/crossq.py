@@ -160,7 +160,7 @@ def crossq(
     else:
         buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
 
-    # ---- learn
+    # ---- updates
     @captured(capture)
     def update(batch: Batch, skip_policy: bool) -> dict[str, Tensor]:
         """One step of the critics and, unless skipped, the policy and the temperature. Returns what to log."""

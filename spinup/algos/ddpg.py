@@ -106,7 +106,7 @@ def ddpg(
     noise = np.zeros((num_envs, *low.shape), np.float32)
     noise_scale = act_noise * (high - low) / 2
 
-    # ---- learn
+    # ---- updates
     @captured(capture)
     def update(batch: Batch) -> dict[str, Tensor]:
         """One step of the critic and one of the policy. Returns what to log."""

@@ -112,7 +112,7 @@ def dqn(
     else:
         buffer = HindsightBuffer(hindsight, envs, replay_size, device, n_step, gamma)
 
-    # ---- learn
+    # ---- updates
     @captured(capture)
     def update(batch: Batch) -> dict[str, Tensor]:
         """One step of the network. Returns what to log."""

@@ -120,7 +120,7 @@ def td3(
     low_t, high_t = (torch.as_tensor(x, device=device) for x in (low, high))
     half_range = (high_t - low_t) / 2
 
-    # ---- learn
+    # ---- updates
     @captured(capture)
     def update(batch: Batch, skip_policy: bool) -> dict[str, Tensor]:
         """One step of the critics and, unless skipped, of the policy and the targets. Returns what to log."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils._pytree import tree_map_only
 
@@ -53,6 +54,8 @@ def captured(on: bool = True) -> Callable:
     change between calls. An update that changes Python's state, can't be traced, or reads something new in each call
     runs as Python, and a line on stderr says why.
     """
+    if callable(on):
+        raise TypeError("captured needs parentheses: @captured()")
 
     def decorate(update: Callable) -> Callable:
         @functools.wraps(update)
@@ -155,12 +158,16 @@ class Trace:
 
     def trace(self, batch: tuple[Tensor, ...]):
         """A call in which Dynamo traces the update, unless the guards of a graph hold again."""
+        self.holds = False
         try:
             if self.compiled is None or self.watch.changed():
                 self.compile()
             results = with_settings(self.compiled, batch, self.watch)
-        except Untraceable as error:  # the update hasn't had any effect yet
-            self.owner.stay_python(str(error))
+        except Exception as error:
+            if self.holds:  # the update's own error; otherwise it hasn't had any effect yet
+                raise
+            known = isinstance(error, Untraceable)
+            self.owner.stay_python(str(error) if known else f"it can't be traced ({first_line(error)})")
             return self.owner.as_python(batch, *self.options)
         if not self.holds:
             self.owner.stay_python("Dynamo makes no graph of it, or is switched off")
@@ -185,7 +192,7 @@ class Trace:
         # names in the function's globals.
         self.call = types.FunctionType(call.__code__.replace(), {**call.__globals__}, closure=call.__closure__)
         try:
-            with without_triton():
+            with without_triton(), validating():
                 import_dynamo()
                 forget_operators()
                 self.compiled = torch.compile(self.call, backend=backend, fullgraph=True, dynamic=False)
@@ -246,6 +253,16 @@ def without_triton() -> Iterator[None]:
     finally:
         if hide:
             del sys.modules["triton"]
+
+
+@contextlib.contextmanager
+def validating() -> Iterator[None]:
+    """Keep the validation of torch.distributions as it is: torch.compile switches it off for the whole process."""
+    before = Distribution._validate_args
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
 
 
 def mesa_has_drawn() -> bool:

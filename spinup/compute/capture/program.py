@@ -39,7 +39,14 @@ class Program:
         self.records, self.memory = 0, set()
 
     def __call__(self, *args) -> list[Tensor | None]:
-        self.owner.holds = True
+        self.owner.holds, grad_enabled = True, torch.is_grad_enabled()
+        try:
+            return self.run(args)
+        except BaseException:
+            torch.set_grad_enabled(grad_enabled)  # the graph would have done that at its end
+            raise
+
+    def run(self, args: tuple) -> list[Tensor | None]:
         if self.key is None:
             self.classify(args)
         batch = self.batch(args)
@@ -59,7 +66,9 @@ class Program:
         results = self.replay.run()
         if self.replay.refused:
             self.owner.stay_python(self.replay.refused)
-        return [x if kept else x.clone() for x, kept in zip(results, self.kept, strict=True)]
+        return [
+            x if x is None else x.detach() if kept else x.clone() for x, kept in zip(results, self.kept, strict=True)
+        ]
 
     def classify(self, args: tuple) -> None:
         """Set the functions that pick each kind of arguments."""
@@ -113,8 +122,11 @@ def why_not(graph: torch.fx.GraphModule, args: list) -> str | None:
     if any(n > 1 and stride == 0 for x in batch for n, stride in zip(x.shape, x.stride(), strict=True)):
         return "its batch holds an expanded tensor; give it a copy, by contiguous()"
     for node in graph.graph.nodes:
-        if "NumpyTensorSource" in repr(node.meta.get("grapharg")):  # Python computes with it as a number
+        source = repr(node.meta.get("grapharg"))  # of a tensor with which Python computes as a number
+        if "NumpyTensorSource" in source:
             return "it reads a NumPy number or array; make it a tensor"
+        if "RandomValueSource" in source:
+            return "it draws a number by Python's random; draw it by torch.rand"
         if node.target in ASSERTIONS:  # fail with another exception than Python's
             return "it asserts something of a tensor; return the tensor, and check it outside"
         if isinstance(node.target, torch._ops.HigherOrderOperator):

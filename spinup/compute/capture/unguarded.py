@@ -19,8 +19,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-HARMLESS = {"ArithmeticError", "AssertionError", "FloatingPointError", "IndexError", "NotImplementedError"}
-HARMLESS |= {"OverflowError", "RuntimeError", "StopIteration", "TypeError", "ValueError", "ZeroDivisionError"}
+HARMLESS = {"ArithmeticError", "AssertionError", "FloatingPointError", "NotImplementedError"}
+HARMLESS |= {"OverflowError", "StopIteration", "TypeError", "ValueError", "ZeroDivisionError"}
+OF_OPERATIONS = {"IndexError", "RuntimeError", "finally"}  # of tensors, which a replay does without the handlers
 NUMBERS = (bool, int, float, complex, str, bytes, type(None))
 CONSTANTS = (*NUMBERS, type, types.FunctionType, types.BuiltinFunctionType)
 HEAP_TYPE = 1 << 9  # in a class's __flags__: it can be changed
@@ -202,7 +203,14 @@ def unguarded(function: types.FunctionType, has_source: bool) -> str | None:
         return None
     code = function.__code__
     place = f"{Path(code.co_filename).name}:{code.co_firstlineno} `{code.co_name}`"
-    if (names := handled(code) - HARMLESS) and function.__globals__.get("__name__") != "contextlib":
+    known = function.__globals__.get("__name__") in ("contextlib", "spinup.compute.capture.front")
+    names = set() if known else handled(code) - HARMLESS
+    if names and names <= OF_OPERATIONS:
+        what = "runs code after errors (finally)" if "finally" in names else f"handles {min(names)}"
+        return f"{place} {what}, and a replayed operation's error wouldn't get there; handle errors outside"
+    if code.co_name == "__exit__" and not known:
+        return f"{place} wouldn't be called after a replayed operation's error; use its class outside"
+    if names:
         return f"{place} handles {min(names)}, and what is missing now may exist later; use get or getattr instead"
     if has_source:
         return None
@@ -217,6 +225,10 @@ def unguarded(function: types.FunctionType, has_source: bool) -> str | None:
 
 def unguarded_class(cls: type) -> str | None:
     """What Dynamo would miss in a class; None if there is no such thing."""
+    if issubclass(cls, types.GeneratorType):
+        return (
+            "it makes a generator, as torch's clip_grad_norm_ does; use a list, or FlatAdam(max_grad_norm=...) to clip"
+        )
     if hasattr(cls, "__del__"):
         return f"it uses `{cls.__name__}`, whose objects do something when deleted; use it outside"
     if cls is contextlib.suppress:
@@ -248,16 +260,16 @@ def is_constant(x: Any) -> bool:
 
 
 def handled(code: types.CodeType) -> set[str]:
-    """The names of the exceptions that a function handles: what is loaded just before a comparison, or BaseException if
-    a handler compares nothing, and doesn't raise it again.
+    """The names of the exceptions that a function handles: what is loaded just before a comparison. BaseException, if a
+    handler compares nothing and doesn't raise it again; "finally", if it does.
     """
     loaded, found, handling = set(), set(), False
     for instruction in dis.get_instructions(code):
         name = instruction.opname
         if name == "CHECK_EXC_MATCH":
             found |= loaded
-        elif name == "POP_EXCEPT" and handling:
-            found.add("BaseException")
+        elif name in ("POP_EXCEPT", "RERAISE") and handling:
+            found.add("BaseException" if name == "POP_EXCEPT" else "finally")
         if name == "PUSH_EXC_INFO":
             handling = True
         elif name in ("CHECK_EXC_MATCH", "WITH_EXCEPT_START", "RERAISE", "POP_EXCEPT"):
@@ -278,12 +290,14 @@ def hooked_methods() -> list[tuple[type, str]]:
     functions = importlib.import_module("torch._dynamo.variables.functions")
     builder = importlib.import_module("torch._dynamo.variables.builder")
     constant = importlib.import_module("torch._dynamo.variables.constant")
+    builtin = importlib.import_module("torch._dynamo.variables.builtin")
     methods = [
         (convert, "InliningInstructionTranslator", "inline_call"),  # traces the code of a called function
         (functions, "WrapperUserFunctionVariable", "call_function"),  # that of functools.cache, for example
         (builder, "VariableBuilder", "_wrap"),  # reads an object
         (builder, "SourcelessBuilder", "create"),  # reads one that Dynamo couldn't find again, to guard it
         (constant, "ConstantVariable", "__init__"),  # a constant, given or computed
+        (builtin, "BuiltinVariable", "_call_min_max_binary"),  # Python's min and max
     ]
     for module, owner, method in methods:
         if method not in getattr(getattr(module, owner, None), "__dict__", {}):
@@ -331,7 +345,12 @@ def checking(watch: Watch) -> Iterator[list[str]]:
             watch.words.add(value)
         return original(self, value, *args, **kwargs)
 
-    by_us: list[Callable] = [inline, call_wrapped, read, read, make_constant]
+    def compare(original, self, translator, *values):
+        if any(value is not None and value.is_tensor() for value in values):
+            refuse("it compares tensors by Python's `min` or `max`; use torch.minimum, torch.maximum or clamp")
+        return original(self, translator, *values)
+
+    by_us: list[Callable] = [inline, call_wrapped, read, read, make_constant, compare]
     with contextlib.ExitStack() as stack:
         stack.callback(watch.settle)
         for (owner, method), by in zip(hooked_methods(), by_us, strict=True):
