@@ -58,7 +58,7 @@ THREE_ROBOTS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 FOUR_ROBOTS = (*THREE_ROBOTS, "Ant-v5")
 SEVEN_TASKS = (*FOUR_ROBOTS, "Swimmer-v5", "Reacher-v5", "InvertedDoublePendulum-v5")
 SMALL = "--hid 64,64 --steps_per_epoch 1000 --start_steps 1000"
-WITHOUT = (  # CrossQ's ingredients, each switched off; "": all of them on
+WITHOUT = (  # CrossQ's ingredients, each switched off, and wider critics; "": the defaults
     "",
     "--ac_kwargs:batch_norm False",
     "--ac_kwargs:actor_batch_norm False",
