@@ -371,7 +371,7 @@ def test_start_where_nothing_can_be_written(tmp_path, capsys):
 def test_check_of_what_is_no_program(tmp_path, capsys):
     (tmp_path / "a.py").write_bytes(b"x = '\xff\x00'")
     (tmp_path / "a.txt").write_text("x")
-    for name, line in (("a.py", "is no text file"), ("a.txt", "is no Python file; its name must end in .py")):
+    for name, line in (("a.py", "is not a text file"), ("a.txt", "is no Python file; its name must end in .py")):
         status, out = run(capsys, "check", "1.1", str(tmp_path / name))
         assert status == 2
         assert out.endswith(f"{line}\n")
