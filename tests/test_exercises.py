@@ -371,7 +371,7 @@ def test_start_where_nothing_can_be_written(tmp_path, capsys):
 def test_check_of_what_is_no_program(tmp_path, capsys):
     (tmp_path / "a.py").write_bytes(b"x = '\xff\x00'")
     (tmp_path / "a.txt").write_text("x")
-    for name, line in (("a.py", "is not a text file"), ("a.txt", "is no Python file; its name must end in .py")):
+    for name, line in (("a.py", "is not a text file"), ("a.txt", "is not a Python file; its name must end in .py")):
         status, out = run(capsys, "check", "1.1", str(tmp_path / name))
         assert status == 2
         assert out.endswith(f"{line}\n")
@@ -664,7 +664,7 @@ def test_missing_file_is_the_users_mistake(tmp_path):
 
 
 def test_all_files_are_shipped():
-    """What is no Python file gets into a wheel only by a pattern in pyproject.toml."""
+    """What isn't a Python file gets into a wheel only by a pattern in pyproject.toml."""
     patterns = re.search(r'^"spinup.exercises" = \[(.*)\]$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     folder = ROOT / "spinup" / "exercises"
     shipped = {path for pattern in re.findall(r'"(.+?)"', patterns) for path in folder.glob(pattern)}
