@@ -346,7 +346,8 @@ def checking(watch: Watch) -> Iterator[list[str]]:
         return original(self, value, *args, **kwargs)
 
     def compare(original, self, translator, *values):
-        if any(value is not None and value.is_tensor() for value in values):
+        tensor = importlib.import_module("torch._dynamo.variables").TensorVariable
+        if any(value is not None and isinstance(value.realize(), tensor) for value in values):
             refuse("it compares tensors by Python's `min` or `max`; use torch.minimum, torch.maximum or clamp")
         return original(self, translator, *values)
 
