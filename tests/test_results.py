@@ -318,9 +318,9 @@ def test_legends(runs):
     assert [group for group, _ in folders(load([ppo, trpo], ["one", "two"]))] == ["one"] * 4 + ["two"]
     groups = [group for group, _ in folders(load([ppo, trpo], ["one", "more", "two"]))]
     assert groups == ["one"] * 3 + ["more", "two"]
-    both = [str(runs / "ppo"), str(runs / "ppo_more")]
-    assert [group for group, _ in folders(load(both, ["one", "more"]))] == ["one"] * 3 + ["more"]
-    assert [group for group, _ in folders(load(both[::-1], ["more", "one"]))] == ["more"] + ["one"] * 3
+    for more in (str(runs / "ppo_more"), str(runs / "ppo_more") + "/"):
+        assert [group for group, _ in folders(load([ppo, more], ["one", "more"]))] == ["one"] * 3 + ["more"]
+        assert [group for group, _ in folders(load([more, ppo], ["more", "one"]))] == ["more"] + ["one"] * 3
     with pytest.raises(UserError, match=r"1 legends for 3 folders \(.*ppo_more.*\)"):
         load([ppo, trpo], ["one"])
 

@@ -321,7 +321,7 @@ def test_a_wrapper_that_is_not_gymnasiums_must_be_named(tmp_path):
     with pytest.raises(spinup.errors.UserError, match=f"--wrapper {name}"):
         spinup.resume(tmp_path, epochs=2)
     for other in (["gymnasium.wrappers:TimeLimit(7)"], [f"{__name__}:Seven()"], [name, name]):
-        with pytest.raises(spinup.errors.UserError, match=f"wrappers cannot be changed .* are: --wrapper {name}$"):
+        with pytest.raises(spinup.errors.UserError, match=rf"wrappers cannot be changed .* are \['{name}'\]$"):
             spinup.resume(tmp_path, epochs=2, wrappers=other)
     spinup.resume(tmp_path, epochs=2, wrappers=[name])
     with pytest.raises(spinup.errors.UserError, match=f"--wrapper {name}"):

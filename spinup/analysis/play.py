@@ -35,7 +35,7 @@ from spinup.envs import (
 from spinup.errors import UserError, first_line, install, printable, user_path
 from spinup.experiments import parsers
 from spinup.nets import check_ac_kwargs, check_makes_networks
-from spinup.runs.config import fill_in, imported_module, made_by_function, read_config
+from spinup.runs.config import check_env_name, fill_in, read_config
 from spinup.runs.saved import (
     TRAINING_ONLY,
     build,
@@ -119,17 +119,10 @@ def read_parameters(file: Path) -> dict[str, torch.Tensor]:
 
 
 def spaces_of(folder: Path, config: dict, environment_arguments: dict) -> VecEnv:
-    """Make a run's environment, to get its spaces. Raises UserError if that would import a module."""
-    env_id = str(config.get("env_fn"))
-    if made_by_function(env_id):
-        raise UserError(f"{folder}: its environment was made by {env_id}; pass that function (env_fn=)")
-    module = imported_module(env_id)
-    if module and module not in sys.modules:
-        raise UserError(
-            f"{folder}: its environment '{env_id}' imports {module}; allow it with --env {env_id} (env_fn=)"
-        )
+    """Make a run's environment, to get its spaces. Raises UserError if it takes a function or an import."""
+    check_env_name(folder, config)
     try:
-        return make_envs(env_id, **environment_arguments)
+        return make_envs(str(config.get("env_fn")), **environment_arguments)
     except UserError as error:
         raise UserError(f"{folder}: {error}; --env ID (env_fn=) names another environment") from None
 

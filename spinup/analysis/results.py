@@ -117,10 +117,12 @@ def load(logdirs, legend=(), select=(), exclude=()) -> "pd.DataFrame":
     """
     logdirs = [str(logdirs)] if isinstance(logdirs, (str, Path)) else [str(logdir) for logdir in logdirs]
     folders = [(i, folder) for i, logdir in enumerate(logdirs) for folder in expand(logdir)]
-    closest: dict[str, int] = {}  # the length of the longest of logdirs that each folder begins with
+    lengths = [len(os.path.realpath(os.path.expanduser(logdir))) for logdir in logdirs]
+    longest: dict[str, int] = {}  # the length of the longest of logdirs that denotes each folder
     for i, folder in folders:
-        closest[folder] = max(closest.get(folder, 0), len(logdirs[i].rstrip("/")))
-    folders = [(i, folder) for i, folder in folders if len(logdirs[i].rstrip("/")) == closest[folder]]
+        real = os.path.realpath(folder)
+        longest[real] = max(longest.get(real, 0), lengths[i])
+    folders = [(i, folder) for i, folder in folders if lengths[i] == longest[os.path.realpath(folder)]]
     if legend and len(legend) == len(folders):
         labels = legend
     elif legend and len(legend) == len(logdirs):

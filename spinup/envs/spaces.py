@@ -134,10 +134,11 @@ def flat_observation(observation_space: spaces.Space, observation) -> np.ndarray
     One that `make_env` has flattened already is taken, too. Raises UserError if it doesn't fit the space, or isn't
     finite.
     """
-    wrong = None if is_flattened(observation_space, observation) else mismatch(observation_space, observation)
+    flattened = is_flattened(observation_space, observation)
+    wrong = None if flattened else mismatch(observation_space, observation)
     if wrong is None:
-        is_flat = isinstance(observation_space, spaces.Box) or is_flattened(observation_space, observation)
-        o = np.asarray(observation) if is_flat else spaces.flatten(observation_space, observation)
+        as_it_is = flattened or isinstance(observation_space, spaces.Box)
+        o = np.asarray(observation) if as_it_is else spaces.flatten(observation_space, observation)
         wrong = None if np.isfinite(o).all() else "it has a value that isn't finite"
     if wrong:
         what = f"{' '.join(repr(observation).split()):.80} is not one observation of the policy's environment"

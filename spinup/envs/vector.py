@@ -171,7 +171,7 @@ class VecEnv:
             if begins.any():
                 self.o = self._observations(self._call("reset", seed=seeds, options={"reset_mask": begins})[0])
             raw = np.stack([actions[row][i] for i, row in enumerate(steps - spans + position)])
-            if self.mask is not None:  # where nothing is replayed: the last episode's action may be illegal in this one
+            if self.mask is not None and (lengths == 0).any():  # the last episode's action may be illegal in this one
                 legal = to_env_actions(self.raw_action_space, self.random_actions())
                 raw = np.where(lengths == 0, legal.T, raw.T).T
             o, r, terminated, truncated, _ = self._call("step", raw)

@@ -2,8 +2,6 @@
 
 import os
 import platform
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from spinup.experiments import parsers
 from spinup.experiments.cli import convert, parameters
 from spinup.nets.protocol import known_ac_kwargs
 from spinup.runs.checkpoint import read_manifest
-from spinup.runs.config import fill_in, find_name_only, imported_module, made_by_function, read_config
+from spinup.runs.config import check_env_name, fill_in, find_name_only, read_config
 from spinup.runs.logger import logger_arguments
 from spinup.runs.saved import MOST_PROCESSES, check_process_count, check_size
 from spinup.runs.sinks import NAMED
@@ -98,12 +96,8 @@ def check_version(folder: Path, config: dict) -> None:
 
 def check_imports(folder: Path, config: dict, env_fn: str | Callable | None, actor_critic: Callable | None) -> None:
     """Raise UserError if config.json names something to import that the user has not given."""
-    env_name = str(config.get("env_fn"))
-    if env_fn is None and made_by_function(env_name):
-        raise UserError(f"{folder}: its environment was made by {env_name}; pass that function (env_fn=)")
-    module = imported_module(env_name)
-    if env_fn is None and module and module not in sys.modules:
-        raise UserError(f"{folder}: its environment '{env_name}' imports {module}; allow it with --env {env_name}")
+    if env_fn is None:
+        check_env_name(folder, config)
     networks = str(config.get("actor_critic"))
     if actor_critic is None and not networks.startswith("spinup.nets."):
         raise UserError(f"{folder}: its networks are {networks}; in Python: spinup.resume(folder, actor_critic=...)")
@@ -118,8 +112,7 @@ def check_wrappers(folder: Path, config: dict, given: Sequence | None) -> None:
         isinstance(a, str) and WRAPPER_SPEC.fullmatch(b) for a, b in zip(ours, theirs, strict=True)
     )
     if comparable and ours != theirs:
-        flags = "".join(f" --wrapper {shlex.quote(wrapper)}" for wrapper in theirs) or "none"
-        raise UserError(f"wrappers cannot be changed when a run is resumed; those of {folder} are:{flags}")
+        raise UserError(f"wrappers cannot be changed when a run is resumed; those of {folder} are {theirs}")
 
 
 def complete(folder: Path, config: dict, given: Mapping[str, Mapping | None], makers: Mapping[str, Any]) -> dict:

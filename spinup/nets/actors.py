@@ -88,8 +88,8 @@ def keep_bounds(module: nn.Module) -> None:
 def mask_illegal(x: Tensor, o: Tensor, mask: slice | None) -> Tensor:
     """Logits or values x, (..., K), with minus infinity for illegal actions (arXiv:2006.14171).
 
-    mask: where observations o, (..., size), say which actions are legal; None: all are. A mask that allows
-        no action, such as a terminal state's, is ignored.
+    mask: where observations o, (..., size), say which actions are legal; None: all are. A mask that allows no action,
+        such as a terminal state's, is ignored.
     """
     if mask is None:
         return x

@@ -301,6 +301,16 @@ def imported_module(env_id: str) -> str:
     return env_id.rpartition(":")[0]
 
 
+def check_env_name(folder: Path, config: Mapping) -> None:
+    """Raise UserError if a run's environment can't be made from its name in config.json, or only by an import."""
+    name = str(config.get("env_fn"))
+    module = imported_module(name)
+    if made_by_function(name):
+        raise UserError(f"{folder}: its environment was made by {name}; pass that function (env_fn=)")
+    if module and module not in sys.modules:
+        raise UserError(f"{folder}: its environment '{name}' imports {module}; allow it with --env {name} (env_fn=)")
+
+
 def check_depth(value: Any) -> None:
     """Raise ValueError for JSON nested more deeply than any run writes: recursive functions could fail on it."""
     level = [value]

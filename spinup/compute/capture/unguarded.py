@@ -204,12 +204,12 @@ def unguarded(function: types.FunctionType, has_source: bool) -> str | None:
     code = function.__code__
     place = f"{Path(code.co_filename).name}:{code.co_firstlineno} `{code.co_name}`"
     known = function.__globals__.get("__name__") in ("contextlib", "spinup.compute.capture.front")
+    if code.co_name == "__exit__" and not known:
+        return f"{place} wouldn't be called after a replayed operation's error; use its class outside"
     names = set() if known else handled(code) - HARMLESS
     if names and names <= OF_OPERATIONS:
         what = "runs code after errors (finally)" if "finally" in names else f"handles {min(names)}"
         return f"{place} {what}, and a replayed operation's error wouldn't get there; handle errors outside"
-    if code.co_name == "__exit__" and not known:
-        return f"{place} wouldn't be called after a replayed operation's error; use its class outside"
     if names:
         return f"{place} handles {min(names)}, and what is missing now may exist later; use get or getattr instead"
     if has_source:
