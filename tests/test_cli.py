@@ -326,6 +326,18 @@ def test_an_empty_list_in_a_grid_file_is_refused(tmp_path):
         cli.read_grid_file(str(file))
 
 
+@pytest.mark.parametrize("text", ["gamma: 0.9\ngamma: 0.99\n", "ac_kwargs:\n  linear: {sparsity: 0, sparsity: 1}\n"])
+def test_a_key_given_twice_in_a_yaml_file_is_refused(tmp_path, text):
+    pytest.importorskip("yaml")
+    file = tmp_path / "grid.yaml"
+    file.write_text(f"algo: ppo\n{text}")
+    with pytest.raises(UserError, match=rf"^grid: {re.escape(str(file))}: (gamma|sparsity) is given twice; several"):
+        cli.read_grid_file(str(file))
+    file.write_text("base: &base {activation: ReLU}\nac_kwargs:\n  <<: *base\n  linear: Linear\nseed: [0, 1]\n")
+    flags = {"base:activation": ["ReLU"], "ac_kwargs:activation": ["ReLU"], "ac_kwargs:linear": ["Linear"]}
+    assert cli.read_grid_file(str(file)) == {**flags, "seed": ["0", "1"]}
+
+
 def test_an_unsupported_value_in_a_grid_file_is_named(tmp_path):
     file = tmp_path / "grid.toml"
     file.write_text('algo = "ppo"\nstarted = 2020-01-01\n')

@@ -58,7 +58,7 @@ class Corridor(gym.Env):
     def step(self, action):
         self.t += 1
         self.show()
-        return self.np_random.uniform(-1, 1, 2).astype(np.float32), self.reward, self.t == 3, False, {}
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), self.reward, self.t == 3, False, {"t": self.t}
 
     def render(self):
         self.show()
@@ -526,7 +526,7 @@ def test_gif_of_mujoco_without_a_display(egl, tmp_path, capsys):
 @pytest.mark.parametrize(("env_kwargs", "follows"), [({}, True), ({"camera_id": -1}, False)])
 def test_camera_follows_the_agent(egl, env_kwargs, follows):
     watch.prepare_video("x.gif")
-    canvas = watch.open_canvas("HalfCheetah-v5", env_kwargs, 10)
+    canvas = watch.open_canvas("HalfCheetah-v5", env_kwargs, 10, None, None)
     cheetah = canvas.envs.envs[0].unwrapped
 
     def pixels():  # of the cheetah, the only thing that is more red than green
@@ -554,6 +554,16 @@ def test_video_of_several_episodes(painter, tmp_path, capsys):
     assert [picture[10, 10, 0] for picture in pictures] == [0, 60, 120, 180] * 2
     assert all(picture[10, 30, 0] == 0 for picture in pictures)
     assert milliseconds == [40] * 8
+
+
+@pytest.mark.parametrize("how", ["without a window", "in a window", "on video"])
+def test_numbers_of_the_infos_are_printed(tmp_path, capsys, monkeypatch, how):
+    train(tmp_path / "run", "Painter-v0", log_info="t")
+    monkeypatch.setenv("DISPLAY", ":0")
+    flags = {"without a window": ["--norender"], "on video": ["--video", tmp_path / "x.gif"]}.get(how, [])
+    lines = play(capsys, tmp_path / "run", "-n", 2, *flags)
+    assert lines[-2:] == [f"{name}  mean 3.00  std 0.00  min 3  max 3" for name in ("EpLen", "t")]
+    assert (Corridor.frames > 0) == (how == "in a window")
 
 
 def test_video_replaces_a_file(painter, tmp_path, capsys):

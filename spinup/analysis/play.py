@@ -49,6 +49,7 @@ from spinup.runs.saved import (
 from spinup.system.files import replacing
 
 EnvFn = str | Callable
+LogInfo = Sequence[str] | str | None
 MAX_GIF_FPS, MAX_GIF_SIDE = 30, 400  # frames per second, pixels per side: GIFs compress poorly
 
 
@@ -139,12 +140,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     policy = load(folder, args.itr, env_fn=args.env, wrappers=args.wrapper)
     env, env_kwargs = args.env or config["env_fn"], config["env_kwargs"]
     length = args.len or episode_length(config)
-    wrappers = saved_wrappers(folder, config, args.wrapper)
+    wrappers, log_info = saved_wrappers(folder, config, args.wrapper), config.get("log_info")
     torch.manual_seed(args.seed)
     how = (args.episodes, args.deterministic, args.seed)
     if args.video:
-        played = record(policy, env, args.video, *how, length, env_kwargs, wrappers)
-    elif window := None if args.norender else open_window(env, env_kwargs, length, wrappers):
+        played = record(policy, env, args.video, *how, length, env_kwargs, wrappers, log_info)
+    elif window := None if args.norender else open_window(env, env_kwargs, length, wrappers, log_info):
         with contextlib.closing(window):
             played = play(policy, window, *how)
     else:
@@ -174,14 +175,16 @@ def as_in_training(config: dict, args: argparse.Namespace) -> dict:
     return {**how, "num_envs": number}
 
 
-def open_window(env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequence | None = None) -> VecEnv | None:
+def open_window(
+    env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequence | None, log_info: LogInfo
+) -> VecEnv | None:
     """One environment that shows itself in a window. If that fails, prints why and returns None."""
     if no_display():
         print("no display: playing without a window (--norender omits this line)")
         return None
     try:
         shown = {**env_kwargs, "render_mode": "human"}
-        window = make_envs(env, max_ep_len=max_ep_len, env_kwargs=shown, wrappers=wrappers)
+        window = make_envs(env, max_ep_len=max_ep_len, env_kwargs=shown, wrappers=wrappers, log_info=log_info)
         window.reset()
         return window
     except Exception as error:  # missing graphics libraries or drivers can raise anything, and the window is optional
@@ -201,13 +204,14 @@ def play(
     seed: int,
     show: Callable[[], None] = lambda: None,
 ) -> dict[str, list]:
-    """Play one episode after another, seeded as in `evaluate`, and print a line about each. Returns EpRet and EpLen.
+    """Play one episode after another, seeded as in `evaluate`, and print a line about each. Returns the lists that
+    `evaluate` does.
 
     envs: a single environment
     show: called at the start and after every step
     """
     check_fits(policy, envs)
-    played = {"EpRet": [], "EpLen": []}
+    played = []
     for i in range(episodes):
         envs.seed = seed + i
         o, player = envs.reset(), Player(policy, 1)
@@ -215,10 +219,10 @@ def play(
         while not envs.done.all():
             o = envs.step(player.act(o, deterministic))[0]
             show()
-        played["EpRet"].append(envs.ep_ret.item())
-        played["EpLen"].append(envs.ep_len.item())
-        print(f"episode {i + 1}: return {played['EpRet'][-1]:.2f}, length {played['EpLen'][-1]}", flush=True)
-    return played
+        played += envs.episodes(envs.done)
+        print(f"episode {i + 1}: return {played[i][0]:.2f}, length {played[i][1]}", flush=True)
+    names = ("EpRet", "EpLen", *envs.log_info)
+    return {name: [row[i] for row in played] for i, name in enumerate(names)}
 
 
 # ---- video
@@ -234,17 +238,19 @@ def record(
     max_ep_len: int | None = None,
     env_kwargs: dict | None = None,
     wrappers: Sequence | None = None,
+    log_info: LogInfo = None,
 ) -> dict[str, list]:
     """Play episodes as `play` does, and record them in `file`, a .gif or .mp4, replacing it. Needs no display.
 
     max_ep_len: maximum episode length; None: that of the policy's run
+    wrappers, log_info: as in `make_envs`
 
     A GIF loops, with at most MAX_GIF_FPS frames per second and MAX_GIF_SIDE pixels per side. After Ctrl-C, the file
     contains what was played so far. Raises UserError if the environment can't be drawn or the file can't be written.
     """
     file = prepare_video(file)
     max_ep_len = longest_episode(policy) if max_ep_len is None else max_ep_len
-    canvas = open_canvas(env, env_kwargs or {}, max_ep_len, wrappers)
+    canvas = open_canvas(env, env_kwargs or {}, max_ep_len, wrappers, log_info)
     with contextlib.closing(canvas), contextlib.ExitStack() as stack:
         height, width, _ = draw(canvas).shape
         fps = float(canvas.envs.metadata.get("render_fps") or 30)
@@ -279,7 +285,7 @@ def prepare_video(file: str | Path) -> Path:
     return file
 
 
-def open_canvas(env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequence | None = None) -> VecEnv:
+def open_canvas(env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequence | None, log_info: LogInfo) -> VecEnv:
     """One environment that renders to arrays, already tested by drawing it once."""
     plain = make_env(env, env_kwargs, wrappers)
     close_or_warn(plain, env_name(env))
@@ -290,7 +296,7 @@ def open_canvas(env: EnvFn, env_kwargs: dict, max_ep_len: int, wrappers: Sequenc
     with silence_cleanup_errors():
         try:
             drawn = {**env_kwargs, "render_mode": "rgb_array"}
-            canvas = make_envs(env, max_ep_len=max_ep_len, env_kwargs=drawn, wrappers=wrappers)
+            canvas = make_envs(env, max_ep_len=max_ep_len, env_kwargs=drawn, wrappers=wrappers, log_info=log_info)
             follow_agent(canvas.envs.envs[0], env_kwargs)
             canvas.reset()
             draw(canvas)

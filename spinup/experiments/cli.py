@@ -295,8 +295,19 @@ def _parse_yaml(text: str) -> Any:
         import yaml
     except ModuleNotFoundError:
         raise UserError(f"grid: YAML files need: {install('yaml')}; TOML files work without it") from None
+
+    class Loader(yaml.SafeLoader):
+        """One that refuses a key given twice, as TOML does, instead of taking the last value."""
+
+        def construct_mapping(self, node, deep=False):
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for key in keys:
+                if keys.count(key) > 1:
+                    raise ValueError(f"{key} is given twice; several values are a list")
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise ValueError(error) from None
 
