@@ -404,6 +404,14 @@ def test_value_target(tmp_path, algo):
         assert column(tmp_path / target, "LossV")[0] == pytest.approx(loss_v)
 
 
+@on_policy
+def test_scaled_rewards_are_clipped(tmp_path, algo):
+    """The returns are 1 in all episodes, of one step: their deviation is 0. V = 0, and r is 10 instead of 10,000."""
+    options = {**PLAIN, **SMALL[algo], "normalize_rew": True, "actor_critic": constant_critic()}
+    train(algo, lambda: Spaces(length=1), tmp_path, **options)
+    assert column(tmp_path, "LossV")[0] == 100
+
+
 CHANGES = dict(value_target="rtg", lam=0.5, gamma=0.8, vf_lr=0.1, train_v_iters=1)
 OWN_CHANGES = {
     "vpg": dict(pi_lr=0.1, max_grad_norm=1e-9),

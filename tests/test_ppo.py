@@ -365,6 +365,7 @@ def test_normalize_rew(tmp_path):
     assert ac.rew_norm.count.item() == 3000
     assert column(tmp_path / "on", "LossV")[0] == pytest.approx(1, rel=0.5)  # of scaled rewards
     assert column(tmp_path / "on", "MaxEpRet") == [100] * 3  # returns are not scaled
+    assert ac.rew_norm.scale(torch.tensor([200.0, -1e6])).tolist() == pytest.approx([2, -10], rel=0.1)
     ac = train("ppo", Hundreds, tmp_path / "off", normalize_rew=False, **SMALL)
     assert ac.rew_norm.count.item() == 0
     assert column(tmp_path / "off", "LossV")[0] == pytest.approx(1e4, rel=0.5)

@@ -170,7 +170,7 @@ def ppo(
         o, a, r, o2, terminated, done = buffer.get(device)  # (T, N, ...)
         if normalize_rew:
             ac.rew_norm.update(buffer.discounted_returns(gamma))
-            r = r / ac.rew_norm.std
+            r = ac.rew_norm.scale(r)
         if anneal_lr:
             pi_optimizer.lr = pi_lr * (1 - (epoch - 1) / epochs)
             vf_optimizer.lr = vf_lr * (1 - (epoch - 1) / epochs)

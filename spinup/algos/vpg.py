@@ -94,7 +94,7 @@ def vpg(
         o, a, r, o2, terminated, done = buffer.get(device)  # (T, N, ...)
         if normalize_rew:
             ac.rew_norm.update(buffer.discounted_returns(gamma))
-            r = r / ac.rew_norm.std
+            r = ac.rew_norm.scale(r)
         with torch.no_grad():
             v_old, v2 = ac.v(o), ac.v(o2)  # (T, N)
         adv, ret = gae(r, v_old, v2, terminated, done, gamma, lam)  # vpg-2

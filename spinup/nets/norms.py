@@ -30,6 +30,10 @@ class RunningNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return ((x - self.mean) / self.std).clamp(-self.clip, self.clip)
 
+    def scale(self, x: Tensor) -> Tensor:
+        """x, (..., *shape), divided by the standard deviation, then clipped, but not centered: for rewards."""
+        return (x / self.std).clamp(-self.clip, self.clip)
+
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
         """Add the batch x, (..., *shape), to the statistics."""
