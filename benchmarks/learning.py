@@ -67,6 +67,7 @@ WITHOUT = (  # CrossQ's ingredients, each switched off, and wider critics; "": t
     "--ac_kwargs:critic_width 2",
     "--policy_delay 1",
     "--beta1 0.9",
+    "--policy_average 0",
 )
 
 

@@ -77,7 +77,7 @@ def test_a_run_with_fixed_block_sparse_layers_is_bitwise_the_same(tmp_path, capf
 
 
 CROSSQ = {
-    "targets, one pass each": dict(polyak=0.9, joint=False),
+    "targets, one pass each": dict(polyak=0.9, joint=False, policy_average=0.0),
     "each step, no normalization": dict(
         policy_delay=1, alpha=0.2, ac_kwargs=dict(hidden_sizes=(8, 8), batch_norm=False, actor_batch_norm=False)
     ),

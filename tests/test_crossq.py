@@ -4,13 +4,28 @@ See also test_off_policy.py, test_resume.py, test_capture.py and test_mpi.py.
 """
 
 import copy
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from probes import ByBoth, Line, Probe, Replay, Walk, assert_follows, column, fit, lines, parameters, rows, train
+from probes import (
+    ByBoth,
+    Line,
+    Probe,
+    Replay,
+    Walk,
+    assert_follows,
+    column,
+    fit,
+    lines,
+    parameters,
+    polyak_loop,
+    rows,
+    train,
+)
 from torch import nn
 
 import spinup
@@ -240,7 +255,7 @@ def test_first_losses_by_hand(tmp_path):
     assert row["LossPi"] == -3
 
 
-OFF = dict(polyak=0.9, joint=False, beta1=0.9, policy_delay=1)
+OFF = dict(polyak=0.9, joint=False, beta1=0.9, policy_delay=1, policy_average=0.0)
 OFF_NETWORKS = dict(hidden_sizes=(16, 16), batch_norm=False, actor_batch_norm=False, critic_width=1)
 
 
@@ -296,15 +311,16 @@ class Twin:
 
 
 @pytest.mark.parametrize("polyak", [0.0, 0.9])
-@pytest.mark.parametrize("joint", [True, False])
-def test_updates_are_a_twins(monkeypatch, tmp_path, joint, polyak):
+@pytest.mark.parametrize(("joint", "average"), [(True, 0.0), (True, 0.15), (False, 0.999)])
+def test_updates_are_a_twins(monkeypatch, tmp_path, joint, polyak, average):
     """Eight updates with torch.optim.Adam and everything written out, on the same batches and noise."""
     options = {**SMALL, "update_after": 30, "steps_per_epoch": 37, "lr": 2e-3, "gamma": 0.8, "n_step": 2}
     # By Tanh: the bias of a ReLU that is never 0 has no effect, and a gradient of nothing but rounding errors.
     options["ac_kwargs"] = dict(hidden_sizes=(16,), activation="Tanh")
+    options["policy_average"] = average
     replay = Replay(monkeypatch, "crossq", Walk, tmp_path, **options, joint=joint, polyak=polyak)
     assert len(replay.batches) == 8
-    first = replay.first
+    first, averaged, n = replay.first, copy.deepcopy(replay.first.actor), 0
     actor, critics = Twin(first.actor.net), [Twin(q.net) for q in first.critic]
     targets = [Twin(copy.deepcopy(q.net)) for q in first.critic]
     log_alpha = torch.zeros((), requires_grad=True)
@@ -348,17 +364,45 @@ def test_updates_are_a_twins(monkeypatch, tmp_path, joint, polyak):
             pi_adam.zero_grad()
             (alpha * logp - torch.min(*(net(torch.cat([batch.o, a], 1))[:, 0] for net in critics))).mean().backward()
             pi_adam.step()
+            n += 1
+            decay = min(average, n / (n + 9))
+            polyak_loop(averaged, first.actor, decay)
+            for norm, running in zip(averaged.net.norms, actor.running, strict=True):
+                norm.mean, norm.var = (
+                    decay * old + (1 - decay) * new for old, new in zip((norm.mean, norm.var), running, strict=True)
+                )
             alpha_adam.zero_grad()
             (log_alpha * (-logp.detach().mean() + 2.0)).backward()  # the entropy minus its target, -2
             alpha_adam.step()
 
-    assert_follows(replay, {"actor": first.actor, "critic": first.critic})
+    assert_follows(replay, {"actor": averaged, "critic": first.critic})
     assert replay.ac.temperature.log_alpha.item() == pytest.approx(log_alpha.item(), abs=1e-6)
-    for ours, twin in [(replay.ac.actor, actor), *zip(replay.ac.critic, critics, strict=True)]:
-        for norm, (mean, var) in zip(ours.net.norms, twin.running, strict=True):
+    expected = [[(norm.mean, norm.var) for norm in averaged.net.norms], *(net.running for net in critics)]
+    for ours, running in zip([replay.ac.actor, *replay.ac.critic], expected, strict=True):
+        for norm, (mean, var) in zip(ours.net.norms, running, strict=True):
             torch.testing.assert_close(norm.mean, mean, rtol=0, atol=1e-5)
             torch.testing.assert_close(norm.var, var, rtol=1e-5, atol=1e-5)
     assert replay.row["LossQ"] == pytest.approx(sum(losses) / 8, rel=1e-4)
+
+
+def test_an_average_of_the_policies_is_the_result(tmp_path):
+    """It is tested, saved and returned; the learned policy acts, learns and is logged as without it."""
+    options = {**SMALL, "epochs": 2, "update_after": 20, "steps_per_epoch": 40, "eval_freq": 1, "lr": 0.1}
+    runs = {}
+    for average in (0.0, 0.5, 0.999):
+        folder = tmp_path / str(average)
+        ac = train("crossq", Walk, folder, **options, num_test_episodes=2, policy_average=average)
+        saved = torch.load(folder / "model.pt", weights_only=True)
+        assert all(torch.equal(saved[key], value) for key, value in ac.state_dict().items())
+        table = rows(folder)
+        others = [{key: x for key, x in row.items() if "Test" not in key and "Time" not in key} for row in table]
+        runs[average] = [row["AverageTestEpRet"] for row in table], ac, others
+    for (tests, ac, others), (tests2, ac2, others2) in itertools.combinations(runs.values(), 2):
+        assert tests != tests2
+        assert (parameters(ac.actor) - parameters(ac2.actor)).abs().max() > 0.01
+        assert any((x != statistics(ac2.actor)[key]).any() for key, x in statistics(ac.actor).items())
+        assert torch.equal(parameters(ac.critic), parameters(ac2.critic))
+        assert others == others2
 
 
 def test_the_policys_step_leaves_the_critics_statistics_alone(tmp_path):
@@ -417,7 +461,8 @@ def test_a_checkpoint_has_the_running_statistics_and_the_targets(tmp_path):
         ac = train("crossq", Walk, folder, **options, polyak=polyak)
         (file,) = folder.glob("checkpoint/*/rank0.pt")
         parts = torch.load(file, weights_only=True)["parts"]
-        assert all(torch.equal(parts["ac"][key], x) for key, x in statistics(ac).items())
+        states = parts["ac"] | {f"actor.{key}": x for key, x in parts["pi_avg"].items()}
+        assert all(torch.equal(states[key], x) for key, x in statistics(ac).items())
         assert ("q_targ" in parts) == (polyak > 0)
 
 
@@ -477,7 +522,11 @@ def test_own_networks(tmp_path):
     ac = train("crossq", Walk, tmp_path, actor_critic=Own, **options)
     assert type(ac) is Own
     assert ac.critic[0].net[0].running_mean.abs().max() > 0
-    assert ac.actor.net[0].num_batches_tracked == 41 // 3
+    (file,) = tmp_path.glob("checkpoint/*/rank0.pt")
+    learned = torch.load(file, weights_only=True)["parts"]["ac"]
+    assert learned["actor.net.0.num_batches_tracked"] == 41 // 3
+    assert not torch.equal(ac.actor.net[0].running_mean, torch.zeros(3))  # averaged, as the parameters are
+    assert not torch.equal(ac.actor.net[0].running_mean, learned["actor.net.0.running_mean"])
 
 
 def test_networks_without_training_are_refused(tmp_path):

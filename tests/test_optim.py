@@ -225,6 +225,22 @@ def test_polyak_average_by_hand():
     assert target.tolist() == [3, 6, 4]
 
 
+def test_polyak_average_moves_running_statistics():
+    class Net(nn.Module):
+        def __init__(self, mean):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2)
+            self.norm.running_mean.fill_(mean)
+            self.register_buffer("scale", torch.tensor(mean), persistent=False)
+
+    target, source = Net(0.0), Net(4.0)
+    source.norm.num_batches_tracked.fill_(3)
+    polyak_average(flatten(target), FlatAdam(source, lr=0.1).flat, 0.75)
+    assert target.norm.running_mean.tolist() == [1, 1]
+    assert target.norm.num_batches_tracked == 0  # not a number to average
+    assert target.scale == 0  # not saved: a constant
+
+
 def test_polyak_average_moves_every_parameter_of_a_module():
     module, other = net(0), net(1)
     expected = [0.9 * p + 0.1 * q for p, q in zip(module.parameters(), other.parameters(), strict=True)]

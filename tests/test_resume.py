@@ -45,7 +45,7 @@ SETTINGS = {
     "td3": ("Pendulum-v1", OFF | dict(num_envs=1, update_every=1, policy_delay=3, noise_corr=0.5)),
     "sac": ("Pendulum-v1", OFF),
     "crossq": ("Pendulum-v1", OFF | dict(policy_delay=2)),
-    "crossq-targets": ("Pendulum-v1", OFF | dict(polyak=0.9, joint=False)),
+    "crossq-targets": ("Pendulum-v1", OFF | dict(polyak=0.9, joint=False, policy_average=0.0)),
     "sac-rigl": ("Pendulum-v1", OFF | dict(ac_kwargs=dict(hidden_sizes=[64, 64], linear=RIGL))),
     "ppo-prune": (
         "CartPole-v1",

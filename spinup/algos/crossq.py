@@ -1,9 +1,10 @@
 """CrossQ, arXiv:1902.05605: SAC with batch normalization instead of target networks.
 
-Equations: docs/algorithms/crossq.md. Departures from the paper: critics are 256 units wide instead of 2048, and the
-learning rate falls at the end (the preset "paper" has the paper's settings); batch normalization isn't replaced by
-batch renormalization after 100,000 steps; and n-step returns can replace one-step ones. Each ingredient has a switch:
-the networks' `batch_norm`, `actor_batch_norm` and `critic_width`, and `joint`, `polyak` and `beta1`.
+Equations: docs/algorithms/crossq.md. Departures from the paper: critics are 256 units wide instead of 2048, the
+learning rate falls at the end, and an average of the policies is the result (the preset "paper" has the paper's
+settings); batch normalization isn't replaced by batch renormalization after 100,000 steps; and n-step returns can
+replace one-step ones. Each ingredient has a switch: the networks' `batch_norm`, `actor_batch_norm` and `critic_width`,
+and `joint`, `polyak`, `beta1` and `policy_average`.
 """
 
 import copy
@@ -106,6 +107,11 @@ def crossq(
     policy_delay: Annotated[
         int, Range(1), "steps of the critics for each step of policy and temperature", CHANGEABLE
     ] = 3,
+    policy_average: Annotated[
+        float,
+        Range(0, 1),
+        "decay of a running average of the policy, which is tested, saved and returned; 0: the learned policy is",
+    ] = 0.999,
     batch_size: arg.BatchSize = 256,
     start_steps: arg.StartSteps = 5000,
     update_after: arg.UpdateAfterOrStart = None,
@@ -151,6 +157,11 @@ def crossq(
     pi, q, log_alpha = ac.actor, ac.critic, ac.temperature.log_alpha
     q_targ = copy.deepcopy(q) if polyak else q
     q_targ_params = flatten(q_targ) if polyak else None
+    result = ac  # tested, saved and returned
+    if policy_average:
+        result = copy.deepcopy(ac)
+        result.critic, result.temperature, result.obs_norm = q, ac.temperature, obs_norm
+        pi_avg_params = flatten(result.actor)
     optimizers = (FlatAdam(module, lr, betas=(beta1, 0.999)) for module in (pi, q, ac.temperature))
     pi_optimizer, q_optimizer, alpha_optimizer = optimizers
     if target_entropy is None:
@@ -185,6 +196,10 @@ def crossq(
         a_pi, logp = pi(o, training=True).rsample()
         loss_pi = (temperature * logp - q(o, a_pi).min(0).values).mean()  # crossq-6
         pi_optimizer.minimize(loss_pi)
+        if policy_average:
+            n = pi_optimizer.t  # steps so far
+            decay = (n / (n + 9)).clamp(max=policy_average)  # crossq-9: rho_n
+            polyak_average(pi_avg_params, pi_optimizer.flat, decay)  # crossq-9
         if alpha == "auto":
             alpha_optimizer.minimize(alpha_loss(log_alpha, logp.detach(), target_entropy))
         return metrics | dict(LossPi=loss_pi, LogPi=logp)
@@ -193,7 +208,9 @@ def crossq(
     parts = dict(pi_optimizer=pi_optimizer, q_optimizer=q_optimizer, alpha_optimizer=alpha_optimizer)
     if polyak:
         parts["q_targ"] = q_targ
-    o = run.begin(ac, buffer, ac=ac, **parts)
+    if policy_average:
+        parts["pi_avg"] = result.actor
+    o = run.begin(result, buffer, ac=ac, **parts)
     for epoch in run.epochs():
         if anneal_lr:
             for optimizer in (pi_optimizer, q_optimizer, alpha_optimizer):
@@ -210,7 +227,7 @@ def crossq(
         run.end_epoch()
 
     run.close()
-    return ac
+    return result
 
 
 ALGORITHM = Algorithm(
@@ -226,7 +243,7 @@ ALGORITHM = Algorithm(
         "steps_per_epoch": 1400,
         "ac_kwargs": {"hidden_sizes": (32, 32), "actor_batch_norm": False},  # observations are constant
     },
-    presets={"paper": {"anneal_lr": 0.0, "ac_kwargs": {"critic_width": 8.0}}},
+    presets={"paper": {"anneal_lr": 0.0, "policy_average": 0.0, "ac_kwargs": {"critic_width": 8.0}}},
 )
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ def flatten(module: nn.Module, alignment: int = ALIGNMENT) -> nn.Parameter:
     """Move all parameters of `module` into one tensor, which is returned, and their gradients into another: (P,) each.
 
     The module's parameters and gradients become views of these. Each starts at a multiple of `alignment` bytes, padded
-    with zeros, which P includes. Move the module to its device first. The returned tensor's attribute `evolving` lists
-    the block-sparse layers with a schedule.
+    with zeros, which P includes. Move the module to its device first. Two attributes of the returned tensor are for
+    `polyak_average`: `evolving` lists the block-sparse layers with a schedule, `statistics` the running statistics.
     """
     params = list(module.parameters())
     spans = aligned_sizes(params, alignment)
@@ -26,7 +26,7 @@ def flatten(module: nn.Module, alignment: int = ALIGNMENT) -> nn.Parameter:
     for p, data, grad in zip(params, flat.detach().split(spans), flat.grad.split(spans), strict=True):
         data = data[: p.numel()].view_as(p).copy_(p.detach())
         p.data, p.grad = data, grad[: p.numel()].view_as(p)
-    flat.evolving = evolving(module)
+    flat.evolving, flat.statistics = evolving(module), statistics(module)
     return flat
 
 
@@ -39,6 +39,12 @@ def aligned_sizes(params: Sequence[nn.Parameter], alignment: int = ALIGNMENT) ->
 def evolving(module: nn.Module) -> list[nn.Module]:
     """The layers whose layout changes during training: block-sparse ones with a schedule."""
     return [layer for layer in module.modules() if getattr(layer, "schedule", None) is not None]
+
+
+def statistics(module: nn.Module) -> list[torch.Tensor]:
+    """The running statistics of a module, as of batch normalization: its buffers of floating-point numbers."""
+    saved = module.state_dict()  # leaves out buffers that are constants
+    return [x for name, x in module.named_buffers() if name in saved and x.is_floating_point()]
 
 
 def set_progress(module: nn.Module, progress: float) -> None:
@@ -62,13 +68,15 @@ def gradients(y: torch.Tensor, params: Sequence[nn.Parameter], **kwargs) -> list
 
 @torch.no_grad()
 def polyak_average(target: torch.Tensor, source: torch.Tensor, polyak: float | torch.Tensor) -> None:
-    """target <- polyak * target + (1 - polyak) * source, for flat parameters (P,), in place.
+    """target <- polyak * target + (1 - polyak) * source, for flat parameters (P,) and running statistics, in place.
 
     Block-sparse layers of the target first adopt the layouts and the steps of the source's.
     """
     for copy, layer in zip(getattr(target, "evolving", ()), getattr(source, "evolving", ()), strict=True):
         copy.follow(layer)
-    target.lerp_(source, 1 - polyak)
+    statistics = zip(getattr(target, "statistics", ()), getattr(source, "statistics", ()), strict=True)
+    for old, new in ((target, source), *statistics):
+        old.lerp_(new, 1 - polyak)
 
 
 class FlatAdam:
