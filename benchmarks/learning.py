@@ -58,8 +58,7 @@ THREE_ROBOTS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 FOUR_ROBOTS = (*THREE_ROBOTS, "Ant-v5")
 SEVEN_TASKS = (*FOUR_ROBOTS, "Swimmer-v5", "Reacher-v5", "InvertedDoublePendulum-v5")
 SMALL = "--hid 64,64 --steps_per_epoch 1000 --start_steps 1000"
-WITHOUT = (  # CrossQ's ingredients, each switched off, and wider critics; "": the defaults
-    "",
+INGREDIENTS = (  # CrossQ's, each switched off, and wider critics
     "--ac_kwargs:batch_norm False",
     "--ac_kwargs:actor_batch_norm False",
     "--joint False",
@@ -67,8 +66,9 @@ WITHOUT = (  # CrossQ's ingredients, each switched off, and wider critics; "": t
     "--ac_kwargs:critic_width 2",
     "--policy_delay 1",
     "--beta1 0.9",
-    "--policy_average 0",
 )
+SINGLE = "--policy_average 0"  # tests single policies: an average would hide how noisy they are
+WITHOUT = ("", SINGLE, *(f"{SINGLE} {off}" for off in INGREDIENTS))  # "": the defaults
 
 
 class Task(NamedTuple):

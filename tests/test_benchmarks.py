@@ -391,13 +391,15 @@ def test_the_table_of_ablations():
 
 
 def test_the_table_of_crossq_on_robots():
-    constant = ["--anneal_lr", "0"]
+    single = ["--policy_average", "0"]
+    constant = ["--anneal_lr", "0", *single]
     columns = {
         "CrossQ": ("crossq", []),
         "SAC": ("sac", []),
-        "CrossQ, constant rate": ("crossq", constant),
-        "`critic_width` 1.5, constant rate": ("crossq", ["--ac_kwargs:critic_width", "1.5", *constant]),
-        "`critic_width` 2, constant rate": ("crossq", ["--ac_kwargs:critic_width", "2", *constant]),
+        "single policies": ("crossq", single),
+        "and a constant rate": ("crossq", constant),
+        "and `critic_width` 1.5": ("crossq", ["--ac_kwargs:critic_width", "1.5", *constant]),
+        "and `critic_width` 2": ("crossq", ["--ac_kwargs:critic_width", "2", *constant]),
     }
     page = (ROOT / "docs" / "algorithms" / "crossq.md").read_text(encoding="utf-8")
     (table,) = [part for part in page.split("\n\n") if part.startswith("| | CrossQ |")]
