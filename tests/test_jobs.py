@@ -95,6 +95,14 @@ def test_quiet_prints_only_errors(tmp_path, log, capfd):
     assert capfd.readouterr() == ("", f"spinup: error: g, seed 1: {message}\n")
 
 
+def test_a_folder_that_cannot_be_made_is_named_without_an_output_in_it(tmp_path, log, capfd):
+    (tmp_path / "data").write_text("a file")
+    assert set(outcomes(run_grid(tmp_path, log)).values()) == {"wrong input"}
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all("cannot write" in line and "output.txt" not in line for line in lines)
+
+
 def test_cores_are_divided_among_jobs(tmp_path, log, monkeypatch):
     monkeypatch.setattr("spinup.experiments.grid.physical_cores", lambda: 6)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")

@@ -493,7 +493,9 @@ class GridProgress:
             say(f"spinup: error: {run.name}, seed {run.seed}: {what}", error=True)
         elif run.outcome not in (DONE, BEFORE):
             error = failure_reason or last_error_line(Path(run.folder), run.outcome)
-            say(f"spinup: error: {run.name}, seed {run.seed}: {error}; see {Path(run.folder) / OUTPUT}", error=True)
+            output = Path(run.folder) / OUTPUT  # missing if the folder could not be made
+            more = f"; see {output}" if output.exists() else ""
+            say(f"spinup: error: {run.name}, seed {run.seed}: {error}{more}", error=True)
         elif not self.quiet and not self.live:
             say(f"{run.outcome}: {run.name}, seed {run.seed}, {run.seconds:.1f} s")
 
