@@ -674,6 +674,30 @@ def test_options_that_arent_hashable_mean_python(capsys):
     assert_acts_as_python(lambda wrap: wrap(lambda batch, k: batch[0] * k[0]), calls, "hashable", capsys)
 
 
+def test_arguments_passed_by_name(capsys):
+    def scaled(data, scale=2.0, shift=0.0):
+        return data[0] * scale + shift
+
+    update, plain = captured()(scaled), captured(False)(scaled)
+    x = (torch.arange(3.0),)
+    for named in [{}, dict(scale=3.0), dict(shift=1.0), dict(shift=1.0, scale=3.0)] * 3:
+        assert torch.equal(update(x, **named), scaled(x, **named))
+        assert torch.equal(update(data=x, **named), scaled(x, **named))
+        assert torch.equal(plain(x, **named), scaled(x, **named))
+    assert len(update.traces) == 5  # one for each pair, and one without
+    for wrong, message in [(dict(scal=1.0), "unexpected keyword argument 'scal'"), (dict(data=x), "multiple values")]:
+        with pytest.raises(TypeError, match=rf"scaled\(\) got (an )?{message}"):
+            update(x, **wrong)
+    assert capsys.readouterr().err == ""
+
+
+def test_arguments_without_a_position_mean_python(capsys):
+    update = captured()(lambda batch, *, scale: batch[0] * scale)
+    for scale in (2, 3, 3):
+        assert update((torch.ones(1),), scale=scale) == scale
+    assert capsys.readouterr().err.count("some of its arguments can only be passed by name") == 1
+
+
 def test_a_batch_in_a_parameters_memory_means_python(capsys):
     results = []
     for on in (True, False):

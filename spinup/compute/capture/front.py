@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib
+import inspect
 import logging
 import sys
 import threading
@@ -59,8 +60,8 @@ def captured(on: bool = True) -> Callable:
 
     def decorate(update: Callable) -> Callable:
         @functools.wraps(update)
-        def as_python(batch, *options):
-            return tree_map_only(Tensor, Tensor.detach, update(batch, *options))
+        def as_python(*args, **named):
+            return tree_map_only(Tensor, Tensor.detach, update(*args, **named))
 
         return Captured(as_python) if on else as_python
 
@@ -80,20 +81,26 @@ class Captured:
         self.__name__ = self.__qualname__ = type(as_python).__name__  # a default for objects without one, like partials
         functools.update_wrapper(self, as_python)
 
-    def __call__(self, batch: tuple[Tensor, ...], *options):
+    def __call__(self, *args, **named):
         # While another captured update is being traced, this one becomes part of it.
         if torch.compiler.is_compiling() or self.stays_python or is_observed():
-            return self.as_python(batch, *options)
+            return self.as_python(*args, **named)
         if self.patience > 0:
             began = time.perf_counter()
-            results = self.as_python(batch, *options)
+            results = self.as_python(*args, **named)
             self.patience -= time.perf_counter() - began
             return results
         if not self.lock.acquire(blocking=False):  # another thread's call, or one that calls itself
-            return self.as_python(batch, *options)
+            return self.as_python(*args, **named)
         try:
-            trace = self.find_trace(batch, options)
-            return self.as_python(batch, *options) if trace is None else trace(batch)
+            if named:
+                args, named = self.in_order(args, named)
+            if named:
+                results = self.as_python(*args, **named)
+                self.stay_python("some of its arguments can only be passed by name")
+                return results
+            trace = self.find_trace(args)
+            return self.as_python(*args) if trace is None else trace(args[0])
         finally:
             self.lock.release()
 
@@ -107,21 +114,31 @@ class Captured:
     def __reduce__(self) -> str:
         return self.__qualname__  # pickled by name, and copied by reference, like any function
 
-    def find_trace(self, batch: tuple[Tensor, ...], options: tuple) -> "Trace | None":
+    def in_order(self, args: tuple, named: dict) -> tuple[tuple, dict]:
+        """The arguments, with those passed by name at their positions; unchanged if they don't fit the signature."""
+        try:
+            bound = inspect.signature(self.as_python).bind(*args, **named)
+        except TypeError:
+            return args, named
+        bound.apply_defaults()
+        return bound.args, bound.kwargs
+
+    def find_trace(self, args: tuple) -> "Trace | None":
         """The trace for these options and shapes; None, after a line on stderr, if there can't be one."""
         try:
+            batch, *options = args
             if not isinstance(batch, tuple | list):
                 raise TypeError
             key = (*map(exactly, options), *[(x.shape, x.dtype) for x in batch])
             trace = self.traces.get(key)
-        except (AttributeError, TypeError):
+        except (AttributeError, TypeError, ValueError):
             self.stay_python("its batch is not a tuple of tensors, or its options are not hashable")
             return None
         if trace is None and len(self.traces) == MAX_TRACES:
             self.stay_python("its options, or the shapes of its batch, differ again and again; keep to a few")
             return None
         if trace is None:
-            trace = self.traces[key] = Trace(self, options)
+            trace = self.traces[key] = Trace(self, tuple(options))
         return trace
 
     def stay_python(self, reason: str) -> None:
