@@ -4,7 +4,6 @@ See also test_off_policy.py, test_resume.py, test_capture.py and test_mpi.py.
 """
 
 import copy
-import itertools
 import math
 
 import numpy as np
@@ -383,26 +382,6 @@ def test_updates_are_a_twins(monkeypatch, tmp_path, joint, polyak, average):
             torch.testing.assert_close(norm.mean, mean, rtol=0, atol=1e-5)
             torch.testing.assert_close(norm.var, var, rtol=1e-5, atol=1e-5)
     assert replay.row["LossQ"] == pytest.approx(sum(losses) / 8, rel=1e-4)
-
-
-def test_an_average_of_the_policies_is_the_result(tmp_path):
-    """It is tested, saved and returned; the learned policy acts, learns and is logged as without it."""
-    options = {**SMALL, "epochs": 2, "update_after": 20, "steps_per_epoch": 40, "eval_freq": 1, "lr": 0.1}
-    runs = {}
-    for average in (0.0, 0.5, 0.999):
-        folder = tmp_path / str(average)
-        ac = train("crossq", Walk, folder, **options, num_test_episodes=2, policy_average=average)
-        saved = torch.load(folder / "model.pt", weights_only=True)
-        assert all(torch.equal(saved[key], value) for key, value in ac.state_dict().items())
-        table = rows(folder)
-        others = [{key: x for key, x in row.items() if "Test" not in key and "Time" not in key} for row in table]
-        runs[average] = [row["AverageTestEpRet"] for row in table], ac, others
-    for (tests, ac, others), (tests2, ac2, others2) in itertools.combinations(runs.values(), 2):
-        assert tests != tests2
-        assert (parameters(ac.actor) - parameters(ac2.actor)).abs().max() > 0.01
-        assert any((x != statistics(ac2.actor)[key]).any() for key, x in statistics(ac.actor).items())
-        assert torch.equal(parameters(ac.critic), parameters(ac2.critic))
-        assert others == others2
 
 
 def test_the_policys_step_leaves_the_critics_statistics_alone(tmp_path):

@@ -4,6 +4,7 @@ The target policy as the result is also DQN's.
 """
 
 import copy
+import itertools
 import math
 from collections import Counter
 
@@ -307,6 +308,27 @@ def test_target_policy_replaces_the_learned_one(tmp_path, algo):
         else:
             assert all((averaged - other).abs().max() > 0.01 for other in (first, learned))
             assert tests not in (first_tests, learned_tests)
+
+
+@pytest.mark.parametrize("algo", SOFT)
+def test_an_average_of_the_policies_is_the_result(tmp_path, algo):
+    """It is tested, saved and returned; the learned policy acts, learns and is logged as without it."""
+    options = SMALL | dict(epochs=2, start_steps=0, update_after=20, steps_per_epoch=40, lr=0.1)
+    runs = {}
+    for average in (0.0, 0.5, 0.999):
+        folder = tmp_path / str(average)
+        options |= dict(eval_freq=1, num_test_episodes=2, policy_average=average)
+        ac = train(algo, Walk, folder, **options)
+        saved = torch.load(folder / "model.pt", weights_only=True)
+        assert all(torch.equal(saved[key], value) for key, value in ac.state_dict().items())
+        table = rows(folder)
+        others = [{key: x for key, x in row.items() if "Test" not in key and "Time" not in key} for row in table]
+        runs[average] = [row["AverageTestEpRet"] for row in table], ac, others
+    for (tests, ac, others), (tests2, ac2, others2) in itertools.combinations(runs.values(), 2):
+        assert tests != tests2
+        assert (parameters(ac.actor) - parameters(ac2.actor)).abs().max() > 0.01
+        assert torch.equal(parameters(ac.critic), parameters(ac2.critic))
+        assert others == others2
 
 
 # ---- n-step returns and terminal states in the target

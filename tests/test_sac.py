@@ -1,7 +1,6 @@
 """SAC: equations by hand, updates against a reference implementation. See also test_off_policy.py."""
 
 import copy
-import itertools
 import math
 
 import pytest
@@ -19,7 +18,6 @@ from probes import (
     column,
     fit,
     lines,
-    parameters,
     polyak_loop,
     rows,
     train,
@@ -291,25 +289,6 @@ def follow(replay, soft, learned, alpha, target_entropy, delay=1, average=0.0):
     assert replay.ac.temperature.log_alpha.item() == pytest.approx(log_alpha.item(), abs=1e-6)
     for key, x in logs.items():
         assert replay.row[key] == pytest.approx(sum(x) / len(x), rel=1e-4, abs=1e-5), key
-
-
-def test_an_average_of_the_policies_is_the_result(tmp_path):
-    """It is tested, saved and returned; the learned policy acts, learns and is logged as without it."""
-    options = {**SMALL, "epochs": 2, "update_after": 20, "steps_per_epoch": 40, "eval_freq": 1, "lr": 0.1}
-    runs = {}
-    for average in (0.0, 0.5, 0.999):
-        folder = tmp_path / str(average)
-        ac = train("sac", Walk, folder, **options, num_test_episodes=2, policy_average=average)
-        saved = torch.load(folder / "model.pt", weights_only=True)
-        assert all(torch.equal(saved[key], value) for key, value in ac.state_dict().items())
-        table = rows(folder)
-        others = [{key: x for key, x in row.items() if "Test" not in key and "Time" not in key} for row in table]
-        runs[average] = [row["AverageTestEpRet"] for row in table], parameters(ac.actor), parameters(ac.critic), others
-    for (tests, pi, critic, others), (tests2, pi2, critic2, others2) in itertools.combinations(runs.values(), 2):
-        assert tests != tests2
-        assert (pi - pi2).abs().max() > 0.01
-        assert torch.equal(critic, critic2)
-        assert others == others2
 
 
 def test_the_policy_climbs_the_lower_critic(tmp_path):
