@@ -402,7 +402,7 @@ def test_quoted_lines_lead_to_the_source(site):
     page = (site / "algorithms" / "ppo-details.html").read_text(encoding="utf-8")
     for name, place in (("algos/ppo.py", "code/ppo.html#L{}"), ("buffers.py", "_modules/spinup/buffers.html")):
         text = (ROOT / "spinup" / name).read_text(encoding="utf-8")
-        line = sources.line_of(text, {"algos/ppo.py": "r = r / ac", "buffers.py": "delta = r +"}[name])
+        line = sources.line_of(text, {"algos/ppo.py": "r = ac.rew_norm", "buffers.py": "delta = r +"}[name])
         assert f'<a href="../{place.format(line)}">{Path(name).name}:{line}</a>' in page
 
 
