@@ -221,8 +221,7 @@ def play(
             show()
         played += envs.episodes(envs.done)
         print(f"episode {i + 1}: return {played[i][0]:.2f}, length {played[i][1]}", flush=True)
-    names = ("EpRet", "EpLen", *envs.log_info)
-    return {name: [row[i] for row in played] for i, name in enumerate(names)}
+    return envs.columns(played)
 
 
 # ---- video

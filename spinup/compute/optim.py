@@ -74,8 +74,8 @@ def polyak_average(target: torch.Tensor, source: torch.Tensor, polyak: float | t
     """
     for copy, layer in zip(getattr(target, "evolving", ()), getattr(source, "evolving", ()), strict=True):
         copy.follow(layer)
-    statistics = zip(getattr(target, "statistics", ()), getattr(source, "statistics", ()), strict=True)
-    for old, new in ((target, source), *statistics):
+    running = zip(getattr(target, "statistics", ()), getattr(source, "statistics", ()), strict=True)
+    for old, new in ((target, source), *running):
         old.lerp_(new, 1 - polyak)
 
 

@@ -50,8 +50,7 @@ def evaluate(
         for first in range(0, episodes, num_envs):
             envs.seed = seed + first
             played += play_round(ac, envs, deterministic)
-    names = ("EpRet", "EpLen", *envs.log_info)
-    return {name: [row[i] for row in played[:episodes]] for i, name in enumerate(names)}
+    return envs.columns(played[:episodes])
 
 
 def play_test_episodes(ac, envs: VecEnv, episodes: int, num_envs: int | None = None) -> dict[str, list]:

@@ -116,6 +116,11 @@ class VecEnv:
         rows = (self.ep_ret[mask].tolist(), self.ep_len[mask].tolist(), *self.info[mask].T.tolist())
         return list(zip(*rows, strict=True))
 
+    def columns(self, episodes: list[tuple]) -> dict[str, list]:
+        """Rows as those of `episodes` as the columns EpRet, EpLen and those of log_info."""
+        names = ("EpRet", "EpLen", *self.log_info)
+        return {name: [row[i] for row in episodes] for i, name in enumerate(names)}
+
     def pop_episodes(self) -> dict[str, list]:
         """EpRet, EpLen and the numbers of log_info of the episodes finished since the last call; NaNs are dropped."""
         episodes, self.finished = self.finished, []

@@ -118,7 +118,7 @@ class Captured:
         """The arguments, with those passed by name at their positions; unchanged if they don't fit the signature."""
         try:
             bound = inspect.signature(self.as_python).bind(*args, **named)
-        except TypeError:
+        except (TypeError, ValueError):  # the latter for built-in functions without a signature
             return args, named
         bound.apply_defaults()
         return bound.args, bound.kwargs
