@@ -3,7 +3,7 @@
 A signature uses a type from here, or spells out its own in the same form:
 
     gamma: arg.Gamma = 0.99
-    clip_ratio: Annotated[float, Range(0), "how far probabilities may usefully move; 0.1 to 0.3", CHANGEABLE] = 0.2
+    clip_ratio: Annotated[float, Range(0), "how far the probability ratio may move; 0.1 to 0.3", CHANGEABLE] = 0.2
 
 The checks, `--help`, help(spinup.ppo), the flags of `resume` and the tables in the docs are all generated from these.
 """

@@ -185,7 +185,7 @@ WRONG = {
         ([(" - 0.5 * math.log(2 * math.pi)", "")], "log(2 pi) / 2 is missing"),
         ([("log_slope = 2 * (math.log(2) - u - softplus(-2 * u))",
            "u_ = u.detach()\n    log_slope = 2 * (math.log(2) - u_ - softplus(-2 * u_))")],
-         "no gradient by mu"),
+         "no gradient with respect to mu"),
     ],
     "2.1": [
         ([(".square().mean()", ".square().sum()")],

@@ -1538,7 +1538,7 @@ def test_squashed_entropy_is_the_mean_over_samples_and_has_a_gradient():
     close(pi.entropy().mean(), -pi.rsample()[1].mean(), 0.01)
     assert pi.entropy().shape == (100_000,)
     gradients = torch.autograd.grad(pi.entropy().mean(), (mu, log_std))
-    assert (gradients[0].sign() == -mu.sign()).all()  # towards the middle
+    assert (gradients[0].sign() == -mu.sign()).all()  # toward the middle
     assert (gradients[1] > 0).all()
 
 

@@ -283,7 +283,7 @@ def test_4_the_estimate_of_the_kl_is_not_negative():
 # ---- 5: constant advantages
 
 
-def test_5_constant_advantages_are_normalised_to_zero():
+def test_5_constant_advantages_are_normalized_to_zero():
     assert normalize(torch.full((4, 2), 7.3)).abs().max() < 1e-5
 
 
@@ -382,7 +382,7 @@ def test_8_ppo_has_the_switches():
 
 
 @on_policy
-def test_8_all_have_normalisation_and_schedules(algo):
+def test_8_all_have_normalization_and_schedules(algo):
     parameters = inspect.signature(ALGOS[algo]).parameters
     assert parameters.keys() >= {"normalize_obs", "normalize_rew", "normalize_adv", "anneal_lr", "num_envs"}
 

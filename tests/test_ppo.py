@@ -95,7 +95,7 @@ def test_value_loss():
     ("v", "ret", "loss", "grad"),
     [
         # v_old = 0, vf_clip = 0.5
-        (1.0, 2.0, 2.25, 0.0),  # past the clip towards ret: max(1, (0.5 - 2)^2), a constant
+        (1.0, 2.0, 2.25, 0.0),  # past the clip toward ret: max(1, (0.5 - 2)^2), a constant
         (-1.0, 2.0, 9.0, -6.0),  # past the clip away from ret: max(9, (-0.5 - 2)^2), gradient 2 (-1 - 2)
         (0.25, 2.0, 3.0625, -3.5),  # within the clip: (0.25 - 2)^2, gradient 2 (0.25 - 2)
         (1.0, 0.75, 0.0625, 0.5),  # overshot ret: max(0.25^2, (0.5 - 0.75)^2) = 0.0625; see below for the gradient

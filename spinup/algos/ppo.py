@@ -2,8 +2,9 @@
 
 Departures from the paper: policy and value function are separate networks with an optimizer each; the KL divergence
 from the old policy can end an epoch's policy steps early; observations and rewards are scaled by running statistics,
-learning rates decay linearly to 0, advantages are recomputed before each pass, and gradients are clipped. All but the
-first are options; the preset "spinningup" keeps the two networks and the early stop.
+learning rates decay linearly to 0, advantages are recomputed before each pass, gradients are clipped, and initial
+weights are orthogonal. All but the first are options; the preset "spinningup" keeps the two networks and the early
+stop.
 """
 
 from typing import Annotated

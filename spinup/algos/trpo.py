@@ -1,9 +1,9 @@
 """TRPO: Trust Region Policy Optimization, arXiv:1502.05477. Equations: docs/algorithms/trpo.md.
 
-Departures from the paper: advantages are averaged over lambda (GAE) and normalized, the Fisher matrix is damped,
-observations and rewards are scaled by running statistics, and the value function's learning rate decays linearly to 0.
-Each is an option; the preset "spinningup" keeps GAE, normalized advantages and damping. algo="npg" is the natural
-policy gradient, doi:10.5555/2980539.2980738.
+Departures from the paper: advantages are GAE's and normalized, the Fisher matrix is damped, observations and rewards
+are scaled by running statistics, the value function's learning rate decays linearly to 0, and initial weights are
+orthogonal. Each is an option; the preset "spinningup" keeps GAE, normalized advantages and damping. algo="npg" is the
+natural policy gradient, doi:10.5555/2980539.2980738.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """VPG: vanilla policy gradient with a value baseline, doi:10.1007/BF00992696. Equations: docs/algorithms/vpg.md.
 
-Departures from the textbook: advantages are averaged over lambda (GAE) and normalized, observations and rewards are
-scaled by running statistics, and learning rates decay linearly to 0. Each is an option; the preset "spinningup" keeps
-only GAE and the normalized advantages.
+Departures from the textbook: advantages are GAE's and normalized, observations and rewards are scaled by running
+statistics, learning rates decay linearly to 0, and initial weights are orthogonal. Each is an option; the preset
+"spinningup" keeps only GAE and the normalized advantages.
 """
 
 import torch

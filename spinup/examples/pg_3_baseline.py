@@ -28,7 +28,7 @@ def loss(policy: nn.Module, value: nn.Module, obs: Tensor, act: Tensor, rew: Ten
 
 
 def fit(value: nn.Module, optimizer: torch.optim.Optimizer, obs: Tensor, ret: Tensor, steps: int = 40) -> None:
-    """Move value(obs) towards ret by least squares. obs (B, 4), ret (B,)."""
+    """Move value(obs) toward ret by least squares. obs (B, 4), ret (B,)."""
     for _ in range(steps):
         optimizer.zero_grad()
         (value(obs).squeeze(-1) - ret).square().mean().backward()

@@ -2,7 +2,7 @@
 
     python -m spinup.examples.tabular
 
-Equations of docs/introduction/tables-to-networks.md; their labels stand beside the lines that compute them. V is a
+Equations of docs/introduction/tables-to-networks.md; their labels are beside the lines that compute them. V is a
 table (S,), Q and R are tables (S, A), P is (S, A, S), and a policy pi is a table of probabilities (S, A). What follows
 from here: spinup/algos/dqn.py, whose table is a network.
 """
@@ -99,7 +99,7 @@ def monte_carlo(env: gym.Env, pi, gamma: float, n: int, seed: int = 0) -> np.nda
 
 
 def td_0(env: gym.Env, pi, gamma: float, n: int, alpha: float, seed: int = 0) -> np.ndarray:
-    """V of the policy: move each state's value towards the reward plus the value of the next state."""
+    """V of the policy: move each state's value toward the reward plus the value of the next state."""
     V = np.zeros(len(pi))
     for steps in episodes(env, pi, n, seed):
         for s, r, s2, terminated in steps:

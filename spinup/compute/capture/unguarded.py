@@ -195,7 +195,7 @@ def vars_of(value: Any) -> dict | None:
 
 
 def unguarded(function: types.FunctionType, has_source: bool) -> str | None:
-    """What a change of would go unnoticed in a function that Dynamo inlines; None if there is no such thing.
+    """What could change unnoticed in a function that Dynamo inlines; None if nothing could.
 
     has_source: whether Dynamo knows how to reach the function from the update, so that it can guard what it reads
     """

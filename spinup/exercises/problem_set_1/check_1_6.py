@@ -44,7 +44,7 @@ def check(module) -> str:
     compare("right for small u, but at u = 12.2, -11.8, 30.2, -29.8 the log-probability", got, logp, tol=1e-3)
     (found,) = gradients("the log-probability", got, [mu], "there is no gradient for mu")
     (wanted,) = torch.autograd.grad(logp.sum(), [mu])
-    compare("the log-probability is right for large u, but its gradient by mu", found, wanted, tol=1e-3)
+    compare("the log-probability is right for large u, but its gradient with respect to mu", found, wanted, tol=1e-3)
     return "actions, log-probabilities and gradients agree, also where the tanh rounds to 1"
 
 
@@ -57,7 +57,7 @@ def check_gradients(output, right, inputs) -> None:
             if torch.allclose(g, w, rtol=1e-3, atol=1e-4):
                 continue
             if what == "the log-probability" and name == "mu" and not g.abs().sum():
-                raise Wrong("the log-probability has no gradient by mu; u or the action is detached in it")
+                raise Wrong("the log-probability has no gradient with respect to mu; u or the action is detached in it")
             compare(f"the gradient of {what} by {name}", g, w)
 
 

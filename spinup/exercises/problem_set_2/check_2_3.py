@@ -20,7 +20,7 @@ def check(module) -> str:
     got = gradients("pi_loss", loss, [pi.net[-1].bias], message)[0]
     right = expected(module.ALPHA, slope, pi.half_range)
     mistakes = [(-right, "its sign was right: minus the soft value")]
-    mean = "the gradient of pi_loss by the bias of mean and log standard deviation"
+    mean = "the gradient of pi_loss with respect to the bias of mean and log standard deviation"
     if (got[:2] - right[:2]).abs().max() > 0.5 * right[:2].abs().max() and got[:2].abs().max() < 0.2:
         shown, wanted = ([round(x, 3) for x in y.tolist()] for y in (got, right))
         raise Wrong(
