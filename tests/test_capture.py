@@ -5,6 +5,7 @@ import copy
 import functools
 import gc
 import pickle
+import re
 import sys
 import threading
 import weakref
@@ -511,6 +512,56 @@ def test_operations_whose_out_variants_are_wrong():
         }
 
     assert_repeats(update, SOURCES)
+
+
+def test_operations_that_dynamo_replaces_by_others():
+    """By a division or product and an fma, for example, which round otherwise."""
+    torch.manual_seed(0)
+    y, z, x = torch.randn(64), torch.randn(64), torch.rand(64) + 1
+
+    def update(batch):
+        lerped = [y.clone(), z.clone()]
+        torch._foreach_lerp_(lerped, [z, x], 0.3)
+        return {
+            "Quotient": torch.addcdiv(y, z, x, value=0.3),
+            "QuotientInPlace": y.clone().addcdiv_(z, x, value=0.3),
+            "Product": torch.addcmul(y, z, x, value=0.3),
+            "ProductInPlace": y.clone().addcmul_(z, x, value=0.3),
+            "Power": torch._foreach_pow([x], 3.3)[0],
+            "Lerp": torch.cat(lerped),
+        }
+
+    assert_repeats(update, SOURCES)
+
+
+def attention(batch):
+    with torch.no_grad():  # where Python takes a faster path than Dynamo
+        x = batch[0][None, :, :2]
+        return {"X": ATTENTION(x, x, x, need_weights=False)[0]}
+
+
+ATTENTION = nn.MultiheadAttention(2, 2, batch_first=True).eval()
+COMPILING = {
+    "is_compiling": lambda batch: {"X": batch[0] * (2 if torch.compiler.is_compiling() else 1)},
+    "is_dynamo_compiling": lambda batch: {"X": batch[0] * (2 if torch.compiler.is_dynamo_compiling() else 1)},
+    "MultiheadAttention": attention,
+}
+
+
+@pytest.mark.parametrize("name", COMPILING)
+def test_what_depends_on_being_compiled_means_python(name, capsys):
+    run = captured()(COMPILING[name])
+    for x in SOURCES:
+        assert torch.equal(run((x,))["X"], COMPILING[name]((x,))["X"])
+    assert re.search(f"runs as Python from here on: it (calls|uses) `{name}`", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("value", [0.3, torch.tensor(0.3)], ids=["number", "tensor"])
+def test_a_scaled_sum_in_place(value):
+    y, z = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
+    run = captured()(lambda batch: {"X": y.clone().add_(z, alpha=value) + batch[0].sum()})
+    for x in SOURCES:
+        assert torch.equal(run((x,))["X"], y.clone().add_(z, alpha=value) + x.sum())
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

@@ -141,6 +141,19 @@ EDITS = {
     "Python's random choice": Edit(
         {SETUP: "import random", PI: "loss = loss * [0.5, 1.0, 2.0][random.randrange(3)]"}, PYTHON
     ),
+    "RMSprop, written out": Edit(
+        {
+            SETUP: "squares = [torch.zeros_like(p) for p in ac.critic.parameters()]",
+            V: "gradients = torch.autograd.grad(value_loss(ac.v(o), ret, v_old, vf_clip), [*ac.critic.parameters()])\n"
+            "with torch.no_grad():\n"
+            "    for p, g, s in zip(ac.critic.parameters(), gradients, squares):\n"
+            "        s.mul_(0.9).addcmul_(g, g, value=0.1)\n"
+            "        p.addcdiv_(g, s.sqrt().add_(1e-8), value=-1e-3)",
+        }
+    ),
+    "a factor while compiling": Edit(
+        {PI: "loss = loss * (2 if torch.compiler.is_compiling() else 1)"}, PYTHON + r"it calls `is_compiling`"
+    ),
     # ---- errors of operations
     "an error that is handled": Edit(
         {

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import dis
 import enum
+import functools
 import importlib
 import operator
 import sys
@@ -16,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -28,6 +30,8 @@ HEAP_TYPE = 1 << 9  # in a class's __flags__: it can be changed
 HOOKS = operator.itemgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 GLOBAL_HOOKS = [x for name, x in vars(nn.modules.module).items() if name.startswith("_global") and isinstance(x, dict)]
 BASES = operator.attrgetter("__mro__")
+REWRITTEN = (torch.addcdiv, torch._foreach_lerp_, torch._foreach_pow)  # by operations that may round differently
+REWRITTEN_METHODS = ("method_add_", "method_addcmul_", "method_addcdiv_")
 PARTS = operator.attrgetter("__code__", "__defaults__", "__kwdefaults__")
 
 
@@ -351,12 +355,46 @@ def checking(watch: Watch) -> Iterator[list[str]]:
             refuse("it compares tensors by Python's `min` or `max`; use torch.minimum, torch.maximum or clamp")
         return original(self, translator, *values)
 
+    def state_of_torch(original, self, translator, *args, **kwargs):
+        name, caller = self.value.__name__, translator.f_globals.get("__name__", "")
+        if name == "_is_make_fx_tracing":
+            refuse("it uses `MultiheadAttention` in eval mode, which computes otherwise while Dynamo traces")
+        elif caller.partition(".")[0] != "torch":
+            refuse(f"it calls `{name}`, which is true only while Dynamo traces; do without")
+        return original(self, translator, *args, **kwargs)
+
     by_us: list[Callable] = [inline, call_wrapped, read, read, make_constant, compare]
     with contextlib.ExitStack() as stack:
         stack.callback(watch.settle)
         for (owner, method), by in zip(hooked_methods(), by_us, strict=True):
             stack.enter_context(replaced(owner, method, by))
+        stack.enter_context(as_written(state_of_torch))
         yield reasons
+
+
+@contextlib.contextmanager
+def as_written(state_of_torch: Callable) -> Iterator[None]:
+    """Keep Dynamo from replacing operators by others that round differently.
+
+    state_of_torch: replaces Dynamo's answers to whether torch is compiling
+    """
+    variables = importlib.import_module("torch._dynamo.variables.torch")
+    tensor = importlib.import_module("torch._dynamo.variables").TensorVariable
+    handlers = variables.TorchInGraphFunctionVariable._get_handlers()
+    before = dict(handlers)
+    for function in REWRITTEN:
+        handlers.pop(function, None)
+    for function, value in variables.tracing_state_functions().items():
+        if value and function in handlers:
+            handlers[function] = functools.partial(state_of_torch, handlers[function])
+    with contextlib.ExitStack() as stack:
+        for method in REWRITTEN_METHODS:
+            if method in vars(tensor):  # depends on torch's version
+                stack.enter_context(replaced(tensor, method, lambda *args, **kwargs: None))  # None: as any other
+        try:
+            yield
+        finally:
+            handlers.update(before)
 
 
 @contextlib.contextmanager
