@@ -170,7 +170,8 @@ def test_captured_updates_are_the_same(monkeypatch, tmp_path, settings):
 # ---- exploration
 
 
-def test_epsilon_falls_linearly(monkeypatch, tmp_path):
+@pytest.mark.parametrize("steps", [2000, 0])
+def test_epsilon_falls_linearly(monkeypatch, tmp_path, steps):
     """Greedy actions are 1, random ones 0, and the numbers drawn for 100 environments are evenly spaced."""
     monkeypatch.setattr(QNetwork, "act", lambda self, o, deterministic=False: np.ones(len(o), int))
     monkeypatch.setattr("spinup.envs.vector.VecEnv.random_actions", lambda self: np.zeros(self.num_envs, int))
@@ -181,10 +182,10 @@ def test_epsilon_falls_linearly(monkeypatch, tmp_path):
         module.ReplayBuffer, "store", lambda self, o, a, *rest: actions.append(a.copy()) or store(self, o, a, *rest)
     )
     options = {**SMALL, "num_envs": 100, "steps_per_epoch": 4000, "epochs": 1, "update_after": 10**9}
-    train(tmp_path, **{**options, "epsilon": 0.1, "epsilon_steps": 2000, "replay_size": 5000})
-    eps = np.maximum(0.1, 1 - 0.9 * np.arange(40) * 100 / 2000)
+    train(tmp_path, **{**options, "epsilon": 0.1, "epsilon_steps": steps, "replay_size": 5000})
+    eps = np.maximum(0.1, 1 - 0.9 * np.arange(40) * 100 / steps) if steps else np.full(40, 0.1)
     assert (1 - np.array(actions)).sum(1).tolist() == [(drawn < x).sum().item() for x in eps]
-    assert eps[0] == 1
+    assert eps[0] == (1 if steps else 0.1)
     assert eps[20:].tolist() == pytest.approx([0.1] * 20)
 
 

@@ -604,6 +604,20 @@ def test_evaluate_deterministically_leaves_torchs_stream_and_the_policy_alone():
     assert all(torch.equal(v, before[k]) for k, v in ac.state_dict().items())
 
 
+def test_evaluate_plays_in_evaluation_mode_and_restores_each_modules_mode():
+    envs = make_envs("Pendulum-v1", 2)
+    ac = ActorCritic(envs.observation_space, envs.action_space, hidden_sizes=(4,))
+    ac.act = lambda o, deterministic: modes.append([m.training for m in ac.modules()]) or np.zeros((len(o), 1), "f4")
+    ac.critic.eval()
+    modes, before = [], [m.training for m in ac.modules()]
+    evaluate(ac, "Pendulum-v1", 2, max_ep_len=3)
+    assert len(modes) == 3
+    assert not any(training for mode in modes for training in mode)
+    assert [m.training for m in ac.modules()] == before
+    assert True in before
+    assert False in before
+
+
 def test_evaluate_applies_max_ep_len_and_env_kwargs():
     assert evaluate(Sign(), lambda: Count(100), 2, max_ep_len=4)["EpLen"] == [4, 4]
     assert evaluate(Sign(), Count, 2, env_kwargs={"length": 6})["EpLen"] == [6, 6]

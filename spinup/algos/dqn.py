@@ -130,7 +130,7 @@ def dqn(
     # ---- act
     def explore(o: np.ndarray, t: int) -> np.ndarray:
         """Random actions with a probability that falls to epsilon, otherwise greedy ones, (N,)."""
-        eps = max(epsilon, 1 - (1 - epsilon) * t / max(epsilon_steps, 1))  # dqn-5
+        eps = max(epsilon, 1 - (1 - epsilon) * t / epsilon_steps) if epsilon_steps else epsilon  # dqn-5
         random = torch.rand(num_envs).numpy() < eps
         return np.where(random, envs.random_actions(), net.act(o))
 

@@ -2,11 +2,12 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from torch import nn
 
 from spinup.envs.constructors import env_name
 from spinup.envs.spaces import flat_observation, layout, to_env_actions
@@ -45,7 +46,7 @@ def evaluate(
     max_ep_len = longest_episode(ac) if max_ep_len is None else max_ep_len
     envs = make_envs(env_fn, num_envs, seed, max_ep_len, env_kwargs, vectorization, wrappers, reseed, log_info)
     played = []
-    with contextlib.closing(envs):
+    with contextlib.closing(envs), evaluation_mode(ac):
         check_fits(ac, envs)
         for first in range(0, episodes, num_envs):
             envs.seed = seed + first
@@ -76,6 +77,20 @@ def play_round(ac, envs: VecEnv, deterministic: bool) -> list[tuple]:
         if all(played):
             return [episode for episode in played if episode]
         o = envs.reset_done()
+
+
+@contextlib.contextmanager
+def evaluation_mode(policy) -> Iterator[None]:
+    """Dropout and the like act as in a saved policy, and each module returns to its mode afterwards."""
+    modules = list(policy.modules()) if isinstance(policy, nn.Module) else []
+    before = [module.training for module in modules]
+    if modules:
+        policy.eval()
+    try:
+        yield
+    finally:
+        for module, training in zip(modules, before, strict=True):
+            module.training = training
 
 
 def longest_episode(policy) -> int:
