@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from spinup.compute.accel import ALIGNMENT
-from spinup.compute.capture import captured, cuda, front, program, replay
+from spinup.compute.capture import captured, cuda, front, program, replay, unguarded
 from spinup.compute.capture.operators import operator
 from spinup.compute.capture.record import tensors_in
 from spinup.compute.optim import FlatAdam
@@ -554,6 +554,30 @@ def test_what_depends_on_being_compiled_means_python(name, capsys):
     for x in SOURCES:
         assert torch.equal(run((x,))["X"], COMPILING[name]((x,))["X"])
     assert re.search(f"runs as Python from here on: it (calls|uses) `{name}`", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("where", ["result", "state"])
+def test_a_graph_that_differs_from_python_is_not_used(where, monkeypatch, capsys):
+    """With Dynamo's own addcmul_, which rounds differently: each call does what Python does, also the first."""
+    monkeypatch.setattr(unguarded, "REWRITTEN_METHODS", ())
+    torch.manual_seed(0)
+    y, z = torch.randn(64), torch.randn(64)
+
+    def update(state, batch):
+        x = state if where == "state" else state.clone()
+        x.addcmul_(y, z * torch.rand(64), value=0.3)
+        return {"X": x.clone(), "Mean": batch[0].mean()}
+
+    runs = []
+    for wrap in (captured(), lambda update: update):
+        torch.manual_seed(1)
+        state = torch.zeros(64)
+        run = wrap(functools.partial(update, state))
+        runs.append([run((x,)) for x in SOURCES])
+        runs[-1].append({"X": state, "Mean": torch.rand(1)})
+    for ours, plain in zip(*runs, strict=True):
+        assert all(torch.equal(ours[key], plain[key]) for key in plain)
+    assert "Dynamo computes something else than Python" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", [0.3, torch.tensor(0.3)], ids=["number", "tensor"])

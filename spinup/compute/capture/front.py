@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from spinup.compute import mpi
-from spinup.compute.capture.program import Program, why_not
+from spinup.compute.capture.program import DIFFERS, Program, why_not
 from spinup.compute.capture.reasons import explain
+from spinup.compute.capture.replay import same_bits
 from spinup.compute.capture.unguarded import NUMBERS, Watch, checking, forget_operators, hooked_methods
 from spinup.errors import first_line
 from spinup.system.terminal import say
@@ -33,6 +34,7 @@ MAX_GRAPHS = 3  # per trace; an update that needs more reads something new in ea
 MAX_COMPILES = 4  # per trace; one for each change of what Dynamo doesn't guard
 MAX_TRACES = 8  # per update, one for each combination of options and shapes
 
+CHECKING = threading.local()  # .now: whether an update runs as Python to be compared with a graph
 TRACING = threading.RLock()  # since Dynamo's settings hold for all threads
 
 # How Dynamo traces an update: including gradients; refusing changes of Python's state, which it would apply after the
@@ -149,6 +151,13 @@ class Captured:
             say(f"capture: {self.__name__} runs as Python from here on: {reason}", error=True)
 
 
+def same_results(ours: Any, expected: Any) -> bool:
+    """Whether what two runs of an update returned has the same tensors, bit for bit, in the same places."""
+    (a, tree), (b, other) = tree_flatten(ours), tree_flatten(expected)
+    pairs = [(x, y) for x, y in zip(a, b, strict=True) if isinstance(y, Tensor)] if tree == other else []
+    return tree == other and all(isinstance(x, Tensor) and same_bits(x, y) for x, y in pairs)
+
+
 def exactly(option: Any) -> tuple:
     """A key for an option, and for nothing that is only equal to it, as are 1, 1.0 and True."""
     hash(option)
@@ -166,6 +175,8 @@ class Trace:
         self.compiled: Any = None  # from torch.compile
         self.watch = Watch()
         self.holds = False  # whether one of the graphs ran in the last call
+        self.as_python: Callable | None = None  # the current call
+        self.expected: Any = None  # what it returned
 
     def __call__(self, batch: tuple[Tensor, ...]):
         if not self.holds or self.watch.changed():
@@ -179,6 +190,7 @@ class Trace:
         try:
             if self.compiled is None or self.watch.changed():
                 self.compile()
+            self.as_python = functools.partial(self.owner.as_python, batch, *self.options)
             results = with_settings(self.compiled, batch, self.watch)
         except Exception as error:
             if self.holds:  # the update's own error; otherwise it hasn't had any effect yet
@@ -186,9 +198,13 @@ class Trace:
             known = isinstance(error, Untraceable)
             self.owner.stay_python(str(error) if known else f"it can't be traced ({first_line(error)})")
             return self.owner.as_python(batch, *self.options)
+        finally:
+            expected, self.expected, self.as_python = self.expected, None, None
         if not self.holds:
             self.owner.stay_python("Dynamo makes no graph of it, or is switched off")
-        return results
+        if expected is not None and not same_results(results, expected):
+            self.owner.stay_python(DIFFERS)
+        return results if expected is None else expected
 
     def compile(self) -> None:
         self.compiles += 1
@@ -221,6 +237,15 @@ class Trace:
             raise Untraceable(reason)
         return Program(graph, weakref.proxy(self))  # Dynamo holds it where the garbage collector doesn't look
 
+    def run_as_python(self) -> None:
+        """Run the current call as Python, before the graph's first run, to compare them."""
+        assert self.as_python
+        CHECKING.now = True
+        try:
+            self.expected = self.as_python()
+        finally:
+            CHECKING.now = False
+
     @property
     def free(self) -> dict[int, list]:
         return self.owner.free
@@ -234,8 +259,10 @@ class Trace:
 
 def is_observed() -> bool:
     """Whether something is active that couldn't see a replay's operations: a debugger, a coverage tool, one of torch's
-    modes, anomaly detection or hooks on saved tensors.
+    modes, anomaly detection, hooks on saved tensors, or the check of a graph that this update is part of.
     """
+    if getattr(CHECKING, "now", False):
+        return True
     debugger = sys.version_info >= (3, 12) and sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID)
     modes = is_in_torch_dispatch_mode() or torch._C._len_torch_function_stack() > 0
     autograd = torch.is_anomaly_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None

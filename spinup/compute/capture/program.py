@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spinup.compute import mpi
 from spinup.compute.accel import ALIGNMENT
 from spinup.compute.capture.cuda import GraphReplay
 from spinup.compute.capture.record import record, storage, tensors_in, written
-from spinup.compute.capture.replay import Replay
+from spinup.compute.capture.replay import Memory, Replay
 
 ASSERTIONS = torch._assert, torch._assert_async
+DIFFERS = "Dynamo computes something else than Python; please report it"
 MAX_RECORDS = 4  # per graph; it is recorded again when tensors that it reads have moved in memory
 
 
@@ -81,9 +83,22 @@ class Program:
         self.batch, self.state, self.numbers = map(picker, (batch, state, numbers))
 
     def run_and_record(self, args: tuple, key: tuple) -> list[Tensor | None]:
-        """Run the graph on the arguments, and check whether it can be replayed."""
+        """Run the graph on the arguments, and check whether it can be replayed.
+
+        Before that, the first time, the update runs as Python from the same state: both must do the same, bit for bit.
+        (Not on several processes, which would average twice, nor on a GPU, where sums may differ from call to call.)
+        """
         self.records += 1
+        check = self.records == 1 and mpi.num_procs() == 1 and all(x.device.type == "cpu" for x in tensors_in(args))
+        if check:
+            memory = Memory(tensors_in(args))
+            self.owner.run_as_python()
+            after = memory.save()
+            memory.restore()
         results, operations, refused = record(functools.partial(self.graph.run, *args))
+        if check and not memory.equals(after):
+            refused = refused or DIFFERS
+            memory.restore(after)
         inputs = {storage(x) for x in self.batch(args)}
         returned = [x is not None and storage(x) for x in results]
         self.kept = [at is False or at in self.memory for at in returned]

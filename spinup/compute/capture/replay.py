@@ -67,7 +67,7 @@ def certified_step(operation: Operation) -> Callable | None:
         step = functools.partial(functions.get(op) or fastest(op, args, kwargs), *args, **kwargs)
         step()
         return step
-    memory = Memory(operation)
+    memory = Memory(tensors_in((args, kwargs)))
     expected = [x if x is None else x.clone() for x in tree_leaves(op(*args, **kwargs))]
     after = memory.save()
     for variant in variants(op, results):
@@ -75,10 +75,10 @@ def certified_step(operation: Operation) -> Callable | None:
         out, sizes = out_arguments(variant, kwargs, results), [x.untyped_storage().nbytes() for x in results]
         with contextlib.suppress(RuntimeError, TypeError, Warning), warnings.catch_warnings():
             warnings.simplefilter("error")  # a variant that would resize its output warns
-            memory.poison(results)
+            poison(operation)
             variant._op(*args, **out)
             fits = sizes == [x.untyped_storage().nbytes() for x in results]
-            if fits and all(map(same_bits, results, expected)) and memory.equals(after):
+            if fits and all(map(same_bits, results, expected)) and memory.equals(after, besides=results):
                 return functools.partial(fastest(variant, args, out), *args, **out)
 
     def compute_and_copy() -> None:
@@ -92,34 +92,36 @@ def certified_step(operation: Operation) -> Callable | None:
 
 
 class Memory:
-    """Everything an operation may read or change: its arguments' storages, and the random generator's state."""
+    """The storages of some tensors, and the random generator's state, as they were."""
 
-    def __init__(self, operation: Operation):
-        self.arguments = [x.untyped_storage() for x in tensors_in((operation.args, operation.kwargs))]
-        self.results = {x.untyped_storage()._cdata for x in tensors_in(operation.results)}
+    def __init__(self, tensors: list[Tensor]):
+        self.storages = [*{x.untyped_storage()._cdata: x.untyped_storage() for x in tensors}.values()]
         self.before = self.save()
 
     def save(self) -> tuple:
-        return torch.get_rng_state(), [x.clone() for x in self.arguments]
+        return torch.get_rng_state(), [x.clone() for x in self.storages]
 
-    def restore(self) -> None:
-        state, saved = self.before
+    def restore(self, saved: tuple | None = None) -> None:
+        """Restore what was saved, by default what was there in the beginning."""
+        state, copies = saved or self.before
         torch.set_rng_state(state)
-        for x, y in zip(self.arguments, saved, strict=True):
+        for x, y in zip(self.storages, copies, strict=True):
             x.copy_(y)
 
-    def poison(self, results: tuple) -> None:
-        """Overwrite the memory for the results with different values, except where an argument shares it."""
-        arguments = {x._cdata for x in self.arguments}
-        for x in results:
-            if x.untyped_storage()._cdata not in arguments:
-                x.copy_(x.logical_not())
-
-    def equals(self, saved: tuple) -> bool:
-        """Whether everything but the results equals what was saved."""
-        state, storages = saved
-        pairs = [(x, y) for x, y in zip(self.arguments, storages, strict=True) if x._cdata not in self.results]
+    def equals(self, saved: tuple, besides: tuple = ()) -> bool:
+        """Whether everything is as it was saved, except the memory of the tensors `besides`."""
+        state, copies = saved
+        others = {x.untyped_storage()._cdata for x in tensors_in(besides)}
+        pairs = [(x, y) for x, y in zip(self.storages, copies, strict=True) if x._cdata not in others]
         return torch.equal(torch.get_rng_state(), state) and all(torch.equal(bits(x), bits(y)) for x, y in pairs)
+
+
+def poison(operation: Operation) -> None:
+    """Overwrite the memory for an operation's results with different values, except where an argument shares it."""
+    arguments = {x.untyped_storage()._cdata for x in tensors_in((operation.args, operation.kwargs))}
+    for x in operation.results:
+        if x.untyped_storage()._cdata not in arguments:
+            x.copy_(x.logical_not())
 
 
 def bits(x) -> Tensor:
