@@ -166,11 +166,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(status, f"{cause}spinup: error: {' '.join(str(error).split())}; what was logged and saved stays")
     except KeyboardInterrupt:
         status = 130
-        if importlib.import_module("spinup.compute.mpi").proc_id() == 0:
+        mpi = sys.modules.get("spinup.compute.mpi")  # importing it now could fail, if an import was interrupted
+        if mpi is None or mpi.proc_id() == 0:
             print("spinup: stopped; what was logged and saved stays", file=sys.stderr)
-    except MemoryError as error:
-        status = 2
-        fail(status, f"spinup: error: not enough memory ({error}); a smaller steps_per_epoch or num_envs needs less")
+    except (MemoryError, RuntimeError) as error:
+        lack = lack_of_memory(error)
+        status = 1 if lack is None else 2
+        line = f"spinup: error: not enough memory ({lack}); smaller hidden_sizes, steps_per_epoch or num_envs need less"
+        fail(status, traceback.format_exc() if lack is None else line)
     except OSError as error:
         status = 2 if error.errno in USER_FILE_ERRORS and error.filename else 1
         line = f"spinup: error: cannot use {cli.shorten(str(error.filename), 80)}: {error.strerror}"
@@ -180,6 +183,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         status = 1
     if status:
         sys.exit(status)
+
+
+def lack_of_memory(error: Exception) -> str | None:
+    """What couldn't be allocated; None if the error is about something else. torch raises a RuntimeError for it."""
+    found = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
+    return str(error) if isinstance(error, MemoryError) else found and found[0]
 
 
 def trains(words: list[str]) -> bool:

@@ -319,6 +319,28 @@ def test_a_grid_file_may_begin_with_a_byte_order_mark(tmp_path):
     assert cli.read_grid_file(str(file)) == {"algo": ["ppo"]}
 
 
+NESTED = "its lists or tables are nested too deeply, or contain themselves"
+BAD_FILES = {
+    "a list in itself": ("a.yaml", "algo: ppo\nhid: &a [1, *a]\n", NESTED),
+    "a table in itself": ("a.yaml", "algo: ppo\nac_kwargs: &a\n  b: *a\n", NESTED),
+    "deep lists, YAML": ("a.yaml", f"hid: {'[' * 2000}{']' * 2000}", NESTED),
+    "deep lists, TOML": ("a.toml", f"hid = {'[' * 2000}{']' * 2000}", NESTED),
+    "deep tables": ("a.toml", f"{'.'.join('a' * 2000)} = 1", NESTED),
+    "a bool that is none": ("a.yaml", "normalize_obs: !!bool foo", "a tag (!!) doesn't fit its value"),
+    "an empty int": ("a.yaml", 'epochs: !!int ""', "a tag (!!) doesn't fit its value"),
+    "a time that is none": ("a.yaml", "gamma: !!timestamp foo", "a tag (!!) doesn't fit its value"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_grid_file_that_makes_no_sense(tmp_path, case):
+    name, text, reason = BAD_FILES[case]
+    file = tmp_path / name
+    file.write_text(text)
+    with pytest.raises(UserError, match=rf"^grid: {re.escape(f'{file}: {reason}')}"):
+        cli.read_grid_file(str(file))
+
+
 def test_an_empty_list_in_a_grid_file_is_refused(tmp_path):
     file = tmp_path / "grid.toml"
     file.write_text('algo = "ppo"\nnormalize_adv = []\n')

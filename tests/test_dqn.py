@@ -258,9 +258,11 @@ def test_sparse_layers(tmp_path, capsys):
     assert any(hasattr(layer, "layout") for layer in ac.modules())
 
 
-def test_box_actions_are_refused_in_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"^dqn needs Discrete actions, not Box\(.*; crossq, .*take these$") as error:
-        train(tmp_path / "run", "Pendulum-v1", **SMALL)
+@pytest.mark.parametrize(("bound", "others"), [(2.0, "crossq, .*"), (np.inf, "ppo, ")])
+def test_box_actions_are_refused_in_one_line(tmp_path, bound, others):
+    space = spaces.Box(-bound, bound, (1,))
+    with pytest.raises(UserError, match=rf"^dqn needs Discrete actions, not Box\(.*; {others}.*take these$") as error:
+        train(tmp_path / "run", lambda: Spaces(action_space=space), **SMALL)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 

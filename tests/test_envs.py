@@ -853,6 +853,21 @@ def test_no_episodes_to_evaluate_is_an_error_about_episodes():
     assert "episodes" in error_of(evaluate, Sign(), "CartPole-v1", 0)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(episodes=1.5), "episodes is 1.5; it must be a whole number at least 1"),
+        (dict(episodes=None), "episodes is None; it must be a whole number at least 1"),
+        (dict(num_envs="2"), "num_envs is '2'; it must be a whole number at least 1 or None"),
+        (dict(max_ep_len=2.5), "max_ep_len is 2.5; it must be a whole number at least 1 or None"),
+        (dict(seed=-1), "seed is -1; it must be a whole number at least 0"),
+        (dict(env_kwargs=3), "env_kwargs is 3; it must be a dict"),
+    ],
+)
+def test_wrong_arguments_of_evaluate(arguments, message):
+    assert error_of(evaluate, Sign(), "CartPole-v1", **arguments) == message
+
+
 def test_a_wrong_vectorization_is_named():
     assert error_of(make_envs, "CartPole-v1", vectorization="asinc") == (
         "vectorization is 'asinc'; it must be 'sync' or 'async'"

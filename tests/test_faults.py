@@ -342,7 +342,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, room, monkeypatch)
         save(self)
 
     monkeypatch.setattr(Run, "save", save_with_less_room)
-    with pytest.raises(UserError, match=r"cannot write .*checkpoint/240: "):
+    with pytest.raises(UserError, match=r"cannot write .*checkpoint/240: File too large; fix that"):
         train("ppo", tmp_path)
     assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["120"]
     monkeypatch.undo()

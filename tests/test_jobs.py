@@ -494,6 +494,8 @@ def test_refuses_jobs_and_num_cpu(tmp_path):
     grid.add("seed", [0, 1])
     with pytest.raises(UserError, match="jobs and num_cpu can't be combined"):
         grid.run(thunks.run, num_cpu=2, jobs=2, data_dir=str(tmp_path))
+    with pytest.raises(UserError, match="executor ray and num_cpu can't be combined"):
+        grid.run(thunks.run, num_cpu=2, executor="ray", data_dir=str(tmp_path))
 
 
 # ---- scripts, signals

@@ -363,6 +363,13 @@ def test_a_config_that_was_edited_counts_as_edited(tmp_path):
     assert "the saved parameters do not match the networks" in error_of(spinup.load, tmp_path / "x")
 
 
+def test_a_policy_for_an_environment_with_other_spaces_is_not_loaded(tmp_path):
+    train(tmp_path / "x", "CartPole-v1", ac_kwargs=dict(hidden_sizes=(8,)))
+    message = error_of(spinup.load, tmp_path / "x", env_fn="Acrobot-v1")
+    assert "do not match the networks for observations and actions in Box(" in message
+    assert message.endswith("and Discrete(3), as this environment with its wrappers has them")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("activation", Mine), ("linear", narrow), ("linear", functools.partial(narrow))],

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -396,8 +397,13 @@ def test_a_failure_under_mpi_ends_all_processes(calls, capsys, monkeypatch, rank
     assert ("fake on CartPole-v1" in out) == (rank == 0)
 
 
-def test_interrupt(calls, capsys):
+@pytest.mark.parametrize("imported", [True, False])
+def test_interrupt(calls, capsys, monkeypatch, imported):
+    """Also while modules are imported, when importing one more could fail."""
+
     def effect(**_):
+        if not imported:
+            monkeypatch.setitem(sys.modules, "spinup.compute.mpi", None)  # importing it is an error
         raise KeyboardInterrupt
 
     fake.effect = effect
@@ -407,18 +413,43 @@ def test_interrupt(calls, capsys):
     assert capsys.readouterr().err == "spinup: stopped; what was logged and saved stays\n"
 
 
-def test_a_memory_error_is_reported_in_one_line(calls, capsys, data_dir):
+ON_A_CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+ON_A_CPU += "allocate 40000000000 bytes. Error code 12 (Cannot allocate memory)"
+ON_A_GPU = "CUDA out of memory. Tried to allocate 37.25 GiB. GPU 0 has a total capacity of 22.06 GiB"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError("Unable to allocate 9 TiB"), "Unable to allocate 9 TiB"),
+        (RuntimeError(ON_A_CPU), "tried to allocate 40000000000 bytes"),
+        (torch.OutOfMemoryError(ON_A_GPU), "Tried to allocate 37.25 GiB"),
+    ],
+    ids=["NumPy", "CPU", "GPU"],
+)
+def test_a_lack_of_memory_is_reported_in_one_line(calls, capsys, data_dir, error, reason):
     def effect(**_):
-        raise MemoryError("Unable to allocate 9 TiB")
+        raise error
 
     fake.effect = effect
     with pytest.raises(SystemExit) as stop:
         run.main(["fake", "--env", "CartPole-v1"])
     assert stop.value.code == 2
-    line = (
-        "spinup: error: not enough memory (Unable to allocate 9 TiB); a smaller steps_per_epoch or num_envs needs less"
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"spinup: error: not enough memory ({reason}); smaller hidden_sizes, steps_per_epoch or num_envs need less"
     )
-    assert capsys.readouterr().err.splitlines()[-1] == line
+
+
+def test_another_runtime_error_has_a_traceback(calls, capsys, data_dir):
+    def effect(**_):
+        raise RuntimeError("memory of a bug")
+
+    fake.effect = effect
+    with pytest.raises(SystemExit) as stop:
+        run.main(["fake", "--env", "CartPole-v1"])
+    assert stop.value.code == 1
+    assert "Traceback" in (err := capsys.readouterr().err)
+    assert err.endswith("RuntimeError: memory of a bug\n")
 
 
 # ---- output

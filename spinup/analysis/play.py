@@ -24,6 +24,7 @@ from spinup.envs import (
     VecEnv,
     bind,
     check_fits,
+    check_numbers,
     close_or_warn,
     env_name,
     evaluate,
@@ -102,7 +103,11 @@ def load(
     try:
         policy.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"{folder}: the saved parameters do not match the networks ({first_line(error)})") from error
+        why = f"({first_line(error)})"
+        if env_fn is not None or wrappers is not None:
+            made = f"{envs.observation_space} and {envs.action_space}"
+            why = f"for observations and actions in {made}, as this environment with its wrappers has them"
+        raise UserError(f"{folder}: the saved parameters do not match the networks {why}") from error
     bind(policy, envs, episode_length(config))
     return policy.float().eval()  # float32, whatever torch's default dtype is
 
@@ -247,6 +252,7 @@ def record(
     A GIF loops, with at most MAX_GIF_FPS frames per second and MAX_GIF_SIDE pixels per side. After Ctrl-C, the file
     contains what was played so far. Raises UserError if the environment can't be drawn or the file can't be written.
     """
+    check_numbers(episodes=episodes, seed=seed, max_ep_len=max_ep_len)
     file = prepare_video(file)
     max_ep_len = longest_episode(policy) if max_ep_len is None else max_ep_len
     canvas = open_canvas(env, env_kwargs or {}, max_ep_len, wrappers, log_info)

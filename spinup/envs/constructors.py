@@ -6,7 +6,7 @@ import importlib
 import importlib.metadata
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 
 import gymnasium as gym
@@ -93,6 +93,8 @@ def import_module(module: str, what: str, example: str) -> ModuleType:
 
 def build_env(env_fn: str | Callable[[], gym.Env], env_kwargs: dict, kwargs: dict) -> gym.Env:
     """Call env_fn, or gymnasium.make for an id. Raises UserError for wrong arguments; other errors pass through."""
+    if not isinstance(env_kwargs, Mapping):
+        raise UserError(f"env_kwargs is {env_kwargs!r:.80}; it must be a dict")
     arguments = {**env_kwargs, **kwargs}
     if isinstance(env_fn, str):
         check_env_id(env_fn)

@@ -3,12 +3,14 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from torch import nn
 
+from spinup import arguments as arg
 from spinup.envs.constructors import env_name
 from spinup.envs.spaces import flat_observation, layout, to_env_actions
 from spinup.envs.vector import VecEnv, columns_without_nan, evaluation_columns, make_envs
@@ -39,9 +41,7 @@ def evaluate(
 
     Returns the lists EpRet, EpLen and those of log_info, in the order of the seeds; NaN if no info had the number.
     """
-    for what, number in (("episodes", episodes), ("num_envs", 1 if num_envs is None else num_envs)):
-        if number < 1:
-            raise UserError(f"{what} is {number}; it must be at least 1")
+    check_numbers(episodes=episodes, num_envs=num_envs, seed=seed, max_ep_len=max_ep_len)
     num_envs = min(episodes, num_envs or episodes)
     max_ep_len = longest_episode(ac) if max_ep_len is None else max_ep_len
     envs = make_envs(env_fn, num_envs, seed, max_ep_len, env_kwargs, vectorization, wrappers, reseed, log_info)
@@ -91,6 +91,13 @@ def evaluation_mode(policy) -> Iterator[None]:
     finally:
         for module, training in zip(modules, before, strict=True):
             module.training = training
+
+
+def check_numbers(**numbers: Any) -> None:
+    """Raise UserError if a number of episodes, environments or steps, or a seed, is not a whole number in its range."""
+    for name, number in numbers.items():
+        kind = int | None if name in ("num_envs", "max_ep_len") else int
+        arg.argument(name, Annotated[kind, arg.Range(0 if name == "seed" else 1)]).check(number)
 
 
 def longest_episode(policy) -> int:

@@ -46,7 +46,7 @@ def check_actions(algorithm: Algorithm, space: spaces.Space) -> None:
     others = [other for other in map(find, files()) if takes_actions(other, space, bounded)]
     names = " and ".join(filter(None, [", ".join(o.name for o in others[:-1]), *(o.name for o in others[-1:])]))
     kinds = (f"a bounded {kind} of actions" if kind == "Box" else f"{kind} actions" for kind in algorithm.actions)
-    if bounded:
+    if bounded or type(space).__name__ not in algorithm.actions:
         raise UserError(f"{algorithm.name} needs {' or '.join(kinds)}, not {space}; {names} take these")
     raise UserError(
         f"{algorithm.name} needs bounded actions, and these are unbounded: {space}; {names} take them, or give the "

@@ -260,19 +260,13 @@ def read_grid_file(file: str) -> dict[str, list[str]]:
         raise UserError(f"grid: cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
     try:
         table = _parse_toml(text) if path.suffix == ".toml" else _parse_yaml(text)
+        if not isinstance(table, dict):
+            raise UserError(f'grid: {file} must contain flags and their values, such as: algo = "ppo"')
+        return {key: _words(key, value) for key, value in _leaves(table)}
     except ValueError as error:
         raise UserError(f"grid: {file}: {' '.join(str(error).split())}") from None
-    if not isinstance(table, dict):
-        raise UserError(f'grid: {file} must contain flags and their values, such as: algo = "ppo"')
-    flags: dict[str, list[str]] = {}
-    for key, value in _leaves(table):
-        try:
-            flags[key] = [_word(x) for x in (value if isinstance(value, list) else [value])]
-            if not flags[key]:
-                raise ValueError("an empty list has no values; leave it out")
-        except ValueError as error:
-            raise UserError(f"grid: {file}: {key}: {error}") from None
-    return flags
+    except RecursionError:
+        raise UserError(f"grid: {file}: its lists or tables are nested too deeply, or contain themselves") from None
 
 
 def _leaves(table: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -310,6 +304,18 @@ def _parse_yaml(text: str) -> Any:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise ValueError(error) from None
+    except (AttributeError, LookupError) as error:  # from tags that don't fit their values, as in `!!int ""`
+        raise ValueError(f"a tag (!!) doesn't fit its value ({type(error).__name__}: {error})") from None
+
+
+def _words(key: str, value: Any) -> list[str]:
+    """The values of one flag as words on the command line."""
+    if value == []:
+        raise ValueError(f"{key}: an empty list has no values; leave it out")
+    try:
+        return [_word(x) for x in (value if isinstance(value, list) else [value])]
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
 
 
 def _word(value: Any) -> str:

@@ -160,7 +160,8 @@ class ExperimentGrid:
         num_cpu, jobs = (cores if isinstance(n, str) else n for n in (num_cpu, jobs))
         isolated = jobs > 1 or executor != "process"
         if isolated and (num_cpu > 1 or mpi.num_procs() > 1) and not isinstance(executor, Executor):
-            raise UserError("jobs and num_cpu can't be combined; give one: jobs for many runs, num_cpu for one")
+            what = "jobs" if jobs > 1 else f"executor {executor}"
+            raise UserError(f"{what} and num_cpu can't be combined; give one: {what} for many runs, num_cpu for one")
         if isolated and getattr(multiprocessing.current_process(), "_inheriting", False):
             raise UserError("a script that runs a grid with jobs must do it under: if __name__ == '__main__':")
         mpi.mpi_fork(num_cpu)

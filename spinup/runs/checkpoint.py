@@ -69,7 +69,10 @@ def write(run: "Run") -> None:
             root.remove_folder(new.path.name, CHECKPOINT_FILES)
             if not isinstance(error, OSError | RuntimeError):  # torch reports a full disk as a RuntimeError
                 raise
-            raise OSError(getattr(error, "errno", None), first_line(error)) from error
+            cause = error if isinstance(error, OSError) else error.__context__
+            if isinstance(cause, OSError) and cause.strerror:
+                raise OSError(cause.errno, cause.strerror) from error
+            raise OSError(None, first_line(error)) from error
     if rank == 0:
         for name in filter(is_checkpoint, root.names()):
             complete = root.subfolder(name).size("manifest.json") is not None
