@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from torch import nn
 
 from spinup import arguments as arg
 from spinup.envs.constructors import env_name
@@ -81,8 +80,11 @@ def play_round(ac, envs: VecEnv, deterministic: bool) -> list[tuple]:
 
 @contextlib.contextmanager
 def evaluation_mode(policy) -> Iterator[None]:
-    """Dropout and the like act as in a saved policy, and each module returns to its mode afterwards."""
-    modules = list(policy.modules()) if isinstance(policy, nn.Module) else []
+    """Dropout and the like act as in a saved policy, and each module returns to its mode afterwards.
+
+    A policy that isn't a torch module stays as it is. torch isn't imported here, so that `probe --help` is fast.
+    """
+    modules = list(policy.modules()) if hasattr(policy, "modules") else []
     before = [module.training for module in modules]
     if modules:
         policy.eval()
