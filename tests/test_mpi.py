@@ -281,7 +281,7 @@ sys.exit(int(sys.argv[1]))
 """
 
 
-def launch(tmp_path, text, *words):
+def launch(tmp_path, text, *words, stdin=None):
     pytest.importorskip("mpi4py")
     beside = Path(sys.executable).parent / "mpiexec"
     if not beside.exists() and shutil.which("mpiexec") is None:
@@ -289,15 +289,27 @@ def launch(tmp_path, text, *words):
     script = tmp_path / "two.py"
     script.write_text(text)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, script, *words], env=env, capture_output=True, text=True, timeout=300, cwd=tmp_path
-    )
+    command = [sys.executable, script, *words]
+    return subprocess.run(command, env=env, stdin=stdin, capture_output=True, text=True, timeout=300, cwd=tmp_path)
 
 
 def test_two_processes(tmp_path):
     result = launch(tmp_path, TWO, "7", "a b")
     assert sorted(result.stdout.split("\n")) == ["", "done 0 7 a b", "done 1 7 a b"], result.stderr
     assert result.returncode == 7
+
+
+@pytest.mark.skipif(os.name == "nt", reason="mpiexec of Windows has another stdin")
+def test_two_processes_leave_stdin_alone(tmp_path):
+    """As in a shell's `while read`. mpiexec reads all of it, and fails if that is more than a pipe holds."""
+    text = "import sys\nfrom spinup.compute import mpi\nmpi.mpi_fork(2)\nimport time\ntime.sleep(1)\nprint('done')"
+    given = tmp_path / "given"
+    given.write_text("a line\n" * 100_000)
+    with given.open() as stdin:
+        result = launch(tmp_path, text, stdin=stdin)
+        assert result.stdout == "done\ndone\n", result.stderr
+        assert os.lseek(stdin.fileno(), 0, os.SEEK_CUR) == 0
+    assert result.returncode == 0
 
 
 # Each off-policy algorithm, for 60 steps in total, with updates after steps 20, 22, ..., 60.

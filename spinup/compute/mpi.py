@@ -120,6 +120,8 @@ def mpi_fork(n: int) -> None:
         sys.exit(subprocess.run(command, env=environment).returncode)
     for descriptor in (1, 2):
         relay(descriptor)
+    if not os.isatty(0):  # mpiexec would read all of it, such as the file of a shell's `while read`, or fail at 64 KB
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         nowhere = subprocess.DEVNULL
         subprocess.Popen([sys.executable, "-SEc", HANG_UP], stdin=nowhere, stdout=nowhere, stderr=nowhere)
