@@ -16,7 +16,7 @@ on stderr says why. The layers, one per file, are best read in this order:
 
 front       the decorator. torch.compile's Dynamo traces the update's Python, with guards on everything that may change;
             after a change it traces again. Updates that it can't trace (print, .item(), a counter) run as Python
-program     one graph of Dynamo's, with its inputs in fixed memory
+program     one graph of Dynamo's, with its inputs in fixed memory, compared with Python in its first call
 record      the graph's first call: records each tensor operation, including those of autograd and the optimizers
 memory      plans where each result is written, so that a replay allocates nothing
 replay      runs the operations one after another, bit for bit as plain Python does

@@ -198,6 +198,9 @@ class Trace:
             known = isinstance(error, Untraceable)
             self.owner.stay_python(str(error) if known else f"it can't be traced ({first_line(error)})")
             return self.owner.as_python(batch, *self.options)
+        except BaseException:  # Ctrl-C; a later call could run its graph before it was compared with Python
+            self.compiled = None
+            raise
         finally:
             expected, self.expected, self.as_python = self.expected, None, None
         if not self.holds:

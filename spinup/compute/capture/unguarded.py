@@ -381,20 +381,17 @@ def as_written(state_of_torch: Callable) -> Iterator[None]:
     variables = importlib.import_module("torch._dynamo.variables.torch")
     tensor = importlib.import_module("torch._dynamo.variables").TensorVariable
     handlers = variables.TorchInGraphFunctionVariable._get_handlers()
-    before = dict(handlers)
-    for function in REWRITTEN:
-        handlers.pop(function, None)
-    for function, value in variables.tracing_state_functions().items():
-        if value and function in handlers:
-            handlers[function] = functools.partial(state_of_torch, handlers[function])
     with contextlib.ExitStack() as stack:
+        stack.callback(handlers.update, dict(handlers))
+        for function in REWRITTEN:
+            handlers.pop(function, None)
+        for function, value in variables.tracing_state_functions().items():
+            if value and function in handlers:
+                handlers[function] = functools.partial(state_of_torch, handlers[function])
         for method in REWRITTEN_METHODS:
             if method in vars(tensor):  # depends on torch's version
                 stack.enter_context(replaced(tensor, method, lambda *args, **kwargs: None))  # None: as any other
-        try:
-            yield
-        finally:
-            handlers.update(before)
+        yield
 
 
 @contextlib.contextmanager
