@@ -945,6 +945,25 @@ def test_an_interrupted_trace_is_repeated(monkeypatch):
     assert not update.stays_python
 
 
+def test_a_graph_that_was_interrupted_before_its_first_call_is_not_run_unchecked(monkeypatch):
+    scale, run_program = [1.0], program.Program.run
+    run = captured()(lambda batch: {"X": batch[0] * scale[0]})
+    run((SOURCES[0],))
+
+    def interrupted(self, args):
+        raise KeyboardInterrupt
+
+    scale[0] = 2.0
+    run((SOURCES[1],))  # as Python; the next call traces it
+    monkeypatch.setattr(program.Program, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run((SOURCES[1],))
+    monkeypatch.setattr(program.Program, "run", run_program)
+    for scale[0] in (1.0, 2.0, 1.0, 2.0):
+        assert torch.equal(run((SOURCES[2],))["X"], SOURCES[2] * scale[0])
+    assert not run.stays_python
+
+
 def test_a_python_version_without_dynamo_means_python(monkeypatch, capsys):
     def refuse(*args, **options):
         raise RuntimeError("torch.compile is not supported on Python 3.99")

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from spinup.compute import mpi
-from spinup.compute.capture.program import DIFFERS, Program, why_not
+from spinup.compute.capture.program import DIFFERS, Program, Unchecked, why_not
 from spinup.compute.capture.reasons import explain
 from spinup.compute.capture.replay import same_bits
 from spinup.compute.capture.unguarded import NUMBERS, Watch, checking, forget_operators, hooked_methods
@@ -182,7 +182,10 @@ class Trace:
         if not self.holds or self.watch.changed():
             return self.trace(batch)
         self.holds = False  # until a program sets it
-        return run_compiled(self.call, batch)
+        try:
+            return run_compiled(self.call, batch)
+        except Unchecked:
+            return self.trace(batch)
 
     def trace(self, batch: tuple[Tensor, ...]):
         """A call in which Dynamo traces the update, unless the guards of a graph hold again."""
@@ -198,9 +201,6 @@ class Trace:
             known = isinstance(error, Untraceable)
             self.owner.stay_python(str(error) if known else f"it can't be traced ({first_line(error)})")
             return self.owner.as_python(batch, *self.options)
-        except BaseException:  # Ctrl-C; a later call could run its graph before it was compared with Python
-            self.compiled = None
-            raise
         finally:
             expected, self.expected, self.as_python = self.expected, None, None
         if not self.holds:
@@ -242,7 +242,8 @@ class Trace:
 
     def run_as_python(self) -> None:
         """Run the current call as Python, before the graph's first run, to compare them."""
-        assert self.as_python
+        if self.as_python is None:
+            raise Unchecked
         CHECKING.now = True
         try:
             self.expected = self.as_python()

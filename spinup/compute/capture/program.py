@@ -19,6 +19,10 @@ DIFFERS = "Dynamo computes something else than Python; please report it"
 MAX_RECORDS = 4  # per graph; it is recorded again when tensors that it reads have moved in memory
 
 
+class Unchecked(Exception):
+    """A graph's first call ended in an error or Ctrl-C before the graph was compared with Python."""
+
+
 class Program:
     """Runs a graph by replay, and records it again if tensors that the update reads have moved in memory.
 
@@ -38,7 +42,7 @@ class Program:
         self.graph.extra_traceback = False  # which would change an error's message
         self.key: tuple | None = None
         self.replay: Any = None  # Replay or GraphReplay
-        self.records, self.memory = 0, set()
+        self.records, self.memory, self.checked = 0, set(), False
 
     def __call__(self, *args) -> list[Tensor | None]:
         self.owner.holds, grad_enabled = True, torch.is_grad_enabled()
@@ -88,17 +92,18 @@ class Program:
         Before that, the first time, the update runs as Python from the same state: both must do the same, bit for bit.
         (Not on several processes, which would average twice, nor on a GPU, where sums may differ from call to call.)
         """
-        self.records += 1
-        check = self.records == 1 and mpi.num_procs() == 1 and all(x.device.type == "cpu" for x in tensors_in(args))
+        check = not self.checked and mpi.num_procs() == 1 and all(x.device.type == "cpu" for x in tensors_in(args))
         if check:
             memory = Memory(tensors_in(args))
             self.owner.run_as_python()
             after = memory.save()
             memory.restore()
+        self.records += 1
         results, operations, refused = record(functools.partial(self.graph.run, *args))
         if check and not memory.equals(after):
             refused = refused or DIFFERS
             memory.restore(after)
+        self.checked = True
         inputs = {storage(x) for x in self.batch(args)}
         returned = [x is not None and storage(x) for x in results]
         self.kept = [at is False or at in self.memory for at in returned]
