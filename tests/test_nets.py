@@ -1735,7 +1735,9 @@ def test_channels_are_found_at_either_end(shape, channels):
 
 
 @pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.MultiDiscrete([2, 3])])
-@pytest.mark.parametrize("given", [{"squash": True}, {"log_std_min": -1.0}, {"log_std_max": 0.0}])
+@pytest.mark.parametrize(
+    "given", [dict(squash=True), dict(log_std_init=0), dict(log_std_min=-1.0), dict(log_std_max=0.0)]
+)
 def test_arguments_of_gaussians_are_refused_for_other_policies(space, given):
     name = next(iter(given))
     with pytest.raises(UserError, match=f"{name} needs a Gaussian policy, for Box actions; these are .*: leave it out"):

@@ -29,6 +29,8 @@ from spinup.nets.memory import RecurrentNetwork
 from spinup.nets.norms import make_obs_norm
 from spinup.observations import mask_slice
 
+LOG_STD_INIT = -0.5  # a standard deviation of about 0.6 half-ranges
+
 
 @document
 class ActorCritic(nn.Module):
@@ -41,7 +43,7 @@ class ActorCritic(nn.Module):
         hidden_sizes: arg.HiddenSizes = (64, 64),
         activation: arg.Activation = "Tanh",
         linear: arg.Linear = nn.Linear,
-        log_std_init: arg.LogStdInit = -0.5,
+        log_std_init: arg.LogStdInit = LOG_STD_INIT,
         orthogonal: arg.Orthogonal = True,
         normalize_obs: arg.NormalizeObs = False,
         log_std_min: arg.LogStdMin = None,
@@ -56,11 +58,12 @@ class ActorCritic(nn.Module):
                 observation_space, out, hidden_sizes, activation, linear, gain if orthogonal else None
             )
 
+        std = log_std_init, log_std_min, log_std_max
         if isinstance(action_space, spaces.Box):
-            std = log_std_init, log_std_min, log_std_max
             self.actor = GaussianActor(build(action_space.shape[0], 0.01), action_space, *std, squash)
-        elif squash or log_std_min is not None or log_std_max is not None:
-            name = "squash" if squash else "log_std_min" if log_std_min is not None else "log_std_max"
+        elif (*std, squash) != (LOG_STD_INIT, None, None, False):
+            given = dict(log_std_min=log_std_min is not None, log_std_max=log_std_max is not None, squash=squash)
+            name = next((name for name in given if given[name]), "log_std_init")
             raise UserError(f"{name} needs a Gaussian policy, for Box actions; these are {action_space}: leave it out")
         elif isinstance(action_space, spaces.Discrete):
             self.actor = CategoricalActor(build(int(action_space.n), 0.01), mask_slice(observation_space))
@@ -107,7 +110,7 @@ class RecurrentActorCritic(ActorCritic):
             int, Range(1, 1_048_576), "units of the memory, which comes before the hidden layers"
         ] = 64,
         cell: Annotated[Literal["gru", "lstm"], "the memory's kind: 'gru' or 'lstm'"] = "gru",
-        log_std_init: arg.LogStdInit = -0.5,
+        log_std_init: arg.LogStdInit = LOG_STD_INIT,
         orthogonal: arg.Orthogonal = True,
         normalize_obs: arg.NormalizeObs = False,
         log_std_min: arg.LogStdMin = None,
