@@ -58,11 +58,12 @@ THREE_ROBOTS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 FOUR_ROBOTS = (*THREE_ROBOTS, "Ant-v5")
 SEVEN_TASKS = (*FOUR_ROBOTS, "Swimmer-v5", "Reacher-v5", "InvertedDoublePendulum-v5")
 SMALL = "--hid 64,64 --steps_per_epoch 1000 --start_steps 1000"
-INGREDIENTS = (  # CrossQ's, each switched off, and wider critics
+INGREDIENTS = (  # CrossQ's, each switched off, and the paper's target entropy and wider critics
     "--ac_kwargs:batch_norm False",
     "--ac_kwargs:actor_batch_norm False",
     "--joint False",
     "--polyak 0.995",
+    "--target_entropy -1",
     "--ac_kwargs:critic_width 2",
     "--policy_delay 1",
     "--beta1 0.9",

@@ -394,17 +394,18 @@ ACTIONS = {"HalfCheetah-v5": 6, "Hopper-v5": 3, "Walker2d-v5": 6, "Ant-v5": 8, "
 
 
 def test_the_table_of_crossq_on_robots():
-    single = "--policy_average 0"
-    constant = f"--anneal_lr 0 {single}"
     page = (ROOT / "docs" / "algorithms" / "crossq.md").read_text(encoding="utf-8")
     (table,) = [part for part in page.split("\n\n") if part.startswith("| | CrossQ |")]
     wanted = []
     for env in learning.FOUR_ROBOTS:
+        entropy = f"--target_entropy -{ACTIONS[env]}"
+        single = f"--policy_average 0 {entropy}"
+        constant = f"--anneal_lr 0 {single}"
         columns = {
             "CrossQ": ("crossq", ""),
             "SAC": ("sac", ""),
-            "target entropy $-A/2$": ("crossq", f"--target_entropy {-ACTIONS[env] / 2:g}"),
-            "single policies": ("crossq", single),
+            "target entropy $-A$": ("crossq", entropy),
+            "and single policies": ("crossq", single),
             "and a constant rate": ("crossq", constant),
             "and `critic_width` 1.5": ("crossq", f"--ac_kwargs:critic_width 1.5 {constant}"),
             "and `critic_width` 2": ("crossq", f"--ac_kwargs:critic_width 2 {constant}"),

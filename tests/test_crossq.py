@@ -261,7 +261,7 @@ OFF_NETWORKS = dict(hidden_sizes=(16, 16), batch_norm=False, actor_batch_norm=Fa
 def test_with_everything_switched_off_it_is_sac_to_the_bit(tmp_path):
     options = {**SMALL, "update_after": 20, "steps_per_epoch": 60, "epochs": 2, "n_step": 2}
     ac = train("crossq", Walk, tmp_path / "crossq", **options | OFF | dict(ac_kwargs=OFF_NETWORKS))
-    same = dict(polyak=0.9, policy_delay=1, normalize_obs=False, target_entropy=-2.0)
+    same = dict(polyak=0.9, policy_delay=1, normalize_obs=False)
     same |= dict(ac_kwargs=dict(hidden_sizes=(16, 16), layer_norm=False))
     sac = train("sac", Walk, tmp_path / "sac", **options | same)
     assert torch.equal(parameters(ac), parameters(sac))
@@ -371,7 +371,7 @@ def test_updates_are_a_twins(monkeypatch, tmp_path, joint, polyak, average):
                     decay * old + (1 - decay) * new for old, new in zip((norm.mean, norm.var), running, strict=True)
                 )
             alpha_adam.zero_grad()
-            (log_alpha * (-logp.detach().mean() + 2.0)).backward()  # the entropy minus its target, -2
+            (log_alpha * (-logp.detach().mean() + 1.0)).backward()  # the entropy minus its target, -1
             alpha_adam.step()
 
     assert_follows(replay, {"actor": averaged, "critic": first.critic})

@@ -2,9 +2,9 @@
 
 Equations: docs/algorithms/crossq.md. Departures from the paper: critics are 256 units wide instead of 2048, the
 learning rate falls at the end, and an average of the policies is the result (the preset "paper" has the paper's
-settings); batch normalization isn't replaced by batch renormalization after 100,000 steps; and n-step returns can
-replace one-step ones. Each ingredient has a switch: the networks' `batch_norm`, `actor_batch_norm` and `critic_width`,
-and `joint`, `polyak`, `beta1` and `policy_average`.
+settings); the target entropy is half of the paper's; batch normalization isn't replaced by batch renormalization after
+100,000 steps; and n-step returns can replace one-step ones. Each ingredient has a switch: the networks' `batch_norm`,
+`actor_batch_norm` and `critic_width`, and `joint`, `polyak`, `beta1` and `policy_average`.
 """
 
 import copy
@@ -100,7 +100,7 @@ def crossq(
     target_entropy: Annotated[
         float | None,
         Range(-COUNT),
-        "mean entropy that alpha='auto' holds; None: minus the number of action dimensions",
+        "mean entropy that alpha='auto' holds; None: minus half the number of action dimensions",
         CHANGEABLE,
     ] = None,
     beta1: Annotated[float, Range(0, 0.99999), "decay of the mean gradient in Adam"] = 0.5,
@@ -165,7 +165,7 @@ def crossq(
     optimizers = (FlatAdam(module, lr, betas=(beta1, 0.999)) for module in (pi, q, ac.temperature))
     pi_optimizer, q_optimizer, alpha_optimizer = optimizers
     if target_entropy is None:
-        target_entropy = -float(envs.action_space.shape[0])
+        target_entropy = -0.5 * envs.action_space.shape[0]
     if hindsight == 0:
         buffer = ReplayBuffer(replay_size, num_envs, envs.observation_space, envs.action_space, device, n_step, gamma)
     else:
