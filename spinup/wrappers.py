@@ -4,6 +4,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from spinup.errors import UserError
+
 
 class ActionMask(gym.Wrapper):
     """Adds the mask of legal actions to the observations, as the entry "action_mask" of a Dict.
@@ -35,7 +37,9 @@ class ActionMask(gym.Wrapper):
         elif "action_mask" in info:
             mask = info["action_mask"]
         else:
-            raise ValueError("no action mask: the environment has no method action_masks and no info['action_mask']")
+            raise UserError(
+                "ActionMask: the environment has no masks: no method action_masks and no info['action_mask']"
+            )
         entries = o if isinstance(o, dict) else {"observation": o}
         return {**entries, "action_mask": np.asarray(mask, np.int8).reshape(-1)}
 

@@ -11,7 +11,7 @@ from gymnasium import spaces
 import spinup
 from spinup import nets
 from spinup.envs import make_envs
-from spinup.errors import Fault, UserError
+from spinup.errors import UserError
 from spinup.observations import mask_slice
 from spinup.wrappers import ActionMask
 
@@ -186,9 +186,12 @@ def test_masks_need_discrete_actions():
         make_envs("Pendulum-v1", num_envs=1, seed=0, wrappers=["spinup.wrappers:ActionMask"])
 
 
-def test_an_environment_without_a_mask_says_so():
-    envs = make_envs("CartPole-v1", num_envs=1, seed=0, wrappers=[ActionMask])
-    with pytest.raises(Fault, match=r"no action mask: the environment has no method action_masks and no info"):
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_an_environment_without_a_mask_says_so(vectorization):
+    envs = make_envs("CartPole-v1", num_envs=2, seed=0, wrappers=[ActionMask], vectorization=vectorization)
+    with pytest.raises(
+        UserError, match=r"^ActionMask: the environment has no masks: no method action_masks and no info"
+    ):
         envs.reset()
 
 

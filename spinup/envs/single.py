@@ -81,6 +81,8 @@ class CheckedEnv(gym.Wrapper):
         kwargs["options"] = kwargs.get("options") or None  # Gymnasium reduces {"reset_mask": ...} to {}
         try:
             result = self.env.reset(**kwargs)
+        except UserError:
+            raise  # a wrapper of ours doesn't fit the environment
         except (Exception, SystemExit) as error:
             if is_signal(error):
                 raise

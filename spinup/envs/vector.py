@@ -217,7 +217,7 @@ class VecEnv:
         del self.actions[: len(self.actions) - self.ep_len.max()]
 
     def _call(self, what: str, *args, **kwargs) -> tuple:
-        """Call Gymnasium's `reset` or `step`; raises Fault if a worker process died in it."""
+        """Call Gymnasium's `reset` or `step`; raises Fault if an environment fails or a worker process dies in it."""
         try:
             return getattr(self.envs, what)(*args, **kwargs)
         except (EOFError, ConnectionError) as error:
@@ -226,7 +226,7 @@ class VecEnv:
             dead = [i for i, process in enumerate(self.envs.processes) if not process.is_alive()]
             self._terminate_workers()
             raise Fault(f"the process of {self.name} {', '.join(map(str, dead))} died in {what}") from error
-        except Fault:
+        except (Fault, UserError):
             self._terminate_workers()
             raise
 
