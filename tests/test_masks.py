@@ -186,6 +186,7 @@ def test_masks_need_discrete_actions():
         make_envs("Pendulum-v1", num_envs=1, seed=0, wrappers=["spinup.wrappers:ActionMask"])
 
 
+@pytest.mark.filterwarnings("ignore:.*ERROR")  # how Gymnasium reports the worker's traceback
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_an_environment_without_a_mask_says_so(vectorization):
     envs = make_envs("CartPole-v1", num_envs=2, seed=0, wrappers=[ActionMask], vectorization=vectorization)
