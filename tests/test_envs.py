@@ -410,7 +410,8 @@ def test_multibinary_actions(n, shape):
 def test_the_policys_actions_are_the_environments(space):
     torch.manual_seed(0)
     envs = make_envs(lambda: Count(50, action_space=space), 3)
-    ac = ActorCritic(envs.observation_space, envs.action_space, log_std_init=1.0)
+    wide = {"log_std_init": 1.0} if isinstance(space, spaces.Box) else {}
+    ac = ActorCritic(envs.observation_space, envs.action_space, **wide)
     o = envs.reset()
     for _ in range(20):
         envs.step(ac.act(o))
