@@ -112,6 +112,63 @@ def test_averaged_gradients_of_two_halves_are_those_of_the_whole_batch(tmp_path)
     assert result.returncode == 0
 
 
+CAPTURED = """
+import functools
+import sys
+
+import torch
+
+from spinup.compute import optim  # for the operator average_
+from spinup.compute.capture import captured, front, unguarded
+
+front.PATIENCE = 0.0
+unguarded.REWRITTEN_METHODS = ()  # Dynamo's own addcmul_ rounds differently
+rank = mpi.proc_id()
+y, z = torch.randn(2, 64, generator=torch.Generator().manual_seed(rank))
+
+
+def agrees(state, batch):
+    x = batch[0] * state
+    torch.ops.spinup.average_(x)
+    state.lerp_(x, 0.5)
+    return {"X": x * state}
+
+
+def differs_before(state, batch):
+    x = (batch[0] * state).addcmul_(y, z, value=0.3)
+    torch.ops.spinup.average_(x)
+    state.lerp_(x, 0.5)
+    return {"X": x * state}
+
+
+def differs_after(state, batch):
+    x = batch[0] * state
+    torch.ops.spinup.average_(x)
+    state.addcmul_(y, z, value=0.3).add_(x)
+    return {"X": x * state}
+
+
+for update in (agrees, differs_before, differs_after):
+    state, expected = torch.ones(64), torch.ones(64)
+    run = captured()(functools.partial(update, state))
+    for i in range(12):
+        x = torch.rand(64)
+        result = (run.as_python if i < 3 * rank else run)((x,))  # the processes trace it at different times
+        assert torch.equal(result["X"], update(expected, (x,))["X"]), update.__name__
+        assert torch.equal(state, expected), update.__name__
+    assert run.stays_python == (update is not agrees), update.__name__
+sys.stdout.write("done\\n")
+sys.stdout.flush()
+"""
+
+
+def test_graphs_are_compared_with_python_on_each_process_alone(tmp_path):
+    """Running an update twice takes part in each average once, whatever the other process does meanwhile."""
+    result = launch(tmp_path, CAPTURED, timeout=120)
+    assert result.stdout.split() == ["done", "done"], result.stdout + result.stderr
+    assert result.stderr.count("Dynamo computes something else than Python") == 2  # from the first process
+
+
 RESUME = """
 import sys
 from pathlib import Path

@@ -3,6 +3,7 @@
 mpi4py is imported only if a launcher has started several processes, so training in one doesn't need it.
 """
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -12,6 +13,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -250,12 +252,55 @@ def barrier() -> None:
 def average_tensor(x) -> None:
     """Replace the tensor `x` (any shape) by its mean over all processes, in place."""
     if world():
-        from mpi4py import MPI
-
         x = x.detach()
         values = x.cpu().contiguous()  # x itself, if it already is
-        wait(world().Iallreduce(MPI.IN_PLACE, values.numpy()))
-        x.copy_(values.div_(num_procs()))
+        x.copy_(Twice.current.mean(values) if Twice.current else mean_over_processes(values))
+
+
+def mean_over_processes(x):
+    """The mean of the contiguous CPU tensor `x`, (...), which it overwrites."""
+    from mpi4py import MPI
+
+    wait(world().Iallreduce(MPI.IN_PLACE, x.numpy()))
+    return x.div_(num_procs())
+
+
+class Twice:
+    """For code that runs twice from the same state: the second run takes the averages of the first.
+
+    Other processes run it twice at other times, and each average takes all of them.
+    """
+
+    current: "Twice | None" = None
+
+    def __init__(self):
+        self.averages: list[tuple] = []  # of the first run: what was averaged, and the mean
+        self.second = False
+        self.differs = False  # whether the second run has averaged something else than the first
+
+    @contextlib.contextmanager
+    def run(self) -> Iterator[None]:
+        Twice.current = self
+        try:
+            yield
+        finally:
+            Twice.current, self.second = None, True
+
+    def mean(self, x):
+        """The mean of the contiguous CPU tensor `x`, (...), which it may overwrite."""
+        if not self.second:
+            self.averages.append((x.clone(), mean_over_processes(x).clone()))
+            return self.averages[-1][1]
+        if self.differs or not self.averages:
+            self.differs = True
+            return x
+        before, mean = self.averages.pop(0)
+        self.differs = before.shape != x.shape or before.numpy().tobytes() != x.numpy().tobytes()
+        return x if self.differs else mean
+
+    def same(self) -> bool:
+        """Whether both runs have averaged the same, bit for bit."""
+        return not (self.differs or self.averages)
 
 
 def mpi_avg_grads(module) -> None:

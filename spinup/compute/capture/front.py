@@ -144,7 +144,9 @@ class Captured:
         return trace
 
     def stay_python(self, reason: str) -> None:
-        """Run as Python from now on, and report why."""
+        """Run as Python from now on, and report the first reason."""
+        if self.stays_python:
+            return
         self.stays_python = True
         self.traces.clear()
         if mpi.proc_id() == 0:

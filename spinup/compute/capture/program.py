@@ -1,5 +1,6 @@
 """One of Dynamo's graphs, with its inputs in fixed memory."""
 
+import contextlib
 import functools
 import operator
 from collections.abc import Sequence
@@ -90,17 +91,20 @@ class Program:
         """Run the graph on the arguments, and check whether it can be replayed.
 
         Before that, the first time, the update runs as Python from the same state: both must do the same, bit for bit.
-        (Not on several processes, which would average twice, nor on a GPU, where sums may differ from call to call.)
+        (Not on a GPU, where sums may differ from call to call.)
         """
-        check = not self.checked and mpi.num_procs() == 1 and all(x.device.type == "cpu" for x in tensors_in(args))
+        check = not self.checked and all(x.device.type == "cpu" for x in tensors_in(args))
+        twice = mpi.Twice()
         if check:
             memory = Memory(tensors_in(args))
-            self.owner.run_as_python()
+            with twice.run():
+                self.owner.run_as_python()
             after = memory.save()
             memory.restore()
         self.records += 1
-        results, operations, refused = record(functools.partial(self.graph.run, *args))
-        if check and not memory.equals(after):
+        with twice.run() if check else contextlib.nullcontext():
+            results, operations, refused = record(functools.partial(self.graph.run, *args))
+        if check and not (twice.same() and memory.equals(after)):
             refused = refused or DIFFERS
             memory.restore(after)
         self.checked = True
