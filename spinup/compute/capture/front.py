@@ -65,6 +65,8 @@ def captured(on: bool = True) -> Callable:
         def as_python(*args, **named):
             return tree_map_only(Tensor, Tensor.detach, update(*args, **named))
 
+        if not hasattr(update, "__name__"):  # such as a functools.partial
+            as_python.__name__ = as_python.__qualname__ = type(update).__name__
         return Captured(as_python) if on else as_python
 
     return decorate
@@ -73,6 +75,9 @@ def captured(on: bool = True) -> Callable:
 class Captured:
     """An update, traced for each combination of options and shapes."""
 
+    __name__: str
+    __qualname__: str
+
     def __init__(self, as_python: Callable):
         self.as_python = as_python
         self.patience = PATIENCE
@@ -80,7 +85,6 @@ class Captured:
         self.free: dict[int, list] = {}  # storages that no replay is using, by size
         self.stays_python = False
         self.lock = threading.Lock()  # since replays in several threads would share memory
-        self.__name__ = self.__qualname__ = type(as_python).__name__  # a default for objects without one, like partials
         functools.update_wrapper(self, as_python)
 
     def __call__(self, *args, **named):
