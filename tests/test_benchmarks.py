@@ -417,6 +417,22 @@ def test_the_table_of_crossq_on_robots():
     assert as_cells(table) == wanted
 
 
+def test_the_table_of_crossq_with_both_target_entropies():
+    page = (ROOT / "docs" / "algorithms" / "crossq.md").read_text(encoding="utf-8")
+    (table,) = [part for part in page.split("\n\n") if part.startswith("| evaluations of seeds")]
+    wanted = []
+    for env in learning.FOUR_ROBOTS:
+        wanted.append({"evaluations of seeds 0, 1, ...": env})
+        for head, flags in (("target entropy $-A/2$", []), ("$-A$", ["--target_entropy", f"-{ACTIONS[env]}"])):
+            runs = {
+                r["seed"]: f"{r['eval_mean']:.0f}"
+                for r in RECORDS
+                if (r["algo"], r["env"], r["flags"]) == ("crossq", env, flags)
+            }
+            wanted[-1][head] = ", ".join(runs.get(seed, "-") for seed in range(max(runs) + 1))
+    assert as_cells(table) == wanted
+
+
 def test_the_table_of_sac_with_both_learning_rates():
     page = (ROOT / "docs" / "algorithms" / "sac.md").read_text(encoding="utf-8")
     (table,) = [part for part in page.split("\n\n") if part.startswith("| evaluations of seeds")]
