@@ -344,7 +344,7 @@ class Checked(Any):
 def test_arguments_come_back_for_load_resume_and_test_policy(tmp_path, capsys):
     gym.register("Checked-v0", entry_point=Checked)
     try:
-        ac_kwargs = dict(hidden_sizes=(8, 4), activation=nn.ReLU, log_std_init=np.float32(-1.0))
+        ac_kwargs = dict(hidden_sizes=(8, np.int32(4)), activation=nn.ReLU)
         train(tmp_path / "x", "Checked-v0", env_kwargs=KWARGS, ac_kwargs=ac_kwargs, checkpoint_freq=1)
         assert type(spinup.load(tmp_path / "x").actor.net[1][1]) is nn.ReLU
         watch.main([str(tmp_path / "x"), "-nr", "-n", "1"])
