@@ -274,7 +274,7 @@ class Twice:
     current: "Twice | None" = None
 
     def __init__(self):
-        self.averages: list[tuple] = []  # of the first run: what was averaged, and the mean
+        self.averages: list[tuple] = []  # of the first run: shape and bytes of what was averaged, and the mean
         self.second = False
         self.differs = False  # whether the second run has averaged something else than the first
 
@@ -288,14 +288,13 @@ class Twice:
 
     def mean(self, x):
         """The mean of the contiguous CPU tensor `x`, (...), which it may overwrite."""
+        averaged = x.shape, x.numpy().tobytes()
         if not self.second:
-            self.averages.append((x.clone(), mean_over_processes(x).clone()))
-            return self.averages[-1][1]
-        if self.differs or not self.averages:
-            self.differs = True
-            return x
-        before, mean = self.averages.pop(0)
-        self.differs = before.shape != x.shape or before.numpy().tobytes() != x.numpy().tobytes()
+            mean = mean_over_processes(x).clone()
+            self.averages.append((averaged, mean))
+            return mean
+        expected, mean = self.averages.pop(0) if self.averages else (None, x)
+        self.differs |= averaged != expected
         return x if self.differs else mean
 
     def same(self) -> bool:

@@ -58,12 +58,17 @@ class ActorCritic(nn.Module):
                 observation_space, out, hidden_sizes, activation, linear, gain if orthogonal else None
             )
 
-        std = log_std_init, log_std_min, log_std_max
+        given = dict(  # what only a Gaussian has
+            squash=squash,
+            log_std_init=log_std_init != LOG_STD_INIT,
+            log_std_min=log_std_min is not None,
+            log_std_max=log_std_max is not None,
+        )
         if isinstance(action_space, spaces.Box):
+            std = log_std_init, log_std_min, log_std_max
             self.actor = GaussianActor(build(action_space.shape[0], 0.01), action_space, *std, squash)
-        elif (*std, squash) != (LOG_STD_INIT, None, None, False):
-            given = dict(log_std_min=log_std_min is not None, log_std_max=log_std_max is not None, squash=squash)
-            name = next((name for name in given if given[name]), "log_std_init")
+        elif any(given.values()):
+            name = next(name for name in given if given[name])
             raise UserError(f"{name} needs a Gaussian policy, for Box actions; these are {action_space}: leave it out")
         elif isinstance(action_space, spaces.Discrete):
             self.actor = CategoricalActor(build(int(action_space.n), 0.01), mask_slice(observation_space))

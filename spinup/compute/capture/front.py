@@ -113,8 +113,7 @@ class Captured:
     def __get__(self, instance, owner=None):
         if instance is None:
             return self
-        if not self.stays_python:
-            self.stay_python("it is a method; decorate a function, as in self.update = captured()(self.update)")
+        self.stay_python("it is a method; decorate a function, as in self.update = captured()(self.update)")
         return types.MethodType(self.as_python, instance)
 
     def __reduce__(self) -> str:
